@@ -1,0 +1,23 @@
+# Two commands: `make demo` shows the whole thing, `make test` checks it. Both make .venv first if need be.
+.PHONY: demo test check style clean
+
+demo:  ## environment, then prepare, train, evaluate and report on the embedded model (under ten minutes on two cores)
+	sh scripts/setup.sh base
+	.venv/bin/python shirg/run_shirg_lora_training.py
+
+test:  ## environment, then every test
+	sh scripts/setup.sh dev
+	.venv/bin/python -m pytest -q
+
+check:  ## linter and formatter, changing nothing
+	sh scripts/setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+style:  ## linter and formatter, mending what they can
+	sh scripts/setup.sh dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:  ## forget the environment and what runs wrote
+	rm -rf .venv shirg_lora_output shirg_data shirg_evaluation

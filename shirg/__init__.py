@@ -1,0 +1,61 @@
+"""SHIRG: choose the visual tokens of LaViDa once, at high resolution, and train one adapter for every budget.
+
+Names are loaded on first use, so `import shirg` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
+    from shirg.errors import UserError
+    from shirg.evaluation.evaluator import SHIRGEvaluationConfig, SHIRGEvaluator
+    from shirg.gate import GateConfig, Kept, ShirgGate
+    from shirg.lavida import Lavida
+    from shirg.siglip_encoder import SigLipVisionTower
+    from shirg.training.trainer import SHIRGLoRAConfig, SHIRGLoRATrainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GateConfig": "shirg.gate",
+    "Kept": "shirg.gate",
+    "ShirgGate": "shirg.gate",
+    "Lavida": "shirg.lavida",
+    "SHIRGDatasetConfig": "shirg.data.preparation",
+    "SHIRGDatasetProcessor": "shirg.data.preparation",
+    "SHIRGLoRAConfig": "shirg.training.trainer",
+    "SHIRGLoRATrainer": "shirg.training.trainer",
+    "SHIRGEvaluationConfig": "shirg.evaluation.evaluator",
+    "SHIRGEvaluator": "shirg.evaluation.evaluator",
+    "SigLipVisionTower": "shirg.siglip_encoder",
+    "UserError": "shirg.errors",
+}
+
+__all__ = [
+    "GateConfig",
+    "Kept",
+    "Lavida",
+    "SHIRGDatasetConfig",
+    "SHIRGDatasetProcessor",
+    "SHIRGEvaluationConfig",
+    "SHIRGEvaluator",
+    "SHIRGLoRAConfig",
+    "SHIRGLoRATrainer",
+    "ShirgGate",
+    "SigLipVisionTower",
+    "UserError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'shirg' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOMES))
