@@ -1,0 +1,100 @@
+"""Time the gate on this machine's CPU.   python benchmarks/gate_cpu.py [--json benchmarks/results/gate_cpu.json]
+
+One image of LaViDa's size: 2304 raw tokens of 1152 channels, 672 x 672 pixels, 32 text tokens, float32; K = 768. Reported are
+the median of the runs, the ratio to keeping the tokens of greatest L2 norm (the cheapest rule that looks at tokens at
+all), and the ratio to the byte floor: the time this machine takes to sum the tokens once and copy the kept ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from shirg.gate import GateConfig, ShirgGate
+
+GRID, WIDTH, BUDGET, WORDS = (48, 48), 1152, 768, 32
+
+
+def time_call(call: Callable[[], object], warm_up: int, runs: int) -> float:
+    """Median milliseconds of one call."""
+    for _ in range(warm_up):
+        call()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def keep_longest(tokens: torch.Tensor) -> torch.Tensor:
+    """The baseline: top-k of the L2 norm, in raster order."""
+    indices = torch.linalg.vector_norm(tokens, dim=-1).topk(BUDGET).indices.sort().values
+    return torch.stack([image.index_select(0, kept) for image, kept in zip(tokens, indices, strict=True)])
+
+
+def measure(batch: int, warm_up: int, runs: int) -> dict[str, float]:
+    """Milliseconds per image of every way to call the gate, and of the two yardsticks."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(batch, GRID[0] * GRID[1], WIDTH, generator=generator)
+    text = torch.randn(batch, WORDS, WIDTH, generator=generator)
+    pixels = torch.randn(batch, 3, GRID[0] * 14, GRID[1] * 14, generator=generator)
+    gates = {name: ShirgGate(GateConfig(selector=name)) for name in ("shirg", "random", "uniform")}
+    calls = {
+        "text and pixels": lambda: gates["shirg"](tokens, BUDGET, GRID, text, pixels),
+        "pixels": lambda: gates["shirg"](tokens, BUDGET, GRID, pixels=pixels),
+        "tokens only": lambda: gates["shirg"](tokens, BUDGET, GRID),
+        "random": lambda: gates["random"](tokens, BUDGET, GRID),
+        "uniform": lambda: gates["uniform"](tokens, BUDGET, GRID),
+        "L2-norm top-k": lambda: keep_longest(tokens),
+        "byte floor": lambda: (tokens.sum(-1), tokens[:, :BUDGET].clone()),
+    }
+    with torch.inference_mode():
+        return {name: time_call(call, warm_up, runs) / batch for name, call in calls.items()}
+
+
+def processor() -> str:
+    """The CPU's name, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    """Measure, print, and write the record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=1, help="images per call")
+    parser.add_argument("--warm-up", type=int, default=5, help="calls before the clock starts")
+    parser.add_argument("--runs", type=int, default=21, help="timed calls; the median is reported")
+    parser.add_argument("--json", type=Path, help="where to write the record")
+    arguments = parser.parse_args()
+    times = measure(arguments.batch, arguments.warm_up, arguments.runs)
+    record = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "setting": {"tokens": [arguments.batch, GRID[0] * GRID[1], WIDTH], "budget": BUDGET, "text": WORDS},
+        "warm_up": arguments.warm_up,
+        "runs": arguments.runs,
+        "milliseconds_per_image": {name: round(value, 3) for name, value in times.items()},
+    }
+    print(f"{record['processor']}, {record['threads']} threads, torch {torch.__version__}, {arguments.batch} image(s)")
+    print(f"{'':18}{'ms/image':>9}{'x L2 norm':>11}{'x floor':>9}")
+    for name, value in times.items():
+        print(f"{name:18}{value:9.2f}{value / times['L2-norm top-k']:11.1f}{value / times['byte floor']:9.1f}")
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The gate: visual tokens in, a budget of them out, chosen once before the language model sees any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .config import GateConfig
+from .selectors import SELECTORS, Request, Selection
+from .terms import PATCH
+
+
+@dataclass
+class Kept:
+    """Kept tokens of B images and why they were kept."""
+
+    tokens: Tensor
+    """[B, K + 1, D], raster order, then the summary token ([B, K, D] without it); the dtype of the input."""
+    indices: Tensor
+    """[B, K] long, ascending: places of the kept tokens among the N."""
+    scores: Tensor
+    """[B, N] float32, higher is kept sooner."""
+    clusters: Tensor
+    """[B, N] long, cluster of every token."""
+
+
+class ShirgGate(nn.Module):
+    """Keeps `budget` of an image's N tokens, and one that sums up the others. It has no parameters.
+
+    Raises:
+        ValueError: for a selector name that is not in `SELECTORS`.
+    """
+
+    def __init__(self, config: GateConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or GateConfig()
+        if self.config.selector not in SELECTORS:
+            raise ValueError(f"selector {self.config.selector!r} is unknown; there are {', '.join(sorted(SELECTORS))}")
+
+    def extra_repr(self) -> str:
+        """The settings, for `print(model)`."""
+        return repr(self.config)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        budget: int,
+        grid: Sequence[int],
+        text: Tensor | None = None,
+        pixels: Tensor | None = None,
+        relevance: Tensor | None = None,
+    ) -> Kept:
+        """Score, group and keep. Gradients flow through the kept tokens and the summary, not through the choice.
+
+        Args:
+            tokens: [B, N, D], the tower's raw hidden states: neither layer-normalised nor of unit length.
+            budget: tokens to keep per image, all views together; N or more keeps everything.
+            grid: (rows, cols) or (views, rows, cols) with a product of N; tokens in raster order, view after view.
+            text: [B, L, D], question tokens in the same space as `tokens`.
+            pixels: [B, 3, H, W], or [B, V, 3, H, W] for several views, as given to the tower; patches are 14 x 14, and
+                up to 13 pixels at the right and bottom that fill no patch are ignored.
+            relevance: [B, N], cosine of each token to the question, where it has to be computed in another space; in
+                place of `text`.
+
+        Raises:
+            ValueError: for shapes or values that do not fit together, naming the numbers; for NaN or infinite input
+                (eager calls only: the check waits for the device).
+        """
+        grid = _check(tokens, budget, grid, text, pixels, relevance, self.config)
+        budget = min(budget, tokens.shape[1])
+        with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
+            selection = self._select(Request(tokens, budget, grid, text, pixels, relevance, self.config))
+        if not _is_traced(tokens):
+            _check_finite(selection, tokens=tokens, text=text, pixels=pixels, relevance=relevance)
+        kept = _gather(tokens, selection, self.config.summary)
+        return Kept(kept, selection.indices, selection.scores, selection.clusters)
+
+    def _select(self, request: Request) -> Selection:
+        """One image at a time on a CPU, where the cache matters more than the batch; all at once elsewhere."""
+        select = SELECTORS[self.config.selector]
+        batch = request.tokens.shape[0]
+        if batch == 1 or request.tokens.device.type != "cpu":
+            return select(_prepare(request, slice(None)))
+        parts = [select(_prepare(request, slice(i, i + 1))) for i in range(batch)]
+        total = None if parts[0].total is None else torch.cat([part.total for part in parts])
+        columns = ([getattr(part, name) for part in parts] for name in ("indices", "scores", "clusters"))
+        return Selection(*map(torch.cat, columns), total=total)
+
+
+def _prepare(request: Request, images: slice) -> Request:
+    """Some images of a request, in float32 and with the axis of views."""
+    text, pixels, relevance = (
+        None if value is None else value[images] for value in (request.text, request.pixels, request.relevance)
+    )
+    return Request(
+        tokens=request.tokens[images].detach().float(),
+        budget=request.budget,
+        grid=request.grid,
+        text=None if text is None else text.detach().float(),
+        pixels=pixels if pixels is None or pixels.dim() == 5 else pixels.unsqueeze(1),
+        relevance=None if relevance is None else relevance.detach().float(),
+        config=request.config,
+    )
+
+
+def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
+    """The kept tokens and, behind them, the mean of the dropped (of all, when none was dropped): [B, K + 1, D].
+
+    The dropped are never touched: their sum is that of all less that of the kept, in float32.
+    """
+    batch, count, width = tokens.shape
+    indices, budget = selection.indices, selection.indices.shape[1]
+    if summary:  # one row more, whose content the summary replaces: cheaper than to append it afterwards
+        indices = torch.nn.functional.pad(indices, (0, 1))
+    offsets = torch.arange(batch, device=tokens.device).unsqueeze(1) * count
+    kept = tokens.flatten(0, 1).index_select(0, (indices + offsets).flatten()).view(batch, -1, width)
+    if not summary:
+        return kept
+    total = selection.total
+    if total is None or (tokens.requires_grad and torch.is_grad_enabled()):
+        total = tokens.sum(dim=1, dtype=torch.float32)
+    if budget < count:
+        total = total - kept[:, :budget].sum(dim=1, dtype=torch.float32)
+    kept[:, budget] = (total / (count - budget or count)).to(kept.dtype)
+    return kept
+
+
+def _is_traced(tokens: Tensor) -> bool:
+    """Whether this call is compiled or captured in a CUDA graph, where no value may reach the host."""
+    return torch.compiler.is_compiling() or (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _check_finite(selection: Selection, **inputs: Tensor | None) -> None:
+    """Refuse NaN and infinity: they mark the small results, so the inputs are read only to name the culprit."""
+    tokens = inputs["tokens"]
+    total = tokens.detach().sum(dim=1, dtype=torch.float32) if selection.total is None else selection.total
+    if bool(torch.isfinite(selection.scores).all() & torch.isfinite(total).all()):
+        return
+    for name, value in inputs.items():
+        if value is not None and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise ValueError(f"{name} holds {bad} NaN or infinite values of {value.numel()}")
+    raise ValueError(f"tokens are too large to be squared in float32: |value| up to {float(tokens.abs().max()):.3g}")
+
+
+def _check(
+    tokens: Tensor,
+    budget: int,
+    grid: Sequence[int],
+    text: Tensor | None,
+    pixels: Tensor | None,
+    relevance: Tensor | None,
+    config: GateConfig,
+) -> tuple[int, int, int]:
+    """Refuse what does not fit together; returns the grid with its number of views."""
+    if tokens.dim() != 3 or 0 in tokens.shape or not tokens.is_floating_point():
+        raise ValueError(f"tokens must be floating-point [B, N, D], got {tokens.dtype} {list(tokens.shape)}")
+    batch, count, width = tokens.shape
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget must be a whole number of tokens, at least 1 (there are {count}), got {budget!r}")
+    if len(grid) not in (2, 3) or any(not isinstance(side, int) or side < 1 for side in grid):
+        raise ValueError(f"grid must be (rows, cols) or (views, rows, cols), each at least 1, got {tuple(grid)}")
+    if math.prod(grid) != count:
+        raise ValueError(f"grid {tuple(grid)} holds {math.prod(grid)} tokens, but tokens is {list(tokens.shape)}")
+    views, rows, cols = (1, *grid) if len(grid) == 2 else grid
+    if pixels is not None:
+        _check_pixels(pixels, batch, (views, rows, cols))
+    if text is not None and relevance is not None:
+        raise ValueError("give text or relevance, not both: relevance stands in for the comparison with text")
+    if text is not None and (text.dim() != 3 or text.shape[0] != batch or text.shape[1] < 1):
+        raise ValueError(f"text must be [B, L, D] with B = {batch} and L at least 1, got {list(text.shape)}")
+    if text is not None and text.shape[2] != width:
+        raise ValueError(
+            f"text is {text.shape[2]} wide and tokens are {width}: they must share a space; "
+            "where they do not, compare elsewhere and give relevance [B, N]"
+        )
+    if relevance is not None and tuple(relevance.shape) != (batch, count):
+        raise ValueError(f"relevance must be [B, N] = [{batch}, {count}], got {list(relevance.shape)}")
+    if config.alpha == 0 and config.beta == 0 and text is None and relevance is None:
+        raise ValueError("alpha = 0 and beta = 0 leave nothing to rank by without text or relevance")
+    return views, rows, cols
+
+
+def _check_pixels(pixels: Tensor, batch: int, grid: tuple[int, int, int]) -> None:
+    """Refuse pixels that the grid of patches was not cut from."""
+    views, rows, cols = grid
+    fits = pixels.dim() == 5 or (pixels.dim() == 4 and views == 1)
+    leading = (batch, views, 3) if pixels.dim() == 5 else (batch, 3)
+    if not fits or tuple(pixels.shape[:-2]) != leading:
+        wanted = f"[{batch}, 3, H, W]" if views == 1 else f"[{batch}, {views}, 3, H, W]"
+        raise ValueError(f"pixels must be {wanted}, got {list(pixels.shape)}")
+    height, width = pixels.shape[-2:]
+    if (height // PATCH, width // PATCH) != (rows, cols):
+        raise ValueError(
+            f"pixels of {height} x {width} hold {height // PATCH} x {width // PATCH} patches of {PATCH} x {PATCH}, "
+            f"but the grid has {rows} x {cols}"
+        )

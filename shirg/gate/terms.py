@@ -1,0 +1,127 @@
+"""The three terms of the saliency score, a float32 number per token each, and the scaling that lets them be added.
+
+Shapes: B images, V views, R x C tokens per view, N = V * R * C, D channels, L text tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PATCH = 14
+"""Side of a patch in pixels (SigLIP so400m-patch14)."""
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the luminance (ITU-R BT.601)."""
+COSINE_FLOOR = 1e-3
+"""Spread of cosines below which differences are rounding noise, not relevance."""
+MOMENT_NOISE = 1e-6
+"""Relative rounding error of a float32 mean square: a smaller variance is none."""
+KNEE = 6.0
+"""Robust deviations at which `unusualness` reaches one half: where `relevance_term` ends, and beyond ordinary noise."""
+
+
+def robust_z(values: Tensor, floor: float = 0.0) -> Tensor:
+    """Deviations from the median in robust standard deviations, per image: [B, N] -> [B, N].
+
+    The scale is 1.4826 * MAD, which is the standard deviation where values are normal. When more than half of the image
+    is one value, the MAD is 0 or mere noise; a tenth of the mean absolute deviation (times 1.2533, to be a standard
+    deviation likewise) then takes over, so that the rest still has finite distances in order. No value is clipped.
+
+    Args:
+        values: [B, N] float32.
+        floor: smallest scale, in the unit of `values`.
+    """
+    deviation = values - values.median(dim=-1, keepdim=True).values
+    size = deviation.abs()
+    mad = size.median(dim=-1, keepdim=True).values
+    scale = torch.maximum(1.4826 * mad, 0.12533 * size.mean(dim=-1, keepdim=True))
+    return deviation / scale.clamp_min(max(floor, torch.finfo(torch.float32).tiny))
+
+
+def unusualness(values: Tensor) -> Tensor:
+    """Robust z-scores bent into (-1, 1), per image: [B, N] -> [B, N].
+
+    z |z| / (KNEE^2 + z^2) never meets its bounds: outliers cannot own the scale, as they do under min-max, and yet they
+    stay ahead of everything else, as they would not behind a quantile clip. The square keeps noise small beside them.
+    """
+    z = robust_z(values)
+    return z * z.abs() / (KNEE**2 + z.square())
+
+
+def variance_term(mean: Tensor, mean_square: Tensor) -> Tensor:
+    """Var(v_i) over channels from its first two moments, scaled per image: two [B, N] -> [B, N] in [0, 1).
+
+    What varies less than the median counts nothing rather than against a token: on a page blank but for one word, the
+    paper may be the livelier side, and the edges must then be free to speak for the word.
+    """
+    variance = mean_square - mean.square()
+    variance = torch.where(variance > MOMENT_NOISE * mean_square, variance, 0.0)
+    return unusualness(variance).clamp_min(0)
+
+
+def text_cosine(tokens: Tensor, mean_square: Tensor, centre: Tensor, text: Tensor) -> Tensor:
+    """max_j cos(v_i - centre, t_j): how well each token matches its best text token.
+
+    Without centring, what all tokens of an image have in common decides the cosine.
+
+    Args:
+        tokens: [B, N, D] float32.
+        mean_square: [B, N], mean of the squared channels of each token.
+        centre: [B, D], the mean token of the image.
+        text: [B, L, D] float32; a zero row matches nothing.
+
+    Returns:
+        [B, N] float32 in [-1, 1].
+    """
+    words = torch.nn.functional.normalize(text, dim=-1)  # [B, L, D]
+    products = words @ tokens.transpose(1, 2)  # [B, L, N]
+    products = products.sub_(words @ centre.unsqueeze(-1)).amax(dim=1)  # [B, N]
+    # |v - c|^2 from the moments: no centred copy of the tokens is made.
+    squares = mean_square * tokens.shape[-1]
+    distance = squares - 2 * (tokens @ centre.unsqueeze(-1)).squeeze(-1) + centre.square().sum(-1, keepdim=True)
+    # A token within 1 % of the mean points nowhere: its direction is rounding noise.
+    least = 1e-4 * squares.mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).tiny
+    return products / torch.maximum(distance, least).sqrt()
+
+
+def relevance_term(cosine: Tensor) -> Tensor:
+    """clip((z - 2) / 4, 0, 1) of a cosine per token: [B, N] -> [B, N].
+
+    A gate, not a stretch: a question that names nothing in the picture lifts (almost) no token.
+    """
+    return ((robust_z(cosine, COSINE_FLOOR) - 2) / 4).clamp(0, 1)
+
+
+def pixel_edges(pixels: Tensor, rows: int, cols: int) -> Tensor:
+    """Mean gradient magnitude of the luminance inside every patch: [B, V, 3, H, W] -> [B, V * rows * cols].
+
+    Forward differences; pixels beyond `rows * 14` x `cols * 14` belong to no patch and are left out.
+    """
+    height, width = rows * PATCH, cols * PATCH
+    red, green, blue = pixels.flatten(0, 1)[..., :height, :width].float().unbind(1)  # [B * V, H, W] each
+    luminance = (red * LUMINANCE[0]).add_(green, alpha=LUMINANCE[1]).add_(blue, alpha=LUMINANCE[2])
+    squared = torch.zeros_like(luminance)
+    squared[:, :, :-1] = (luminance[:, :, 1:] - luminance[:, :, :-1]).square_()
+    squared[:, :-1] += (luminance[:, 1:] - luminance[:, :-1]).square_()
+    bands = (
+        squared.sqrt_().unflatten(1, (rows, PATCH)).sum(2)
+    )  # [B * V, rows, W]: whole rows first, they are contiguous
+    return bands.unflatten(2, (cols, PATCH)).sum(-1).reshape(pixels.shape[0], -1) / PATCH**2
+
+
+def token_edges(grid_tokens: Tensor) -> Tensor:
+    """Gradient magnitude of the token map, for when no pixels are at hand: [B, V, R, C, D] -> [B, N].
+
+    Root of the summed squared distances to the (up to four) neighbours: a lone token stands out from those around it.
+    """
+    batch, views, rows, cols, _ = grid_tokens.shape
+    squared = grid_tokens.new_zeros(batch, views, rows, cols)
+    if cols > 1:
+        across = torch.linalg.vector_norm(grid_tokens[:, :, :, 1:] - grid_tokens[:, :, :, :-1], dim=-1).square_()
+        squared[:, :, :, 1:] += across
+        squared[:, :, :, :-1] += across
+    if rows > 1:
+        down = torch.linalg.vector_norm(grid_tokens[:, :, 1:] - grid_tokens[:, :, :-1], dim=-1).square_()
+        squared[:, :, 1:] += down
+        squared[:, :, :-1] += down
+    return squared.sqrt_().flatten(1)
