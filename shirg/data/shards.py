@@ -1,0 +1,168 @@
+"""Parquet shards: how records lie on the disk, written in small row groups, read one row group at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shirg.data.records import Record
+from shirg.errors import UserError
+from shirg.files import atomic_path
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SPLITS = ("train", "validation")
+
+ROWS_PER_GROUP = 32
+"""Reading one record reads its row group, so groups are small: about 2 MB of rendered pages."""
+
+COLUMNS = {
+    "id": "unique within its source",
+    "image": "struct of `bytes` (a PNG or JPEG file) and `path` (null), which `datasets` shows as an image",
+    "image_id": "sha256 of the image bytes; records about one image share it",
+    "question": "as it is put to the model, without the image placeholder",
+    "answers": "accepted answers; training uses the first",
+    "conversations": "the same in LLaVA's form: a list of {from, value}",
+    "source": "data set the record comes from",
+    "licence": "of that data set",
+    "width": "of the upright image, pixels",
+    "height": "of the upright image, pixels",
+    "kind": "kind of page or question, empty where unknown",
+    "text_px": "font size of the answer in the image, pixels; 0 where unknown",
+    "split": "train or validation",
+}
+"""The columns of a shard and what they hold."""
+
+
+def schema() -> pyarrow.Schema:
+    """The Arrow schema of a shard, with the note by which `datasets` decodes the image column."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int32()
+    fields = {
+        "id": text,
+        "image": pa.struct({"bytes": pa.binary(), "path": text}),
+        "image_id": text,
+        "question": text,
+        "answers": pa.list_(text),
+        "conversations": pa.list_(pa.struct({"from": text, "value": text})),
+        "source": text,
+        "licence": text,
+        "width": number,
+        "height": number,
+        "kind": text,
+        "text_px": pa.float32(),
+        "split": text,
+    }
+    string = {"dtype": "string", "_type": "Value"}
+    features: dict[str, Any] = dict.fromkeys(fields, string)
+    features |= dict.fromkeys(("width", "height"), {"dtype": "int32", "_type": "Value"})
+    features["text_px"] = {"dtype": "float32", "_type": "Value"}
+    features["image"] = {"_type": "Image"}
+    features["answers"] = {"feature": string, "_type": "List"}
+    features["conversations"] = {"feature": {"from": string, "value": string}, "_type": "List"}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def write_shard(path: Path, records: Iterable[Record]) -> int:
+    """Writes records to one Parquet file, complete or not at all, and returns how many.
+
+    The memory in use is that of one row group. An image that consecutive records share is stored once per row group
+    (dictionary encoding), which is what makes several questions about one page cheap.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    layout, count = schema(), 0
+    stream = iter(records)
+    with (
+        atomic_path(path) as fresh,
+        pq.ParquetWriter(
+            fresh, layout, compression="zstd", dictionary_pagesize_limit=2**30, write_statistics=False
+        ) as writer,
+    ):
+        while rows := [_row(record) for record in islice(stream, ROWS_PER_GROUP)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=layout), row_group_size=ROWS_PER_GROUP)
+            count += len(rows)
+    return count
+
+
+def shard_paths(folder: Path, split: str) -> list[Path]:
+    """The split's shards in order."""
+    return sorted(folder.glob(f"{split}-[0-9]*.parquet"))
+
+
+def image_ids(path: Path) -> set[str]:
+    """The image ids in a shard, without reading its images."""
+    import pyarrow.parquet as pq
+
+    return set(pq.read_table(path, columns=["image_id"]).column("image_id").to_pylist())
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, read in pieces."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class ShardReader:
+    """Records of one shard by their place in it; keeps the row group that was read last."""
+
+    def __init__(self, path: Path):
+        """Reads the file's footer only.
+
+        Raises:
+            UserError: if the file is not a shard of ours or is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.path = path
+        try:
+            self._file = pq.ParquetFile(path, memory_map=True)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path}: not a readable Parquet file ({error})") from error
+        missing = [name for name in COLUMNS if name not in self._file.schema_arrow.names]
+        if missing:
+            raise UserError(f"{path}: column {missing[0]!r} is missing; was the folder made by `shirg prepare`?")
+        meta = self._file.metadata
+        self._ends = [0]
+        for group in range(meta.num_row_groups):
+            self._ends.append(self._ends[-1] + meta.row_group(group).num_rows)
+        self._held: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, place: int) -> Record:
+        group = bisect_right(self._ends, place) - 1
+        if self._held[0] != group:
+            self._held = (group, self._file.read_row_group(group))
+        row = self._held[1].slice(place - self._ends[group], 1).to_pylist()[0]
+        return _record(row)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[place] for place in range(len(self)))
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(record, name) for name in COLUMNS}
+    row["image"] = {"bytes": record.image, "path": None}
+    row["answers"] = list(record.answers)
+    return row
+
+
+def _record(row: dict[str, Any]) -> Record:
+    del row["conversations"]
+    row["image"] = row["image"]["bytes"]
+    row["answers"] = tuple(row["answers"])
+    return Record(**row)

@@ -1,0 +1,104 @@
+"""Where questions about images come from: files in the layouts of their releases, and the renderer."""
+
+from __future__ import annotations
+
+import logging
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from shirg.data.sources.base import LocalSource, Records, find_source
+from shirg.data.sources.chartqa import ChartQA
+from shirg.data.sources.docvqa import DocVQA, InfoVQA
+from shirg.data.sources.funsd import FUNSD
+from shirg.data.sources.hub import HUB, hub_records
+from shirg.data.sources.llava_pretrain import LlavaPretrain
+from shirg.data.sources.rendered import EMBEDDED, EmbeddedSet, RenderedPages
+from shirg.data.sources.sroie import SROIE
+from shirg.data.sources.tabmwp import TabMWP
+from shirg.data.sources.textvqa import TextVQA
+from shirg.errors import UserError
+
+__all__ = [
+    "BASE_SOURCE",
+    "BENCHMARKS",
+    "EMBEDDED",
+    "EmbeddedSet",
+    "LocalSource",
+    "OCR_SOURCES",
+    "Records",
+    "RenderedPages",
+    "find_source",
+    "load_benchmark",
+]
+
+logger = logging.getLogger(__name__)
+
+BASE_SOURCE: type[LocalSource] = LlavaPretrain
+"""What `base_dataset_size` counts."""
+
+BENCHMARKS: dict[str, type[LocalSource]] = {
+    source.name: source for source in (ChartQA, DocVQA, InfoVQA, TextVQA, TabMWP, SROIE, FUNSD)
+}
+"""Readers of evaluation sets by lower-case name."""
+
+OCR_SOURCES: tuple[type[LocalSource], ...] = (ChartQA, DocVQA, InfoVQA, TextVQA, TabMWP, FUNSD)
+"""What `ocr_enhancement_size` is filled from: the training parts of these."""
+
+
+def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | None = None, seed: int = 0) -> Records:
+    """The records of an evaluation set, from a local folder, from the hub, or embedded.
+
+    Args:
+        name: `documents` or `charts` (embedded), or a key of `BENCHMARKS`; case does not matter.
+        data_dir: folder that holds one folder per data set (`chartqa`, `docvqa`, ...; longer names with that beginning
+            serve too), or is the data set's folder itself. `docs/data.md` shows the layouts.
+        limit: how many records; a sample drawn with `seed`. None takes all.
+        seed: of the sample.
+
+    Returns:
+        A list of records; its `rejected` tells what was skipped (broken images, unusable entries) and why.
+
+    Raises:
+        UserError: if the name is unknown, the limit is below 1, or the set is neither local nor reachable.
+    """
+    key = re.sub(r"[^a-z0-9]", "", name.lower())
+    if key not in EMBEDDED and key not in BENCHMARKS:
+        raise UserError(_unknown(name, key))
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: {limit}; at least 1 record, or None for all")
+    if key in EMBEDDED:
+        return EMBEDDED[key].records(limit, seed)
+    records = _local_or_hub(BENCHMARKS[key], data_dir, limit, seed)
+    for rejected in records.rejected:
+        logger.warning("%s: skipped %s: %s", key, rejected.item, rejected.reason)
+    return records
+
+
+def _local_or_hub(kind: type[LocalSource], data_dir: str | Path | None, limit: int | None, seed: int) -> Records:
+    if data_dir is not None:
+        folder = Path(data_dir)
+        if not folder.is_dir():
+            raise UserError(f"--eval-data-dir {folder}: no such folder")
+        source = find_source(kind, folder, "test")
+        if source is not None:
+            return source.records(limit, seed)
+    name = kind.name
+    try:
+        if name not in HUB:
+            raise UserError("SHIRG reads no copy of it there")
+        return hub_records(name, kind.licence, limit, seed)
+    except UserError as error:
+        looked = f"not in {data_dir}" if data_dir is not None else "no local folder given"
+        hub = f"a connection to {HUB[name].repository}, or it in the cache" if name in HUB else "no copy is known"
+        raise UserError(
+            f"data set {name}: {looked}, and not from the hub ({error}). Provide it in one of two ways: "
+            f"--eval-data-dir DIR with DIR/{name}/ holding {kind.layout}; or the Hugging Face hub: {hub}"
+        ) from error
+
+
+def _unknown(name: str, key: str) -> str:
+    known = [*EMBEDDED, *BENCHMARKS]
+    near = get_close_matches(key, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"data set {name!r} is not known{hint}; known: {', '.join(known)}"

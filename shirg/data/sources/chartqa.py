@@ -1,0 +1,43 @@
+"""ChartQA: questions about charts from Statista, Pew, Our World in Data and OECD."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shirg.data.sources.base import Collector, Index, LocalSource, fields, glob_upto, read_json_list
+
+
+class ChartQA(LocalSource):
+    """Reads `test/test_human.json` and `test/test_augmented.json` beside `test/png/`, as the release has them.
+
+    The rule is wider than that, since the set is also passed on cut by difficulty: every `test_human*.json` and
+    `test_augmented*.json` beside a `png/` folder counts, at most two folders deep. `kind` is `human` or `augmented`.
+    """
+
+    name = "chartqa"
+    licence = "GPL-3.0 (charts: their publishers)"
+    layout = "test/test_human.json, test/test_augmented.json, test/png/*.png (train/ likewise)"
+    folders = ("chartqa",)
+    origins = ("human", "augmented")
+
+    @classmethod
+    def fits(cls, folder: Path, split: str) -> bool:
+        """Whether an annotation file of the split stands beside a `png/` folder."""
+        return bool(cls._files(folder, split))
+
+    def index(self, split: str = "test") -> Index:
+        """Entries `{"imgname", "query", "label"}`."""
+        collector = Collector(self.name, self.licence, self.folder)
+        for path, origin in self._files(self.folder, split):
+            for entry in map(fields, read_json_list(path)):
+                collector.add(path.parent / "png", entry.get("imgname"), entry.get("query"), entry.get("label"), origin)
+        return collector.index()
+
+    @classmethod
+    def _files(cls, folder: Path, split: str) -> list[tuple[Path, str]]:
+        return [
+            (path, origin)
+            for origin in cls.origins
+            for path in glob_upto(folder, f"{split}_{origin}*.json", depth=2)
+            if (path.parent / "png").is_dir()
+        ]

@@ -1,0 +1,68 @@
+"""DocVQA (single pages) and InfographicVQA, which share one annotation form."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from shirg.data.sources.base import Collector, Index, LocalSource, fields, glob_upto, read_json_list
+from shirg.errors import UserError
+
+
+class DocVQA(LocalSource):
+    """Reads `val_v1.0*.json` (also for testing: answers of the test part are not published) and its image folder.
+
+    The image folder is `documents/` in the first release and `spdocvqa_images/` in the later one; the annotations say
+    `documents/` in both, so only the file's name is used.
+    """
+
+    name = "docvqa"
+    licence = "research use (pages: UCSF Industry Documents Library)"
+    layout = "val_v1.0*.json with a `data` list, documents/ or spdocvqa_images/ (train_v1.0*.json likewise)"
+    folders = ("docvqa", "spdocvqa")
+    pattern = "{part}_v1.0*.json"
+    image_folders = ("documents", "spdocvqa_images", "images")
+    image_key = "image"
+
+    @classmethod
+    def fits(cls, folder: Path, split: str) -> bool:
+        """Whether the annotation file of the split is there."""
+        return bool(cls._files(folder, split))
+
+    def index(self, split: str = "test") -> Index:
+        """Entries of `data`: image, question, answers; `kind` is the first question type where the file tells it."""
+        path = self._files(self.folder, split)[0]
+        images = self._image_folder(path.parent)
+        collector = Collector(self.name, self.licence, self.folder)
+        for entry in map(fields, read_json_list(path, "data")):
+            name = entry.get(self.image_key)
+            if isinstance(name, str) and ".." not in name:  # else the collector rejects it as it stands
+                name = PurePosixPath(name).name
+            types = entry.get("question_types")
+            kind = str(types[0]) if isinstance(types, list) and types else ""
+            collector.add(images, name, entry.get("question"), entry.get("answers"), kind)
+        return collector.index()
+
+    @classmethod
+    def _files(cls, folder: Path, split: str) -> list[Path]:
+        return glob_upto(folder, cls.pattern.format(part="val" if split == "test" else split), depth=1)
+
+    def _image_folder(self, beside: Path) -> Path:
+        for parent in (beside, self.folder):
+            for name in self.image_folders:
+                if (parent / name).is_dir():
+                    return parent / name
+        raise UserError(
+            f"{self.name} in {self.folder}: no image folder; one of {', '.join(self.image_folders)} is needed"
+        )
+
+
+class InfoVQA(DocVQA):
+    """Reads `infographicsVQA_val_v1.0*.json` and `infographicsvqa_images/`."""
+
+    name = "infovqa"
+    licence = "research use (infographics: their publishers)"
+    layout = "infographicsVQA_val_v1.0*.json with a `data` list, infographicsvqa_images/ (train likewise)"
+    folders = ("infovqa", "infographicvqa", "infographicsvqa")
+    pattern = "infographicsVQA_{part}_v1.0*.json"
+    image_folders = ("infographicsvqa_images", "images")
+    image_key = "image_local_name"

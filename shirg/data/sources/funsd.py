@@ -1,0 +1,95 @@
+"""FUNSD: noisy scanned forms, asked as questions."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+from shirg.data.sources.base import Collector, Index, LocalSource, fields, read_json_list
+from shirg.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+QUESTION = 'What is written for "{label}"?'
+"""How a form's label is asked for. This wording is ours: FUNSD itself asks nothing."""
+
+
+class FUNSD(LocalSource):
+    """Reads `<part>/annotations/<id>.json` and `<part>/images/<id>.png`: one question per label linked to an answer.
+
+    The part is `testing_data/` or `training_data/`, also inside `dataset/`. For testing, a copy that has only
+    `training_data/` is read from there, which is logged. A label linked to several answers accepts all of them joined
+    in reading order, and each alone; a label that stands on the form more than once is left out, as the question would
+    be ambiguous. All of that is our definition.
+    """
+
+    name = "funsd"
+    licence = "research and education, non-commercial"
+    layout = "testing_data/annotations/<id>.json, testing_data/images/<id>.png (training_data/ likewise)"
+    folders = ("funsd",)
+
+    @classmethod
+    def fits(cls, folder: Path, split: str) -> bool:
+        """Whether a part for the split is there."""
+        return cls._part(folder, split) is not None
+
+    def index(self, split: str = "test") -> Index:
+        """Linked question-answer pairs of every form, forms in order of their ids."""
+        part = self._part(self.folder, split) or self.folder
+        if split == "test" and part.name == "training_data":
+            logger.warning("%s: no testing_data in %s; reading training_data instead", self.name, self.folder)
+        collector = Collector(self.name, self.licence, self.folder)
+        for path in sorted((part / "annotations").glob("*.json")):
+            try:
+                pairs = linked_pairs(read_json_list(path, "form"))
+            except UserError as error:
+                collector.reject(path.name, str(error))
+                continue
+            for label, answers in pairs:
+                collector.add(part / "images", f"{path.stem}.png", QUESTION.format(label=label), answers)
+        return collector.index()
+
+    @staticmethod
+    def _part(folder: Path, split: str) -> Path | None:
+        names = ("testing_data", "training_data") if split == "test" else ("training_data",)
+        paths = [parent / name for name in names for parent in (folder, folder / "dataset")]
+        return next((path for path in paths if (path / "annotations").is_dir()), None)
+
+
+def linked_pairs(form: list[object]) -> list[tuple[str, list[str]]]:
+    """(label, accepted answers) of a form's entities, in their order.
+
+    Entities without text, links to nowhere and labels that occur twice give nothing.
+    """
+    entities = {entity.get("id"): entity for entity in map(fields, form)}
+    labels = [entity for entity in entities.values() if entity.get("label") == "question"]
+    occurrences = Counter(_label(entity) for entity in labels)
+    pairs = []
+    for entity in labels:
+        answers = [entities.get(target) for target in _targets(entity)]
+        texts = [_label(answer) for answer in sorted(filter(_is_answer, answers), key=_reading_order)]
+        texts = [text for text in texts if text]
+        if _label(entity) and occurrences[_label(entity)] == 1 and texts:
+            pairs.append((_label(entity), list(dict.fromkeys([" ".join(texts), *texts]))))
+    return pairs
+
+
+def _label(entity: dict[str, object]) -> str:
+    return " ".join(str(entity.get("text") or "").split())
+
+
+def _targets(entity: dict[str, object]) -> list[object]:
+    links = entity.get("linking")
+    pairs = [link for link in links if isinstance(link, list) and len(link) == 2] if isinstance(links, list) else []
+    return [target for start, target in pairs if start == entity.get("id") and isinstance(target, int)]
+
+
+def _is_answer(entity: dict[str, object] | None) -> bool:
+    return entity is not None and entity.get("label") == "answer"
+
+
+def _reading_order(entity: dict[str, object]) -> tuple[float, float]:
+    box = entity.get("box")
+    known = isinstance(box, list) and len(box) == 4 and all(isinstance(edge, (int, float)) for edge in box)
+    return (box[1], box[0]) if known else (0.0, 0.0)

@@ -1,0 +1,101 @@
+"""Benchmarks from the Hugging Face hub, for those who have a connection or a filled cache."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from shirg.data.images import as_png_or_jpeg
+from shirg.data.records import Record, image_id
+from shirg.data.sources.base import Records, Rejected
+from shirg.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+"""How long the hub may take to say that it has the data set."""
+
+
+@dataclass(frozen=True)
+class HubCopy:
+    """Where the hub keeps a benchmark and what its columns are called."""
+
+    repository: str
+    split: str
+    configuration: str | None = None
+    answers: str = "answers"
+    kind: str | None = None
+
+
+HUB = {
+    "chartqa": HubCopy("lmms-lab/ChartQA", "test", answers="answer", kind="type"),
+    "docvqa": HubCopy("lmms-lab/DocVQA", "validation", configuration="DocVQA"),
+    "infovqa": HubCopy("lmms-lab/DocVQA", "validation", configuration="InfographicVQA"),
+    "textvqa": HubCopy("lmms-lab/textvqa", "validation"),
+}
+"""The parts with published answers, as lmms-eval reads them."""
+
+
+def hub_records(name: str, licence: str, limit: int | None, seed: int) -> Records:
+    """A seeded sample of a benchmark's records from the hub or from its local cache.
+
+    Raises:
+        UserError: if the hub does not answer within `CONNECT_SECONDS`, or the data cannot be had from it.
+    """
+    rows = _load(HUB[name])
+    order = list(range(len(rows)))
+    if limit is not None and limit < len(order):
+        random.Random(f"{name}:{seed}").shuffle(order)
+    records = Records()
+    for place in order:
+        if len(records) == limit:
+            break
+        try:
+            records.append(record_of_row(rows[place], place, name, licence))
+        except UserError as error:
+            records.rejected.append(Rejected(name, f"row {place}", str(error)))
+    return records
+
+
+def record_of_row(row: dict[str, Any], place: int, name: str, licence: str) -> Record:
+    """One row of the hub's table, its image still encoded (`{"bytes": ...}`), as a record.
+
+    Raises:
+        UserError: if the image cannot be opened, or question or answers are missing.
+    """
+    copy = HUB[name]
+    answers = row.get(copy.answers)
+    answers = tuple(map(str, answers if isinstance(answers, list) else [answers] if answers else []))
+    if not row.get("question") or not answers or not (row.get("image") or {}).get("bytes"):
+        raise UserError("image, question or answers are missing")
+    data, width, height = as_png_or_jpeg(row["image"]["bytes"], f"row {place}")
+    return Record(
+        id=f"{name}:row {place}:0",
+        image=data,
+        image_id=image_id(data),
+        question=str(row["question"]).strip(),
+        answers=answers,
+        source=name,
+        licence=licence,
+        width=width,
+        height=height,
+        kind=str(row.get(copy.kind) or "") if copy.kind else "",
+        split="test",
+    )
+
+
+def _load(copy: HubCopy) -> Any:
+    import datasets
+    import huggingface_hub
+
+    try:
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:  # else the cache answers at once
+            huggingface_hub.HfApi().dataset_info(copy.repository, timeout=CONNECT_SECONDS)
+        rows = datasets.load_dataset(copy.repository, copy.configuration, split=copy.split)
+    except Exception as error:  # connection, permission and format errors of four libraries
+        logger.debug("hub", exc_info=True)
+        reason = str(error).strip().splitlines()
+        raise UserError(f"{copy.repository}: {reason[0] if reason else type(error).__name__}") from error
+    return rows.cast_column("image", datasets.Image(decode=False))

@@ -1,0 +1,139 @@
+"""Rendered pages: training data without files, and the two embedded evaluation sets."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shirg.data.images import encode_png
+from shirg.data.pages import Page
+from shirg.data.records import Record, image_id
+from shirg.data.render import KINDS, render_page
+from shirg.data.sources.base import Records
+
+LICENCE = "Apache-2.0"
+SEEDS_PER_RUN = 10_000_000
+"""Pages that one seed of a preparation can render before it reaches the next seed's pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPages:
+    """An endless series of pages for training, one kind after the other.
+
+    Attributes:
+        seed: of the series; series of different seeds share no page.
+        size: side of the square pages, pixels.
+        text_px: smallest and largest font size, pixels of the page.
+        split: `train` or `validation`: the renderer draws their texts from separate lists.
+        kinds: of pages, in turn.
+    """
+
+    seed: int = 0
+    size: int = 672
+    text_px: tuple[float, float] = (6.0, 28.0)
+    split: str = "train"
+    kinds: tuple[str, ...] = KINDS
+
+    name = "rendered"
+    licence = LICENCE
+
+    def page_records(self, number: int) -> list[Record]:
+        """All questions about page `number` of the series."""
+        kind = self.kinds[number % len(self.kinds)]
+        page = render_page(
+            kind, self.seed * SEEDS_PER_RUN + number, size=self.size, text_px=self.text_px, split=self.split
+        )
+        return records_of_page(page, self.name, self.split)
+
+    def records(self, limit: int | None = None, seed: int = 0) -> Iterator[Record]:
+        """The first `limit` records of series `seed` (without end when None)."""
+        series = RenderedPages(seed, self.size, self.text_px, self.split, self.kinds)
+        pages = (series.page_records(number) for number in itertools.count())
+        return itertools.islice(itertools.chain.from_iterable(pages), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSet:
+    """An evaluation set rendered on demand from the held-out split: the same pages everywhere and always.
+
+    Small print matters in it: by default text is 8 to 16 pixels high at 672.
+
+    Attributes:
+        name: `documents` or `charts`.
+        kinds: of pages; asked about equally often.
+        pages_per_kind: how many pages of each kind the whole set has.
+        questions_per_page: at most so many questions of one page are asked, so that a sample sees many pages.
+        text_px: smallest and largest font size, pixels of the page.
+        size: side of the square pages, pixels.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    pages_per_kind: int = 100
+    questions_per_page: int = 4
+    text_px: tuple[float, float] = (8.0, 16.0)
+    size: int = 672
+
+    @property
+    def licence(self) -> str:
+        """Of the pages."""
+        return LICENCE
+
+    def records(self, limit: int | None = None, seed: int = 0) -> Records:
+        """`limit` records of the set (all when None), balanced over kinds; `seed` picks which pages.
+
+        A limit that the number of kinds does not divide gives the first kinds one record more.
+        """
+        shares = [None] * len(self.kinds) if limit is None else _shares(limit, len(self.kinds))
+        by_kind = [
+            list(itertools.islice(self._records_of_kind(kind, None if limit is None else seed), share))
+            for kind, share in zip(self.kinds, shares, strict=True)
+        ]
+        turns = itertools.zip_longest(*by_kind)  # any beginning of the list is balanced too
+        return Records(record for turn in turns for record in turn if record is not None)
+
+    def _records_of_kind(self, kind: str, seed: int | None) -> Iterator[Record]:
+        pages = list(range(self.pages_per_kind))
+        if seed is not None:
+            random.Random(f"{self.name}:{kind}:{seed}").shuffle(pages)
+        for number in pages:
+            page = render_page(kind, number, size=self.size, text_px=self.text_px, split="heldout")
+            asked = records_of_page(page, self.name, "test")
+            random.Random(f"{self.name}:{kind}:page {number}").shuffle(asked)
+            yield from asked[: self.questions_per_page]
+
+
+EMBEDDED = {
+    "documents": EmbeddedSet("documents", ("document", "receipt", "form", "table")),
+    "charts": EmbeddedSet("charts", ("bar", "line", "pie")),
+}
+
+
+def records_of_page(page: Page, source: str, split: str) -> list[Record]:
+    """One record per question of a page; they share the PNG bytes. `kind` is the page's."""
+    data = encode_png(page.image)
+    name = image_id(data)
+    return [
+        Record(
+            id=f"{source}:{split}-{page.kind}-{page.seed}:{number}",
+            image=data,
+            image_id=name,
+            question=question.question,
+            answers=tuple(question.answers),
+            source=source,
+            licence=LICENCE,
+            width=page.image.width,
+            height=page.image.height,
+            kind=page.kind,
+            text_px=question.text_px,
+            split=split,
+        )
+        for number, question in enumerate(page.questions)
+    ]
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    share, rest = divmod(total, parts)
+    return [share + (place < rest) for place in range(parts)]

@@ -1,0 +1,57 @@
+"""TabMWP: mathematical word problems about a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shirg.data.sources.base import Collector, Index, LocalSource, fields, read_json
+from shirg.errors import UserError
+
+
+class TabMWP(LocalSource):
+    """Reads `problems_<split>.json` and `tables/<id>.png`.
+
+    For testing the first there is of `problems_test.json`, `problems_test1k.json`, `problems_dev.json` and
+    `problems_dev1k.json`. The unit and the choices are part of the question, since the answer depends on them; `kind`
+    is the release's `ans_type`.
+    """
+
+    name = "tabmwp"
+    licence = "CC BY-NC-SA 4.0"
+    layout = "problems_test.json (or _test1k, _dev, _dev1k; training: _train), tables/<id>.png"
+    folders = ("tabmwp",)
+    parts = {"test": ("test", "test1k", "dev", "dev1k"), "train": ("train",)}
+
+    @classmethod
+    def fits(cls, folder: Path, split: str) -> bool:
+        """Whether a problems file of the split and `tables/` are there."""
+        return cls._file(folder, split) is not None and (folder / "tables").is_dir()
+
+    def index(self, split: str = "test") -> Index:
+        """Problems by id, in the file's order."""
+        path = self._file(self.folder, split) or self.folder
+        problems = read_json(path)
+        if not isinstance(problems, dict):
+            raise UserError(f"{path}: an object of problems by id was expected")
+        collector = Collector(self.name, self.licence, self.folder)
+        for number, problem in problems.items():
+            problem = fields(problem)
+            kind = str(problem.get("ans_type") or "")
+            collector.add(self.folder / "tables", f"{number}.png", _question(problem), problem.get("answer"), kind)
+        return collector.index()
+
+    @classmethod
+    def _file(cls, folder: Path, split: str) -> Path | None:
+        paths = [folder / f"problems_{part}.json" for part in cls.parts[split]]
+        return next((path for path in paths if path.is_file()), None)
+
+
+def _question(problem: dict[str, object]) -> object:
+    question, unit, choices = problem.get("question"), problem.get("unit"), problem.get("choices")
+    if not isinstance(question, str) or not question.strip():
+        return question
+    if isinstance(unit, str) and unit:
+        question += f" (unit: {unit})"
+    if isinstance(choices, list) and choices:
+        question += "\nChoices: " + "; ".join(map(str, choices))
+    return question

@@ -1,0 +1,329 @@
+"""Every benchmark in the layout of its release, and what happens to entries that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from shirg.data import load_benchmark
+from shirg.data.images import encode_png
+from shirg.data.sources import BENCHMARKS, EMBEDDED, OCR_SOURCES, RenderedPages, find_source, hub
+from shirg.data.sources.base import Collector
+from shirg.data.sources.funsd import linked_pairs
+from shirg.data.sources.llava_pretrain import LlavaPretrain, question_answer_turns
+from shirg.errors import UserError
+
+
+def put_image(path: Path, grey: int = 200) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(Image.new("RGB", (20, 10), (grey, grey, grey))))
+
+
+def put_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def chartqa(folder: Path) -> None:
+    for number, name in enumerate(("10.png", "11.png")):
+        put_image(folder / "test/png" / name, number)
+    put_json(folder / "test/test_human.json", [{"imgname": "10.png", "query": "How many?", "label": "3"}])
+    put_json(folder / "test/test_augmented.json", [{"imgname": "11.png", "query": "Which year?", "label": "1999"}])
+
+
+def docvqa(folder: Path, image_folder: str = "spdocvqa_images") -> None:
+    put_image(folder / image_folder / "ab_1.png")
+    entry = {"questionId": 1, "question": "Page?", "image": "documents/ab_1.png", "answers": ["2", "page 2"]}
+    put_json(folder / "val_v1.0_withQT.json", {"data": [entry | {"question_types": ["layout", "form"]}]})
+
+
+def infovqa(folder: Path) -> None:
+    put_image(folder / "infographicsvqa_images/7.jpeg")
+    entry = {"questionId": 1, "question": "Share?", "image_local_name": "7.jpeg", "answers": ["20%"]}
+    put_json(folder / "infographicsVQA_val_v1.0.json", {"data": [entry]})
+
+
+def textvqa(folder: Path) -> None:
+    put_image(folder / "train_images/0a.jpg")
+    entry = {"question_id": 1, "question": "brand?", "image_id": "0a", "answers": ["nokia"] * 9 + ["toshiba"]}
+    put_json(folder / "TextVQA_0.5.1_val.json", {"data": [entry]})
+
+
+def tabmwp(folder: Path) -> None:
+    put_image(folder / "tables/5.png")
+    problem = {"question": "More?", "choices": ["yes", "no"], "answer": "no", "unit": None, "ans_type": "boolean_text"}
+    put_json(folder / "problems_test.json", {"5": problem})
+    put_json(folder / "problems_dev1k.json", {"6": problem})
+
+
+def sroie(folder: Path) -> None:
+    put_image(folder / "img/003.jpg")
+    put_json(folder / "key/003.json", {"company": "ACME", "date": "25/12/2018", "total": "80.90"})
+
+
+def funsd(folder: Path) -> None:
+    put_image(folder / "testing_data/images/f1.png")
+    form = [
+        {"id": 0, "text": "Date:", "label": "question", "box": [0, 0, 9, 9], "linking": [[0, 1]]},
+        {"id": 1, "text": "May 2", "label": "answer", "box": [10, 0, 19, 9], "linking": [[0, 1]]},
+    ]
+    put_json(folder / "testing_data/annotations/f1.json", {"form": form})
+
+
+MAKERS = {function.__name__: function for function in (chartqa, docvqa, infovqa, textvqa, tabmwp, sroie, funsd)}
+
+EXPECTED = {
+    "chartqa": [("How many?", ("3",), "human"), ("Which year?", ("1999",), "augmented")],
+    "docvqa": [("Page?", ("2", "page 2"), "layout")],
+    "infovqa": [("Share?", ("20%",), "")],
+    "textvqa": [("brand?", ("nokia",) * 9 + ("toshiba",), "")],
+    "tabmwp": [("More?\nChoices: yes; no", ("no",), "boolean_text")],
+    "sroie": [
+        ("What is the name of the company that issued the receipt?", ("ACME",), "company"),
+        ("What is the date of the receipt?", ("25/12/2018",), "date"),
+        ("What is the total amount of the receipt?", ("80.90",), "total"),
+    ],
+    "funsd": [('What is written for "Date:"?', ("May 2",), "")],
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_release_layout(name: str, tmp_path: Path):
+    MAKERS[name](tmp_path / name)
+    records = load_benchmark(name.upper(), tmp_path)
+    assert [(r.question, r.answers, r.kind) for r in records] == EXPECTED[name]
+    assert {(r.source, r.split, r.width, r.height) for r in records} == {(name, "test", 20, 10)}
+    assert len({r.id for r in records}) == len(records)
+    assert records.rejected == []
+    assert load_benchmark(name, tmp_path / name) == records  # the folder itself
+
+
+def test_first_release_of_docvqa_keeps_its_folder_name(tmp_path: Path):
+    docvqa(tmp_path, image_folder="documents")
+    assert len(load_benchmark("DocVQA", tmp_path)) == 1
+
+
+def test_exact_folder_name_goes_before_a_longer_one(tmp_path: Path):
+    for folder, label in (("ChartQA Dataset", "2"), ("chartqa", "1")):
+        put_image(tmp_path / folder / "test/png/1.png")
+        entry = {"imgname": "1.png", "query": "Which?", "label": label}
+        put_json(tmp_path / folder / "test/test_human.json", [entry])
+    assert load_benchmark("chartqa", tmp_path)[0].answers == ("1",)
+
+
+def test_limit_is_a_seeded_sample(tmp_path: Path):
+    put_image(tmp_path / "test/png/1.png")
+    entries = [{"imgname": "1.png", "query": f"q{number}", "label": number} for number in range(50)]
+    put_json(tmp_path / "test/test_human.json", entries)
+    first, again, other = (load_benchmark("chartqa", tmp_path, 10, seed) for seed in (3, 3, 4))
+    assert len(first) == 10
+    assert first == again
+    assert {r.question for r in first} != {r.question for r in other}
+    assert [r.question for r in load_benchmark("chartqa", tmp_path, 99)] == [f"q{n}" for n in range(50)]
+
+
+def test_unusable_entries_are_listed_and_the_sample_is_still_full(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    put_image(tmp_path / "test/png/good.png")
+    (tmp_path / "test/png/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but not for long")
+    put_image(tmp_path / "secret.png")
+    entries = [
+        {"imgname": "broken.png", "query": "q", "label": "a"},
+        {"imgname": "gone.png", "query": "q", "label": "a"},
+        {"imgname": "../../secret.png", "query": "q", "label": "a"},
+        {"imgname": "good.png", "query": " ", "label": "a"},
+        {"imgname": "good.png", "query": "q", "label": ""},
+        {"imgname": "good.png", "query": "the one", "label": "a"},
+        "not an object",
+    ]
+    put_json(tmp_path / "test/test_human.json", entries)
+    with caplog.at_level(logging.WARNING):
+        records = load_benchmark("chartqa", tmp_path, 6)
+    assert [r.question for r in records] == ["the one"]
+    reasons = {entry.item: entry.reason for entry in records.rejected}
+    assert "cannot be read" in reasons["test/png/broken.png"]
+    assert "No such file" in reasons["test/png/gone.png"]
+    assert "not a path inside the data folder" in reasons["../../secret.png"]
+    assert sum(entry.records for entry in records.rejected) == 6
+    assert len(caplog.records) == 6
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path):
+    chartqa(tmp_path)
+    for image in (tmp_path / "test/png").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(UserError, match=r"chartqa in .*: no usable record \(2 rejected; the first: test/png/10.png"):
+        load_benchmark("chartqa", tmp_path)
+
+
+def test_damaged_annotation_file_is_named(tmp_path: Path):
+    chartqa(tmp_path)
+    (tmp_path / "test/test_human.json").write_text("[{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"test_human\.json: cannot be read as JSON"):
+        load_benchmark("chartqa", tmp_path)
+
+
+def test_unknown_name_lists_all():
+    with pytest.raises(
+        UserError, match="'ChartQB' is not known.*did you mean chartqa.*documents, charts, chartqa, docvqa"
+    ):
+        load_benchmark("ChartQB")
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limit_below_one_is_an_error(limit: int):
+    with pytest.raises(UserError, match="at least 1 record"):
+        load_benchmark("documents", limit=limit)
+
+
+def test_neither_local_nor_reachable_names_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+
+    def unreachable(self: object, repository: str, timeout: float) -> None:
+        assert timeout <= 10
+        raise OSError(f"no route to {repository}")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match=r"--eval-data-dir DIR with DIR/docvqa/ .*val_v1.0.*lmms-lab/DocVQA"):
+        load_benchmark("DocVQA", tmp_path)
+    with pytest.raises(UserError, match="--eval-data-dir .*no such folder"):
+        load_benchmark("DocVQA", tmp_path / "gone")
+    with pytest.raises(UserError, match="--eval-data-dir DIR with DIR/sroie/"):
+        load_benchmark("SROIE")
+
+
+def test_data_folder_that_is_a_file(tmp_path: Path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="data folder .*file: Not a directory"):
+        find_source(LlavaPretrain, tmp_path / "file", "train")
+
+
+def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch):
+    data = encode_png(Image.new("RGB", (4, 3)))
+    row = {"type": "human_test", "question": "How many? ", "answer": ["14"], "image": {"bytes": data, "path": None}}
+    monkeypatch.setattr(hub, "_load", lambda copy: [row, row | {"answer": []}, row | {"image": {"bytes": b"x"}}])
+    records = hub.hub_records("chartqa", "licence", None, 0)
+    assert [(r.question, r.answers, r.kind, r.width) for r in records] == [("How many?", ("14",), "human_test", 4)]
+    assert [entry.item for entry in records.rejected] == ["row 1", "row 2"]
+
+
+def test_training_part_never_contains_the_test_part(tmp_path: Path):
+    for name, make in MAKERS.items():
+        make(tmp_path / name)
+    assert [kind.name for kind in OCR_SOURCES if find_source(kind, tmp_path, "train")] == []
+
+
+def test_llava_pretrain_layout(tmp_path: Path):
+    put_image(tmp_path / "LLaVA-Pretrain/00453/004539375.jpg")
+    turns = [
+        {"from": "human", "value": "Render a summary of the photo.\n<image>"},
+        {"from": "gpt", "value": "luxury furniture"},
+    ]
+    entries = [{"id": "1", "image": "00453/004539375.jpg", "conversations": turns}, {"id": "2", "image": "x.jpg"}]
+    put_json(tmp_path / "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json", entries)
+    source = find_source(LlavaPretrain, tmp_path, "train")
+    assert source is not None
+    (record,) = source.records(split="train")
+    assert record.question == "Render a summary of the photo."
+    assert record.conversations == [
+        {"from": "human", "value": "<image>\nRender a summary of the photo."},
+        {"from": "gpt", "value": "luxury furniture"},
+    ]
+    assert [entry.item for entry in source.index("train").rejected] == ["x.jpg"]
+
+
+def test_conversation_of_several_turns():
+    turns = [("human", "<image>\na"), ("gpt", "1"), ("human", "b"), ("human", "c"), ("gpt", "3")]
+    conversation = [{"from": who, "value": said} for who, said in turns]
+    assert question_answer_turns(conversation) == [("a", "1"), ("c", "3")]
+
+
+def test_funsd_links_worked_by_hand():
+    def entity(number: int, text: str, label: str, top: int, *targets: int) -> dict[str, object]:
+        links = [[number, target] for target in targets]
+        return {"id": number, "text": text, "label": label, "box": [0, top, 9, top + 9], "linking": links}
+
+    form = [
+        entity(0, "Name", "question", 0, 4, 3),
+        entity(1, "Fax", "question", 10, 5),
+        entity(2, "Fax", "question", 20, 5),
+        entity(3, "first  line", "answer", 30),
+        entity(4, "second", "answer", 40),
+        entity(5, "555", "answer", 50),
+        entity(6, "Empty", "question", 60, 7, 99),
+        entity(7, "", "answer", 70),
+    ]
+    assert linked_pairs(form) == [("Name", ["first line second", "first line", "second"])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(*[st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=4)))] * 3),
+        max_size=6,
+    )
+)
+def test_collector_takes_or_lists_whatever_comes(entries: list[tuple[object, object, object]]):
+    root = Path("data")
+    collector = Collector("source", "licence", root)
+    for entry in entries:
+        collector.add(root, *entry)
+    index = collector.index()
+    assert index.num_records + len(index.rejected) == len(entries)
+    assert all(draft.question and draft.answers for group in index.groups for draft in group.drafts)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_sets_are_balanced_and_always_the_same(name: str):
+    kinds = EMBEDDED[name].kinds
+    records = load_benchmark(name.title(), limit=2 * len(kinds) + 1)
+    assert records == load_benchmark(name, limit=2 * len(kinds) + 1)
+    counts = Counter(r.kind for r in records)
+    assert [counts[kind] for kind in kinds] == [3] + [2] * (len(kinds) - 1)
+    assert all(8 <= r.text_px <= 16 and r.split == "test" and (r.width, r.height) == (672, 672) for r in records)
+    assert records != load_benchmark(name, limit=2 * len(kinds) + 1, seed=1)
+
+
+def test_embedded_pages_are_no_training_pages():
+    held = load_benchmark("documents", limit=8)
+    pages = RenderedPages(text_px=(8.0, 16.0))
+    trained = [record for number in range(len(pages.kinds)) for record in pages.page_records(number)]
+    assert {r.image_id for r in held}.isdisjoint(r.image_id for r in trained)
+
+
+def test_rendered_series_does_not_depend_on_where_it_begins():
+    pages = RenderedPages(seed=5, text_px=(10.0, 20.0))
+    first = list(pages.records(15, seed=5))
+    assert len(first) == 15
+    assert first == [record for number in range(5) for record in pages.page_records(number)][:15]
+    assert {r.image_id for r in first}.isdisjoint(r.image_id for r in pages.records(15, seed=6))
+
+
+@pytest.mark.parametrize(
+    ("name", "total"), [("chartqa", 548), ("docvqa", 22), ("tabmwp", 500), ("sroie", None), ("funsd", None)]
+)
+def test_real_pages(name: str, total: int | None, shared: Path):
+    source = find_source(BENCHMARKS[name], shared / "data", "test")
+    assert source is not None
+    index = source.index()
+    if total is not None:
+        assert index.num_records == total
+    assert index.num_records > 20
+    records = load_benchmark(name, shared / "data", 5)
+    assert len(records) == 5
+    assert all(r.open_image().size == (r.width, r.height) for r in records)
+
+
+def test_real_receipts_have_four_fields_but_for_missing_addresses(shared: Path):
+    source = find_source(BENCHMARKS["sroie"], shared / "data", "test")
+    assert source is not None
+    kinds = Counter(draft.kind for group in source.index().groups for draft in group.drafts)
+    assert kinds["company"] == kinds["date"] == kinds["total"] == 36
+    assert 30 <= kinds["address"] <= 36
