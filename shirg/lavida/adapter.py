@@ -1,0 +1,308 @@
+"""The LoRA adapter: a plain PEFT folder, the settings it was trained with, and the check that it meets its own base.
+
+An adapter folder holds `adapter_config.json` and `adapter_model.safetensors` as `peft.PeftModel.from_pretrained` reads
+them, `shirg_settings.json` (gate, budgets, fingerprint of the base projector) and a card, `README.md`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from shirg.errors import UserError
+from shirg.files import atomic_path, write_json, write_text
+from shirg.gate import GateConfig, ShirgGate
+
+logger = logging.getLogger(__name__)
+
+TARGETS = ("mm_projector.0", "mm_projector.2")
+WEIGHTS_FILE = "adapter_model.safetensors"
+SETTINGS_FILE = "shirg_settings.json"
+ADAPTER_FILES = ("adapter_config.json", WEIGHTS_FILE, SETTINGS_FILE)
+NAME = "default"
+"""The adapter's name inside peft."""
+
+PEFT_PREFIX = "base_model.model."
+"""peft names weights as seen from its own wrapper; `Lavida` is the module inside it."""
+
+ROLES = {"tower": "vision", "mm_projector": "projector", "image_newline": "projector", "language": "language"}
+"""Child of the model -> its role in the printed table."""
+
+
+def attach_lora(
+    model: nn.Module,
+    rank: int = 16,
+    alpha: float = 32,
+    dropout: float = 0.05,
+    targets: Sequence[str] = TARGETS,
+    *,
+    seed: int = 0,
+) -> None:
+    """Put a fresh LoRA on exactly the layers named `targets` and freeze everything else.
+
+    The update is zero at first (B = 0), so the model's outputs do not change. A is Kaiming-uniform (Hu et al. 2021,
+    section 4.1, as peft initialises it) from `seed`, in float32 whatever the base's precision: AdamW's small steps
+    vanish in bfloat16.
+
+    Raises:
+        UserError: if an adapter is there already, a target does not exist, is no linear layer, or its name also fits
+            another.
+    """
+    from peft import LoraConfig
+
+    if has_adapter(model):
+        raise UserError("the model already carries an adapter; call unload_adapter() first")
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    _inject(model, config)
+    draws = torch.Generator().manual_seed(seed)
+    for name, parameter in lora_parameters(model).items():
+        if "lora_A" in name and not parameter.is_meta:
+            bound = 1 / math.sqrt(parameter.shape[1])  # kaiming_uniform with a = sqrt(5)
+            fresh = torch.empty(parameter.shape).uniform_(-bound, bound, generator=draws)
+            parameter.data.copy_(fresh)
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether a LoRA is attached."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's tensors by their names in the model, in the model's order."""
+    return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+
+
+def unload_adapter(model: nn.Module) -> None:
+    """Take the adapter off; the base layers stand again as they were, frozen."""
+    for name, layer in _lora_layers(model).items():
+        model.set_submodule(name, layer.base_layer)
+    if has_adapter(model):
+        del model.peft_config
+
+
+def save_adapter(model: nn.Module, folder: str | Path, *, settings: dict) -> Path:
+    """Write the adapter folder, complete or not at all. Returns its path.
+
+    Args:
+        model: a `Lavida` with an adapter.
+        folder: replaced if it exists.
+        settings: what it was trained with, JSON values; the model's gate, resolution and fingerprint are added.
+
+    Raises:
+        UserError: if the model has no adapter.
+    """
+    with atomic_path(folder) as fresh:
+        fresh.mkdir()
+        write_adapter(model, fresh, settings=settings)
+    return Path(folder)
+
+
+def write_adapter(model: nn.Module, folder: Path, *, settings: dict) -> None:
+    """Write the adapter's four files into an existing folder; see `save_adapter`."""
+    from safetensors.torch import save_file
+
+    if not has_adapter(model):
+        raise UserError("the model carries no adapter to save; attach_lora(model) or load_adapter(folder) first")
+    config = copy.copy(model.peft_config[NAME])
+    config.inference_mode = True
+    config.base_model_name_or_path = settings.get("base_model")
+    config.save_pretrained(folder)
+    weights = {_file_name(name): value.detach().cpu().contiguous() for name, value in lora_parameters(model).items()}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    complete = {**model_settings(model), **settings}
+    write_json(folder / SETTINGS_FILE, complete)
+    write_text(folder / "README.md", adapter_card(config.to_dict(), complete))
+
+
+def model_settings(model: nn.Module) -> dict:
+    """What of the model decides how an adapter sees images: the gate, where relevance comes from, resolution, the
+    base."""
+    return {
+        "gate": dataclasses.asdict(model.gate.config),
+        "relevance": model.config.relevance,
+        "resolution": model.resolution,
+        "base_fingerprint": base_fingerprint(model),
+    }
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> dict:
+    """Attach the adapter saved in `folder`, in place of one that is there. Returns the settings it was trained with.
+
+    Raises:
+        UserError: if the folder is no SHIRG adapter, is damaged, or was trained on another base; the model is left
+            without adapter changes in the first and last case.
+    """
+    from peft import PeftConfig
+
+    settings, weights = _read(Path(folder))
+    if settings.get("base_fingerprint") != base_fingerprint(model):
+        base = settings.get("base_model") or "another base"
+        raise UserError(
+            f"adapter {folder}: it was trained on {base}, whose projector is not this model's; load that base"
+        )
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"adapter {folder}: adapter_config.json is not one that this peft reads ({error})") from error
+    unload_adapter(model)
+    _inject(model, config)
+    try:
+        _fill(model, weights, folder)
+    except UserError:
+        unload_adapter(model)
+        raise
+    _settle_selection(model, settings, folder)
+    return settings
+
+
+def base_fingerprint(model: nn.Module) -> str:
+    """SHA-256 (hex) of the base projector's weights and biases, the same with and without an adapter.
+
+    Weights are rounded to bfloat16 and then to steps of 2^-14, below which float16 loses digits: a checkpoint has one
+    fingerprint in whichever of the three precisions it is loaded.
+    """
+    digest = hashlib.sha256()
+    for index in (0, 2):
+        layer = model.mm_projector[index]
+        layer = getattr(layer, "base_layer", layer)
+        for tensor in (layer.weight, layer.bias):
+            coarse = (tensor.detach().to("cpu", torch.bfloat16).float() * 2**14).round().to(torch.int32)
+            digest.update(repr(tuple(coarse.shape)).encode())
+            digest.update(coarse.contiguous().numpy().astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def parameters_by_role(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """{"vision": (trainable, total), "projector": ..., "language": ...}, counted in numbers, adapter included."""
+    counts = dict.fromkeys(("vision", "projector", "language"), (0, 0))
+    for name, parameter in model.named_parameters():
+        role = ROLES[name.split(".", 1)[0]]
+        trainable, total = counts[role]
+        counts[role] = (trainable + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+    return counts
+
+
+def describe_parameters(model: nn.Module) -> list[str]:
+    """One line per role and one for the sum: trainable of total, and the share."""
+    counts = parameters_by_role(model)
+    counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))
+    return [
+        f"{role:<9} trainable {trainable:>12,} of {total:>14,} ({trainable / max(total, 1):.3%})"
+        for role, (trainable, total) in counts.items()
+    ]
+
+
+def adapter_card(peft_config: dict, settings: dict) -> str:
+    """The README.md of an adapter folder: what it belongs to, how it was trained, what it reached, how to load it."""
+    base = settings.get("base_model")
+    front = ["---", "library_name: peft", "tags: [shirg, lavida, lora]"]
+    front += ([f"base_model: {base}"] if base else []) + ["license: apache-2.0", "---", "", "# SHIRG adapter", ""]
+    rank, alpha = peft_config["r"], peft_config["lora_alpha"]
+    targets = " and ".join(f"`{name}`" for name in sorted(peft_config["target_modules"]))
+    body = [
+        f"LoRA of rank {rank}, alpha {alpha}, on {targets}: for SHIRG's token selection, one adapter for every budget.",
+        "",
+        "```python",
+        "from shirg import Lavida",
+        "",
+        f"model = Lavida.from_pretrained({json.dumps(base or 'BASE')})",
+        'model.load_adapter("this folder")',
+        "```",
+        "",
+        "| trained with | |",
+        "| --- | --- |",
+    ]
+    body += [f"| {key} | `{json.dumps(value)}` |" for key, value in settings.items()]
+    return "\n".join(front + body) + "\n"
+
+
+def _inject(model: nn.Module, config) -> None:
+    """Wrap exactly the configured layers. peft matches name endings, so what would fit is checked before and after."""
+    from peft import inject_adapter_in_model
+
+    targets = set(config.target_modules)
+    fitting = {
+        name: module
+        for name, module in model.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+    }
+    if set(fitting) != targets:
+        raise UserError(
+            f"target_modules: {sorted(targets)} fit {sorted(fitting)} in this model; give full names of layers"
+        )
+    for name, module in fitting.items():
+        if not isinstance(module, nn.Linear):
+            raise UserError(f"target_modules: {name} is a {type(module).__name__}; only linear layers take a LoRA")
+    with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator; leave that as it was
+        inject_adapter_in_model(config, model, adapter_name=NAME)
+    for parameter in lora_parameters(model).values():
+        parameter.data = parameter.data.float()
+    layers = _lora_layers(model)
+    for layer in layers.values():
+        layer.train(model.training)  # peft leaves the new dropout switched on, in an evaluating model too
+    assert set(layers) == targets, "peft wrapped other layers than asked"
+
+
+def _lora_layers(model: nn.Module) -> dict[str, nn.Module]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _file_name(name: str) -> str:
+    return PEFT_PREFIX + name.replace(f".{NAME}.", ".")
+
+
+def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"adapter {folder}: no {', '.join(missing)}; a SHIRG adapter folder holds {', '.join(ADAPTER_FILES)}"
+        )
+    try:
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS_FILE)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise UserError(f"adapter {folder}: a file in it is damaged ({error}); take another checkpoint") from error
+    return settings, weights
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> None:
+    expected = {_file_name(name): parameter for name, parameter in lora_parameters(model).items()}
+    if weights.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+        raise UserError(f"adapter {folder}: {WEIGHTS_FILE} lacks {missing} and has unknown {extra}")
+    for name, parameter in expected.items():
+        if weights[name].shape != parameter.shape:
+            shapes = f"{tuple(weights[name].shape)}, the model's is {tuple(parameter.shape)}"
+            raise UserError(
+                f"adapter {folder}: {name} has shape {shapes}; adapter_config.json or the base is not its own"
+            )
+        parameter.data.copy_(weights[name])
+
+
+def _settle_selection(model: nn.Module, settings: dict, folder: str | Path) -> None:
+    """Take over the adapter's gate in place of a default one; say so where something the user set stays and differs."""
+    if model.gate.config == GateConfig() and "gate" in settings:
+        try:
+            model.gate = ShirgGate(GateConfig(**settings["gate"]))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"adapter {folder}: its gate settings are not ones this version knows ({error})") from error
+    own = model_settings(model)
+    for name in ("gate", "relevance", "resolution"):
+        if name in settings and settings[name] != own[name]:
+            logger.warning(
+                "adapter %s was trained with %s %s; this model has %s", folder, name, settings[name], own[name]
+            )

@@ -1,0 +1,226 @@
+"""What a LaViDa checkpoint's `config.json` says, under one set of names for both families."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shirg.errors import UserError
+from shirg.lavida.language import BodyConfig
+from shirg.lavida.tower import SHIRG_RESOLUTION, SO400M
+
+logger = logging.getLogger(__name__)
+
+IMAGE_TOKEN_INDEX = -200  # LaViDa llava/constants.py:8
+IGNORE_INDEX = -100  # LaViDa llava/constants.py:7
+
+SPECIAL_IDS = {
+    "llada": {"mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081},
+    "dream": {"mask_token_id": 151666, "eos_token_id": 151643, "pad_token_id": 151643},
+}
+"""Ids of the published tokenizers, used (and reported) when a config has none: LaViDa llava_llada.py:125-126,
+llava_dream.py:193-194."""
+
+GRID_PINPOINTS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
+"""(width, height) of the canvases LaViDa tiles, when a config names none (LaViDa train.py:2039-2046)."""
+
+LLADA_REQUIRED = {
+    "block_type": ("llama",),
+    "activation_type": ("silu",),
+    "layer_norm_type": ("rms",),
+    "rope": (True,),
+    "alibi": (False,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False, None),
+    "attention_layer_norm": (False,),
+    "input_emb_norm": (False,),
+    "scale_logits": (False,),
+    "weight_tying": (False,),
+}
+DREAM_REQUIRED = {"hidden_act": ("silu",), "rope_scaling": (None,), "tie_word_embeddings": (False,)}
+MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
+POOL_MODES = ("bilinear", "average", "max")
+RELEVANCE = ("llm", "none")
+
+
+@dataclass
+class LavidaConfig:
+    """A checkpoint's configuration. Build it with `from_dict` or `from_folder`; `raw` is the file, word for word.
+
+    Keys of ours live in the file under "shirg": `relevance` ("llm" compares projected tokens with the question's word
+    embeddings, "none" chooses by the image alone) and `resolution` (pixels per side that SHIRG encodes).
+    """
+
+    raw: dict
+    body: BodyConfig
+    vision_config: dict
+    mask_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    fim_token_id: int | None = None
+    image_token_index: int = IMAGE_TOKEN_INDEX
+    patch_merge_type: str = "flat"
+    pool_mode: str = "bilinear"
+    pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
+    max_length: int = 4096
+    relevance: str = "llm"
+    resolution: int = SHIRG_RESOLUTION
+    vision_hidden_size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.vision_hidden_size = self.vision_config["hidden_size"]
+        for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            if not 0 <= value < self.body.vocab_size:
+                raise UserError(f"config: {name}={value} is outside the vocabulary of {self.body.vocab_size} entries")
+        if self.raw.get("mm_hidden_size", self.vision_hidden_size) != self.vision_hidden_size:
+            raise UserError(
+                f"config: mm_hidden_size={self.raw['mm_hidden_size']} does not match the tower's width "
+                f"{self.vision_hidden_size}"
+            )
+        _expect("mm_patch_merge_type", self.patch_merge_type, MERGE_TYPES)
+        _expect("mm_spatial_pool_mode", self.pool_mode, POOL_MODES)
+        _expect("shirg.relevance", self.relevance, RELEVANCE)
+
+    @property
+    def family(self) -> str:
+        """ "llada" or "dream"."""
+        return self.body.family
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model."""
+        return self.body.hidden_size
+
+    @property
+    def has_newline(self) -> bool:
+        """Whether the checkpoint has an `image_newline` vector (LaViDa llava_arch.py:59-60)."""
+        return "unpad" in self.patch_merge_type
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> LavidaConfig:
+        """Read `config.json` of a checkpoint folder.
+
+        Raises:
+            UserError: if the file is missing or no JSON object, or describes a model that LaViDa has no code for.
+        """
+        path = Path(folder) / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{folder} holds no config.json: not a LaViDa checkpoint folder") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is not readable JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise UserError(f"{path} must hold a JSON object; got a {type(raw).__name__}")
+        return cls.from_dict(raw)
+
+    @classmethod
+    def from_dict(cls, raw: dict) -> LavidaConfig:
+        """Interpret the contents of an official `config.json` (LLaDA's or Dream's naming).
+
+        Raises:
+            UserError: naming the field that is missing or asks for something LaViDa's models do not have.
+        """
+        family = _family(raw)
+        _expect("mm_projector_type", raw.get("mm_projector_type", "mlp2x_gelu"), ("mlp2x_gelu",))
+        shirg = raw.get("shirg", {})
+        return cls(
+            raw=raw,
+            body=_llada_body(raw) if family == "llada" else _dream_body(raw),
+            vision_config=_vision_config(raw),
+            **_special_ids(raw, family),
+            fim_token_id=raw.get("fim_token_id"),
+            patch_merge_type=raw.get("mm_patch_merge_type", "flat"),
+            pool_mode=raw.get("mm_spatial_pool_mode") or "bilinear",
+            pinpoints=_pinpoints(raw.get("image_grid_pinpoints")),
+            max_length=raw.get("tokenizer_model_max_length") or 4096,
+            relevance=shirg.get("relevance", "llm"),
+            resolution=shirg.get("resolution", SHIRG_RESOLUTION),
+        )
+
+
+def _expect(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise UserError(f"config: {name}={value!r} is not supported; expected {' or '.join(map(repr, allowed))}")
+
+
+def _family(raw: dict) -> str:
+    model_type = str(raw.get("model_type", ""))
+    for family in SPECIAL_IDS:
+        if family in model_type.lower():
+            return family
+    raise UserError(f'config: model_type={model_type!r} is no LaViDa model; expected "llava_llada" or "llava_dream"')
+
+
+def _require(raw: dict, names: tuple[str, ...]) -> list:
+    missing = [name for name in names if raw.get(name) is None]
+    if missing:
+        raise UserError(f"config: missing {', '.join(missing)}")
+    return [raw[name] for name in names]
+
+
+def _llada_body(raw: dict) -> BodyConfig:
+    for name, allowed in LLADA_REQUIRED.items():
+        _expect(name, raw.get(name, allowed[0]), allowed)
+    width, heads, layers, theta, eps = _require(raw, ("d_model", "n_heads", "n_layers", "rope_theta", "rms_norm_eps"))
+    rows = raw.get("embedding_size") or _require(raw, ("vocab_size",))[0]
+    inner = raw.get("mlp_hidden_size") or _require(raw, ("mlp_ratio",))[0] * width
+    return BodyConfig("llada", width, inner, layers, heads, raw.get("n_kv_heads") or heads, rows, theta, eps)
+
+
+def _dream_body(raw: dict) -> BodyConfig:
+    for name, allowed in DREAM_REQUIRED.items():
+        _expect(name, raw.get(name, allowed[0]), allowed)
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = _require(raw, names)
+    rows, theta, eps = _require(raw, ("vocab_size", "rope_theta", "rms_norm_eps"))
+    return BodyConfig("dream", *sizes, raw.get("num_key_value_heads") or sizes[-1], rows, theta, eps)
+
+
+def _vision_config(raw: dict) -> dict:
+    if raw.get("vision_config"):
+        return raw["vision_config"]
+    name = str(raw.get("mm_vision_tower", ""))
+    if "so400m-patch14-384" in name:
+        return SO400M
+    raise UserError(
+        f"config: sizes of the vision tower {name!r} are unknown; add them as vision_config, "
+        "or use siglip-so400m-patch14-384"
+    )
+
+
+def _special_ids(raw: dict, family: str) -> dict[str, int]:
+    ids = {name: raw.get(name) for name in SPECIAL_IDS[family]}
+    absent = [name for name, value in ids.items() if value is None]
+    for name in absent:
+        ids[name] = SPECIAL_IDS[family][name]
+    if absent:
+        logger.warning(
+            "config names no %s; using the published ones: %s", ", ".join(absent), {name: ids[name] for name in absent}
+        )
+    return ids
+
+
+def _pinpoints(given: object) -> tuple[tuple[int, int], ...]:
+    """Canvases as (width, height) pairs; the string "(1x1),...,(2x2)" means every multiple of 384 in between
+    (LaViDa mm_utils.py:225-234)."""
+    if given is None:
+        return GRID_PINPOINTS
+    if isinstance(given, str):
+        corners = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", given)]
+        if corners:
+            (low_w, low_h), (high_w, high_h) = corners[0], corners[-1]
+            return tuple((384 * w, 384 * h) for w in range(low_w, high_w + 1) for h in range(low_h, high_h + 1))
+        try:
+            given = ast.literal_eval(given)
+        except (SyntaxError, ValueError):
+            raise UserError(f"config: image_grid_pinpoints={given!r} is neither a list nor a range of grids") from None
+    try:
+        return tuple((int(width), int(height)) for width, height in given)
+    except (TypeError, ValueError):
+        raise UserError(f"config: image_grid_pinpoints={given!r} must hold pairs (width, height)") from None

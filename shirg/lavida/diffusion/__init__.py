@@ -1,0 +1,19 @@
+"""Masked diffusion over answer tokens: noise for training, step tables and denoising for generation."""
+
+from shirg.lavida.diffusion.dream import DreamSettings, denoise_dream
+from shirg.lavida.diffusion.generation import GenerationSettings, Prefix, denoise
+from shirg.lavida.diffusion.noise import NoisyCopies, complementary_copies, forward_process, sample_times
+from shirg.lavida.diffusion.schedule import transfer_counts
+
+__all__ = [
+    "DreamSettings",
+    "GenerationSettings",
+    "NoisyCopies",
+    "Prefix",
+    "complementary_copies",
+    "denoise",
+    "denoise_dream",
+    "forward_process",
+    "sample_times",
+    "transfer_counts",
+]

@@ -1,0 +1,170 @@
+"""Denoising with Dream: no blocks, and the logits at a position are those of the next one (LaViDa dream/generation_utils.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shirg.errors import UserError
+from shirg.lavida.diffusion.generation import AnswerModel, OnStep
+from shirg.lavida.diffusion.schedule import transfer_counts
+
+ALGORITHMS = {"low_confidence": "maskgit_plus", "entropy": "entropy", "margin": "topk_margin", "random": "origin"}
+"""LLaDA's name of a remasking -> Dream's."""
+END_TIME = 1e-3  # of the diffusion, GD:400
+
+
+@dataclass(frozen=True)
+class DreamSettings:
+    """How an answer is denoised by Dream.
+
+    Raises:
+        UserError: naming the setting that makes no sense.
+    """
+
+    mask_token_id: int
+    max_new_tokens: int = 32
+    steps: int | None = None
+    """Denoising steps, at most one per token (the default)."""
+    step_ratio: float | None = None
+    """Steps per token, instead of `steps`; without a schedule the time still runs as if there were one step per token, and
+    the last step commits whatever is left (GD:448-453)."""
+    schedule: str | None = None
+    schedule_kwargs: dict | None = None
+    alg: str = "maskgit_plus"
+    """What ranks the predictions: "maskgit_plus" probability, "topk_margin", "entropy", or "origin", which draws positions."""
+    alg_temp: float = 0.0
+    """Above 0, positions are drawn with the softmax of their rank value over this temperature."""
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int = 50
+    """Entries that stay before probabilities are taken. The official code inherits 50 from transformers' GenerationConfig,
+    so its confidences, greedy decoding's too, are those of the 50 best entries."""
+    prefix_lm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.num_steps < 1:
+            raise UserError(
+                f"max_new_tokens={self.max_new_tokens}, steps={self.steps}, step_ratio={self.step_ratio}: "
+                "at least one token and one step are needed"
+            )
+        if self.alg not in ALGORITHMS.values():
+            raise UserError(f"alg={self.alg!r} is unknown; expected {', '.join(map(repr, ALGORITHMS.values()))}")
+        if min(self.temperature, self.alg_temp) < 0:
+            raise UserError(f"temperature={self.temperature} and alg_temp={self.alg_temp} must not be negative")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if self.top_k < 1:
+            raise UserError(f"top_k={self.top_k} must be at least 1")
+        transfer_counts([self.max_new_tokens], self.num_steps, self.schedule, self.schedule_kwargs)
+
+    @property
+    def grid_steps(self) -> int:
+        """Intervals into which the diffusion time is cut."""
+        return min(self.steps or self.max_new_tokens, self.max_new_tokens)
+
+    @property
+    def num_steps(self) -> int:
+        """Forward passes."""
+        return self.grid_steps if self.step_ratio is None else int(self.max_new_tokens * self.step_ratio)
+
+
+class ShiftedAnswerModel(AnswerModel):
+    """Logits of each answer token from the position before it (GD:470-473)."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits [B, N, V] of the answer's tokens [B, N]."""
+        before, hidden = self.hidden(tokens)
+        return self.logits(torch.cat([before, hidden[:, :-1]], dim=1))
+
+    def first_token(self) -> Tensor:
+        """The most likely first token [B] behind a cached prefix."""
+        return self.logits(self.last_of_prefix)[:, 0].argmax(dim=-1)
+
+
+@torch.no_grad()
+def denoise_dream(
+    answer_model: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    settings: DreamSettings,
+    *,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Fill the masks of `tokens` [B, N] in `settings.num_steps` passes; returns a new tensor of the same shape.
+
+    With a schedule and as many steps as tokens the table may be a column short, since the first token is given; the
+    steps beyond it commit nothing (the official code stops there with an IndexError, GD:499).
+    """
+    tokens = tokens.clone()
+    times = torch.linspace(1, END_TIME, settings.grid_steps + 1)
+    shares = 1 - times[1:] / times[:-1]  # of the masks that are left, committed by each step
+    table = None
+    if settings.schedule is not None:
+        left = (tokens == settings.mask_token_id).sum(dim=1).tolist()
+        table = transfer_counts(left, settings.num_steps, settings.schedule, settings.schedule_kwargs)
+    for step in range(settings.num_steps):
+        masked = tokens == settings.mask_token_id
+        logits = answer_model(tokens)[masked].float()  # [M, V], the masked positions of all rows
+        share = 1.0 if step == settings.num_steps - 1 else shares[step]
+        if settings.alg == "origin":
+            drawn = torch.rand(len(logits), device=logits.device, generator=generator) < share
+            chosen = torch.zeros_like(masked).masked_scatter(masked, drawn)
+            tokens[chosen] = _sample(logits[drawn], settings, generator)[0]
+        else:
+            guesses, rank_value = _sample(logits, settings, generator)
+            score = torch.full(tokens.shape, -torch.inf, device=tokens.device).masked_scatter(masked, rank_value)
+            counts = [row[step] if step < len(row) else 0 for row in table] if table else None
+            quota = _quota(masked.sum(dim=1), share) if counts is None else torch.tensor(counts, device=tokens.device)
+            chosen = _best(score, quota, settings.alg_temp, generator)
+            tokens = torch.where(chosen, tokens.masked_scatter(masked, guesses), tokens)
+        if on_step is not None:
+            on_step(step + 1, tokens.clone())
+    return tokens
+
+
+def _quota(num_masked: Tensor, share: float | Tensor) -> Tensor:
+    return (num_masked.float().cpu() * share).long().to(num_masked.device)  # float32 on the CPU, as the official code
+
+
+def _best(score: Tensor, quota: Tensor, alg_temp: float, generator: torch.Generator | None) -> Tensor:
+    """The `quota` [B] best positions of each row of `score` [B, N], or a draw without replacement (Gumbel top-k)."""
+    order = score
+    if alg_temp > 0:
+        uniform = torch.rand(score.shape, device=score.device, generator=generator)
+        order = score / alg_temp - (-uniform.log()).log()
+    rank = order.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < quota[:, None]) & (score > -torch.inf)
+
+
+def _sample(logits: Tensor, settings: DreamSettings, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Tokens [M] for logits [M, V] and what ranks them, from the filtered distribution (GD:58-90)."""
+    if settings.temperature > 0:
+        logits = logits / settings.temperature
+    probabilities = _filtered(logits, settings.top_p, settings.top_k).softmax(dim=-1)
+    if settings.temperature > 0 and len(logits):
+        guesses = torch.multinomial(probabilities, 1, replacement=True, generator=generator)
+    else:
+        guesses = probabilities.argmax(dim=-1, keepdim=True)
+    if settings.alg == "topk_margin":
+        best = probabilities.topk(2, dim=-1).values
+        return guesses[:, 0], best[:, 0] - best[:, 1]
+    if settings.alg == "entropy":
+        return guesses[:, 0], (probabilities * (probabilities + 1e-10).log()).sum(dim=-1)
+    return guesses[:, 0], probabilities.gather(-1, guesses)[:, 0]
+
+
+def _filtered(logits: Tensor, top_p: float | None, top_k: int) -> Tensor:
+    """Logits with everything outside the nucleus (the entry that crosses `top_p` included) and the `top_k` best removed."""
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(dim=-1)
+        beyond = probabilities.cumsum(dim=-1).roll(1, dims=-1) > top_p
+        beyond[..., 0] = False
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
+    if top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k, dim=-1).values[..., -1:], -torch.inf)
+    return logits

@@ -1,0 +1,209 @@
+"""Denoising an answer block by block behind a prefix that is encoded once (LaViDa generate.py:117-274)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shirg.errors import UserError
+from shirg.lavida.diffusion.schedule import transfer_counts
+from shirg.lavida.language import LanguageModel, PrefixCache
+
+REMASKING = ("low_confidence", "random", "entropy", "margin")
+OnStep = Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How an answer is denoised.
+
+    Raises:
+        UserError: naming the setting that makes no sense.
+    """
+
+    mask_token_id: int
+    max_new_tokens: int = 32
+    block_length: int = 32
+    """Tokens denoised together, from left to right; must divide `max_new_tokens` (cut to it when larger)."""
+    step_ratio: float | None = None
+    """Steps per token of a block. Default: one step per token."""
+    step_per_block: int | None = None
+    """Steps per block, instead of `step_ratio`."""
+    schedule: str | None = None
+    schedule_kwargs: dict | None = None
+    remasking: str = "low_confidence"
+    """What ranks the predictions of a step: probability, chance, negative entropy, or the margin of the best."""
+    temperature: float = 0.0
+    prefix_lm: bool = True
+    """The prefix sees only itself and is encoded once; False encodes prefix and answer together at every step."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.block_length < 1:
+            raise UserError(
+                f"max_new_tokens and block_length must be at least 1; got {self.max_new_tokens} and {self.block_length}"
+            )
+        if self.max_new_tokens % self.block:
+            raise UserError(
+                f"max_new_tokens={self.max_new_tokens} must be a multiple of block_length={self.block_length}"
+            )
+        if self.step_ratio is not None and self.step_per_block is not None:
+            raise UserError("give step_ratio or step_per_block, not both")
+        if self.remasking.replace("entrophy", "entropy") not in REMASKING:
+            raise UserError(
+                f"remasking={self.remasking!r} is unknown; expected {', '.join(map(repr, REMASKING))} "
+                "(or 'entrophy', as LaViDa spells it)"
+            )
+        if self.temperature < 0:
+            raise UserError(f"temperature={self.temperature} must not be negative")
+        transfer_counts([self.block], self.steps, self.schedule, self.schedule_kwargs)
+
+    @property
+    def block(self) -> int:
+        """Tokens in a block."""
+        return min(self.block_length, self.max_new_tokens)
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps per block (LaViDa generate.py:172-187)."""
+        if self.step_per_block is not None:
+            return min(self.step_per_block, self.block)
+        return self.block if self.step_ratio is None else int(self.block * self.step_ratio)
+
+
+@dataclass
+class Prefix:
+    """What stands before the answers: embeddings [B, P, H], and the length of each row, zeros behind it."""
+
+    embeds: Tensor
+    lengths: Tensor
+    """[B] long, on the embeddings' device."""
+    ragged: bool
+    """Whether the rows differ in length, so that attention needs a mask."""
+
+    @classmethod
+    def of(cls, rows: list[Tensor]) -> Prefix:
+        """Pad rows [P_i, H] on the right to one batch."""
+        sizes = [len(row) for row in rows]
+        embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return cls(embeds, torch.tensor(sizes, device=embeds.device), len(set(sizes)) > 1)
+
+    def mask(self, num_answer: int) -> Tensor | None:
+        """Boolean [B, 1, 1, P + num_answer]: all see the real prefix and the answer. None if nothing is padding."""
+        if not self.ragged:
+            return None
+        keys = torch.arange(self.embeds.shape[1] + num_answer, device=self.embeds.device)
+        real = (keys < self.lengths[:, None]) | (keys >= self.embeds.shape[1])
+        return real[:, None, None]
+
+    def positions(self, num_answer: int) -> Tensor:
+        """Positions [B, num_answer] of the answer: each row goes on where its own prefix ends."""
+        return self.lengths[:, None] + torch.arange(num_answer, device=self.embeds.device)
+
+
+class AnswerModel:
+    """Logits of answer tokens behind a prefix, which is encoded once, or anew with every call (`prefix_lm=False`)."""
+
+    def __init__(self, language: LanguageModel, prefix: Prefix, prefix_lm: bool, vocabulary: int):
+        self.language, self.prefix, self.vocabulary = language, prefix, vocabulary
+        self.cache = None
+        if prefix_lm:
+            self.cache = PrefixCache()
+            hidden = language(prefix.embeds, _rows(prefix.mask(0), prefix.embeds.shape[1]), cache=self.cache)
+            self.last_of_prefix = self._ends(hidden)
+            self.cache.freeze()
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits [B, N, V] of the answer's tokens [B, N]."""
+        return self.logits(self.hidden(tokens)[1])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the entries that may be generated."""
+        return self.language.logits(hidden)[..., : self.vocabulary]
+
+    def hidden(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states of the last prefix position [B, 1, H] and of the answer [B, N, H]."""
+        count = tokens.shape[1]
+        embeds = self.language.embed_tokens(tokens)
+        mask, positions = self.prefix.mask(count), self.prefix.positions(count)
+        if self.cache is not None:
+            return self.last_of_prefix, self.language(embeds, _rows(mask, count), positions, self.cache)
+        length = self.prefix.embeds.shape[1]
+        start = torch.arange(length, device=tokens.device).expand(len(tokens), -1)
+        everything = torch.cat([self.prefix.embeds, embeds.to(self.prefix.embeds.dtype)], dim=1)
+        hidden = self.language(everything, _rows(mask, length + count), torch.cat([start, positions], dim=1))
+        return self._ends(hidden), hidden[:, length:]
+
+    def _ends(self, hidden: Tensor) -> Tensor:
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, self.prefix.lengths - 1][:, None]
+
+
+@torch.no_grad()
+def denoise(
+    answer_model: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    settings: GenerationSettings,
+    *,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Fill the masks of `tokens` [B, N] block by block; returns a new tensor of the same shape.
+
+    A position whose prediction is the mask token itself uses up its place in the step and stays masked, so masks can
+    remain. There is no early stop at an end-of-text token.
+
+    Args:
+        answer_model: tokens [B, N] -> logits [B, N, V].
+        tokens: all mask tokens, or a draft with some of them filled in.
+        on_step: called after every forward pass with the number of the pass and a copy of the tokens.
+    """
+    tokens, passes = tokens.clone(), 0
+    for start in range(0, settings.max_new_tokens, settings.block):
+        end = start + settings.block
+        masked_per_row = (tokens[:, start:end] == settings.mask_token_id).sum(dim=1).tolist()
+        counts = transfer_counts(masked_per_row, settings.steps, settings.schedule, settings.schedule_kwargs)
+        for step in range(len(counts[0])):
+            masked = tokens == settings.mask_token_id
+            if not masked[:, start:end].any():
+                break
+            logits = answer_model(tokens)
+            guesses = _sample(logits, settings.temperature, generator)
+            score = _confidence(logits, guesses, settings.remasking, generator).masked_fill(~masked, -torch.inf)
+            score[:, end:] = -torch.inf
+            quota = torch.tensor([row[step] for row in counts], device=tokens.device)
+            rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            chosen = (rank < quota[:, None]) & (score > -torch.inf)
+            tokens = torch.where(chosen, guesses, tokens)
+            passes += 1
+            if on_step is not None:
+                on_step(passes, tokens.clone())
+    return tokens
+
+
+def _rows(mask: Tensor | None, count: int) -> Tensor | None:
+    return None if mask is None else mask.expand(-1, -1, count, -1)
+
+
+def _sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """The best token, or one drawn by the Gumbel trick in float64 (LaViDa generate.py:8-19)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    wide = logits.to(torch.float64)
+    uniform = torch.rand(wide.shape, dtype=torch.float64, device=wide.device, generator=generator)
+    return (wide.exp() / (-uniform.log()) ** temperature).argmax(dim=-1)
+
+
+def _confidence(logits: Tensor, guesses: Tensor, remasking: str, generator: torch.Generator | None) -> Tensor:
+    """How sure the model is of `guesses` [B, N], from the raw logits in float64; bigger is surer."""
+    if remasking == "random":
+        return torch.rand(guesses.shape, device=guesses.device, generator=generator)
+    probabilities = logits.to(torch.float64).softmax(dim=-1)
+    if remasking == "low_confidence":
+        return probabilities.gather(-1, guesses[..., None]).squeeze(-1)
+    if remasking == "margin":
+        best = probabilities.topk(2, dim=-1).values
+        return best[..., 0] - best[..., 1]
+    return (probabilities * (probabilities + 1e-10).log()).sum(dim=-1)

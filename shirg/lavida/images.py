@@ -1,0 +1,107 @@
+"""PIL images -> normalised pixels: LaViDa's views of 384 x 384 pixels and SHIRG's one large view.
+
+The pixel arithmetic is the official one, to the bit: PIL's bicubic resampling, then x / 255 rounded to float32, then
+(x - 0.5) / 0.5 (LaViDa siglip_encoder.py:34-67). A byte has 256 values, so a table of 256 floats holds all of it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from shirg.errors import UserError
+
+MAX_PIXELS = 100_000_000
+"""Largest image accepted; more is a mistake or an attack (a decompression bomb), never a page."""
+
+FITS = ("stretch", "pad")
+PAD_COLOUR = (127, 127, 127)  # int(0.5 * 255), LaViDa mm_utils.py:318-344
+_NORMALISED = ((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5)
+
+Pinpoints = tuple[tuple[int, int], ...]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright RGB copy of `image`: orientation tags are obeyed and 16-bit grey values scaled, not cut off.
+
+    Raises:
+        UserError: if it is no PIL image, is empty, or has more than `MAX_PIXELS` pixels.
+    """
+    if not isinstance(image, Image.Image):
+        raise UserError(f"image must be a PIL image; got a {type(image).__name__}")
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise UserError(f"image of {width} x {height} pixels: expected between 1 and {MAX_PIXELS:,} pixels")
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        return image.convert("RGB")
+    except OSError as error:  # PIL decodes late: a truncated file shows itself here
+        raise UserError(f"image cannot be decoded: {error}") from error
+
+
+def to_pixels(views: list[Image.Image]) -> Tensor:
+    """Normalised pixels [V, 3, H, W], float32 in [-1, 1], of RGB views of one size."""
+    return (
+        torch.from_numpy(_NORMALISED[np.stack([np.asarray(view) for view in views])]).permute(0, 3, 1, 2).contiguous()
+    )
+
+
+def square_view(image: Image.Image, size: int, fit: str = "stretch") -> Image.Image:
+    """The RGB image as a square of `size` pixels: stretched, as LaViDa's base view is, or padded with grey.
+
+    Raises:
+        UserError: for another `fit`.
+    """
+    if fit not in FITS:
+        raise UserError(f"fit={fit!r} is unknown; expected {' or '.join(map(repr, FITS))}")
+    if fit == "pad" and image.width != image.height:
+        side = max(image.size)
+        canvas = Image.new("RGB", (side, side), PAD_COLOUR)
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        image = canvas
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def best_resolution(size: tuple[int, int], pinpoints: Pinpoints) -> tuple[int, int]:
+    """The canvas (width, height) that keeps most of the image's pixels, then wastes least, then stands first
+    (LaViDa mm_utils.py:119-149). Sizes are (width, height)."""
+    width, height = size
+
+    def merit(canvas: tuple[int, int]) -> tuple[int, int]:
+        scale = min(canvas[0] / width, canvas[1] / height)
+        effective = min(int(width * scale) * int(height * scale), width * height)
+        return effective, effective - canvas[0] * canvas[1]
+
+    return max(pinpoints, key=merit)  # `max` returns the first of equals
+
+
+def anyres_views(image: Image.Image, pinpoints: Pinpoints, tile: int) -> list[Image.Image]:
+    """The stretched base view, then the tiles of the best canvas row by row, all `tile` pixels square
+    (LaViDa mm_utils.py:244-297)."""
+    canvas_width, canvas_height = best_resolution(image.size, pinpoints)
+    scale_width, scale_height = canvas_width / image.width, canvas_height / image.height
+    if scale_width < scale_height:
+        fitted = canvas_width, min(math.ceil(image.height * scale_width), canvas_height)
+    else:
+        fitted = min(math.ceil(image.width * scale_height), canvas_width), canvas_height
+    canvas = Image.new("RGB", (canvas_width, canvas_height), (0, 0, 0))
+    corner = (canvas_width - fitted[0]) // 2, (canvas_height - fitted[1]) // 2
+    canvas.paste(image.resize(fitted, Image.Resampling.BICUBIC), corner)
+    tiles = [
+        canvas.crop((left, top, left + tile, top + tile))
+        for top in range(0, canvas_height, tile)
+        for left in range(0, canvas_width, tile)
+    ]
+    return [square_view(image, tile), *tiles]
+
+
+def tile_grid(size: tuple[int, int], pinpoints: Pinpoints, tile: int) -> tuple[int, int]:
+    """Rows and columns of tiles that `anyres_views` cuts for an image of `size` (width, height)."""
+    width, height = best_resolution(size, pinpoints)
+    return height // tile, width // tile

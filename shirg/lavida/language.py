@@ -1,0 +1,192 @@
+"""The mask-filling language model: LLaDA's and Dream's bodies built from well-kept parts, and the cache of the prefix.
+
+Both bodies are ordinary decoder blocks (Llama's and Qwen2's) in which every position may look both ways. What differs
+from the causal models that transformers ships: attention is never causal, masks are Boolean and optional, positions
+are rotated in float32 whatever the weights are (LLaDA's `rope_full_precision`), and float64 stays float64 all the
+way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, LlamaConfig, Qwen2Config
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+FAMILIES = {"llada": (LlamaConfig, LlamaDecoderLayer), "dream": (Qwen2Config, Qwen2DecoderLayer)}
+"""Family -> (configuration, block). Qwen2's block has biases on q, k and v, Llama's none, as the two families want."""
+
+INITIALIZER_STD = 0.02  # of random weights; Llama's and Qwen2's `initializer_range`
+
+
+@dataclass(frozen=True)
+class BodyConfig:
+    """Sizes of a language model, in one set of names for both families."""
+
+    family: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    vocab_size: int
+    rope_theta: float
+    rms_norm_eps: float
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclass
+class PrefixCache:
+    """Keys and values of a prefix, stored once by the pass that encodes it and read by every denoising step.
+
+    Speaks the update protocol of `transformers.Cache`. Keys are stored rotated; LLaDA's own cache stores them
+    un-rotated and rotates at every step (LaViDa modeling_llada.py:726-737), which comes to the same numbers.
+    """
+
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    frozen: bool = False
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
+        """All keys and values [B, kv_heads, length + L, head_dim] that layer `layer_idx` may attend to.
+
+        Until `freeze` the new ones are kept, afterwards they are only returned behind the kept ones.
+        """
+        key = key.to(value.dtype)  # keys come out of the rotation in float32
+        known = layer_idx < len(self.keys)
+        if known:
+            key = torch.cat([self.keys[layer_idx], key], dim=2)
+            value = torch.cat([self.values[layer_idx], value], dim=2)
+        if not self.frozen:
+            self.keys[layer_idx : layer_idx + 1] = [key]
+            self.values[layer_idx : layer_idx + 1] = [value]
+        return key, value
+
+    def freeze(self) -> PrefixCache:
+        """Store nothing from now on. Returns the cache itself."""
+        self.frozen = True
+        return self
+
+    @property
+    def length(self) -> int:
+        """Positions stored per layer."""
+        return self.keys[0].shape[2] if self.keys else 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.keys[layer_idx].shape[2] if layer_idx < len(self.keys) else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, counted from the tensors themselves."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+class RMSNorm(LlamaRMSNorm):
+    """Llama's norm, with statistics in float32 or better, so that float64 is not rounded on its way."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * scaled.to(hidden_states.dtype)
+
+
+class LanguageModel(nn.Module):
+    """Embeddings in, hidden states out; every position sees every other unless a mask says otherwise."""
+
+    def __init__(self, config: BodyConfig):
+        super().__init__()
+        self.config = config
+        config_class, block_class = FAMILIES[config.family]
+        block_config = config_class(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            vocab_size=config.vocab_size,
+            rms_norm_eps=config.rms_norm_eps,
+            hidden_act="silu",
+            attention_dropout=0.0,
+        )
+        block_config._attn_implementation = ATTENTION
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(_block(block_class, block_config, index) for index in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIALIZER_STD)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: PrefixCache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, L, H] after the final norm.
+
+        Args:
+            inputs_embeds: [B, L, H].
+            attention_mask: None for no mask, or Boolean [B or 1, 1, L, length + L], True where the query may attend.
+            position_ids: [B or 1, L]; by default they go on from the end of the cache.
+            cache: keys and values put before those of `inputs_embeds`; it grows by them unless it is frozen.
+        """
+        if position_ids is None:
+            start = cache.length if cache is not None else 0
+            position_ids = torch.arange(start, start + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        rotation = rotary_tables(position_ids, self.config.head_dim, self.config.rope_theta)
+        hidden = inputs_embeds
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask=attention_mask, past_key_values=cache, position_embeddings=rotation)
+        return self.norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every vocabulary entry, [..., V]."""
+        return self.lm_head(hidden)
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute blocks in the backward pass (train mode only): memory of one block, a third more work."""
+        for layer in self.layers:
+            layer.gradient_checkpointing = enabled
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [B, L, head_dim] in float32 of rotary positions (Su et al. 2021, eq. 15; half-split layout).
+
+    Computed from the configuration, not held in a buffer, which `model.to(torch.bfloat16)` would round.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    angles = position_ids[..., None].float() * (1.0 / theta**exponents)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def _attend_both_ways(module, query, key, value, attention_mask, **keywords) -> tuple[Tensor, None]:
+    """Scaled dot-product attention, never causal; queries and keys return from float32 to the values' precision."""
+    keywords["is_causal"] = False
+    return sdpa_attention_forward(module, query.to(value.dtype), key.to(value.dtype), value, attention_mask, **keywords)
+
+
+ATTENTION = "shirg_both_ways"
+AttentionInterface.register(ATTENTION, _attend_both_ways)
+
+
+def _block(block_class: type[nn.Module], config, index: int) -> nn.Module:
+    block = block_class(config, index)
+    block.self_attn.is_causal = False
+    block.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    block.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    return block

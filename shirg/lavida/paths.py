@@ -1,0 +1,65 @@
+"""From projected views to the image tokens of LaViDa's own path: pool every view, then join the views."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def pool_views(tokens: Tensor, grid: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Every view's tokens [V, rows * columns, H] at half the grid's resolution (LaViDa llava_arch.py:193-213).
+
+    "bilinear" samples at ceil(side / 2), 27 x 27 -> 14 x 14; "average" and "max" take 2 x 2 blocks and drop what is
+    left over, 27 x 27 -> 13 x 13.
+    """
+    rows, columns = grid
+    maps = tokens.transpose(1, 2).unflatten(2, grid)  # [V, H, rows, columns]
+    if mode == "bilinear":
+        size = (-(-rows // 2), -(-columns // 2))
+        maps = functional.interpolate(maps, size=size, mode="bilinear")
+    else:
+        maps = (functional.avg_pool2d if mode == "average" else functional.max_pool2d)(maps, 2)
+    return maps.flatten(2).transpose(1, 2)
+
+
+def merge_views(
+    tokens: Tensor,
+    merge_type: str,
+    image_size: tuple[int, int],
+    tiles: tuple[int, int],
+    newline: Tensor | None,
+) -> Tensor:
+    """One sequence [n, H] of the views' tokens [V, N, H], the base view first (LaViDa llava_arch.py:377-441).
+
+    "flat" puts view after view. "spatial" stitches the tiles to one map in reading order; "spatial_unpad" also cuts
+    the map's black borders away and ends each row with the `newline` vector [H].
+
+    Args:
+        image_size: (width, height) of the image before tiling.
+        tiles: rows and columns of tiles behind the base view.
+    """
+    if merge_type == "flat":
+        return tokens.flatten(0, 1)
+    if len(tokens) == 1:
+        return tokens[0] if newline is None else torch.cat([tokens[0], newline[None].to(tokens.dtype)])
+    side = round(tokens.shape[1] ** 0.5)
+    page = tokens[1:].reshape(*tiles, side, side, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)  # [h, w, H]
+    if newline is not None:
+        page = unpad(page, image_size)
+        page = torch.cat([page, newline.to(page.dtype).expand(len(page), 1, -1)], dim=1)
+    return torch.cat([tokens[0], page.flatten(0, 1)])
+
+
+def unpad(page: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The part of a map [h, w, ...] that an image of (width, height) covers (LaViDa llava_arch.py:149-181).
+
+    Borders are floored, so one row or column of border may stay: 1920 x 1080 keeps 16 of 28 rows, not 15.
+    """
+    width, height = image_size
+    rows, columns = page.shape[:2]
+    if width / height > columns / rows:
+        border = (rows - int(height * (columns / width))) // 2
+        return page[border : rows - border]
+    border = (columns - int(width * (rows / height))) // 2
+    return page[:, border : columns - border]

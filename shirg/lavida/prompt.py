@@ -1,0 +1,77 @@
+"""Questions -> prompt ids with an image placeholder -> embeddings with the image in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shirg.errors import UserError
+
+IMAGE_MARK = "<image>"
+SYSTEM_TEXT = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+"""System turn that LaViDa was trained with (llava/conversation.py:403,480)."""
+
+END_OF_TURN = {"llada": "<|eot_id|>", "dream": "<|im_end|>"}
+
+
+def prompt_text(tokenizer, question: str) -> str:
+    """The chat that asks `question` about one image, ready for the answer (LaViDa conversation.py:98-110).
+
+    Raises:
+        UserError: for an empty question, or one that marks several images.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"question must be a non-empty text; got {question!r}")
+    marks = question.count(IMAGE_MARK)
+    if marks > 1:
+        raise UserError(f"question marks {marks} images with {IMAGE_MARK}; one image is asked about at a time")
+    if not marks:
+        question = f"{IMAGE_MARK}\n{question}"
+    chat = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": question}]
+    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+
+def tokenize_with_images(tokenizer, text: str, image_token_index: int) -> Tensor:
+    """Ids of `text` [L] with a placeholder for every `<image>`; the pieces between are tokenised on their own.
+
+    When the text begins with the tokenizer's BOS, the first id of every later piece is dropped too: the official code
+    takes it for a BOS that the tokenizer put there (LaViDa mm_utils.py:347-366). For LLaDA's prompt that is the
+    newline after the image, so the models never saw one at inference.
+    """
+    pieces = [tokenizer(piece).input_ids for piece in text.split(IMAGE_MARK)]
+    skip = int(bool(pieces[0]) and pieces[0][0] == tokenizer.bos_token_id)
+    ids = list(pieces[0])
+    for piece in pieces[1:]:
+        ids += [image_token_index, *piece[skip:]]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tensor], image_token_index: int) -> Tensor:
+    """Embeddings [P, H] of `input_ids` [L] in which each placeholder gives way to its image's embeddings [n, H].
+
+    Raises:
+        UserError: if placeholders and images differ in number.
+    """
+    places = (input_ids == image_token_index).nonzero().flatten().tolist()
+    if len(places) != len(images):
+        raise UserError(
+            f"input_ids hold {len(places)} image placeholders ({image_token_index}) for {len(images)} images"
+        )
+    parts, start = [], 0
+    for place, image in zip(places, images, strict=True):
+        parts += [embed_tokens(input_ids[start:place]), image]
+        start = place + 1
+    return torch.cat([*parts, embed_tokens(input_ids[start:])])
+
+
+def question_part(input_ids: Tensor, image_token_index: int, stop_ids: frozenset[int]) -> Tensor:
+    """The ids [L] between the last image placeholder and the end of the turn: what is asked about the image."""
+    ids = input_ids.tolist()
+    start = max((place for place, id_ in enumerate(ids) if id_ == image_token_index), default=-1) + 1
+    end = next((place for place in range(start, len(ids)) if ids[place] in stop_ids), len(ids))
+    return input_ids[start:end]

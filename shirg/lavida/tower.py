@@ -1,0 +1,191 @@
+"""SigLIP as LaViDa uses it: raw patch tokens, at any resolution that the patch size divides."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from shirg.errors import UserError
+
+SHIRG_RESOLUTION = 672
+"""Side in pixels at which SHIRG encodes an image: 48 x 48 patches of 14 pixels."""
+
+SO400M = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+"""siglip-so400m-patch14-384, the tower of every released LaViDa (LaViDa siglip_encoder.py:73-100)."""
+
+
+class SigLipVisionTower(nn.Module):
+    """SigLIP without its last encoder layer and pooling head; returns the raw output of the layer that is then last.
+
+    Args:
+        vision_config: sizes of the *published* tower; its `num_hidden_layers` counts the last layer, which LaViDa
+            deletes (LaViDa siglip_encoder.py:570-571), so one layer fewer is built. None means
+            siglip-so400m-patch14-384.
+
+    The final layer norm exists, because checkpoints store it, but is never applied: LaViDa's projector was trained on
+    the raw `hidden_states[-1]` (siglip_encoder.py:585-587).
+    """
+
+    def __init__(self, vision_config: SiglipVisionConfig | dict | None = None):
+        super().__init__()
+        given = (
+            vision_config.to_dict() if isinstance(vision_config, SiglipVisionConfig) else dict(vision_config or SO400M)
+        )
+        config = SiglipVisionConfig(**{**copy.deepcopy(given), "vision_use_head": False})
+        if config.num_hidden_layers < 2:
+            raise UserError(
+                f"vision_config.num_hidden_layers counts the layer that LaViDa removes, so it must be at least 2; "
+                f"got {config.num_hidden_layers}"
+            )
+        config.num_hidden_layers -= 1
+        config._attn_implementation = "sdpa"
+        self.vision_model = SiglipVisionModel(config)
+
+    @property
+    def config(self) -> SiglipVisionConfig:
+        """Sizes of the tower as built, the removed layer not counted."""
+        return self.vision_model.config
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def patch_size(self) -> int:
+        return self.config.patch_size
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels for which the position table was trained."""
+        return self.config.image_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vision_model.post_layernorm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.vision_model.post_layernorm.weight.device
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches for an image of `height` x `width` pixels.
+
+        Raises:
+            UserError: unless both sides are positive multiples of the patch size. The trained size is allowed too:
+                384 is no multiple of 14, and its last 6 pixels belong to no patch.
+        """
+        for name, side in (("height", height), ("width", width)):
+            if side < self.patch_size or (side % self.patch_size and side != self.image_size):
+                raise UserError(
+                    f"image {name} must be {self.image_size} or a positive multiple of the patch size "
+                    f"{self.patch_size}; got {side}"
+                )
+        return height // self.patch_size, width // self.patch_size
+
+    def restore_buffers(self, device: torch.device | str) -> None:
+        """Make the buffers that no checkpoint stores, after building on the "meta" device."""
+        embeddings = self.vision_model.embeddings
+        embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw patch tokens [V, N, D], N = rows * columns in raster order, of normalised pixels [V, 3, H, W].
+
+        The position table is interpolated (bicubic) when the grid is not the one it was trained for.
+
+        Raises:
+            UserError: for another number of dimensions or channels, or a size that the patch size does not divide.
+        """
+        if images.ndim != 4 or images.shape[1] != self.config.num_channels:
+            raise UserError(
+                f"images must be [views, {self.config.num_channels}, height, width]; got shape {list(images.shape)}"
+            )
+        self.grid(*images.shape[-2:])
+        hidden = self.vision_model.embeddings(images, interpolate_pos_encoding=True)
+        return self.vision_model.encoder(inputs_embeds=hidden).last_hidden_state
+
+    def get_multiview_tokens_for_shirg(self, images: Tensor) -> Tensor:
+        """Tokens to choose from: [B, 2304, D] of [B, 3, 672, 672], [B, 3645, D] of five views [B, 5, 3, 384, 384].
+
+        Other sizes that the patch size divides, and other numbers of views, work alike. A 384 image is enlarged to
+        672 with a warning, since it holds no more detail than before.
+        """
+        images = self._shirg_pixels(images)
+        if images.ndim == 5:
+            return self(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)  # [B, V * N, D]
+        return self(images)
+
+    def shirg_token_selection(
+        self,
+        tokens: Tensor,
+        target_tokens: int,
+        text_embeddings: Tensor | None = None,
+        images: Tensor | None = None,
+    ) -> Tensor:
+        """The best of `tokens` [B, N, D] in raster order, then the summary token: [B, target_tokens + 1, D].
+
+        Args:
+            text_embeddings: [B, L, D] in the tower's space, or None for a choice by the image alone.
+            images: the pixels the tokens came from, for the edge term and the shape of the grid; without them the
+                edges come from the tokens, and the grid is read off N (a square, or several views of the trained
+                size).
+
+        Raises:
+            ValueError: for a budget below 1, widths or shapes that do not match, or an N that is no grid.
+        """
+        from shirg.gate import ShirgGate
+
+        pixels = None if images is None else self._shirg_pixels(images)
+        grid = self._grid_of_count(tokens.shape[1]) if pixels is None else self._grid_of_pixels(pixels)
+        return ShirgGate()(tokens, budget=target_tokens, grid=grid, text=text_embeddings, pixels=pixels).tokens
+
+    def forward_with_shirg(
+        self, images: Tensor, target_tokens: int = 768, text_embeddings: Tensor | None = None
+    ) -> Tensor:
+        """Encode and choose in one call: [B, target_tokens + 1, D], ready for the projector."""
+        pixels = self._shirg_pixels(images)
+        tokens = self.get_multiview_tokens_for_shirg(pixels)
+        return self.shirg_token_selection(tokens, target_tokens, text_embeddings, pixels)
+
+    def _shirg_pixels(self, images: Tensor) -> Tensor:
+        if images.ndim not in (4, 5):
+            raise UserError(
+                f"images must be [batch, 3, height, width] or [batch, views, 3, height, width]; "
+                f"got shape {list(images.shape)}"
+            )
+        if images.ndim == 5 or tuple(images.shape[-2:]) != (self.image_size, self.image_size):
+            return images
+        warnings.warn(
+            f"enlarging images of {self.image_size} x {self.image_size} pixels to {SHIRG_RESOLUTION}: "
+            "this adds tokens but no detail; give images of the larger size instead",
+            stacklevel=3,
+        )
+        return functional.interpolate(images, size=(SHIRG_RESOLUTION,) * 2, mode="bicubic", align_corners=False)
+
+    def _grid_of_pixels(self, pixels: Tensor) -> tuple[int, ...]:
+        grid = self.grid(*pixels.shape[-2:])
+        return grid if pixels.ndim == 4 else (pixels.shape[1], *grid)
+
+    def _grid_of_count(self, count: int) -> tuple[int, ...]:
+        trained = self.image_size // self.patch_size
+        side = round(count**0.5)
+        if side * side == count:
+            return side, side
+        if count and count % trained**2 == 0:
+            return count // trained**2, trained, trained
+        raise UserError(
+            f"tokens: {count} tokens are neither a square grid nor views of {trained} x {trained}; "
+            "give images, whose shape tells the grid"
+        )

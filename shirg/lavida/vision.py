@@ -1,0 +1,67 @@
+"""The five vision paths: which views an image is cut into, and what becomes of their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from shirg.errors import UserError
+from shirg.lavida import images
+
+MODES = ("lowres", "hd", "highres", "shirg", "multiview")
+SELECTING = ("shirg", "multiview")
+DEFAULT_BUDGET = 768
+
+VIEWS = {"lowres": "lowres", "hd": "tiles", "multiview": "tiles", "highres": "large", "shirg": "large"}
+"""Mode -> the views it looks at; modes with the same views share the tower's features."""
+PATHS = {"lowres": "lowres", "hd": "hd", "multiview": "multiview", "highres": "highres", "shirg": "highres"}
+"""Mode -> the name of its features."""
+
+
+@dataclass
+class VisionFeatures:
+    """The tower's raw tokens of one image, and what later steps must know of where they came from."""
+
+    path: str
+    """"lowres", "hd", "highres" or "multiview"."""
+    tokens: Tensor
+    """[V, N, D], N in raster order."""
+    pixels: Tensor
+    """[V, 3, H, W] as given to the tower."""
+    grid: tuple[int, int]
+    """Rows and columns of each view, rows * columns = N."""
+    image_size: tuple[int, int]
+    """(width, height) of the upright image before it was cut into views."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all views."""
+        return self.tokens.shape[0] * self.tokens.shape[1]
+
+    def serves(self, mode: str) -> bool:
+        """Whether `mode` looks at the views these features are of."""
+        return VIEWS[self.path] == VIEWS[mode]
+
+
+def check_mode(mode: str) -> None:
+    """Raises UserError for an unknown vision path."""
+    if mode not in MODES:
+        raise UserError(f"mode={mode!r} is unknown; expected {', '.join(map(repr, MODES))}")
+
+
+def check_budget(budget: int, available: int) -> None:
+    """Raises UserError unless 1 <= budget <= available."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= available:
+        raise UserError(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
+
+
+def views_of(
+    image: Image.Image, mode: str, *, tile: int, pinpoints: images.Pinpoints, resolution: int, fit: str
+) -> list[Image.Image]:
+    """The RGB image's views for `mode`: one of `tile` pixels, base view and tiles, or one of `resolution` pixels."""
+    views = VIEWS[mode]
+    if views == "tiles":
+        return images.anyres_views(image, pinpoints, tile)
+    return [images.square_view(image, tile if views == "lowres" else resolution, fit)]

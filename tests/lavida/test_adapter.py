@@ -1,0 +1,188 @@
+"""The adapter: what it wraps, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from shirg import GateConfig, ShirgGate
+from shirg.errors import UserError
+from shirg.lavida import adapter
+from tests.tiny import tiny_model, tiny_page
+
+SMALL = {"resolution": 112}
+
+
+@pytest.fixture
+def model():
+    return tiny_model(shirg=SMALL)
+
+
+@pytest.fixture
+def trained(model):
+    """A model whose adapter does something."""
+    adapter.attach_lora(model, rank=4)
+    with torch.no_grad():
+        for parameter in adapter.lora_parameters(model).values():
+            parameter.add_(0.1)
+    return model.eval()
+
+
+def embeds(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.encode_images([tiny_page()], mode="shirg", budget=16)[0]
+
+
+def test_fresh_adapter_changes_nothing_and_wraps_exactly_the_projector(model):
+    before = embeds(model)
+    adapter.attach_lora(model)
+    assert torch.equal(embeds(model), before)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {f"mm_projector.{layer}.lora_{side}.default.weight" for layer in (0, 2) for side in ("A", "B")}
+
+
+def test_trainable_numbers_at_lavidas_size():
+    with torch.device("meta"):
+        model = nn.Module()
+        model.mm_projector = nn.Sequential(nn.Linear(1152, 4096), nn.GELU(), nn.Linear(4096, 4096))
+        model.language = nn.Linear(4096, 4096, bias=False)
+        model.tower = nn.Linear(8, 8, bias=False)
+        adapter.attach_lora(model, rank=16)
+    counts = adapter.parameters_by_role(model)
+    projector = 1152 * 4096 + 4096 + 4096 * 4096 + 4096
+    assert counts == {
+        "vision": (0, 64),
+        "projector": (215_040, projector + 215_040),
+        "language": (0, 4096 * 4096),
+    }
+    assert "215,040" in adapter.describe_parameters(model)[1]
+
+
+def test_initial_weights_follow_the_seed_alone():
+    weights = []
+    for global_seed, seed in ((1, 5), (2, 5), (1, 6)):
+        model = tiny_model(shirg=SMALL)
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        adapter.attach_lora(model, rank=4, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        weights.append(adapter.lora_parameters(model)["mm_projector.0.lora_A.default.weight"].detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert weights[0].abs().max() <= 1 / 4  # 1 / sqrt(16 inputs)
+
+
+def test_round_trip_and_unload(trained, tmp_path):
+    bare = embeds(tiny_model(shirg=SMALL))
+    expected = embeds(trained)
+    assert not torch.allclose(expected, bare)
+    adapter.save_adapter(trained, tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
+    fresh = tiny_model(shirg=SMALL)
+    fresh.load_adapter(tmp_path / "a")
+    assert torch.equal(embeds(fresh), expected)
+    fresh.load_adapter(tmp_path / "a")  # in place of the first, not on top
+    assert torch.equal(embeds(fresh), expected)
+    fresh.unload_adapter()
+    assert torch.equal(embeds(fresh), bare)
+    assert not adapter.has_adapter(fresh)
+    adapter.attach_lora(fresh)
+
+
+def test_peft_itself_loads_the_folder(trained, tmp_path):
+    from peft import PeftModel
+
+    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    wrapped = PeftModel.from_pretrained(tiny_model(shirg=SMALL), str(tmp_path / "a"))
+    assert torch.equal(embeds(wrapped.base_model.model.eval()), embeds(trained))
+
+
+def test_folder_says_what_it_is(trained, tmp_path):
+    adapter.save_adapter(trained, tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
+    settings = json.loads((tmp_path / "a" / "shirg_settings.json").read_text())
+    assert settings["base_fingerprint"] == adapter.base_fingerprint(trained)
+    assert settings["gate"]["alpha"] == 0.25 and settings["resolution"] == 112
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "base_model: tiny" in card and "rank 4" in card and "[16]" in card
+
+
+def test_fingerprint_ignores_adapter_and_precision_but_not_the_base(model):
+    expected = adapter.base_fingerprint(model)
+    stored = model.mm_projector.bfloat16().float()  # as a bfloat16 checkpoint would load
+    assert adapter.base_fingerprint(model) == expected
+    for precision in (torch.bfloat16, torch.float16):
+        stored.to(precision)
+        assert adapter.base_fingerprint(model) == expected
+        stored.float()
+    adapter.attach_lora(model)
+    assert adapter.base_fingerprint(model) == expected
+    assert adapter.base_fingerprint(tiny_model(seed=1)) != expected
+
+
+def test_adapter_for_another_base_is_refused_and_leaves_the_model_alone(trained, tmp_path):
+    adapter.save_adapter(trained, tmp_path / "a", settings={"base_model": "tiny"})
+    other = tiny_model(seed=1, shirg=SMALL)
+    before = embeds(other)
+    with pytest.raises(UserError, match="trained on tiny"):
+        other.load_adapter(tmp_path / "a")
+    assert torch.equal(embeds(other), before) and not adapter.has_adapter(other)
+
+
+def test_missing_keys_missing_files_and_damage_are_errors(trained, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    weights = load_file(folder / "adapter_model.safetensors")
+    gone = weights.pop("base_model.model.mm_projector.2.lora_B.weight")
+    save_file(weights, folder / "adapter_model.safetensors")
+    model = tiny_model(shirg=SMALL)
+    with pytest.raises(UserError, match=r"lacks \['base_model.model.mm_projector.2.lora_B.weight'\]"):
+        model.load_adapter(folder)
+    assert not adapter.has_adapter(model)
+    save_file(
+        {**weights, "base_model.model.mm_projector.2.lora_B.weight": gone[:1]}, folder / "adapter_model.safetensors"
+    )
+    with pytest.raises(UserError, match="shape"):
+        model.load_adapter(folder)
+    (folder / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="damaged"):
+        model.load_adapter(folder)
+    (folder / "shirg_settings.json").unlink()
+    with pytest.raises(UserError, match="no shirg_settings.json"):
+        model.load_adapter(folder)
+
+
+def test_wrong_targets_are_refused_before_anything_is_wrapped(model):
+    for targets, message in ((("mm_projector.7",), "fit"), (("0",), "fit"), (("mm_projector.1",), "GELU")):
+        with pytest.raises(UserError, match=message):
+            adapter.attach_lora(model, targets=targets)
+    assert not adapter.has_adapter(model)
+    adapter.attach_lora(model)
+    with pytest.raises(UserError, match="already"):
+        adapter.attach_lora(model)
+
+
+def test_saving_without_adapter_is_refused_and_leaves_the_old_folder(trained, tmp_path):
+    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    trained.unload_adapter()
+    with pytest.raises(UserError, match="no adapter"):
+        adapter.save_adapter(trained, tmp_path / "a", settings={})
+    assert (tmp_path / "a" / "adapter_config.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_adapters_gate_replaces_a_default_one_only(trained, tmp_path, caplog):
+    trained.gate = ShirgGate(GateConfig(beta=0.5))
+    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    fresh = tiny_model(shirg=SMALL)
+    fresh.load_adapter(tmp_path / "a")
+    assert fresh.gate.config.beta == 0.5
+    chosen = tiny_model(shirg=SMALL)
+    chosen.gate = ShirgGate(GateConfig(selector="random"))
+    with caplog.at_level(logging.WARNING):
+        chosen.load_adapter(tmp_path / "a")
+    assert chosen.gate.config.selector == "random"
+    assert "trained with gate" in caplog.text

@@ -1,0 +1,156 @@
+"""Step tables and noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shirg.errors import UserError
+from shirg.lavida.diffusion import complementary_copies, forward_process, sample_times, transfer_counts
+from shirg.lavida.diffusion.schedule import SCHEDULES
+
+
+def test_step_tables_equal_the_official_code(reference):
+    cases = reference.json("schedules")
+    assert len(cases) > 20
+    for case in cases:
+        keywords = case["schedule_kwargs"]
+        (ours,) = transfer_counts([case["num_masked"]], case["steps"], case["schedule"], keywords)
+        assert ours == case["num_transfer_tokens"], case
+
+
+def test_step_tables_by_hand():
+    assert transfer_counts([32], 8, "shift") == [[2, 2, 2, 2, 4, 4, 7, 9]]
+    assert transfer_counts([32], 8, "cosine") == [[2, 3, 5, 6, 7, 5, 3, 1]]
+    assert transfer_counts([7, 2], 3) == [[3, 2, 2], [1, 1, 0]]
+
+
+@given(st.integers(1, 80), st.integers(1, 80), st.sampled_from([None, *SCHEDULES]))
+def test_every_table_commits_all_masks_and_no_scheduled_step_is_idle(masked, steps, schedule):
+    (counts,) = transfer_counts([masked], steps, schedule)
+    assert sum(counts) == masked
+    assert len(counts) <= steps
+    assert schedule is None or min(counts) >= 1
+
+
+def test_rows_with_fewer_masks_than_steps_end():
+    (long, short) = transfer_counts([8, 2], 6, "shift")
+    assert (len(long), sum(long), len(short)) == (6, 8, 6)
+
+
+def test_wrong_schedules_are_refused():
+    with pytest.raises(UserError, match="'shift', 'cosine'"):
+        transfer_counts([4], 2, "quadratic")
+    with pytest.raises(UserError, match="do not belong"):
+        transfer_counts([4], 2, "cosine", {"shift": 2})
+    with pytest.raises(UserError, match="steps=0"):
+        transfer_counts([4], 0)
+
+
+def test_forward_process_equals_the_official_code(reference):
+    train = reference.arrays("train")
+    for index in range(3):
+        masked, probability = forward_process(train[f"fp{index}_t"], train[f"fp{index}_noise"])
+        assert torch.equal(masked, train[f"fp{index}_masked"])
+        torch.testing.assert_close(probability, train[f"fp{index}_p_mask"])
+
+
+@pytest.mark.parametrize("run", ["t1", "t2", "t3", "logitnormal"])
+def test_seeded_noise_equals_the_official_code(reference, run):
+    train = reference.arrays("train")
+    torch.manual_seed(int(train[f"{run}_seed"]))
+    policy = {"policy": "logit_normal", "policy_args": {"logit_mean": 0.3, "logit_std": 0.8}}
+    times = sample_times(2, **(policy if run == "logitnormal" else {}))
+    masked, probability = forward_process(times, torch.rand(2, 1048))
+    torch.testing.assert_close(probability, train[f"{run}_p_mask"])
+    assert torch.equal(masked, train[f"{run}_masked_indices"])
+
+
+@pytest.mark.parametrize("run", ["t1", "t2", "t3", "logitnormal", "fim", "prefixlm"])
+@torch.no_grad()
+def test_training_loss_equals_the_official_code(reference, llada, run):
+    train, batch = reference.arrays("train"), reference.arrays("multimodal")
+    embeds, labels = batch["train_embeds"], batch["train_labels"]
+    if run == "fim":
+        embeds, labels = fim_batch(llada, train, batch)
+    mask_row = llada.language.embed_tokens.weight[llada.config.mask_token_id]
+    copies = complementary_copies(embeds, labels, train[f"{run}_masked_indices"], mask_row, llada.config.fim_token_id)
+    assert torch.equal(copies.masked, train[f"{run}_final_masked_indices"])
+    assert torch.equal(copies.labels, train[f"{run}_labels_out"])
+    mask = prefix_masks(train["prefixlm_prompt_len"], embeds.shape[1]) if run == "prefixlm" else None
+    logits = llada.language.logits(llada.language(copies.embeds, mask))
+    tail = train[f"{run}_logits_tail"]
+    torch.testing.assert_close(logits[:, -tail.shape[1] :], tail, rtol=0, atol=2e-4)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), copies.labels.flatten())
+    torch.testing.assert_close(loss, train[f"{run}_loss"], rtol=1e-5, atol=0)
+    assert (copies.labels != -100).sum(1).tolist() == train[f"{run}_target_count_per_row"].tolist()
+
+
+def fim_batch(model, train, batch):
+    """The same two images around the ids of the fill-in-the-middle run."""
+    old, new = batch["train_new_input_ids"], []
+    for row, ids, labels in zip(old, train["fim_input_ids"], train["fim_input_labels"], strict=True):
+        (place,) = (ids == -200).nonzero().flatten().tolist()
+        count = int((row == -200).sum())
+        text = torch.cat([ids[:place], torch.full((count,), -200), ids[place + 1 :]])
+        target = torch.cat([labels[:place], torch.full((count,), -100), labels[place + 1 :]])
+        target[text == model.config.eos_token_id] = model.config.eos_token_id
+        new.append((text, target))
+    length = max(len(text) for text, _ in new)
+    assert length == old.shape[1]
+    embeds, labels = torch.zeros_like(batch["train_embeds"]), torch.full_like(batch["train_labels"], -100)
+    for index, (text, target) in enumerate(new):
+        embeds[index, : len(text)] = model.language.embed_tokens(text.clamp(min=0))
+        image = old[index] == -200
+        embeds[index, : len(text)][text == -200] = batch["train_embeds"][index][image]
+        labels[index, : len(text)] = target
+    return embeds, labels
+
+
+def prefix_masks(lengths: torch.Tensor, total: int) -> torch.Tensor:
+    place = torch.arange(total)
+    allowed = [(place[None] < length) | (place[:, None] >= length) for length in lengths.tolist()]
+    return torch.stack(allowed * 2)[:, None]
+
+
+def test_prefix_mask_by_its_definition(reference):
+    forward = reference.arrays("forward")
+    masks = prefix_masks(forward["prefix_mask_lengths"], 9)
+    assert torch.equal(masks[:2, 0], forward["prefix_mask_dense"])
+
+
+def test_copies_complement_each_other_and_arguments_stay():
+    embeds, labels = torch.randn(3, 8, 4), torch.tensor([[-100, -100, 1, 2, 3, 9, 4, 5]] * 3)
+    drawn = torch.rand(3, 8) < 0.5
+    arguments = [tensor.clone() for tensor in (embeds, labels, drawn)]
+    copies = complementary_copies(embeds, labels, drawn, torch.zeros(4), fim_token_id=9)
+    assert all(torch.equal(old, new) for old, new in zip(arguments, (embeds, labels, drawn), strict=True))
+    first, second = copies.masked.chunk(2)
+    assert torch.equal(first ^ second, (labels != -100) & (labels != 9))
+    assert torch.equal(copies.labels != -100, copies.masked)
+    assert (copies.embeds[copies.masked] == 0).all()
+    assert torch.equal(copies.embeds[~copies.masked], torch.cat([embeds, embeds])[~copies.masked])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_at_least_one_position_of_each_row_is_masked(times):
+    noise = torch.rand(len(times), 6)
+    masked, probability = forward_process(torch.tensor(times), noise)
+    assert masked.any(dim=1).all()
+    assert ((probability >= 1e-3) & (probability <= 1)).all()
+
+
+@pytest.mark.parametrize("policy", ["uniform", "logit_normal", "mode"])
+def test_times_are_in_range_and_repeat_with_the_generator(policy):
+    draws = [sample_times(500, policy, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert 0 <= draws[0].min() < 0.1 < 0.9 < draws[0].max() <= 1
+
+
+def test_wrong_policies_are_refused():
+    with pytest.raises(UserError, match="'cosine'"):
+        sample_times(1, "cosine")
+    with pytest.raises(UserError, match=r"\['std'\]"):
+        sample_times(1, "logit_normal", {"std": 1})

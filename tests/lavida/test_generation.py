@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shirg.errors import UserError
+from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, Prefix, denoise
+from tests.tiny import tiny_model, tiny_page
+
+CASES = [
+    "full_steps",
+    "steps_arg_ignored",
+    "ratio_half",
+    "ratio_q_shift_default",
+    "ratio_half_shift_third",
+    "ratio_q_cosine",
+    "ratio_q_logit_normal",
+    "ratio_q_linear",
+    "blocks8_half_shift",
+    "blocks16_stepperblock4",
+    "blocks16_stepperblock_big",
+    "nocache_half",
+    "nocache_blocks16_q_shift",
+    "entropy_half",
+    "margin_half",
+    "random_half_seeded",
+    "temp_half_seeded",
+    "draft_infill",
+    "draft_infill_blocks16",
+    "batch2_half_shift",
+    "self_predicted_mask",
+    "text_only_cache",
+    "text_only_nocache",
+]
+
+
+def test_all_reference_cases_are_listed(reference):
+    assert sorted(reference.json("generate")["cases"]) == sorted(CASES)
+
+
+@pytest.fixture(scope="module")
+def expected(reference):
+    return reference.arrays("generate")
+
+
+@pytest.fixture(scope="module")
+def image_embeds(reference, llada):
+    with torch.no_grad():
+        return {name: llada.encode_images([reference.image(name)], "hd")[0] for name in ("square", "wide")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_llada_generation_equals_the_official_code(reference, llada, expected, image_embeds, case):
+    listing = reference.json("generate")
+    entry, image = listing["cases"][case], listing["image_of_case"][case]
+    ids = expected["text_prompt_ids"] if image == "none" else torch.tensor([listing["prompts"][image]])
+    if case.startswith("batch2"):
+        ids = torch.cat([ids, expected["batch2_second_prompt_ids"]])
+    embeds = [] if image == "none" else [image_embeds[image]] * len(ids)
+    history = []
+    if entry.get("torch_seed") is not None:
+        torch.manual_seed(entry["torch_seed"])
+    original = llada.config.mask_token_id
+    llada.config.mask_token_id = entry.get("mask_id_used", original)
+    try:
+        tokens = llada.generate(
+            ids.long(),
+            image_embeds=embeds,
+            draft_tokens=expected.get(f"{case}_draft"),
+            on_step=lambda _passes, state: history.append(state),
+            **entry["kwargs"],
+        )
+    finally:
+        llada.config.mask_token_id = original
+    assert len(history) == entry["nfe"]
+    assert torch.equal(torch.stack(history), expected[f"{case}_history"].long())
+    assert torch.equal(tokens, expected[f"{case}_tokens"].long())
+    assert int((tokens == entry.get("mask_id_used", original)).sum()) == entry["masks_left"]
+
+
+DREAM_CASES = [
+    "entropy_full",
+    "margin_full",
+    "maskgit_steps12",
+    "margin_half_shift",
+    "margin_half_noschedule",
+    "entropy_half_cosine",
+    "margin_shift_full_steps",
+    "nocache_margin_half_shift",
+    "nocache_entropy_steps12",
+    "topp_entropy_half",
+    "origin_seeded",
+    "temp_seeded",
+]
+
+
+@pytest.fixture(scope="module")
+def dream_prompts(reference, dream):
+    arrays = reference.arrays("dream")
+    names = {"square": arrays["prompt_ids"], "wide": arrays["prompt_wide_ids"]}
+    with torch.no_grad():
+        return {name: (ids, dream.encode_images([reference.image(name)], "hd")) for name, ids in names.items()}
+
+
+@pytest.mark.parametrize("case", DREAM_CASES)
+def test_dream_generation_equals_the_official_code(reference, dream, dream_prompts, case):
+    arrays, cases = reference.arrays("dream"), reference.json("dream")["cases"]
+    assert sorted(cases) == sorted(DREAM_CASES)
+    entry, history = cases[case], []
+    ids, embeds = dream_prompts[entry.get("image", "square")]
+    if entry.get("torch_seed") is not None:
+        torch.manual_seed(entry["torch_seed"])
+    tokens = dream.generate(
+        ids, image_embeds=embeds, on_step=lambda _passes, state: history.append(state), **entry["kwargs"]
+    )
+    if "error" in entry:  # the official code crashes here; ours finishes the answer
+        assert (tokens != dream.config.mask_token_id).all()
+        return
+    assert len(history) == entry["nfe"]
+    assert torch.equal(torch.stack(history), arrays[f"gen_{case}_history"].long())
+    assert torch.equal(tokens, arrays[f"gen_{case}_tokens"].long())
+
+
+def test_dream_prompt_embeddings_equal_the_official_code(reference, dream, dream_prompts):
+    ids, embeds = dream_prompts["square"]
+    ours = dream.splice(ids[0], embeds)
+    torch.testing.assert_close(ours, reference.arrays("dream")["prompt_embeds"][0], rtol=0, atol=2e-5)
+
+
+def test_dream_answers_and_draws_within_the_filters():
+    model = tiny_model("dream")
+    for remasking in ("low_confidence", "random", "entropy", "margin"):
+        assert isinstance(model.answer(tiny_page(), "Total?", "lowres", 9, 4, remasking=remasking), str)
+    ids, keywords = model.prompt_ids("Total?")[None], {"max_new_tokens": 12, "image_embeds": [torch.zeros(3, 32)]}
+    greedy = model.generate(ids, **keywords)
+    chance = torch.Generator().manual_seed(0)
+    drawn = model.generate(ids, temperature=2.0, top_k=1, generator=chance, **keywords)
+    assert torch.equal(drawn[:, 0], greedy[:, 0])
+    assert not torch.equal(model.generate(ids, temperature=2.0, generator=chance, **keywords), greedy)
+    assert (model.generate(ids, alg_temp=1.0, generator=chance, **keywords) != model.config.mask_token_id).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "keywords", "message"),
+    [
+        ("dream", {"draft_tokens": torch.zeros(1, 2)}, "no drafts"),
+        ("dream", {"alg": "best"}, "alg='best'"),
+        ("dream", {"top_p": 1.5}, "top_p=1.5"),
+        ("dream", {"top_k": 0}, "top_k=0"),
+        ("dream", {"temperature": -1.0}, "temperature=-1.0"),
+        ("dream", {"step_ratio": 0.001}, "at least one"),
+        ("llada", {"top_p": 0.9, "alg": "entropy"}, "alg, top_p: only Dream"),
+    ],
+)
+def test_dream_keywords_are_checked(family, keywords, message):
+    with pytest.raises(UserError, match=message):
+        tiny_model(family).generate(torch.tensor([[1, 2, 3]]), **keywords)
+
+
+def test_prefix_and_gate_run_once_per_answer():
+    model, prefixes, gates, steps = tiny_model(), [], [], []
+    model.gate.register_forward_hook(lambda *_: gates.append(1))
+    model.language.layers[0].register_forward_pre_hook(
+        lambda _module, arguments: prefixes.append(arguments[0].shape[1])
+    )
+    model.answer(tiny_page(), "Total?", budget=40, max_new_tokens=8, on_step=lambda count, _tokens: steps.append(count))
+    assert len(gates) == 1
+    length = len(model.prompt_ids("Total?")) - 1 + 41
+    assert prefixes == [length] + [8] * len(steps)
+    assert steps == list(range(1, 9))
+
+
+def test_answer_is_generate_cut_and_decoded(monkeypatch):
+    model = tiny_model()
+    end = model.tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    ids = model.tokenizer(" 12.50").input_ids + [261, end] + model.tokenizer("rest").input_ids
+    monkeypatch.setattr(model, "generate", lambda *_a, **_k: torch.tensor([ids]))
+    assert model.answer(tiny_page(), "Total?") == "12.50"
+
+
+@pytest.mark.parametrize("mode", ["lowres", "hd", "highres", "shirg", "multiview"])
+def test_answers_come_from_every_path(mode):
+    model = tiny_model()
+    ids = model.prompt_ids("Total?")[None]
+    tokens = model.generate(ids, [tiny_page()], mode, 30, max_new_tokens=4)
+    assert tokens.shape == (1, 4)
+    assert tokens.dtype == torch.long
+    decoded = model.tokenizer.decode(tokens[0], skip_special_tokens=True)
+    assert isinstance(model.answer(tiny_page(), "Total?", mode, 30, 4), str)
+    assert decoded.strip().startswith(model.answer(tiny_page(), "Total?", mode, 30, 4))
+
+
+@pytest.mark.parametrize("prefix_lm", [True, False])
+def test_batch_of_unequal_prompts_equals_one_by_one(prefix_lm):
+    model = tiny_model()
+    rows = [torch.randn(length, 32) for length in (9, 14, 5)]
+    keywords = {"mask_token_id": 261, "max_new_tokens": 8, "prefix_lm": prefix_lm}
+    settings = GenerationSettings(**keywords)
+
+    def run(prefix_rows):
+        answer_model = AnswerModel(model.language, Prefix.of(prefix_rows), prefix_lm, 264)
+        return denoise(answer_model, torch.full((len(prefix_rows), 8), 261), settings)
+
+    with torch.no_grad():
+        assert torch.equal(run(rows), torch.cat([run([row]) for row in rows]))
+
+
+def test_images_are_taken_in_order_across_the_batch():
+    model = tiny_model()
+    one, two = tiny_page(text="one"), tiny_page(text="two", width=220)
+    ids = model.prompt_ids("What?")[None].expand(2, -1)
+    both = model.generate(ids, [one, two], "lowres", max_new_tokens=6)
+    alone = [model.generate(ids[:1], [image], "lowres", max_new_tokens=6) for image in (one, two)]
+    assert torch.equal(both, torch.cat(alone))
+
+
+def test_draft_is_kept_and_not_edited():
+    model = tiny_model()
+    draft = torch.tensor([[65, 261, 66]])
+    kept = draft.clone()
+    tokens = model.generate(torch.tensor([[1, 2, 3]]), draft_tokens=draft, max_new_tokens=6)
+    assert torch.equal(draft, kept)
+    assert tokens[0, [0, 2]].tolist() == [65, 66]
+
+
+def test_chance_repeats_with_the_generator():
+    model = tiny_model()
+    keywords = {"max_new_tokens": 16, "temperature": 1.0, "remasking": "random"}
+    ids = torch.tensor([[1, 2, 3]])
+    draws = [model.generate(ids, generator=torch.Generator().manual_seed(seed), **keywords) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_ids_the_tokenizer_does_not_know_are_never_generated():
+    model = tiny_model(vocab_size=400, embedding_size=400)
+    with torch.no_grad():
+        model.language.lm_head.weight[264:] *= 100
+    tokens = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=16, temperature=1.0)
+    assert tokens.max() < 264
+
+
+def test_half_precision_generates():
+    model = tiny_model().bfloat16()
+    assert model.answer(tiny_page(), "Total?", budget=20, max_new_tokens=4) is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert tiny_model().answer(tiny_page(), "Total?", "hd", max_new_tokens=4) is not None
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"max_new_tokens": 40}, "max_new_tokens=40 must be a multiple of block_length=32"),
+        ({"step_ratio": 0.5, "step_per_block": 3}, "not both"),
+        ({"step_ratio": 0.01}, "steps=0"),
+        ({"schedule": "cubic"}, "cubic"),
+        ({"remasking": "sure"}, "remasking='sure'"),
+        ({"temperature": -1}, "temperature=-1"),
+        ({"draft_tokens": torch.zeros(2, 3)}, r"draft_tokens must be \[1 or 1"),
+        ({"images": [tiny_page()]}, "0 image placeholders for 1 images"),
+        ({"image_embeds": [torch.zeros(2, 32)]}, "0 image placeholders for 1 image_embeds"),
+        ({"images": [], "image_embeds": []}, "not both"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(keywords, message):
+    with pytest.raises(UserError, match=message):
+        tiny_model().generate(torch.tensor([[1, 2, 3]]), **keywords)
+
+
+def test_wrong_answers_are_refused():
+    model = tiny_model()
+    for keywords, message in [
+        ({"question": " "}, "question"),
+        ({"question": "Total?", "budget": 0}, "budget=0"),
+        ({"question": "Total?", "budget": 2305}, "budget=2305.*2304"),
+        ({"question": "Total?", "mode": "best"}, "mode='best'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            model.answer(tiny_page(), **keywords)
+    with pytest.raises(UserError, match=r"got shape \[3\]"):
+        model.generate(torch.tensor([1, 2, 3]))

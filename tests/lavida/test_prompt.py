@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from shirg.errors import UserError
+from shirg.lavida import prompt
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_prompts_equal_the_official_code(reference, family):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(reference.folder / f"tokenizer_{family}")
+    (case,) = [case for case in reference.json("text")["prompts"] if case["template"] == family]
+    assert prompt.prompt_text(tokenizer, case["question"].removeprefix("<image>\n")) == case["prompt"]
+    assert prompt.prompt_text(tokenizer, case["question"]) == case["prompt"]
+    ids = prompt.tokenize_with_images(tokenizer, case["prompt"], -200)
+    assert ids.tolist() == case["input_ids"]
+
+
+def test_image_takes_the_place_of_the_placeholder():
+    embedding = torch.nn.Embedding(4, 2)
+    image = torch.tensor([[9.0, 9.0], [8.0, 8.0]])
+    spliced = prompt.splice(embedding, torch.tensor([1, -200, 3]), [image], -200)
+    torch.testing.assert_close(spliced, torch.cat([embedding.weight[1:2], image, embedding.weight[3:]]))
+    with pytest.raises(UserError, match="1 image placeholders .* for 2 images"):
+        prompt.splice(embedding, torch.tensor([1, -200, 3]), [image, image], -200)
+
+
+def test_inference_prompt_embeddings_equal_the_official_code(reference, llada):
+    theirs = reference.arrays("multimodal")
+    with torch.no_grad():
+        image = llada.encode_images([reference.image("square")], "hd")
+        ours = llada.splice(theirs["prompt_square_ids"][0], image)
+    torch.testing.assert_close(ours, theirs["prompt_square_embeds"][0], rtol=0, atol=2e-5)
+    with torch.no_grad():
+        wide = llada.splice(theirs["prompt_wide_ids"][0], llada.encode_images([reference.image("wide")], "hd"))
+    assert len(wide) == theirs["prompt_wide_len"]
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_question_part_is_what_was_asked(family):
+    model = tiny_model(family)
+    ids = model.question_ids(model.prompt_ids("How much?"))
+    assert model.tokenizer.decode(ids).strip() == "How much?"
+    assert prompt.question_part(torch.tensor([5, 6]), -200, frozenset({6})).tolist() == [5]
+
+
+@pytest.mark.parametrize("question", ["", "  \n", None])
+def test_empty_questions_are_refused(question):
+    with pytest.raises(UserError, match="question"):
+        prompt.prompt_text(tiny_tokenizer(), question)
+    with pytest.raises(UserError, match="2 images"):
+        prompt.prompt_text(tiny_tokenizer(), "<image> or <image>?")
