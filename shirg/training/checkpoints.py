@@ -1,0 +1,169 @@
+"""Checkpoints that are complete or absent: an adapter folder, the optimizer's moments, and where the run stood."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from shirg.errors import UserError
+from shirg.files import atomic_path, write_json
+from shirg.lavida.adapter import ADAPTER_FILES, lora_parameters, write_adapter
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "training_state.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+BEST = "best_model"
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass
+class RunState:
+    """Where a run stands between two optimizer steps. Order, ratios, rates and noise all follow from `step`."""
+
+    step: int = 0
+    """Optimizer steps done, those that fp16 skipped for an overflow included."""
+    updates: int = 0
+    """Optimizer steps that changed the weights."""
+    tokens: int = 0
+    """Language-model tokens processed in training, on all processes."""
+    seconds: float = 0.0
+    """Wall time spent in training steps, over all resumed parts."""
+    validated_step: int = -1
+    """Step of the last complete validation."""
+    best_step: int | None = None
+    best_loss: float | None = None
+    """Lowest mean validation loss over the ratios, and where it was reached."""
+    drawn: dict[str, int] = field(default_factory=dict)
+    """Optimizer steps per ratio."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Records left out because their image cannot be opened, and why."""
+    cut: list[str] = field(default_factory=list)
+    """Records whose answer is longer than the answer block."""
+    scaler: dict[str, float] | None = None
+    """State of fp16's gradient scaler."""
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState, *, settings: dict, run: dict
+) -> Path:
+    """Write `folder`/checkpoint-STEP, complete or not at all. Returns its path.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        model: a `Lavida` with its adapter.
+        optimizer: AdamW over the adapter's tensors.
+        state: where the run stands.
+        settings: for the adapter's card; see `write_adapter`.
+        run: what a resumed run must share (`check_same_run`).
+
+    Raises:
+        UserError: if the disk is full or the folder not writable; checkpoints that stood there before still do.
+    """
+    from safetensors.torch import save_file
+
+    target = folder / f"checkpoint-{state.step}"
+    try:
+        with atomic_path(target) as fresh:
+            fresh.mkdir()
+            write_adapter(model, fresh, settings=settings)
+            save_file(_moments(model, optimizer), fresh / OPTIMIZER_FILE)
+            write_json(fresh / STATE_FILE, {"state": dataclasses.asdict(state), "run": run})
+    except OSError as error:
+        raise UserError(f"output_dir: {target} cannot be written ({error.strerror or error})") from error
+    return target
+
+
+def save_best(folder: Path, model: nn.Module, *, settings: dict) -> Path:
+    """Write the adapter to `folder`/best_model, complete or not at all; raises `UserError` as `save_checkpoint`
+    does."""
+    from shirg.lavida.adapter import save_adapter
+
+    try:
+        return save_adapter(model, folder / BEST, settings=settings)
+    except OSError as error:
+        raise UserError(f"output_dir: {folder / BEST} cannot be written ({error.strerror or error})") from error
+
+
+def load_state(checkpoint: Path, *, run: dict) -> RunState:
+    """Where the run of `checkpoint` stood.
+
+    Raises:
+        UserError: if that run had other settings or other data than `run`, naming the first that differs.
+    """
+    content = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    for name, value in json.loads(json.dumps(run)).items():
+        if content["run"].get(name) != value:
+            before = content["run"].get(name)
+            raise UserError(
+                f"resume: {name} is {value!r}, but {checkpoint} was made with {before!r}; use the same value or another"
+                " output_dir"
+            )
+    return RunState(**content["state"])
+
+
+def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put AdamW's moments from `checkpoint` into an optimizer over the adapter's tensors."""
+    from safetensors.torch import load_file
+
+    for key, value in load_file(checkpoint / OPTIMIZER_FILE).items():
+        name, moment = key.rsplit("|", 1)
+        parameter = lora_parameters(model)[name]
+        device = "cpu" if moment == "step" else parameter.device  # AdamW counts steps on the CPU
+        optimizer.state[parameter][moment] = value.to(device)
+
+
+def find_latest(folder: Path) -> Path | None:
+    """The complete checkpoint with the highest step, or None. Incomplete folders are passed over with a warning."""
+    for checkpoint in reversed(all_checkpoints(folder)):
+        missing = [name for name in (*ADAPTER_FILES, OPTIMIZER_FILE, STATE_FILE) if not (checkpoint / name).is_file()]
+        if not missing:
+            return checkpoint
+        logger.warning("%s is incomplete (no %s) and is passed over", checkpoint, ", ".join(missing))
+    return None
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """The folders checkpoint-STEP in `folder`, by step."""
+    found = [path for path in folder.glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]))
+
+
+def rotate(folder: Path, keep: int | None) -> None:
+    """Delete the oldest checkpoints beyond `keep`; None keeps all. `best_model` is a copy of its own and never
+    deleted."""
+    if keep is None:
+        return
+    for checkpoint in all_checkpoints(folder)[:-keep]:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def set_aside(path: Path) -> None:
+    """Rename what an earlier run left at `path` to the first free `path.old-1`, `.old-2`, ...: nothing is lost or
+    mixed."""
+    if not path.exists():
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    logger.warning(
+        "%s is from an earlier run and was renamed to %s; resume=True would have gone on from it", path, aside
+    )
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's tensors under "parameter|moment"; empty before the first step."""
+    return {
+        f"{name}|{moment}": value.detach().cpu().contiguous()
+        for name, parameter in lora_parameters(model).items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }

@@ -1,0 +1,152 @@
+"""Everything a run is told, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from shirg.errors import UserError
+from shirg.training.budgets import BudgetSampler
+
+PRECISIONS = ("no", "bf16", "fp16")
+OBJECTIVES = ("packed", "prefix", "bidirectional")
+
+
+@dataclass
+class SHIRGLoRAConfig:
+    """Settings of one SHIRG LoRA run; wrong values raise `UserError` here, before anything is loaded."""
+
+    lora_rank: int = 16
+    """Rank of the two update matrices of every target."""
+
+    lora_alpha: float = 32
+    """LoRA scale; the update is multiplied by `lora_alpha / lora_rank`."""
+
+    lora_dropout: float = 0.05
+    """Dropout on the input of the update, in training only."""
+
+    target_modules: list[str] = field(default_factory=lambda: ["mm_projector.0", "mm_projector.2"])
+    """Full names of the linear layers that get an update; nothing else is trained."""
+
+    token_budgets: list[int] = field(default_factory=lambda: [512, 768, 1024])
+    """Kept tokens per image, the summary token not counted."""
+
+    include_pooled: bool = True
+    """Train LaViDa's own pooled path (980 tokens) as one of the ratios."""
+
+    ratio_sampling: str = "uniform"
+    """How a ratio is drawn per optimizer step: "uniform", "weighted" or "curriculum"."""
+
+    budget_weights: list[float] | None = None
+    """For "weighted": one number per budget, then one for the pooled path; None takes 1 / tokens."""
+
+    num_epochs: int = 3
+    """Passes over the training records."""
+
+    learning_rate: float = 1e-4
+    """Peak rate of AdamW; linear warm-up, then a cosine down to zero."""
+
+    batch_size: int = 4
+    """Records per process and micro-batch, for whoever builds the data loaders; the trainer takes what a loader
+    yields."""
+
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step; all of a step share one ratio."""
+
+    mixed_precision: str = "bf16"
+    """"no", "bf16" or "fp16"; fp16 on a CPU falls to bf16."""
+
+    warmup_ratio: float = 0.03
+    """Share of the optimizer steps spent warming up (LaViDa scripts/train/exps/cluster)."""
+
+    weight_decay: float = 0.0
+    """AdamW weight decay (LaViDa trains with none)."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    gradient_checkpointing: bool = False
+    """Recompute the language model's blocks in the backward pass: far less memory, a third more work."""
+
+    objective: str = "packed"
+    """"packed" (one prefix, both noisy copies behind it), "prefix" (same loss, two full rows), "bidirectional"
+    (LaViDa's)."""
+
+    max_answer_tokens: int = 32
+    """Answer positions per record, as many as generation denoises; longer answers are cut and counted."""
+
+    seed: int = 0
+    """Decides initial weights, data order, ratios, noise and dropout."""
+
+    output_dir: str = "./shirg_lora_output"
+    """Gets `checkpoints/` and `logs/`."""
+
+    base_model: str | None = None
+    """What the model was loaded from ("nano", a folder, a hub id), for the adapter's card."""
+
+    save_steps: int = 100
+    """Optimizer steps between checkpoints; one is also written at the end and on Ctrl-C."""
+
+    save_total_limit: int | None = 3
+    """Checkpoints kept, newest first; None keeps all. `best_model` is not counted."""
+
+    validation_steps: int | None = None
+    """Optimizer steps between validations; None validates after every epoch. Before the first step and at the end
+    always."""
+
+    logging_steps: int = 10
+    """Optimizer steps between lines of `training.log`; `metrics.jsonl` has every step."""
+
+    feature_cache_mb: int = 1024
+    """Most memory (MiB, per process) for tower features of images met before."""
+
+    resume: bool = False
+    """Go on from the latest complete checkpoint of `output_dir`, if there is one."""
+
+    def __post_init__(self) -> None:
+        positive = ("lora_rank", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_answer_tokens")
+        for name in (*positive, "save_steps", "logging_steps"):
+            _check(name, getattr(self, name), "1 or more", lambda value: isinstance(value, int) and value >= 1)
+        for name in ("save_total_limit", "validation_steps"):
+            _check(name, getattr(self, name), "1 or more, or None", lambda value: value is None or value >= 1)
+        for name in ("lora_alpha", "learning_rate", "max_grad_norm"):
+            _check(name, getattr(self, name), "a positive number", lambda value: math.isfinite(value) and value > 0)
+        _check("lora_dropout", self.lora_dropout, "at least 0 and below 1", lambda value: 0 <= value < 1)
+        _check("warmup_ratio", self.warmup_ratio, "between 0 and 1", lambda value: 0 <= value <= 1)
+        _check("weight_decay", self.weight_decay, "0 or more", lambda value: math.isfinite(value) and value >= 0)
+        _check("feature_cache_mb", self.feature_cache_mb, "0 or more", lambda value: value >= 0)
+        _check("mixed_precision", self.mixed_precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
+        _check("objective", self.objective, f"one of {', '.join(OBJECTIVES)}", OBJECTIVES.__contains__)
+        _check("target_modules", self.target_modules, "a list of layer names", lambda value: len(value) > 0)
+        self.sampler(total_steps=1)
+
+    def sampler(self, total_steps: int) -> BudgetSampler:
+        """The sampler of this run's ratios."""
+        return BudgetSampler(
+            self.token_budgets,
+            include_pooled=self.include_pooled,
+            sampling=self.ratio_sampling,
+            weights=self.budget_weights,
+            total_steps=total_steps,
+            seed=self.seed,
+        )
+
+    def trajectory(self) -> dict[str, object]:
+        """The settings that decide the losses: a resumed run must share them."""
+        free = (
+            "output_dir",
+            "base_model",
+            "save_steps",
+            "save_total_limit",
+            "logging_steps",
+            "feature_cache_mb",
+            "resume",
+            "batch_size",
+        )
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+
+
+def _check(name: str, value: object, wanted: str, good) -> None:
+    if not good(value):
+        raise UserError(f"{name}: got {value!r}, must be {wanted}")

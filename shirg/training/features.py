@@ -1,0 +1,72 @@
+"""Tower features of images that several records, epochs and validations ask about."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+
+from shirg.training.budgets import POOLED, Ratio
+
+
+def path_of(ratio: Ratio) -> str:
+    """The vision path whose features a ratio starts from: every budget selects from the same high-resolution tokens."""
+    return "hd" if ratio == POOLED else "shirg"
+
+
+class FeatureCache:
+    """`model.image_features` with a memory, least recently used first out.
+
+    The tower is frozen and sees one image at a time, so a cached feature is bit-equal to a fresh one and a run gives
+    the same losses with any cache size. Images are told apart by `record.image_id`, which must therefore name the
+    pixels.
+    """
+
+    def __init__(self, model, max_bytes: int):
+        """
+        Args:
+            model: a `Lavida`.
+            max_bytes: most bytes of tensors held; 0 holds nothing.
+        """
+        self.model = model
+        self.max_bytes = max_bytes
+        self.nbytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._known: OrderedDict[tuple[str, str], object] = OrderedDict()
+
+    def get(self, record, path: str):
+        """The `VisionFeatures` of a record's image on `path` ("hd" or "shirg").
+
+        Raises:
+            UserError: if the image cannot be opened.
+        """
+        key = (record.image_id, path)
+        if key in self._known:
+            self.hits += 1
+            self._known.move_to_end(key)
+            return self._known[key]
+        self.misses += 1
+        with torch.no_grad():
+            features = self.model.image_features(record.open_image(), path)
+        self._keep(key, features)
+        return features
+
+    def clear(self) -> None:
+        """Forget every image."""
+        self._known.clear()
+        self.nbytes = 0
+
+    def _keep(self, key: tuple[str, str], features) -> None:
+        size = _bytes(features)
+        if size > self.max_bytes:
+            return
+        self._known[key] = features
+        self.nbytes += size
+        while self.nbytes > self.max_bytes:
+            _, oldest = self._known.popitem(last=False)
+            self.nbytes -= _bytes(oldest)
+
+
+def _bytes(features) -> int:
+    return features.tokens.nbytes + features.pixels.nbytes

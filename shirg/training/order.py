@@ -1,0 +1,94 @@
+"""The order in which a run meets its records, as a pure function of the seed, the epoch and the process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+
+from shirg.errors import UserError
+from shirg.training.seeds import generator
+
+
+class EpochOrder:
+    """Deals the batches of a `DataLoader`, shuffled by the run's seed, to the processes of a run.
+
+    A loader made with `shuffle=True` would shuffle by torch's global generator; here its order follows from the seed
+    and the epoch alone, so a resumed run goes on at the exact record without reading those before it. A loader that
+    does not shuffle, or has a sampler of its own, keeps its order (which must then be repeatable for a resume to be
+    exact).
+    """
+
+    def __init__(self, loader: DataLoader, *, name: str, seed: int, rank: int = 0, processes: int = 1):
+        """
+        Args:
+            loader: yields lists of records.
+            name: how messages call it, "train_loader" or "val_loader".
+            seed: the run's seed.
+            rank: this process, of `processes`.
+
+        Raises:
+            UserError: if it is no DataLoader over a data set with a length, or has no batches.
+        """
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            kind = type(loader.dataset if isinstance(loader, DataLoader) else loader).__name__
+            raise UserError(f"{name}: got {kind}; pass a torch DataLoader over a data set with a length")
+        if len(loader.dataset) == 0 or loader.batch_sampler is None or len(loader) == 0:
+            raise UserError(f"{name}: {len(loader.dataset)} records make no batch; it needs records and a batch_size")
+        self.loader = loader
+        self.name = name
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
+
+    @property
+    def batch_size(self) -> int:
+        """Records in a full batch of one process."""
+        return self.loader.batch_size or max(len(batch) for batch in self.loader.batch_sampler)
+
+    def __len__(self) -> int:
+        """Batches per epoch for one process; the same for every process."""
+        return math.ceil(len(self.loader) / self.processes)
+
+    def indices(self, epoch: int, skip: int = 0) -> list[list[int]]:
+        """Record numbers of this process's batches in `epoch`, without the first `skip` batches.
+
+        Batches are dealt in turn. Where they do not come out even, the last processes get an empty one, so that every
+        process makes the same number of steps and no record counts twice.
+        """
+        dealt = self._epoch(epoch)
+        dealt += [[]] * (-len(dealt) % self.processes)
+        return dealt[self.rank :: self.processes][skip:]
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[list]:
+        """The batches themselves: lists of records."""
+        indices = self.indices(epoch, skip)
+        filled = [batch for batch in indices if batch]
+        records = iter(
+            DataLoader(
+                self.loader.dataset,
+                batch_sampler=filled,
+                collate_fn=self.loader.collate_fn,
+                num_workers=self.loader.num_workers,
+                worker_init_fn=self.loader.worker_init_fn,
+                multiprocessing_context=self.loader.multiprocessing_context,
+                generator=generator(self.seed, "workers", self.name, epoch),
+            )
+        )
+        for batch in indices:
+            yield next(records) if batch else []
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        for part in (self.loader.dataset, self.loader.sampler):
+            if hasattr(part, "set_epoch"):  # augmentation and seeded samplers, as accelerate tells them too
+                part.set_epoch(epoch)
+        if type(self.loader.sampler) is not RandomSampler or self.loader.sampler.replacement:
+            return list(self.loader.batch_sampler)
+        order = torch.randperm(
+            len(self.loader.dataset), generator=generator(self.seed, "order", self.name, epoch)
+        ).tolist()
+        size = self.loader.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        return batches[: len(self.loader)]  # without a short last batch if the loader drops it

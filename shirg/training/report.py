@@ -1,0 +1,108 @@
+"""What a run says about itself: first lines, step lines, the adapter's settings, the results."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import torch
+from torch import nn
+
+from shirg.errors import UserError
+from shirg.lavida.adapter import describe_parameters, parameters_by_role
+from shirg.training.budgets import ratio_tokens
+
+
+def opening_lines(trainer) -> list[str]:
+    """What will happen: parameters by role, ratios and their tokens, batch, steps, precision."""
+    config, accelerator, order = trainer.config, trainer.accelerator, trainer.order
+    effective = order.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+    grid = (trainer.model.resolution // 14) ** 2
+    tokens = ", ".join(f"{ratio} -> {ratio_tokens(ratio)}" for ratio in trainer.sampler.ratios)
+    lines = describe_parameters(trainer.model)
+    lines.append(
+        f"image tokens: {grid} before selection; per ratio (square image): {tokens}; drawn {config.ratio_sampling}"
+    )
+    lines.append(
+        f"batch: {order.batch_size} records x {config.gradient_accumulation_steps} micro-batches x"
+        f" {accelerator.num_processes} processes = {effective} per optimizer step"
+    )
+    lines.append(
+        f"steps: {trainer.steps_per_epoch} x {config.num_epochs} epochs = {trainer.total_steps}, from step"
+        f" {trainer.state.step}; objective {config.objective}, precision {accelerator.mixed_precision} on"
+        f" {accelerator.device}"
+    )
+    return lines
+
+
+def step_line(entry: dict, total_steps: int) -> str:
+    """A line of `training.log` for one optimizer step."""
+    loss = "none" if entry["loss"] is None else f"{entry['loss']:.4f}"
+    place = f"step {entry['step']}/{total_steps}"
+    return f"{place}: loss {loss}, ratio {entry['budget']}, lr {entry['lr']:.2e}, {entry['seconds']:.2f} s"
+
+
+def check_gradients(parameters: dict[str, nn.Parameter]) -> None:
+    """Raise unless every LoRA tensor got a gradient.
+
+    Meant for a step after the first update: LoRA's B is zero before, and so is the gradient of A.
+
+    Raises:
+        UserError: naming the tensors without one.
+    """
+    silent = [name for name, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()]
+    if silent:
+        raise UserError(
+            f"no gradient reaches {', '.join(silent)}; check target_modules and that the base weights are finite"
+        )
+
+
+def adapter_settings(trainer, validation: dict[str, float] | None = None) -> dict:
+    """What an adapter's card and settings file say of its training."""
+    config = trainer.config
+    settings = {
+        "base_model": config.base_model,
+        "token_budgets": list(config.token_budgets),
+        "include_pooled": config.include_pooled,
+        "training": {**trainer.run, "step": trainer.state.step, "total_steps": trainer.total_steps},
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+    }
+    if validation is not None:
+        settings["validation_loss"] = validation
+    return settings
+
+
+def results(trainer) -> dict:
+    """The run in numbers, all of them measured in it; JSON values. Every process has to call it."""
+    from accelerate.utils import gather_object
+
+    state, device = trainer.state, trainer.accelerator.device
+    validations = trainer.validations.read()
+    losses = [entry["loss"] for entry in trainer.metrics.read() if entry["loss"] is not None]
+    window = max(len(losses) // 10, 1)
+    return {
+        "steps": state.step,
+        "updates": state.updates,
+        "epochs": trainer.config.num_epochs,
+        "steps_per_ratio": state.drawn,
+        "tokens": state.tokens,
+        "seconds": state.seconds,
+        "tokens_per_second": state.tokens / state.seconds if state.seconds else None,
+        "train_loss_first": sum(losses[:window]) / window if losses else None,
+        "train_loss_last": sum(losses[-window:]) / window if losses else None,
+        "validation_before": validations[0] if validations else None,
+        "validation_after": validations[-1] if validations else None,
+        "best_validation_loss": state.best_loss,
+        "best_step": state.best_step,
+        "parameters": {
+            role: {"trainable": trainable, "total": total}
+            for role, (trainable, total) in parameters_by_role(trainer.model).items()
+        },
+        "skipped_records": dict(gather_object(list(state.skipped.items()))),
+        "cut_answers": sorted(set(gather_object(state.cut))),
+        "feature_cache": {"hits": trainer.cache.hits, "misses": trainer.cache.misses, "bytes": trainer.cache.nbytes},
+        "mixed_precision": trainer.accelerator.mixed_precision,
+        "device": str(device),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "best_model": str(trainer.checkpoints / "best_model"),
+        "output_dir": str(trainer.folder),
+    }

@@ -1,0 +1,408 @@
+"""One LoRA for every token budget: the training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from shirg.errors import UserError
+from shirg.files import write_json
+from shirg.lavida import adapter
+from shirg.lavida.prompt import question_part
+from shirg.training import checkpoints, report
+from shirg.training.budgets import Ratio
+from shirg.training.config import SHIRGLoRAConfig
+from shirg.training.devices import make_accelerator
+from shirg.training.features import FeatureCache, path_of
+from shirg.training.interrupts import StopRequested, deferred_interrupt
+from shirg.training.journal import Journal, log_file
+from shirg.training.loss_model import Example, LossModel, draw_mask
+from shirg.training.order import EpochOrder
+from shirg.training.progress import Progress
+from shirg.training.schedule import cosine_with_warmup
+from shirg.training.seeds import derived_seed, scoped_seed
+from shirg.training.targets import AnswerTargets
+
+logger = logging.getLogger(__name__)
+
+PATCH = 14
+
+
+class SHIRGLoRATrainer:
+    """Trains a LoRA on the projector with one randomly drawn ratio per optimizer step.
+
+    The tower and the language model stay frozen. Everything random follows from `config.seed` and the step, so the same
+    run twice gives the same losses, and so does a resumed one.
+    """
+
+    def __init__(self, config: SHIRGLoRAConfig, model):
+        """
+        Args:
+            config: the run's settings.
+            model: a `Lavida`; it gets a fresh adapter here, or keeps the one it carries.
+
+        Raises:
+            UserError: if a budget exceeds the grid, the model has no tokenizer, or its adapter is not of the configured
+                form.
+        """
+        self.config = config
+        self.model = model
+        grid = (model.resolution // PATCH) ** 2
+        for budget in config.token_budgets:
+            if budget > grid:
+                raise UserError(
+                    f"token_budgets: {budget} exceeds the {grid} tokens of a {model.resolution}-pixel image"
+                )
+        self.targets = AnswerTargets(
+            model.tokenizer,
+            family=model.config.family,
+            eos_token_id=model.config.eos_token_id,
+            length=config.max_answer_tokens,
+        )
+        self.stop_ids = model.stop_ids
+        self.folder = Path(config.output_dir)
+        self.checkpoints = self.folder / "checkpoints"
+        self.metrics = Journal(self.folder / "logs" / "metrics.jsonl")
+        self.validations = Journal(self.folder / "logs" / "validation.jsonl")
+        if not adapter.has_adapter(model):
+            self._attach()
+        self._check_adapter()
+
+    def train(self, train_loader: DataLoader, val_loader: DataLoader | None = None) -> dict:
+        """Train, and return the results that are also written to `logs/training_results.json`.
+
+        Leaves in `output_dir`: `checkpoints/checkpoint-STEP/`, `checkpoints/best_model/` (lowest mean validation loss
+        over the ratios; the last adapter if there is no validation), `logs/metrics.jsonl`, `logs/validation.jsonl`,
+        `logs/training.log`. The model keeps the last adapter.
+
+        Args:
+            train_loader: yields lists of records with `id`, `image_id`, `open_image()`, `question`, `answers`.
+            val_loader: likewise; the same noise is used at every validation, so its losses compare.
+
+        Raises:
+            UserError: for loaders that cannot be used, an output folder that cannot be written, a checkpoint of another
+                run, a loss that is not finite (the message names the records).
+            KeyboardInterrupt: on Ctrl-C, after the current step was finished and saved.
+        """
+        self._make_folders()
+        self.accelerator = make_accelerator(self.config.mixed_precision, self.model.device)
+        log = (
+            log_file(self.folder / "logs" / "training.log")
+            if self.accelerator.is_main_process
+            else contextlib.nullcontext()
+        )
+        with log, deferred_interrupt() as self.stop:
+            self._set_up(train_loader, val_loader)
+            with Progress(self.total_steps, self.state.step, shown=self.accelerator.is_main_process) as self.progress:
+                try:
+                    self._loop()
+                except StopRequested:
+                    self._save()
+                    logger.warning("stopped at step %d; resume=True goes on from there", self.state.step)
+                    raise KeyboardInterrupt from None
+            return self._finish()
+
+    # -- before the first step -------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        config = self.config
+        adapter.attach_lora(
+            self.model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.target_modules,
+            seed=derived_seed(config.seed, "lora"),
+        )
+
+    def _check_adapter(self) -> None:
+        """An adapter the model came with must be what the config says, since the config is what gets recorded."""
+        config, found = self.config, self.model.peft_config[adapter.NAME]
+        for name, wanted, value in (
+            ("lora_rank", config.lora_rank, found.r),
+            ("lora_alpha", config.lora_alpha, found.lora_alpha),
+            ("lora_dropout", config.lora_dropout, found.lora_dropout),
+            ("target_modules", set(config.target_modules), set(found.target_modules)),
+        ):
+            if wanted != value:
+                raise UserError(
+                    f"{name}: got {wanted!r}, but the model carries an adapter with {value!r}; unload it or match it"
+                )
+
+    def _make_folders(self) -> None:
+        try:
+            for name in ("checkpoints", "logs"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            with open(self.folder / "logs" / "training.log", "a", encoding="utf-8"):
+                pass
+        except OSError as error:
+            raise UserError(f"output_dir: {self.folder} cannot be written ({error.strerror or error})") from error
+
+    def _set_up(self, train_loader: DataLoader, val_loader: DataLoader | None) -> None:
+        config = self.config
+        place = {
+            "rank": self.accelerator.process_index,
+            "processes": self.accelerator.num_processes,
+            "seed": config.seed,
+        }
+        self.order = EpochOrder(train_loader, name="train_loader", **place)
+        self.val_order = EpochOrder(val_loader, name="val_loader", **place) if val_loader is not None else None
+        self.steps_per_epoch = math.ceil(len(self.order) / config.gradient_accumulation_steps)
+        self.total_steps = self.steps_per_epoch * config.num_epochs
+        self.sampler = config.sampler(self.total_steps)
+        self.cache = FeatureCache(self.model, config.feature_cache_mb * 2**20)
+        self.state = checkpoints.RunState(drawn={str(ratio): 0 for ratio in self.sampler.ratios})
+        self.gradients_checked = False
+        self.run = {
+            **config.trajectory(),
+            "batch_size": self.order.batch_size,
+            "records": len(train_loader.dataset),
+            "processes": self.accelerator.num_processes,
+        }
+        latest = self._restore_or_clear()
+        self._prepare(latest)
+        for line in report.opening_lines(self):
+            logger.info(line)
+
+    def _restore_or_clear(self) -> Path | None:
+        """The checkpoint to go on from, its adapter and state loaded; otherwise what an earlier run left is set
+        aside."""
+        latest = checkpoints.find_latest(self.checkpoints) if self.config.resume else None
+        if latest is not None:
+            self.state = checkpoints.load_state(latest, run=self.run)
+            adapter.load_adapter(self.model, latest)
+        if self.accelerator.is_main_process:
+            if latest is None and any(self.checkpoints.iterdir()):
+                checkpoints.set_aside(self.checkpoints)
+                self.checkpoints.mkdir(exist_ok=True)
+            for journal in (self.metrics, self.validations):
+                if latest is None:
+                    checkpoints.set_aside(journal.path)
+                journal.rewind(self.state.step)
+        self.accelerator.wait_for_everyone()
+        return latest
+
+    def _prepare(self, latest: Path | None) -> None:
+        config = self.config
+        parameters = list(adapter.lora_parameters(self.model).values())
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        self.model.eval()
+        self.model.language.set_gradient_checkpointing(config.gradient_checkpointing)
+        loss_model = LossModel(self.model, config.objective)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.loss_model, self.optimizer = self.accelerator.prepare(loss_model, optimizer)
+        if latest is not None:
+            checkpoints.load_optimizer(latest, self.model, self.optimizer.optimizer)
+            if self.accelerator.scaler is not None and self.state.scaler:
+                self.accelerator.scaler.load_state_dict(self.state.scaler)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        self._validate_if_due()  # before the first step, or what an interruption cut off
+        for micro_batches in self._micro_batches():
+            self._step(micro_batches)
+            self._validate_if_due()
+            if self.state.step % self.config.save_steps == 0 or self.state.step == self.total_steps:
+                self._save()
+
+    def _micro_batches(self) -> Iterator[list[list]]:
+        """The lists of records of every remaining optimizer step."""
+        count = self.config.gradient_accumulation_steps
+        epoch, place = divmod(self.state.step, self.steps_per_epoch)
+        for number in range(epoch, self.config.num_epochs):
+            batches = self.order.batches(number, skip=place * count if number == epoch else 0)
+            while chunk := list(itertools.islice(batches, count)):
+                yield chunk
+
+    def _step(self, micro_batches: list[list]) -> None:
+        """One optimizer step: one ratio, all micro-batches, the mean over every target of every process."""
+        began = time.perf_counter()
+        config, state, accelerator = self.config, self.state, self.accelerator
+        ratio = self.sampler(state.step)
+        rate = cosine_with_warmup(state.step, self.total_steps, config.learning_rate, config.warmup_ratio)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss_sum, targets, tokens, stop = self._accumulate(micro_batches, ratio)
+        norm = self._update(targets) if targets else 0.0
+        state.step += 1
+        state.tokens += tokens
+        state.drawn[str(ratio)] += 1
+        seconds = time.perf_counter() - began
+        state.seconds += seconds
+        entry = {
+            "step": state.step,
+            "loss": loss_sum / targets if targets else None,
+            "budget": ratio,
+            "lr": rate,
+            "grad_norm": norm if math.isfinite(norm) else None,
+            "tokens": tokens,
+            "seconds": round(seconds, 4),
+        }
+        if accelerator.is_main_process:
+            self.metrics.append(entry)
+            self.progress.step(entry)
+            if state.step % config.logging_steps == 0:
+                logger.info(report.step_line(entry, self.total_steps))
+        if stop:
+            raise StopRequested
+
+    def _accumulate(self, micro_batches: list[list], ratio: Ratio) -> tuple[float, int, int, bool]:
+        """Backward through the micro-batches; returns loss sum, targets and tokens of all processes, and whether to
+        stop."""
+        accelerator, config = self.accelerator, self.config
+        self._train_mode(True)
+        counts = torch.zeros(4, dtype=torch.float64)
+        for number, records in enumerate(micro_batches):
+            ordinal = (number * accelerator.num_processes + accelerator.process_index) * self.order.batch_size
+            examples = self._examples(records, ratio, ordinal, "noise", self.state.step)
+            last = number == len(micro_batches) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.loss_model):
+                with scoped_seed(accelerator.device, config.seed, "dropout", self.state.step, ordinal):
+                    losses, tokens = self.loss_model(examples, ratio)
+                self._check_finite(losses, examples, ratio)
+                # Wrappers average gradients over the processes; what is wanted is their sum over this nominal count.
+                accelerator.backward(losses.sum() * accelerator.num_processes / self._nominal_targets())
+            counts += torch.tensor([losses.detach().double().sum().item(), losses.numel(), tokens, 0])
+        counts[3] = self.stop.requested
+        loss_sum, targets, tokens, stop = accelerator.reduce(counts.float().to(accelerator.device)).tolist()
+        return loss_sum, int(targets), int(tokens), stop > 0
+
+    def _nominal_targets(self) -> int:
+        """Targets of a full optimizer step: a fixed scale that keeps fp16 gradients in range until the true count is
+        known."""
+        records = self.order.batch_size * self.config.gradient_accumulation_steps * self.accelerator.num_processes
+        return records * self.config.max_answer_tokens
+
+    def _update(self, targets: int) -> float:
+        """Scale the gradients to the mean over `targets`, clip, step. Returns the norm before clipping."""
+        parameters = adapter.lora_parameters(self.model)
+        for parameter in parameters.values():
+            parameter.grad.mul_(self._nominal_targets() / targets)
+        if self.state.updates >= 1 and not self.gradients_checked:
+            report.check_gradients(parameters)
+            self.gradients_checked = True
+        norm = self.accelerator.clip_grad_norm_(parameters.values(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.state.updates += not self.optimizer.step_was_skipped
+        self.optimizer.zero_grad()
+        return norm.item()
+
+    def _examples(self, records: list, ratio: Ratio, ordinal: int, *purpose: int | str) -> list[Example]:
+        """Records as the loss needs them; one whose image cannot be opened is left out, counted and listed."""
+        examples = []
+        for number, record in enumerate(records, start=ordinal):
+            try:
+                with self.accelerator.autocast():
+                    features = self.cache.get(record, path_of(ratio))
+            except UserError as error:
+                if record.id not in self.state.skipped:
+                    logger.warning("record %s is skipped: %s", record.id, error)
+                self.state.skipped[record.id] = str(error)
+                continue
+            target, was_cut = self.targets(record.answers[0])
+            if was_cut and record.id not in self.state.cut:
+                self.state.cut.append(record.id)
+            masked = draw_mask(self.config.max_answer_tokens, self.config.seed, *purpose, number)
+            prompt = self.model.prompt_ids(record.question)
+            question = question_part(prompt, self.model.config.image_token_index, self.stop_ids)
+            examples.append(Example(record.id, features, prompt, question, target, masked))
+        return examples
+
+    def _train_mode(self, training: bool) -> None:
+        """Dropout of the adapter on or off; the frozen rest stays in evaluation mode."""
+        self.model.eval()
+        self.model.mm_projector.train(training)
+        # transformers recomputes blocks in train mode only; these blocks have no dropout, so nothing else changes.
+        self.model.language.train(training and self.config.gradient_checkpointing)
+
+    def _check_finite(self, losses: torch.Tensor, examples: list[Example], ratio: Ratio) -> None:
+        bad = ~losses.detach().isfinite().all(dim=1)
+        if bad.any():
+            names = [example.record_id for example, is_bad in zip(examples, bad.tolist(), strict=True) if is_bad]
+            raise UserError(
+                f"the loss is not finite after {self.state.step} steps (ratio {ratio}) for record(s)"
+                f" {', '.join(names)}; look at them, or lower learning_rate. The checkpoints written before are good"
+            )
+
+    # -- validation and saving -------------------------------------------------------------------------------------
+
+    def _validate_if_due(self) -> None:
+        step, every = self.state.step, self.config.validation_steps or self.steps_per_epoch
+        if self.val_order is None or step == self.state.validated_step:
+            return
+        if step % every == 0 or step == self.total_steps:
+            self._validate()
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Mean loss per ratio over the validation records; the adapter with the lowest mean over the ratios is kept."""
+        self._train_mode(False)
+        ratios = self.sampler.ratios
+        sums = torch.zeros(len(ratios), 2, dtype=torch.float64)
+        for number, records in enumerate(self.val_order.batches(0)):
+            if self.stop.requested and self.accelerator.num_processes == 1:
+                raise StopRequested
+            ordinal = (
+                number * self.accelerator.num_processes + self.accelerator.process_index
+            ) * self.val_order.batch_size
+            for row, ratio in enumerate(ratios):
+                examples = self._examples(records, ratio, ordinal, "validation")
+                if examples:
+                    losses, _ = self.accelerator.unwrap_model(self.loss_model)(examples, ratio)
+                    self._check_finite(losses, examples, ratio)
+                    sums[row] += torch.tensor([losses.double().sum().item(), losses.numel()])
+        sums = self.accelerator.reduce(sums.float().to(self.accelerator.device)).tolist()
+        if not all(count for _, count in sums):
+            raise UserError("val_loader: none of its images can be opened; see logs/training.log")
+        self._record_validation({str(ratio): total / count for ratio, (total, count) in zip(ratios, sums, strict=True)})
+
+    def _record_validation(self, losses: dict[str, float]) -> None:
+        state = self.state
+        mean = sum(losses.values()) / len(losses)
+        state.validated_step = state.step
+        if state.best_loss is None or mean < state.best_loss:
+            state.best_loss, state.best_step = mean, state.step
+            if self.accelerator.is_main_process:
+                checkpoints.save_best(self.checkpoints, self.model, settings=report.adapter_settings(self, losses))
+        if self.accelerator.is_main_process:
+            self.validations.append({"step": state.step, "losses": losses, "mean": mean})
+            parts = ", ".join(f"{ratio} {loss:.4f}" for ratio, loss in losses.items())
+            logger.info("step %d: validation loss %.4f (%s)", state.step, mean, parts)
+
+    def _save(self) -> None:
+        if self.accelerator.scaler is not None:
+            self.state.scaler = self.accelerator.scaler.state_dict()
+        if self.accelerator.is_main_process:
+            path = checkpoints.save_checkpoint(
+                self.checkpoints,
+                self.model,
+                self.optimizer.optimizer,
+                self.state,
+                settings=report.adapter_settings(self),
+                run=self.run,
+            )
+            checkpoints.rotate(self.checkpoints, self.config.save_total_limit)
+            logger.info("saved %s", path)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> dict:
+        self.model.eval()
+        if self.val_order is None and self.accelerator.is_main_process:
+            checkpoints.save_best(self.checkpoints, self.model, settings=report.adapter_settings(self))
+        results = report.results(self)
+        if self.accelerator.is_main_process:
+            write_json(self.folder / "logs" / "training_results.json", results)
+        logger.info("finished: %d steps, best validation loss %s", self.state.step, self.state.best_loss)
+        self.cache.clear()
+        del self.loss_model, self.optimizer, self.accelerator  # with them go AdamW's moments and any wrapper's buffers
+        return results

@@ -1,0 +1,262 @@
+"""A run: the same twice, the same when resumed or split otherwise, and honest about what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from shirg.errors import UserError
+from shirg.lavida import adapter
+from shirg.training import SHIRGLoRATrainer, checkpoints
+from shirg.training.loss_model import LossModel
+from tests.tiny import tiny_model
+from tests.training.helpers import RESOLUTION, FakeRecord, fake_records, loader, losses_of, small_config, small_trainer
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole run of two epochs with validation, shared by the tests that only look at it."""
+    trainer = small_trainer(tmp_path_factory.mktemp("run"), num_epochs=2, save_steps=2, lora_dropout=0.1)
+    results = trainer.train(loader(fake_records(8)), loader(fake_records(3), shuffle=False))
+    return trainer, results
+
+
+def test_a_run_learns_and_leaves_what_it_promises(finished):
+    trainer, results = finished
+    assert results["steps"] == results["updates"] == 8
+    assert results["steps_per_ratio"] == {"8": 4, "16": 4}
+    assert results["validation_after"]["mean"] < results["validation_before"]["mean"]
+    assert results["best_validation_loss"] == min(entry["mean"] for entry in trainer.validations.read())
+    assert results["parameters"]["projector"]["trainable"] == 4 * (16 + 32) + 4 * (32 + 32)
+    assert results["parameters"]["vision"]["trainable"] == results["parameters"]["language"]["trainable"] == 0
+    for entry in trainer.metrics.read():
+        assert entry.keys() == {"step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds"}
+    log = (trainer.folder / "logs" / "training.log").read_text()
+    assert "projector trainable" in log and "64 before selection" in log and "step 8: validation loss" in log
+    assert json.loads((trainer.folder / "logs" / "training_results.json").read_text()) == results
+
+
+def test_checkpoints_are_adapters_and_old_ones_go(finished):
+    trainer, results = finished
+    names = sorted(path.name for path in trainer.checkpoints.iterdir())
+    assert names == ["best_model", "checkpoint-4", "checkpoint-6", "checkpoint-8"]
+    fresh = tiny_model(shirg={"resolution": RESOLUTION})
+    fresh.load_adapter(trainer.checkpoints / "checkpoint-8")
+    for name, value in adapter.lora_parameters(trainer.model).items():
+        assert torch.equal(adapter.lora_parameters(fresh)[name], value)
+    settings = json.loads((trainer.checkpoints / "best_model" / "shirg_settings.json").read_text())
+    assert settings["token_budgets"] == [8, 16]
+    assert settings["training"]["step"] == results["best_step"]
+    assert settings["validation_loss"].keys() == {"8", "16"}
+
+
+def test_the_same_run_twice_gives_the_same_losses(finished, tmp_path):
+    trainer, results = finished
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    again = small_trainer(tmp_path, num_epochs=2, lora_dropout=0.1, feature_cache_mb=0)
+    other = again.train(loader(fake_records(8)), loader(fake_records(3), shuffle=False))
+    assert losses_of(again) == losses_of(trainer)
+    assert other["validation_after"] == results["validation_after"]
+    assert other["feature_cache"]["hits"] == 0 < results["feature_cache"]["hits"]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Interrupting(list):
+    """Records that press Ctrl-C the `count`-th time one is read."""
+
+    def __init__(self, records, count):
+        super().__init__(records)
+        self.count = count
+
+    def __getitem__(self, index):
+        self.count -= 1
+        if self.count == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(index)
+
+
+def test_ctrl_c_saves_and_resume_gives_the_losses_of_the_whole_run(finished, tmp_path):
+    trainer, results = finished
+    validation = loader(fake_records(3), shuffle=False)
+    settings = {"num_epochs": 2, "lora_dropout": 0.1}
+    stopped = small_trainer(tmp_path, **settings)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train(loader(Interrupting(fake_records(8), count=11)), validation)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert checkpoints.find_latest(stopped.checkpoints).name == "checkpoint-6"
+    half = stopped.checkpoints / "checkpoint-7"  # as a crash of another program might leave one
+    half.mkdir()
+    (half / "adapter_config.json").write_text("{}")
+    with open(stopped.metrics.path, "a") as handle:
+        handle.write('{"step": 7, "loss": 0.0}\n{"step": 8, "lo')
+    resumed = small_trainer(tmp_path, resume=True, **settings)
+    other = resumed.train(loader(fake_records(8)), validation)
+    assert losses_of(resumed) == losses_of(trainer)
+    assert resumed.validations.read() == trainer.validations.read()
+    assert other["steps_per_ratio"] == results["steps_per_ratio"]
+    for name, value in adapter.lora_parameters(trainer.model).items():
+        assert torch.equal(adapter.lora_parameters(resumed.model)[name], value)
+
+
+def test_resume_refuses_another_run(finished, tmp_path):
+    trainer, _ = finished
+    for overrides, count, message in (
+        ({"learning_rate": 1e-3}, 8, "learning_rate is 0.001"),
+        ({}, 6, "records is 6"),
+    ):
+        other = small_trainer(trainer.folder, **{"num_epochs": 2, "lora_dropout": 0.1, "resume": True, **overrides})
+        with pytest.raises(UserError, match=message):
+            other.train(loader(fake_records(count)))
+
+
+def test_starting_anew_sets_the_old_run_aside(tmp_path):
+    for _ in range(3):
+        small_trainer(tmp_path).train(loader(fake_records(2)))
+    assert (tmp_path / "checkpoints.old-2" / "checkpoint-1").is_dir()
+    assert (tmp_path / "checkpoints" / "best_model" / "adapter_config.json").is_file()
+    assert len((tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_split_of_the_batch_does_not_matter(tmp_path):
+    """Eight records at once equal four micro-batches of two: the loss is a mean over targets, whatever holds them."""
+    whole = small_trainer(tmp_path / "whole")
+    whole.train(loader(fake_records(8), batch_size=8, shuffle=False))
+    split = small_trainer(tmp_path / "split", gradient_accumulation_steps=4)
+    split.train(loader(fake_records(8), batch_size=2, shuffle=False))
+    assert losses_of(split) == pytest.approx(losses_of(whole), abs=1e-5)
+    norms = [entry["grad_norm"] for trainer in (whole, split) for entry in trainer.metrics.read()]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_packed_and_prefix_runs_agree_and_packed_is_shorter(tmp_path):
+    runs = {}
+    for objective in ("packed", "prefix"):
+        runs[objective] = small_trainer(tmp_path / objective, objective=objective)
+        runs[objective].train(loader(fake_records(4)))
+    assert losses_of(runs["packed"]) == pytest.approx(losses_of(runs["prefix"]), abs=1e-4)
+    tokens = {name: run.state.tokens for name, run in runs.items()}
+    assert tokens["packed"] < 0.6 * tokens["prefix"]
+
+
+def test_loss_scale_does_not_depend_on_the_budget(tmp_path):
+    """With an all-zero image every ratio shows the model the same thing up to length; the loss must not grow with it."""
+    trainer = small_trainer(tmp_path, num_epochs=4, token_budgets=[2, 60], learning_rate=1e-9)
+    trainer.train(loader([FakeRecord("a", "one"), FakeRecord("b", "two")], shuffle=False))
+    losses = {entry["budget"]: entry["loss"] for entry in trainer.metrics.read()}
+    assert losses[2] == pytest.approx(losses[60], rel=0.2)
+
+
+def test_broken_images_are_skipped_counted_and_listed(tmp_path):
+    records = [*fake_records(3), FakeRecord("bad", "bad page", broken=True)]
+    trainer = small_trainer(tmp_path, num_epochs=2)
+    results = trainer.train(loader(records, batch_size=4))
+    assert list(results["skipped_records"]) == ["bad"]
+    assert results["steps"] == 2
+    clean = small_trainer(tmp_path / "clean")
+    clean.train(loader(records[:3], batch_size=4, shuffle=False))
+    assert losses_of(trainer)[0] == pytest.approx(losses_of(clean)[0], rel=0.1)  # a mean over what is there
+    assert "record bad is skipped" in (tmp_path / "logs" / "training.log").read_text()
+
+
+def test_a_step_without_any_readable_image_changes_nothing(tmp_path):
+    trainer = small_trainer(tmp_path)
+    results = trainer.train(loader([FakeRecord("bad", "bad page", broken=True)]))
+    assert (results["steps"], results["updates"]) == (1, 0)
+    assert losses_of(trainer) == [None]
+
+
+def test_a_loss_that_is_not_finite_names_the_records_and_keeps_checkpoints(tmp_path, monkeypatch):
+    original = LossModel._prefix
+
+    def poisoned(self, example, ratio):
+        return original(self, example, ratio) * (float("nan") if example.record_id == "r3" else 1)
+
+    monkeypatch.setattr(LossModel, "_prefix", poisoned)
+    trainer = small_trainer(tmp_path, save_steps=1)
+    with pytest.raises(UserError, match=r"not finite after 1 steps \(ratio \d+\) for record\(s\) r3;"):
+        trainer.train(loader(fake_records(4), shuffle=False))
+    assert checkpoints.find_latest(tmp_path / "checkpoints").name == "checkpoint-1"
+
+
+def test_tokens_that_cannot_be_ranked_name_the_record(tmp_path, monkeypatch):
+    trainer = small_trainer(tmp_path)
+    tower = trainer.model.tower.forward
+    monkeypatch.setattr(trainer.model.tower, "forward", lambda pixels: tower(pixels) * float("nan"))
+    with pytest.raises(UserError, match="record a: "):
+        trainer.train(loader([FakeRecord("a", "one")]))
+
+
+def test_gradients_are_checked_from_the_second_step(tmp_path):
+    trainer = small_trainer(tmp_path)
+    assert not trainer.train(loader(fake_records(4)))["skipped_records"]
+    assert trainer.gradients_checked
+    dead = small_trainer(tmp_path / "dead")
+    weight = dead.model.mm_projector[2].base_layer.weight
+    weight.data.zero_()
+    lora = adapter.lora_parameters(dead.model)
+    lora["mm_projector.2.lora_B.default.weight"].register_hook(torch.zeros_like)
+    with pytest.raises(UserError, match="no gradient reaches .*mm_projector.0.lora_A"):
+        dead.train(loader(fake_records(4)))
+
+
+def test_dream_mixed_precision_pooled_path_and_checkpointed_blocks(tmp_path, caplog):
+    trainer = small_trainer(
+        tmp_path,
+        family="dream",
+        token_budgets=[8],
+        include_pooled=True,
+        mixed_precision="fp16",
+        gradient_checkpointing=True,
+        num_epochs=2,
+    )
+    results = trainer.train(loader(fake_records(2)))
+    assert results["steps_per_ratio"] == {"8": 1, "pooled": 1}
+    assert results["mixed_precision"] == "bf16"
+    assert "fp16 is not for CPUs" in caplog.text
+    tokens = {str(entry["budget"]): entry["tokens"] for entry in trainer.metrics.read()}
+    assert tokens["pooled"] - tokens["8"] == 2 * (3 * 196 - 9)  # a 300x200 page makes three views
+
+
+def test_recomputed_blocks_give_the_same_run(tmp_path):
+    plain, recomputed = small_trainer(tmp_path / "a"), small_trainer(tmp_path / "b", gradient_checkpointing=True)
+    for trainer in (plain, recomputed):
+        trainer.train(loader(fake_records(4)))
+    assert losses_of(plain) == pytest.approx(losses_of(recomputed), abs=1e-6)
+
+
+def test_mistakes_are_named_before_training(tmp_path):
+    with pytest.raises(UserError, match="65 exceeds the 64 tokens"):
+        small_trainer(tmp_path, token_budgets=[65])
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(UserError, match="output_dir: .* cannot be written"):
+        small_trainer(blocked).train(loader(fake_records(2)))
+    model = tiny_model(shirg={"resolution": RESOLUTION}, tokenizer=False)
+    with pytest.raises(UserError, match="tokenizer"):
+        SHIRGLoRATrainer(small_config(tmp_path), model)
+    adapter.attach_lora(trainer_model := tiny_model(shirg={"resolution": RESOLUTION}), rank=2)
+    with pytest.raises(UserError, match="lora_rank: got 4, but the model carries an adapter with 2"):
+        SHIRGLoRATrainer(small_config(tmp_path), trainer_model)
+
+
+def test_a_full_disk_while_saving_is_one_clear_line(tmp_path, monkeypatch):
+    trainer = small_trainer(tmp_path, save_steps=1)
+    original, calls = checkpoints.write_json, []
+
+    def full(path, value):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        original(path, value)
+
+    monkeypatch.setattr(checkpoints, "write_json", full)
+    with pytest.raises(UserError, match="checkpoint-2 cannot be written .No space left"):
+        trainer.train(loader(fake_records(4)))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-1"]
+    assert checkpoints.find_latest(tmp_path / "checkpoints").name == "checkpoint-1"
