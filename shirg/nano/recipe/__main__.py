@@ -1,0 +1,72 @@
+"""Make LaViDa-nano from nothing: python -m shirg.nano.recipe --work FOLDER [--hours 2.5]
+
+Stages run one after another; stopped at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from shirg.nano.recipe.export import export
+from shirg.nano.recipe.reader import Reader, train_reader
+from shirg.nano.recipe.stage import Stage
+from shirg.nano.recipe.tower import TowerLesson, train_tower
+
+SEED = 1
+SHARES = {"glyphs": 0.2, "look": 0.3, "together": 0.5}  # of the hours
+
+
+def main() -> None:
+    """Run every stage that is not finished, then write the checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m shirg.nano.recipe", description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder of the stages' weights and curves; reused when it exists"
+    )
+    parser.add_argument(
+        "--hours", type=float, default=2.5, help="hours of training in all on this machine (default: 2.5)"
+    )
+    parser.add_argument("--output", type=Path, help="folder of the finished checkpoint (default: WORK/nano)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.manual_seed(SEED)
+    reader = Reader()
+    seconds = {name: share * arguments.hours * 3600 for name, share in SHARES.items()}
+    glyphs(Stage(arguments.work / "glyphs", seconds["glyphs"]), reader)
+    look(Stage(arguments.work / "look", seconds["look"]), reader)
+    together(Stage(arguments.work / "together", seconds["together"]), reader)
+    export(reader, arguments.output or arguments.work / "nano")
+
+
+def glyphs(stage: Stage, reader: Reader) -> None:
+    """The tower learns what stands under every patch."""
+    lesson = TowerLesson(reader.tower, reader.glyph_heads)
+    _resume(stage, lesson)
+    train_tower(stage, lesson, SEED)
+
+
+def look(stage: Stage, reader: Reader) -> None:
+    """Projector and language model learn to find answers in what the tower sees; the tower stands still."""
+    _resume(stage, reader)
+    views = {"page": 1.0}
+    train_reader(stage, reader, SEED, learn_tower=False, text_px=(10, 22), views=views, guide=(1.0, 1.0))
+
+
+def together(stage: Stage, reader: Reader) -> None:
+    """Everything learns, on all the views that the model must serve, and the guidance fades."""
+    _resume(stage, reader)
+    views = {"page": 0.6, "window": 0.28, "tiles": 0.12}
+    train_reader(stage, reader, SEED + 1, learn_tower=True, text_px=(8, 22), views=views, guide=(1.0, 0.0))
+
+
+def _resume(stage: Stage, modules: torch.nn.Module) -> None:
+    if stage.weights.exists():
+        modules.load_state_dict(load_file(stage.weights))
+
+
+if __name__ == "__main__":
+    main()

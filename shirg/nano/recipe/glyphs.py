@@ -1,0 +1,134 @@
+"""What stands under every patch: the dense targets that teach the tower to read, and sheets of text to learn on.
+
+A tower that is only told the answer to a question does not learn to read in any time a laptop has; one that is told, patch
+by patch, which characters stand there does so in minutes. The targets exist because we draw the pages ourselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from shirg.data.pages import Word
+from shirg.data.render.fonts import TRAINING_FONTS, Face
+
+PATCH = 14
+SLOTS = 4  # characters told apart in one patch: an 8 px font puts three in it
+CHARACTERS = string.printable[:94]  # class 0 is blank, class c + 1 is CHARACTERS[c]
+NUM_CLASSES = len(CHARACTERS) + 1
+MAX_INDEX = 16  # index of a character in its word; later ones share the last class
+IGNORE = -100
+_FILES = tuple(file for family in TRAINING_FONTS.values() for file in family)
+_CLASS_OF = {character: number + 1 for number, character in enumerate(CHARACTERS)}
+
+
+@dataclass
+class GlyphTargets:
+    """`characters` and `indices` are int64 [rows, cols, SLOTS]; blanks are 0 in the first and IGNORE in the second."""
+
+    characters: np.ndarray
+    indices: np.ndarray
+
+
+def glyph_targets(words: Sequence[Word], rows: int, cols: int) -> GlyphTargets:
+    """The characters whose centres lie in each patch of a rows x cols grid, left to right, and their index in the word.
+
+    Boxes of `words` are in pixels of the view.
+    """
+    characters = np.zeros((rows, cols, SLOTS), np.int64)
+    indices = np.full((rows, cols, SLOTS), IGNORE, np.int64)
+    filled = np.zeros((rows, cols), np.int64)
+    for word in words:
+        for index, (character, place) in enumerate(zip(word.text, places(word, rows, cols), strict=True)):
+            if place is None or character not in _CLASS_OF or filled[place] == SLOTS:
+                continue
+            row, col = place
+            slot = filled[row, col]
+            characters[row, col, slot] = _CLASS_OF[character]
+            indices[row, col, slot] = min(index, MAX_INDEX - 1)
+            filled[row, col] += 1
+    return GlyphTargets(characters, indices)
+
+
+def places(word: Word, rows: int, cols: int) -> list[tuple[int, int] | None]:
+    """(row, column) of the patch in which each character of `word` has its centre; None outside the grid."""
+    row = int((word.box[1] + word.box[3]) / 2 // PATCH)
+    columns = [int((left + right) / 2 // PATCH) for left, right in itertools.pairwise(word.char_edges)]
+    return [(row, col) if 0 <= row < rows and 0 <= col < cols else None for col in columns]
+
+
+def moved(word: Word, scale: tuple[float, float], corner: tuple[float, float] = (0.0, 0.0)) -> Word:
+    """`word` in pixels of a view whose (x, y) = page * scale - corner."""
+    left, top, right, bottom = (edge * scale[side % 2] - corner[side % 2] for side, edge in enumerate(word.box))
+    return Word(word.text, (left, top, right, bottom), tuple(x * scale[0] - corner[0] for x in word.char_edges))
+
+
+def random_word(rng: random.Random) -> str:
+    """Letters, digits and signs in the proportions of forms and receipts."""
+    draw = rng.random()
+    if draw < 0.35:
+        return rng.choice((str.lower, str.title, str.title, str.upper))(
+            "".join(rng.choice(rng.choice(("aeiou", string.ascii_lowercase))) for _ in range(rng.randint(2, 10)))
+        )
+    if draw < 0.55:
+        return f"{rng.choice(('', '$', ''))}{rng.randint(0, 10 ** rng.randint(1, 4))}{rng.choice(('.', ',', '.'))}{rng.randint(0, 99):02d}"
+    if draw < 0.75:
+        return str(rng.randint(0, 10 ** rng.randint(1, 8))) + rng.choice(("", "", "%", ":"))
+    if draw < 0.9:
+        return "".join(rng.choice(string.ascii_uppercase + string.digits * 2 + "-/") for _ in range(rng.randint(2, 10)))
+    return "".join(rng.choice(CHARACTERS) for _ in range(rng.randint(1, 8)))
+
+
+def draw_sheet(seed: int, width: int, height: int, text_px: tuple[float, float]) -> tuple[Image.Image, list[Word]]:
+    """Lines of random words in random sizes, faces and colours; half the sheets are drawn larger and shrunk, as views are."""
+    rng = random.Random(seed)
+    shrink = rng.uniform(1.2, 1.9) if rng.random() < 0.5 else 1.0
+    image, words = _draw(rng, int(width * shrink), int(height * shrink), text_px, shrink)
+    if shrink > 1.0:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        words = [moved(word, (1 / shrink, 1 / shrink)) for word in words]
+    return _noisy(image, rng), words
+
+
+def _draw(rng: random.Random, width: int, height: int, text_px: tuple[float, float], shrink: float):
+    paper, ink = _colours(rng)
+    image = Image.new("RGB", (width, height), paper)
+    canvas = ImageDraw.Draw(image)
+    words: list[Word] = []
+    top = rng.uniform(-4, 12)
+    while top < height:
+        size = round(rng.uniform(*text_px) * shrink)
+        face = Face(rng.choice(_FILES), size)
+        line_ink = ink
+        if rng.random() < 0.12:
+            band, line_ink = _colours(rng)
+            canvas.rectangle((0, top - 1, width, top + size * 1.3), fill=band)
+        left = rng.uniform(-10, 30)
+        while left < width:
+            text = random_word(rng)
+            steps = face.measure(text)[0]
+            box = (left, top, left + steps[-1], top + size * 1.2)
+            canvas.text((left, top), text, fill=line_ink, font=face.font)
+            words.append(Word(text, box, tuple(left + step for step in steps)))
+            left += steps[-1] + size * rng.choice((0.3, 0.35, 0.5, 2.0))
+        top += size * rng.uniform(1.25, 2.2)
+    return image, words
+
+
+def _colours(rng: random.Random) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    light = tuple(rng.randint(215, 255) for _ in range(3)) if rng.random() < 0.6 else (255, 255, 255)
+    dark = tuple(rng.randint(0, 110) for _ in range(3)) if rng.random() < 0.6 else (10, 10, 10)
+    return (dark, light) if rng.random() < 0.1 else (light, dark)
+
+
+def _noisy(image: Image.Image, rng: random.Random) -> Image.Image:
+    if rng.random() < 0.7:
+        return image
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(1, 8), (image.height, image.width, 1))
+    return Image.fromarray(np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8))

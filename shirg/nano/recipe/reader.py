@@ -1,0 +1,302 @@
+"""Stages two and three: projector and language model learn to answer from what the tower sees, then all learn together.
+
+Six questions share one pass over their page. Each question's branch sees the page and itself; both complementary noisy copies of
+its answer see the page, the question and themselves. The page sees itself and the *first* branch's question, because in use
+LaViDa's prefix is one block in which image and question see each other: a page that had read a question must serve any.
+
+Finding a value on a page is a chain (which label is asked, where is it, what stands beside it, which character of that comes
+next), and a loss at the end of the chain alone leaves small models on a plateau for hours. So a few attention heads are told
+where to look, which we know because we drew the page; their share of the loss fades to nothing before training ends.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from shirg.lavida.language import BodyConfig, LanguageModel, rotary_tables
+from shirg.lavida.paths import pool_views
+from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
+from shirg.nano.recipe.glyphs import PATCH
+from shirg.nano.recipe.lessons import PATCHES, Lessons, collate
+from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
+from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer
+from shirg.nano.recipe.tower import GlyphHeads, encode_with_positions, enlarged, new_tower, normalise
+
+GUIDED_HEADS = 2
+NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
+PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block and soon known
+
+
+class Reader(nn.Module):
+    """Tower, projector and language model, put together as LaViDa is, with the training pass of this recipe."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokenizer = build_tokenizer()
+        ids = self.tokenizer.convert_tokens_to_ids
+        self.mask_id, self.end_id, self.user_id = ids(MASK), ids(END), ids(USER)
+        width = LANGUAGE["d_model"]
+        self.tower = new_tower()
+        self.glyph_heads = GlyphHeads(VISION["hidden_size"], len(self.tokenizer))
+        self.mm_projector = nn.Sequential(nn.Linear(VISION["hidden_size"], width), nn.GELU(), nn.Linear(width, width))
+        self.language = LanguageModel(
+            BodyConfig(
+                family="llada",
+                hidden_size=width,
+                intermediate_size=LANGUAGE["mlp_hidden_size"],
+                num_layers=LANGUAGE["n_layers"],
+                num_heads=LANGUAGE["n_heads"],
+                num_kv_heads=LANGUAGE["n_kv_heads"],
+                vocab_size=len(self.tokenizer),
+                rope_theta=LANGUAGE["rope_theta"],
+                rms_norm_eps=LANGUAGE["rms_norm_eps"],
+            )
+        )
+        nn.init.normal_(self.language.embed_tokens.weight, std=0.5)
+
+    def see(self, pixels: Tensor, origin: Tensor) -> Tensor:
+        """Raw tower output [B, V * 729, D] of uint8 pixels [B, V, 384, 384, 3] whose views begin at `origin` [B, 3]."""
+        table = self.tower.embeddings.position_embedding.weight
+        large = enlarged(table)
+        parts = [
+            table if side == POSITIONS else large[top : top + POSITIONS, left : left + POSITIONS].flatten(0, 1)
+            for side, top, left in origin.tolist()
+        ]
+        positions = torch.stack(parts).repeat_interleave(pixels.shape[1], 0)
+        seen = encode_with_positions(self.tower, normalise(pixels.flatten(0, 1)), positions)
+        return seen.view(len(pixels), -1, seen.shape[-1])
+
+    def page_tokens(self, seen: Tensor, batch: dict[str, Tensor], rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Projected tokens shown to the language model [B, K, H] and which they are [B, K], ascending.
+
+        Of tiles, tokens are pooled as LaViDa pools them and kept by the contrast under them.
+        """
+        if batch["pixels"].shape[1] == 1:
+            kept = keep_patches(batch["inked"], rng)
+            return self.mm_projector(_take(seen, kept)), kept
+        views = self.mm_projector(seen).float().unflatten(1, (-1, PATCHES)).flatten(0, 1)
+        pooled = pool_views(views, (POSITIONS, POSITIONS)).reshape(len(seen), -1, views.shape[-1])
+        kept = contrast(batch["pixels"]).topk(rng.choice((384, 512, pooled.shape[1]))).indices.sort().values
+        return _take(pooled, kept), kept
+
+
+def _take(tokens: Tensor, kept: Tensor) -> Tensor:
+    return torch.gather(tokens, 1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def contrast(pixels: Tensor) -> Tensor:
+    """Standard deviation of the grey values under every pooled token, [B, V * 196], of uint8 pixels [B, V, 384, 384, 3]."""
+    grey = pixels.float().mean(-1).flatten(0, 1)[:, None]
+    grey = F.interpolate(grey, size=(14 * 2 * PATCH, 14 * 2 * PATCH), mode="bilinear")
+    return F.unfold(grey, 2 * PATCH, stride=2 * PATCH).std(1).view(len(pixels), -1)
+
+
+def keep_patches(inked: Tensor, rng: random.Random) -> Tensor:
+    """Indices [B, K] ascending of the patches shown to the language model; `inked` is Boolean [B, N], under some word.
+
+    Blank patches teach nothing and cost most of the time, so most batches show the inked ones and a few others, drawn at
+    random; one batch in sixteen shows all 729.
+    """
+    most = int(inked.sum(1).max())
+    count = PATCHES if rng.random() < 1 / 16 else min(PATCHES, -(-int(most * rng.choice((1.0, 1.0, 1.2))) // 32) * 32)
+    order = torch.rand(inked.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) + inked
+    return order.topk(count).indices.sort().values
+
+
+@dataclass
+class Layout:
+    """Who sees whom. S rows of the page, then Q branches of R = P + 2 A rows: a prompt and two copies of its answer.
+
+    `positions` [B, S + Q R]; `page_sees` [B, 1, S, S + P], the page and the first prompt; `branch_sees` [B, 1, Q, R, R], a
+    branch's own rows (it sees all of the page besides); True where a row may attend.
+    """
+
+    shared: int
+    prompt: int
+    branch: int
+    positions: Tensor
+    page_sees: Tensor
+    branch_sees: Tensor
+
+
+def lay_out(lengths: Tensor, prompt: int, block: int, shared: int) -> Layout:
+    """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, and answers of `block` tokens."""
+    part = torch.tensor([0] * prompt + [1] * block + [2] * block)
+    inner = torch.cat([torch.arange(prompt), torch.arange(block), torch.arange(block)])
+    positions = shared + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
+    positions = torch.cat([torch.arange(shared).expand(len(lengths), -1), positions.flatten(1)], 1)
+    real = (part > 0) | (inner < lengths[..., None])  # [B, Q, R]: padding of prompts is seen by nobody
+    allowed = (part[None] == 0) | (part[:, None] == part[None])  # [R, R]
+    page_sees = torch.cat([torch.ones(len(lengths), shared, dtype=torch.bool), real[:, 0, :prompt]], 1)
+    return Layout(
+        shared, prompt, len(part), positions,
+        page_sees[:, None, None].expand(-1, -1, shared, -1),
+        (allowed & real[:, :, None])[:, None],
+    )  # fmt: skip
+
+
+def attend(language: LanguageModel, hidden: Tensor, layout: Layout, watched: set[int]):
+    """All layers over [B, S + Q R, H], each row computing only the attention it is allowed.
+
+    Plain matrix products: on a CPU their backward is several times faster than the fused kernel's at this size.
+
+    Returns the normed hidden states and, for every layer in `watched`, the log-probabilities that the first GUIDED_HEADS heads
+    of the branches' rows give to the page and to their own branch: [B, heads, Q, R, S + R].
+    """
+    config = language.config
+    rotation = rotary_tables(layout.positions, config.head_dim, config.rope_theta)
+    looks = {}
+    for index, layer in enumerate(language.layers):
+        normed = layer.input_layernorm(hidden)
+        shape = (*normed.shape[:2], -1, config.head_dim)
+        own = layer.self_attn
+        query, key, value = (p(normed).view(shape).transpose(1, 2) for p in (own.q_proj, own.k_proj, own.v_proj))
+        query, key = apply_rotary_pos_emb(query, key, *rotation)
+        query, key = (query * config.head_dim**-0.5).to(value.dtype), key.to(value.dtype)
+        page = _page_attention(query, key, value, layout)
+        branches, scores = _branch_attention(query, key, value, layout)
+        if index in watched:
+            looks[index] = scores[:, :GUIDED_HEADS].float().log_softmax(-1)
+        mixed = torch.cat([page, branches], 2).transpose(1, 2).flatten(2)
+        hidden = hidden + own.o_proj(mixed)
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return language.norm(hidden), looks
+
+
+def _page_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+    end = layout.shared + layout.prompt
+    scores = query[:, :, : layout.shared] @ key[:, :, :end].transpose(2, 3)
+    scores = scores.masked_fill(~layout.page_sees, -1e4)
+    return scores.softmax(-1) @ value[:, :, :end]
+
+
+def _branch_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    def split(x: Tensor) -> Tensor:  # [B, heads, Q R, d] -> [B, heads, Q, R, d]
+        return x[:, :, layout.shared :].unflatten(2, (-1, layout.branch))
+
+    on_page = query[:, :, layout.shared :] @ key[:, :, : layout.shared].transpose(2, 3)  # [B, heads, Q R, S]
+    on_branch = (split(query) @ split(key).transpose(3, 4)).masked_fill(~layout.branch_sees, -1e4)
+    scores = torch.cat([on_page.unflatten(2, (-1, layout.branch)), on_branch], -1)
+    weights = scores.softmax(-1)
+    from_page = weights[..., : layout.shared].flatten(2, 3) @ value[:, :, : layout.shared]
+    from_branch = weights[..., layout.shared :] @ split(value)
+    return from_page + from_branch.flatten(2, 3), scores
+
+
+def mass(look: Tensor, target: Tensor) -> Tensor:
+    """-log of the attention [B, heads, Q, R, L] that falls on `target` [B, Q, R, L], over the rows that have one."""
+    there = target.any(-1)
+    on = look.masked_fill(~target[:, None], -1e4).logsumexp(-1).transpose(0, 1)  # [heads, B, Q, R]
+    return -on[:, there].mean()
+
+
+def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
+    """Which answer tokens are masked in the first copy, Boolean like `answers`; the second copy masks the others.
+
+    p = (1 - 1e-3) t + 1e-3 with t uniform (LaViDa llava_llada.py:56-71).
+    """
+    level = torch.rand(answers.shape[:-1], generator=generator)[..., None] * (1 - 1e-3) + 1e-3
+    return torch.rand(answers.shape, generator=generator) < level
+
+
+def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool):
+    """Losses of one batch, by name, and the share of masked answer tokens that come out right."""
+    tiled = batch["pixels"].shape[1] > 1
+    with torch.set_grad_enabled(learn_tower and not tiled):
+        seen = reader.see(batch["pixels"], batch["origin"])
+    page, kept = reader.page_tokens(seen, batch, rng)
+    answers, embed = batch["answers"], reader.language.embed_tokens
+    block, prompt = answers.shape[-1], int(batch["prompt_lengths"].max())
+    masked = noise(answers, generator)
+    copies = [torch.where(masked, reader.mask_id, answers), torch.where(masked, answers, reader.mask_id)]
+    branches = torch.cat([batch["prompts"][..., :prompt], *copies], 2)  # [B, Q, R]
+    user = torch.full((len(answers), 1), reader.user_id)
+    sequence = torch.cat([embed(user), page.to(torch.float32), embed(branches.flatten(1))], 1)
+    layout = lay_out(batch["prompt_lengths"], prompt, block, 1 + kept.shape[1])
+    hidden, looks = attend(reader.language, sequence, layout, {NAME_LAYER, KEY_LAYER, PLACE_LAYER})
+    tails = hidden[:, layout.shared :].unflatten(1, (-1, layout.branch))[:, :, prompt:]  # [B, Q, 2A, H]
+    logits = reader.language.logits(tails).float()
+    targets, asked = torch.cat([answers, answers], 2), torch.cat([masked, ~masked], 2)
+    weight = torch.where(targets == reader.end_id, PADDING_WEIGHT, 1.0) * asked
+    each = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(weight)
+    losses = {"answer": (each * weight).sum() / weight.sum()}
+    if not tiled:
+        losses |= guidance(batch, kept, looks, layout)
+    if learn_tower and not tiled:
+        glyphs = (batch["characters"].flatten(1, 2), batch["indices"].flatten(1, 2), _places(batch["origin"]))
+        losses["glyph"] = reader.glyph_heads.loss(seen, *glyphs)[0]
+        losses["word"] = reader.glyph_heads.word_loss(seen, batch["words"])
+    counted = asked & (targets != reader.end_id)
+    return losses, (logits.argmax(-1)[counted] == targets[counted]).float().mean().item()
+
+
+def guidance(batch: dict[str, Tensor], kept: Tensor, looks: dict[int, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Losses of the guided heads: answer rows look at the label's token, at the label's patches, at their character's patch."""
+    block = batch["answers"].shape[-1]
+
+    def on_page(
+        target: Tensor,
+    ) -> Tensor:  # Boolean [B, Q, rows, N] over patches -> [B, Q, rows, S] over the page's rows
+        index = kept[:, None, None].expand(-1, *target.shape[1:3], -1)
+        return F.pad(torch.gather(target, 3, index), (1, 0))
+
+    rows = slice(layout.prompt, None)
+    named = batch["named"][:, :, None, : layout.prompt].expand(-1, -1, 2 * block, -1)
+    name = looks[NAME_LAYER][..., rows, layout.shared : layout.shared + layout.prompt]
+    places = on_page(batch["places"].repeat(1, 1, 2, 1))
+    losses = {"name": mass(name, named), "place": mass(looks[PLACE_LAYER][..., rows, : layout.shared], places)}
+    for head in range(GUIDED_HEADS):
+        label = on_page(batch["keys"][:, :, head, None]).expand(-1, -1, 2 * block, -1)
+        losses[f"key{head}"] = mass(looks[KEY_LAYER][:, head : head + 1, ..., rows, : layout.shared], label)
+    return losses
+
+
+def _places(origin: Tensor) -> Tensor:
+    """Coordinates [B, 729, 2] in 0..1 on the whole page of the patches of views that begin at `origin` [B, 3]."""
+    y, x = torch.meshgrid(torch.arange(POSITIONS), torch.arange(POSITIONS), indexing="ij")
+    inner = torch.stack([y, x], -1).flatten(0, 1)
+    return (inner + origin[:, None, 1:] + 0.5) / origin[:, None, :1]
+
+
+def train_reader(
+    stage: Stage,
+    reader: Reader,
+    seed: int,
+    *,
+    learn_tower: bool,
+    text_px: tuple[float, float],
+    views: dict[str, float],
+    guide: tuple[float, float],
+    batch: int = 4,
+    matrix_lr: float = 0.01,
+) -> None:
+    """Teach `reader` for the length of `stage`.
+
+    Args:
+        learn_tower: whether the tower goes on learning, its dense targets included, or stays as it is.
+        text_px: smallest and largest text of whole pages, in pixels at 384.
+        views: weights of the kinds of view, see `Lessons`.
+        guide: weight of the attention losses at the start and at the end.
+        batch: pages a step.
+    """
+    rng, generator = random.Random(seed + stage.sittings), torch.Generator().manual_seed(seed + stage.sittings)
+    reader.tower.requires_grad_(learn_tower)
+    reader.glyph_heads.requires_grad_(learn_tower)
+    lessons = Lessons(seed + stage.sittings, text_px, batch, views)
+    loader = iter(
+        torch.utils.data.DataLoader(lessons, batch_size=batch, collate_fn=collate, num_workers=1, prefetch_factor=6)
+    )
+    steppers, curve = optimizers(reader, matrix_lr), Curve(stage)
+    for progress in stage.run(reader, steppers):
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, right = step(reader, next(loader), rng, generator, learn_tower)
+        guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
+        weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5}
+        descend(reader, steppers, sum(weights.get(name, guided) * loss for name, loss in losses.items()))
+        curve.add({"right": right, **{name: loss.item() for name, loss in losses.items()}})

@@ -1,0 +1,127 @@
+"""A training stage measured by the clock: how far it is, when it saves, where it goes on after being stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from shirg.files import atomic_path, write_json
+
+log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 120.0
+LOG_STEPS = 50
+WARM_UP, FLOOR = 0.02, 0.03
+MAX_GRAD_NORM = 1.0
+
+
+@dataclass
+class Stage:
+    """One stage's folder, length in seconds of training, and what has been spent of it.
+
+    The clock, not a number of steps, decides the length, because the recipe is planned in hours of whatever machine there is.
+    Weights and the time spent are saved every two minutes; a stopped stage goes on from there with fresh momenta and pages
+    that it has not shown yet.
+    """
+
+    folder: Path
+    seconds: float
+    spent: float = 0.0
+    steps: int = 0
+    sittings: int = 0
+
+    def __post_init__(self) -> None:
+        record = self.folder / "stage.json"
+        if record.exists():
+            known = json.loads(record.read_text())
+            self.spent, self.steps, self.sittings = known["seconds"], known["steps"], known["sittings"]
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        return self.spent >= self.seconds
+
+    def run(self, modules: nn.Module, steppers: list[torch.optim.Optimizer]) -> Iterator[float]:
+        """Yield the share done (0 to 1) before every step, with the learning rates set; saves on the way and at the end."""
+        groups = [group for stepper in steppers for group in stepper.param_groups]
+        rates = [group["lr"] for group in groups]
+        self.sittings += 1
+        before, began, saved = self.spent, time.monotonic(), time.monotonic()
+        while not self.finished:
+            progress = self.spent / self.seconds
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate * learning_rate(progress)
+            yield progress
+            self.steps += 1
+            self.spent = before + time.monotonic() - began
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self.save(modules)
+                saved = time.monotonic()
+        self.save(modules)
+
+    def save(self, modules: nn.Module) -> None:
+        """Weights first, then the time they stand for: killed in between, a little is trained twice and nothing is lost."""
+        with atomic_path(self.weights) as fresh:
+            save_file({name: value.contiguous() for name, value in modules.state_dict().items()}, fresh)
+        write_json(self.folder / "stage.json", {"seconds": self.spent, "steps": self.steps, "sittings": self.sittings})
+
+
+def learning_rate(progress: float) -> float:
+    """Factor of the learning rate: linear warm-up over 2%, then a cosine down to 3%."""
+    if progress < WARM_UP:
+        return max(progress, 1e-3) / WARM_UP
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
+
+
+def optimizers(modules: nn.Module, matrix_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW at a fifth of its rate for embeddings, norms, biases and read-outs."""
+    named = [(name, p) for name, p in modules.named_parameters() if p.requires_grad]
+    hidden = [p for name, p in named if p.ndim == 2 and ("layers." in name or "mm_projector" in name)]
+    chosen = {id(p) for p in hidden}
+    others = [p for _, p in named if id(p) not in chosen]
+    return [
+        torch.optim.Muon(hidden, lr=matrix_lr, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=matrix_lr / 5, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
+
+
+def descend(modules: nn.Module, steppers: list[torch.optim.Optimizer], loss: torch.Tensor) -> None:
+    """One step down the gradient of `loss`, clipped to norm 1."""
+    modules.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(modules.parameters(), MAX_GRAD_NORM)
+    for stepper in steppers:
+        stepper.step()
+
+
+class Curve:
+    """Means over the last LOG_STEPS steps, logged and appended to `curve.jsonl` beside the weights."""
+
+    def __init__(self, stage: Stage):
+        self.stage, self.recent = stage, []
+
+    def add(self, values: dict[str, float]) -> None:
+        self.recent.append(values)
+        if len(self.recent) < LOG_STEPS:
+            return
+        names = dict.fromkeys(name for one in self.recent for name in one)
+        means = {name: round(float(np.mean([one[name] for one in self.recent if name in one])), 4) for name in names}
+        point = {"step": self.stage.steps + 1, "seconds": round(self.stage.spent, 1), **means}
+        self.stage.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.stage.folder / "curve.jsonl", "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(point) + "\n")
+        log.info("  ".join(f"{name} {value}" for name, value in point.items()))
+        self.recent = []
