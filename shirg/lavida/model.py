@@ -29,11 +29,12 @@ class Lavida(nn.Module):
     """A diffusion vision-language model; built from a config its weights are random.
 
     Attributes:
-        tower, mm_projector, language: the three parts; `image_newline` is the row separator of "unpad" checkpoints,
-        or None. gate: the selector of modes "shirg" and "multiview"; replace it to use another configuration.
-        resolution: pixels per side of the large view, a multiple of 14. fit: "stretch" (as LaViDa's base view) or
-        "pad" (keep the shape), for the modes that show the image as one square. tokenizer: the checkpoint's
-        tokenizer, or None: then only ids go in and out.
+        tower, mm_projector, language: the three parts.
+        image_newline: the row separator of "unpad" checkpoints, or None.
+        gate: the selector of modes "shirg" and "multiview"; replace it to use another configuration.
+        resolution: pixels per side of the large view, a multiple of 14.
+        fit: "stretch" (as LaViDa's base view) or "pad" (keep the shape), for modes that show the image as one square.
+        tokenizer: the checkpoint's tokenizer, or None: then only ids go in and out.
     """
 
     def __init__(self, config: LavidaConfig, tokenizer=None):

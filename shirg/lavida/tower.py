@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from shirg.errors import UserError
+from shirg.gate import ShirgGate
 
 SHIRG_RESOLUTION = 672
 """Side in pixels at which SHIRG encodes an image: 48 x 48 patches of 14 pixels."""
@@ -145,8 +146,6 @@ class SigLipVisionTower(nn.Module):
         Raises:
             ValueError: for a budget below 1, widths or shapes that do not match, or an N that is no grid.
         """
-        from shirg.gate import ShirgGate
-
         pixels = None if images is None else self._shirg_pixels(images)
         grid = self._grid_of_count(tokens.shape[1]) if pixels is None else self._grid_of_pixels(pixels)
         return ShirgGate()(tokens, budget=target_tokens, grid=grid, text=text_embeddings, pixels=pixels).tokens

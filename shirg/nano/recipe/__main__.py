@@ -59,8 +59,10 @@ def look(stage: Stage, reader: Reader) -> None:
 def together(stage: Stage, reader: Reader) -> None:
     """Everything learns, on all the views that the model must serve, and the guidance fades."""
     _resume(stage, reader)
-    views = {"page": 0.6, "window": 0.28, "tiles": 0.12}
-    train_reader(stage, reader, SEED + 1, learn_tower=True, text_px=(8, 22), views=views, guide=(1.0, 0.0))
+    views = {"page": 0.6, "window": 0.32, "tiles": 0.08}
+    train_reader(
+        stage, reader, SEED + 1, learn_tower=True, text_px=(8, 22), views=views, guide=(1.0, 0.0), matrix_lr=0.006
+    )
 
 
 def _resume(stage: Stage, modules: torch.nn.Module) -> None:

@@ -26,7 +26,7 @@ from shirg.nano.recipe.glyphs import PATCH
 from shirg.nano.recipe.lessons import PATCHES, Lessons, collate
 from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
 from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer
-from shirg.nano.recipe.tower import GlyphHeads, encode_with_positions, enlarged, new_tower, normalise
+from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, normalise
 
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
@@ -60,34 +60,39 @@ class Reader(nn.Module):
         )
         nn.init.normal_(self.language.embed_tokens.weight, std=0.5)
 
-    def see(self, pixels: Tensor, origin: Tensor) -> Tensor:
-        """Raw tower output [B, V * 729, D] of uint8 pixels [B, V, 384, 384, 3] whose views begin at `origin` [B, 3]."""
+    def see(self, batch: dict[str, Tensor], kept: Tensor) -> Tensor:
+        """Raw tower output [B, K, D] of the patches `kept` [B, K], which are all that the tower is shown.
+
+        Blank patches left out cost nothing in what is learnt (attention to them is nearly nothing) and save most of the work.
+        """
         table = self.tower.embeddings.position_embedding.weight
         large = enlarged(table)
         parts = [
             table if side == POSITIONS else large[top : top + POSITIONS, left : left + POSITIONS].flatten(0, 1)
-            for side, top, left in origin.tolist()
+            for side, top, left in batch["origin"].tolist()
         ]
-        positions = torch.stack(parts).repeat_interleave(pixels.shape[1], 0)
-        seen = encode_with_positions(self.tower, normalise(pixels.flatten(0, 1)), positions)
-        return seen.view(len(pixels), -1, seen.shape[-1])
+        patches = self.tower.embeddings.patch_embedding(normalise(batch["pixels"][:, 0])).flatten(2).transpose(1, 2)
+        return encode(self.tower, take(patches + torch.stack(parts), kept))
 
-    def page_tokens(self, seen: Tensor, batch: dict[str, Tensor], rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Projected tokens shown to the language model [B, K, H] and which they are [B, K], ascending.
+    @torch.no_grad()
+    def see_tiles(self, batch: dict[str, Tensor]) -> Tensor:
+        """Raw tower output [B, V, 729, D] of whole views."""
+        patches = self.tower.embeddings.patch_embedding(normalise(batch["pixels"].flatten(0, 1)))
+        table = self.tower.embeddings.position_embedding.weight
+        return encode(self.tower, patches.flatten(2).transpose(1, 2) + table).unflatten(0, batch["pixels"].shape[:2])
 
-        Of tiles, tokens are pooled as LaViDa pools them and kept by the contrast under them.
-        """
-        if batch["pixels"].shape[1] == 1:
-            kept = keep_patches(batch["inked"], rng)
-            return self.mm_projector(_take(seen, kept)), kept
-        views = self.mm_projector(seen).float().unflatten(1, (-1, PATCHES)).flatten(0, 1)
+    def pool_tiles(self, seen: Tensor, batch: dict[str, Tensor], rng: random.Random) -> Tensor:
+        """Projected tokens [B, K, H] of tiles, pooled as LaViDa pools them; the K of most contrast, in order."""
+        views = self.mm_projector(seen).float().flatten(0, 1)
         pooled = pool_views(views, (POSITIONS, POSITIONS)).reshape(len(seen), -1, views.shape[-1])
         kept = contrast(batch["pixels"]).topk(rng.choice((384, 512, pooled.shape[1]))).indices.sort().values
-        return _take(pooled, kept), kept
+        return take(pooled, kept)
 
 
-def _take(tokens: Tensor, kept: Tensor) -> Tensor:
-    return torch.gather(tokens, 1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
+def take(tokens: Tensor, kept: Tensor) -> Tensor:
+    """Rows `kept` [B, K] of `tokens` [B, N, ...]."""
+    index = kept.view(*kept.shape, *[1] * (tokens.ndim - 2)).expand(-1, -1, *tokens.shape[2:])
+    return torch.gather(tokens, 1, index)
 
 
 def contrast(pixels: Tensor) -> Tensor:
@@ -208,9 +213,13 @@ def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
 def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool):
     """Losses of one batch, by name, and the share of masked answer tokens that come out right."""
     tiled = batch["pixels"].shape[1] > 1
-    with torch.set_grad_enabled(learn_tower and not tiled):
-        seen = reader.see(batch["pixels"], batch["origin"])
-    page, kept = reader.page_tokens(seen, batch, rng)
+    kept = keep_patches(batch["inked"], rng)
+    if tiled:
+        page = reader.pool_tiles(reader.see_tiles(batch), batch, rng)
+    else:
+        with torch.set_grad_enabled(learn_tower):
+            seen = reader.see(batch, kept)
+        page = reader.mm_projector(seen)
     answers, embed = batch["answers"], reader.language.embed_tokens
     block, prompt = answers.shape[-1], int(batch["prompt_lengths"].max())
     masked = noise(answers, generator)
@@ -218,7 +227,7 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
     branches = torch.cat([batch["prompts"][..., :prompt], *copies], 2)  # [B, Q, R]
     user = torch.full((len(answers), 1), reader.user_id)
     sequence = torch.cat([embed(user), page.to(torch.float32), embed(branches.flatten(1))], 1)
-    layout = lay_out(batch["prompt_lengths"], prompt, block, 1 + kept.shape[1])
+    layout = lay_out(batch["prompt_lengths"], prompt, block, 1 + page.shape[1])
     hidden, looks = attend(reader.language, sequence, layout, {NAME_LAYER, KEY_LAYER, PLACE_LAYER})
     tails = hidden[:, layout.shared :].unflatten(1, (-1, layout.branch))[:, :, prompt:]  # [B, Q, 2A, H]
     logits = reader.language.logits(tails).float()
@@ -230,8 +239,8 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
         losses |= guidance(batch, kept, looks, layout)
     if learn_tower and not tiled:
         glyphs = (batch["characters"].flatten(1, 2), batch["indices"].flatten(1, 2), _places(batch["origin"]))
-        losses["glyph"] = reader.glyph_heads.loss(seen, *glyphs)[0]
-        losses["word"] = reader.glyph_heads.word_loss(seen, batch["words"])
+        losses["glyph"] = reader.glyph_heads.loss(seen, *(take(target, kept) for target in glyphs))[0]
+        losses["word"] = reader.glyph_heads.word_loss(seen, take(batch["words"], kept))
     counted = asked & (targets != reader.end_id)
     return losses, (logits.argmax(-1)[counted] == targets[counted]).float().mean().item()
 
