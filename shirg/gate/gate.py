@@ -74,6 +74,8 @@ class ShirgGate(nn.Module):
         budget = min(budget, tokens.shape[1])
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             selection = self._select(Request(tokens, budget, grid, text, pixels, relevance, self.config))
+            if selection.total is None:
+                selection.total = tokens.sum(dim=1, dtype=torch.float32)
         if not _is_traced(tokens):
             _check_finite(selection, tokens=tokens, text=text, pixels=pixels, relevance=relevance)
         kept = _gather(tokens, selection, self.config.summary)
@@ -121,7 +123,7 @@ def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
     if not summary:
         return kept
     total = selection.total
-    if total is None or (tokens.requires_grad and torch.is_grad_enabled()):
+    if tokens.requires_grad and torch.is_grad_enabled():  # the selector's sum carries no gradient
         total = tokens.sum(dim=1, dtype=torch.float32)
     if budget < count:
         total = total - kept[:, :budget].sum(dim=1, dtype=torch.float32)
@@ -136,15 +138,14 @@ def _is_traced(tokens: Tensor) -> bool:
 
 def _check_finite(selection: Selection, **inputs: Tensor | None) -> None:
     """Refuse NaN and infinity: they mark the small results, so the inputs are read only to name the culprit."""
-    tokens = inputs["tokens"]
-    total = tokens.detach().sum(dim=1, dtype=torch.float32) if selection.total is None else selection.total
-    if bool(torch.isfinite(selection.scores).all() & torch.isfinite(total).all()):
+    if bool(torch.isfinite(selection.scores).all() & torch.isfinite(selection.total).all()):
         return
     for name, value in inputs.items():
         if value is not None and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise ValueError(f"{name} holds {bad} NaN or infinite values of {value.numel()}")
-    raise ValueError(f"tokens are too large to be squared in float32: |value| up to {float(tokens.abs().max()):.3g}")
+    largest = float(inputs["tokens"].abs().max())
+    raise ValueError(f"tokens are too large to be squared in float32: |value| up to {largest:.3g}")
 
 
 def _check(

@@ -47,8 +47,7 @@ def test_blind_selectors_answer_the_same_call(name):
     kept = ShirgGate(GateConfig(selector=name))(tokens, 11, (5, 6), text=torch.randn(2, 3, 4))
     assert kept.tokens.shape == (2, 12, 4) and kept.scores.shape == (2, 30) and kept.clusters.eq(0).all()
     assert torch.equal(kept.indices[0], kept.indices[1])  # they look at nothing
-    assert kept.scores[0, kept.indices[0]].min() > (1 - kept.scores[0]).sort().values.max() - 1  # higher is kept
-    dropped = torch.ones(30, dtype=torch.bool).index_fill(0, kept.indices[0], False)
+    dropped = torch.ones(30, dtype=torch.bool).index_fill(0, kept.indices[0], False)  # higher is kept
     assert kept.scores[0, kept.indices[0]].min() > kept.scores[0, dropped].max()
 
 

@@ -294,10 +294,11 @@ def train_reader(
         guide: weight of the attention losses at the start and at the end.
         batch: pages a step.
     """
-    rng, generator = random.Random(seed + stage.sittings), torch.Generator().manual_seed(seed + stage.sittings)
+    own = stage.own_seed(seed)
+    rng, generator = random.Random(own), torch.Generator().manual_seed(own)
     reader.tower.requires_grad_(learn_tower)
     reader.glyph_heads.requires_grad_(learn_tower)
-    lessons = Lessons(seed + stage.sittings, text_px, batch, views)
+    lessons = Lessons(own, text_px, batch, views)
     loader = iter(
         torch.utils.data.DataLoader(lessons, batch_size=batch, collate_fn=collate, num_workers=1, prefetch_factor=6)
     )

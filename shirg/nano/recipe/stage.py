@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
 
@@ -54,6 +55,10 @@ class Stage:
     def finished(self) -> bool:
         return self.spent >= self.seconds
 
+    def own_seed(self, seed: int) -> int:
+        """Another one for every process and every sitting, so that no page is shown twice."""
+        return seed + 1000 * self.sittings + 100 * rank()
+
     def run(self, modules: nn.Module, steppers: list[torch.optim.Optimizer]) -> Iterator[float]:
         """Yield the share done (0 to 1) before every step, with the learning rates set; saves on the way and at the end."""
         groups = [group for stepper in steppers for group in stepper.param_groups]
@@ -66,7 +71,7 @@ class Stage:
                 group["lr"] = rate * learning_rate(progress)
             yield progress
             self.steps += 1
-            self.spent = before + time.monotonic() - began
+            self.spent = _from_first(before + time.monotonic() - began)
             if time.monotonic() - saved > SAVE_SECONDS:
                 self.save(modules)
                 saved = time.monotonic()
@@ -74,9 +79,35 @@ class Stage:
 
     def save(self, modules: nn.Module) -> None:
         """Weights first, then the time they stand for: killed in between, a little is trained twice and nothing is lost."""
+        if rank() > 0:
+            return
         with atomic_path(self.weights) as fresh:
             save_file({name: value.contiguous() for name, value in modules.state_dict().items()}, fresh)
         write_json(self.folder / "stage.json", {"seconds": self.spent, "steps": self.steps, "sittings": self.sittings})
+
+
+def rank() -> int:
+    """Number of this process among those that train together; 0 when it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _from_first(seconds: float) -> float:
+    """The first process's clock, so that all stop after the same step."""
+    if not dist.is_initialized():
+        return seconds
+    clock = torch.tensor(seconds, dtype=torch.float64)
+    dist.broadcast(clock, 0)
+    return clock.item()
+
+
+def _average_gradients(modules: nn.Module) -> None:
+    """One message for all gradients; a part that one process had no use for in this step counts as zero there."""
+    learning = [p for p in modules.parameters() if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for p, grad in zip(learning, flat.split([p.numel() for p in learning]), strict=True):
+        p.grad = grad.view_as(p)
 
 
 def learning_rate(progress: float) -> float:
@@ -102,6 +133,8 @@ def descend(modules: nn.Module, steppers: list[torch.optim.Optimizer], loss: tor
     """One step down the gradient of `loss`, clipped to norm 1."""
     modules.zero_grad(set_to_none=True)
     loss.backward()
+    if dist.is_initialized():
+        _average_gradients(modules)
     nn.utils.clip_grad_norm_(modules.parameters(), MAX_GRAD_NORM)
     for stepper in steppers:
         stepper.step()
@@ -115,7 +148,7 @@ class Curve:
 
     def add(self, values: dict[str, float]) -> None:
         self.recent.append(values)
-        if len(self.recent) < LOG_STEPS:
+        if rank() > 0 or len(self.recent) < LOG_STEPS:
             return
         names = dict.fromkeys(name for one in self.recent for name in one)
         means = {name: round(float(np.mean([one[name] for one in self.recent if name in one])), 4) for name in names}

@@ -155,8 +155,9 @@ class TowerLesson(nn.Module):
 
 def train_tower(stage: Stage, lesson: TowerLesson, seed: int, batch: int = 32, matrix_lr: float = 0.01) -> None:
     """Teach `lesson` for the length of `stage`."""
-    rng = random.Random(seed + stage.sittings)
-    crops = Crops(seed + stage.sittings)
+    own = stage.own_seed(seed)
+    rng = random.Random(own)
+    crops = Crops(own)
     loader = iter(torch.utils.data.DataLoader(crops, batch_size=batch, num_workers=1, prefetch_factor=8))
     steppers, curve = optimizers(lesson, matrix_lr), Curve(stage)
     for _ in stage.run(lesson, steppers):

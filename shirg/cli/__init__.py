@@ -1,0 +1,57 @@
+"""The `shirg` command: one module per sub-command, imported when it is called, so that help is instant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+COMMANDS = {
+    "run": "prepare, train, evaluate and report in one go",
+    "prepare": "make a training set: images, questions and answers in Parquet files",
+    "train": "train one LoRA adapter that serves every token budget",
+    "evaluate": "score and time every vision path and budget, before and after an adapter",
+    "select": "draw which patches of a page are kept",
+    "answer": "ask one question about one page",
+}
+
+HELP = """\
+usage: shirg COMMAND [flags]        shirg COMMAND --help explains a command and its flags
+
+Read small print with LaViDa at a chosen cost: look at a page once at 672x672 pixels, keep the visual tokens
+that matter, and turn the budget up or down with one adapter. Without weights of your own everything runs on
+LaViDa-nano, a small model of the same anatomy that comes with the package.
+
+commands:
+{commands}
+
+try:
+  shirg run                                        the whole road, under ten minutes on two CPU cores
+  shirg select page.png --budget 512               writes page.kept.png
+  shirg answer page.png "What is the total?"       reads it
+  shirg evaluate --eval-datasets ChartQA DocVQA --eval-data-dir DIR
+                                                   your pages, in the layout that docs/data.md shows
+
+Wrong input ends with one line and exit code 2, Ctrl-C with 130; --debug shows the traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the console command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        importlib.import_module(f"shirg.cli.{name}").main(arguments[1:], prog=f"shirg {name}")
+    if name == "--version":
+        from shirg import __version__
+
+        print(f"shirg {__version__}")
+        sys.exit(0)
+    if name in ("", "-h", "--help"):
+        print(HELP.format(commands="\n".join(f"  {command:<10}{what}" for command, what in COMMANDS.items())))
+        sys.exit(0 if name else 2)
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(COMMANDS)}"
+    print(f"shirg: error: no command '{name}'; {hint}", file=sys.stderr)
+    sys.exit(2)

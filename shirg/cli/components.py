@@ -1,0 +1,180 @@
+"""The component test: every part of SHIRG tried once, with a table of what passed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from shirg.cli.flags import ModelFlags
+from shirg.cli.runner import run_command
+
+if TYPE_CHECKING:
+    from shirg.data.pages import Page
+    from shirg.lavida import Lavida
+
+RECORDS = 8
+"""Rendered records that the training step is tried on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(ModelFlags):
+    """Try the gate, the tower, the projector, the adapter, one training step and one answer, in under a minute."""
+
+    budget: int = 512
+    """Visual tokens to keep wherever a budget is needed."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """What the checks share: the model, a rendered page, and a folder that goes away afterwards."""
+
+    model: Lavida
+    page: Page
+    budget: int
+    folder: Path
+
+
+def check_gate(bench: Bench) -> str:
+    """Exactly K tokens in reading order and one summary token, of random tokens as wide as LaViDa's."""
+    import torch
+
+    from shirg.gate import ShirgGate
+
+    tokens = torch.randn(1, 2304, 1152, generator=torch.Generator().manual_seed(0))
+    began = time.perf_counter()
+    kept = ShirgGate()(tokens, budget=bench.budget, grid=(48, 48))
+    milliseconds = 1e3 * (time.perf_counter() - began)
+    _require(kept.tokens.shape == (1, bench.budget + 1, 1152), f"tokens have shape {tuple(kept.tokens.shape)}")
+    _require(bool((kept.indices.diff() > 0).all()), "indices do not ascend")
+    _require(
+        len(set(kept.clusters[0][kept.indices[0]].tolist())) == kept.clusters[0].unique().numel(), "a cluster is empty"
+    )
+    return f"{bench.budget} of 2304 tokens kept, every cluster covered, first call {milliseconds:.0f} ms"
+
+
+def check_tower(bench: Bench) -> str:
+    """384 pixels give 27x27 tokens, the large view the grid of its resolution."""
+    counts = {mode: bench.model.image_features(bench.page.image, mode).num_tokens for mode in ("lowres", "highres")}
+    wanted = {"lowres": (bench.model.tower.image_size // 14) ** 2, "highres": (bench.model.resolution // 14) ** 2}
+    _require(counts == wanted, f"tokens {counts}, expected {wanted}")
+    sides = bench.model.tower.image_size, bench.model.resolution
+    return f"{counts['lowres']} tokens at {sides[0]} pixels, {counts['highres']} at {sides[1]}"
+
+
+def check_projector(bench: Bench) -> str:
+    """The selection arrives in the language model's width, finite."""
+    embeds = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
+    _require(embeds.shape == (bench.budget + 1, bench.model.config.hidden_size), f"shape {tuple(embeds.shape)}")
+    _require(bool(embeds.isfinite().all()), "not finite")
+    return f"{embeds.shape[0]} embeddings of width {embeds.shape[1]}"
+
+
+def check_adapter(bench: Bench) -> str:
+    """A fresh LoRA sits on the projector's two layers and changes nothing yet."""
+    from shirg.lavida.adapter import attach_lora, lora_parameters, unload_adapter
+
+    before = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
+    attach_lora(bench.model)
+    try:
+        after = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
+        parameters = lora_parameters(bench.model)
+    finally:
+        unload_adapter(bench.model)
+    _require(bool((before == after).all()), "a fresh adapter changes the output")
+    return f"{sum(p.numel() for p in parameters.values()):,} trainable parameters on mm_projector.0 and .2"
+
+
+def check_training(bench: Bench) -> str:
+    """Prepare a few rendered records, train on them once, save the adapter."""
+    from shirg.data.loader import build_loaders
+    from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
+    from shirg.training.config import SHIRGLoRAConfig
+    from shirg.training.trainer import SHIRGLoRATrainer
+
+    data = SHIRGDatasetConfig(RECORDS, 0, bench.folder / "data", validation_fraction=0.0, num_workers=0)
+    prepared = SHIRGDatasetProcessor(data).prepare_full_dataset()
+    config = SHIRGLoRAConfig(
+        token_budgets=[bench.budget],
+        include_pooled=False,
+        num_epochs=1,
+        output_dir=str(bench.folder),
+        mixed_precision="no",
+    )
+    results = SHIRGLoRATrainer(config, bench.model).train(*build_loaders(prepared, batch_size=4))
+    loss = results["train_loss_last"]
+    _require(math.isfinite(loss), f"loss is {loss}")
+    return f"{results['steps']} steps over {RECORDS} rendered records, last loss {loss:.2f}"
+
+
+def check_reload(bench: Bench) -> str:
+    """The saved adapter, taken off and put on again, gives the same embeddings."""
+    model, image = bench.model, bench.page.image
+    trained = model.encode_images([image], mode="shirg", budget=bench.budget)[0]
+    model.unload_adapter()
+    model.load_adapter(bench.folder / "checkpoints" / "best_model")
+    again = model.encode_images([image], mode="shirg", budget=bench.budget)[0]
+    model.unload_adapter()
+    _require(bool((trained == again).all()), "outputs differ after reloading")
+    return "equal outputs after saving and loading"
+
+
+def check_answer(bench: Bench) -> str:
+    """One answer, decoded; whether it is right is for the evaluation to say."""
+    asked = bench.page.questions[0]
+    said = bench.model.answer(bench.page.image, asked.question, budget=bench.budget)
+    return f"{asked.question} said {said!r}, page says {asked.answers[0]!r}"
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+CHECKS: dict[str, Callable[[Bench], str]] = {
+    "gate": check_gate,
+    "tower": check_tower,
+    "projector": check_projector,
+    "adapter": check_adapter,
+    "training step": check_training,
+    "save and load": check_reload,
+    "answer": check_answer,
+}
+
+
+def command(flags: Flags) -> None:
+    """Run every check, print the table, and leave with 1 if one failed."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from shirg.cli.models import load_model
+    from shirg.data.render import render_page
+
+    table = Table("component", "result", "seconds", "what was found", title="SHIRG component test")
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(load_model(flags), render_page("receipt", 0, text_px=(18.0, 24.0)), flags.budget, Path(folder))
+        for name, check in CHECKS.items():
+            began = time.perf_counter()
+            try:
+                result, found = "[green]passed[/]", check(bench)
+            except Exception as error:  # whatever breaks is what this table is for
+                if flags.debug:
+                    raise
+                failed += 1
+                result, found = "[red]FAILED[/]", f"{type(error).__name__}: {error}"
+            table.add_row(name, result, f"{time.perf_counter() - began:.1f}", escape(" ".join(found.split())))
+    Console().print(table)
+    print(f"{len(CHECKS) - failed} passed, {failed} failed")
+    if failed:
+        raise SystemExit(1)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)

@@ -1,0 +1,144 @@
+"""Flags that several commands share: one name, one meaning and one default wherever they appear."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from shirg.errors import UserError
+
+PATCH = 14
+"""Pixels per side of one SigLIP patch."""
+
+EMBEDDED_OR_OFFICIAL = "(default: documents charts for the nano, ChartQA DocVQA for official weights)"
+
+OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommonFlags:
+    """What every command takes."""
+
+    debug: bool = False
+    """Show the whole traceback of an error instead of one line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFlags(CommonFlags):
+    """Which model reads, and how it sees a page."""
+
+    model: str = "nano"
+    """`nano` (comes with the package), a folder in LaViDa's official layout, or an id on the Hugging Face hub."""
+
+    image_resolution: int = 672
+    """Pixels per side at which SHIRG sees a page, a multiple of 14; 672 gives 48x48 = 2304 tokens to choose from."""
+
+    fit: Literal["stretch", "pad"] = "stretch"
+    """How a page that is not square becomes so: stretched, as LaViDa's base view is, or padded with grey."""
+
+    def check_resolution(self) -> None:
+        """Raise `UserError` for a side that the patches do not divide."""
+        if self.image_resolution < PATCH or self.image_resolution % PATCH:
+            below = max(self.image_resolution // PATCH, 1) * PATCH
+            raise UserError(
+                f"--image-resolution: got {self.image_resolution}, must be a multiple of {PATCH} such as {below} or "
+                f"{below + PATCH}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptedModelFlags(ModelFlags):
+    """The same for commands that use an adapter rather than train one."""
+
+    adapter: OptionalFolder = None
+    """An adapter trained before: a `best_model` or `checkpoint-N` folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedFlags(CommonFlags):
+    """What makes a run repeatable."""
+
+    seed: int = 0
+    """Decides everything random: pages, their order, initial weights, budgets, noise and samples."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFlags(SeedFlags):
+    """What the training set is made of."""
+
+    dataset_size: int = 1000
+    """Records of the general part: an image with one question or caption each."""
+
+    ocr_samples: int = 200
+    """Records of the part that is about reading text, added to the general part."""
+
+    data_dir: OptionalFolder = None
+    """Your images: a folder with one folder per data set (docs/data.md). What it lacks is rendered, and counted so."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BudgetFlags(CommonFlags):
+    """Which costs are served."""
+
+    token_budgets: tuple[int, ...] = (512, 768)
+    """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFlags(BudgetFlags, SeedFlags):
+    """How the adapter is trained."""
+
+    epochs: int = 1
+    """Passes over the training records."""
+
+    batch_size: int = 4
+    """Records per micro-batch and process."""
+
+    grad_accumulation: bool = False
+    """Sum the gradients of several micro-batches before every optimizer step."""
+
+    accumulation_steps: int = 4
+    """How many micro-batches, when --grad-accumulation is on."""
+
+    learning_rate: float = 1e-4
+    """Peak rate of AdamW; a short warm-up, then a cosine to zero."""
+
+    lora_rank: int = 16
+    """Rank of the adapter on each of the projector's two layers."""
+
+    lora_alpha: float = 32
+    """The adapter's update is multiplied by alpha / rank."""
+
+    mixed_precision: Literal["fp16", "bf16", "no"] = "fp16"
+    """Precision of the training arithmetic; fp16 on a CPU falls to bf16 and says so."""
+
+    include_pooled: bool = True
+    """Train LaViDa's own pooled path (980 tokens) beside the budgets."""
+
+    ratio_sampling: Literal["uniform", "weighted", "curriculum"] = "uniform"
+    """How the budget of an optimizer step is drawn."""
+
+    enable_augmentation: bool = False
+    """Change training images slightly at every reading; validation images are left alone."""
+
+    resume: bool = False
+    """Go on from the newest checkpoint in the output folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationFlags(BudgetFlags, SeedFlags):
+    """What is asked of the model."""
+
+    eval_datasets: Annotated[
+        tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=EMBEDDED_OR_OFFICIAL)
+    ] = ()
+    """ChartQA DocVQA InfoVQA TextVQA TabMWP SROIE FUNSD, or the rendered `documents` and `charts`, which need no files."""
+
+    eval_samples: int = 20
+    """Most questions per benchmark."""
+
+    eval_data_dir: OptionalFolder = None
+    """Folder with one folder per benchmark (docs/data.md); without it the hub is asked."""

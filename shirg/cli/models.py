@@ -1,0 +1,81 @@
+"""Loading what the flags name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shirg.cli.flags import ModelFlags
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from shirg.lavida import Lavida
+
+
+def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
+    """The model of `flags`, with `adapter` if one is given, on the GPU where there is one.
+
+    The nano and a CPU compute in float32, official weights on a GPU in bfloat16, the precision they were trained in.
+
+    Raises:
+        UserError: if the model or adapter is missing, damaged, or one does not fit the other.
+    """
+    flags.check_resolution()
+    import torch
+
+    from shirg.lavida import Lavida
+
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if on_gpu and flags.model != "nano" else torch.float32
+    with quiet_libraries():
+        model = Lavida.from_pretrained(flags.model, device="cuda" if on_gpu else "cpu", dtype=dtype)
+        model.resolution = flags.image_resolution
+        model.fit = flags.fit
+        if adapter is not None:
+            model.load_adapter(adapter)
+    return model
+
+
+def load_image(path: Path) -> Image.Image:
+    """The page at `path`, upright and RGB.
+
+    Raises:
+        UserError: if it is missing, no image, damaged or too large.
+    """
+    from shirg.data.images import open_image, read_bytes
+
+    return open_image(read_bytes(path), f"image {path}")
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """transformers' bars and notices are not about the user's run."""
+    from transformers.utils import logging as chatter
+
+    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and try a small file in it, so that hours of work do not end at a closed door.
+
+    Raises:
+        OSError: if it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        probe.write_bytes(b"shirg")
+    finally:
+        probe.unlink(missing_ok=True)

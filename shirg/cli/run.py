@@ -1,0 +1,141 @@
+"""`shirg run`: prepare, train, evaluate and report in one go."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from shirg.cli import evaluate, prepare, train
+from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, OptionalFolder, TrainingFlags
+from shirg.cli.runner import run_command
+from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from shirg.data.preparation import SHIRGDatasetConfig
+    from shirg.lavida import Lavida
+    from shirg.training.config import SHIRGLoRAConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(EvaluationFlags, TrainingFlags, DataFlags, AdaptedModelFlags):
+    """Prepare data, train SHIRG's adapter, evaluate it and write a report.
+
+    The defaults need no files and no GPU: LaViDa-nano, rendered pages, under ten minutes on two CPU cores.
+    """
+
+    adapter: OptionalFolder = None
+    """An adapter trained before: training goes on from it; with --skip-training it is evaluated."""
+
+    skip_training: bool = False
+    """Only evaluate: the --adapter, else best_model in the output folder, else the model without an adapter."""
+
+    skip_evaluation: bool = False
+    """Stop after training."""
+
+    output_dir: Path = Path("./shirg_lora_output")
+    """Gets `data/`, `checkpoints/` with `best_model/`, `logs/`, `evaluation/` and `SHIRG_TRAINING_REPORT.md`."""
+
+
+def command(flags: Flags) -> None:
+    """The whole road. Everything that can be wrong with the flags is found out before the first long step."""
+    from shirg.cli.models import check_writable, load_model
+
+    began = time.perf_counter()
+
+    # ------------------------------------------------------------- check
+    if flags.skip_training and flags.skip_evaluation:
+        raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
+    data = prepare.dataset_config(flags, flags.image_resolution, flags.output_dir / "data")
+    training = train.training_config(flags, flags.model, flags.output_dir)
+    evaluation = evaluate.evaluation_config(flags, flags.output_dir / "evaluation")
+    check_writable(flags.output_dir)
+
+    # ------------------------------------------------------------- model
+    model = load_model(flags, _adapter(flags))
+    if not flags.skip_evaluation:
+        evaluate.check_benchmarks(evaluation, model)
+
+    # ------------------------------------------------------------- prepare and train
+    report: dict = {"command": command_line()}
+    if not flags.skip_training:
+        report |= _prepare_and_train(flags, data, training, model)
+
+    # ------------------------------------------------------------- evaluate
+    if not flags.skip_evaluation:
+        report["evaluation"] = evaluate.evaluator(evaluation, model).run_evaluation()
+
+    # ------------------------------------------------------------- report
+    _write_report(flags, report, time.perf_counter() - began)
+
+
+def _adapter(flags: Flags) -> Path | None:
+    """The adapter to begin with; to evaluate, what an earlier run left in the output folder will do."""
+    best = flags.output_dir / "checkpoints" / "best_model"
+    if flags.skip_training and flags.adapter is None and best.is_dir():
+        logger.info("adapter: %s", best)
+        return best
+    if flags.skip_training and flags.adapter is None:
+        logger.info("adapter: none (no --adapter, and no %s); the model is evaluated as it is", best)
+    return flags.adapter
+
+
+def _prepare_and_train(flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, model: Lavida) -> dict:
+    """Leaves the best adapter on the model; returns what the report says of the two steps."""
+    from shirg.cli.models import load_model
+    from shirg.data.loader import RecordDataset
+    from shirg.data.preparation import SHIRGDatasetProcessor
+    from shirg.evaluation.checklist import adapter_reloads, before_training
+
+    folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
+    logger.info("data: %s", prepare.summary(folder))
+    before = before_training(model, folder, flags.output_dir)
+    results = train.train(flags, training, model, folder)
+
+    checkpoints = flags.output_dir / "checkpoints"
+    page = RecordDataset(folder, "train")[0].open_image()
+    last = checkpoints / f"checkpoint-{results['steps']}"
+    reload = adapter_reloads(model, lambda: load_model(flags), last, page, flags.token_budgets)
+    model.load_adapter(checkpoints / "best_model")
+    return {"settings": dataclasses.asdict(training), "training": results, "before": before, "reload": reload}
+
+
+def _write_report(flags: Flags, report: dict, seconds: float) -> None:
+    from rich.console import Console
+
+    from shirg.evaluation.report import in_short
+    from shirg.evaluation.training_report import REPORT_FILE, write_training_report
+
+    path = flags.output_dir / REPORT_FILE
+    if flags.skip_training and path.exists():  # it tells of a training that this run did not do
+        path.rename(free_name(path))
+    write_training_report(flags.output_dir, seconds=seconds, **report)
+    console = Console(soft_wrap=True, highlight=False)
+    if "evaluation" in report:
+        console.print(in_short(report["evaluation"]), markup=False)
+    console.print(f"report: {path}", markup=False)
+
+
+def free_name(path: Path) -> Path:
+    """The first of `NAME.old-1.md`, `NAME.old-2.md`, ... that is not taken."""
+    numbered = (path.with_name(f"{path.stem}.old-{number}{path.suffix}") for number in itertools.count(1))
+    return next(name for name in numbered if not name.exists())
+
+
+def command_line() -> str:
+    """How this process was called, as it would be typed again."""
+    called = Path(sys.argv[0])
+    return shlex.join([*(("python", sys.argv[0]) if called.suffix == ".py" else (called.name,)), *sys.argv[1:]])
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)

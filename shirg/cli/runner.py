@@ -1,0 +1,109 @@
+"""From a command line to an exit code: parse, run, and turn the user's mistakes into one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from shirg.cli.flags import CommonFlags
+from shirg.errors import UserError
+
+USER_MISTAKE = 2
+STOPPED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+Flags = TypeVar("Flags", bound=CommonFlags)
+
+
+def run_command(
+    command: Callable[[Flags], None], flags_type: type[Flags], argv: Sequence[str] | None, *, prog: str | None
+) -> NoReturn:
+    """Parse `argv` (None: the process's own) into `flags_type`, run `command` with it and leave with its exit code.
+
+    Exit codes: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C. A defect of ours keeps its
+    traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
+    """
+    flags = tyro.cli(flags_type, args=argv, prog=prog)
+    sys.exit(guarded(lambda: command(flags), debug=flags.debug))
+
+
+def guarded(action: Callable[[], None], *, debug: bool) -> int:
+    """Run `action`; its exit code, after saying in one line on stderr what the user should know."""
+    try:
+        with _log_on_stderr():
+            action()
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("shirg: stopped by Ctrl-C; what was finished before is kept", file=sys.stderr)
+        return STOPPED
+    except Exception as error:
+        message = explain(error)
+        if debug or message is None:
+            raise
+        print(f"shirg: error: {message}", file=sys.stderr)
+        return USER_MISTAKE
+    return 0
+
+
+def explain(error: Exception) -> str | None:
+    """One line for an error that the user can mend; None for a defect of ours."""
+    if _disk_is_full(error):
+        where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return (
+            f"the disk is full{where}: free some space or choose another --output-dir; what was finished before is kept"
+        )
+    if isinstance(error, OSError):
+        return _explain_os_error(error)
+    if isinstance(error, UserError):
+        return _one_line(str(error))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return "out of memory: lower --batch-size, --image-resolution or the token budgets"
+    return None
+
+
+def _disk_is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors wraps the system's error in a type of its own and keeps only the text
+    return type(error).__name__ == "SafetensorError" and "No space left on device" in str(error)
+
+
+def _explain_os_error(error: OSError) -> str:
+    plain = {
+        errno.ENOENT: "no such file or folder",
+        errno.EACCES: "no permission to read or write it",
+        errno.EPERM: "no permission to read or write it",
+        errno.EROFS: "it is on a read-only file system",
+        errno.ENOTDIR: "part of the path is a file, not a folder",
+        errno.EISDIR: "it is a folder; a file was expected",
+        errno.EEXIST: "a file of that name is in the way",
+    }
+    if error.filename is None or error.errno not in plain:
+        return _one_line(str(error))
+    return f"{error.filename}: {plain[error.errno]}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@contextlib.contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Show what the package logs, from INFO on, as plain lines on stderr while the block runs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    package = logging.getLogger("shirg")
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)

@@ -1,0 +1,81 @@
+"""`shirg train`: train one LoRA adapter for every budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from tyro.conf import arg
+
+from shirg.cli.flags import ModelFlags, TrainingFlags
+from shirg.cli.runner import run_command
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
+    from shirg.training.config import SHIRGLoRAConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(TrainingFlags, ModelFlags):
+    """Train one small adapter on the projector, with another token budget at every step, so that it serves them all."""
+
+    prepared_dir: Annotated[Path, arg(metavar="DIR")] = Path("./shirg_data")
+    """Folder that `shirg prepare` made."""
+
+    output_dir: Path = Path("./shirg_lora_output")
+    """Gets `checkpoints/` with `best_model/`, and `logs/`."""
+
+
+def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRAConfig:
+    """The flags as the library's configuration, for a base model of that name.
+
+    Raises:
+        UserError: for a value that cannot be trained with.
+    """
+    from shirg.training.config import SHIRGLoRAConfig
+
+    return SHIRGLoRAConfig(
+        lora_rank=flags.lora_rank,
+        lora_alpha=flags.lora_alpha,
+        token_budgets=list(flags.token_budgets),
+        include_pooled=flags.include_pooled,
+        ratio_sampling=flags.ratio_sampling,
+        num_epochs=flags.epochs,
+        learning_rate=flags.learning_rate,
+        batch_size=flags.batch_size,
+        gradient_accumulation_steps=flags.accumulation_steps if flags.grad_accumulation else 1,
+        mixed_precision=flags.mixed_precision,
+        seed=flags.seed,
+        base_model=model,
+        output_dir=str(folder),
+        resume=flags.resume,
+    )
+
+
+def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared: Path) -> dict:
+    """Train `model` on a prepared folder; returns the trainer's results."""
+    from shirg.data.loader import build_loaders
+    from shirg.training.trainer import SHIRGLoRATrainer
+
+    loaders = build_loaders(prepared, flags.batch_size, seed=flags.seed, augment=flags.enable_augmentation)
+    return SHIRGLoRATrainer(config, model).train(*loaders)
+
+
+def command(flags: Flags) -> None:
+    """Train, and say where the best adapter is."""
+    from rich.console import Console
+
+    from shirg.cli.models import check_writable, load_model
+
+    config = training_config(flags, flags.model, flags.output_dir)
+    check_writable(flags.output_dir)
+    train(flags, config, load_model(flags), flags.prepared_dir)
+    best = flags.output_dir / "checkpoints" / "best_model"
+    Console(soft_wrap=True).print(f"best adapter: {best}", highlight=False)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)

@@ -1,0 +1,104 @@
+"""Intervals and verdicts for mean scores, by resampling pages.
+
+Questions about one page stand or fall together, so whole pages are drawn, not questions (Cameron et al. 2008 call it
+the cluster bootstrap). Intervals are percentile intervals (Efron and Tibshirani 1993, chapter 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+MINIMUM_DIFFERING_PAGES = 6
+"""Pages on which two variants must differ before a verdict: with five, even five wins in a row happen by chance in one
+of sixteen trials (two-sided sign test, 2 * 0.5**5 > 0.05)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% interval; `low` and `high` are None when a single page was scored."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    questions: int
+    pages: int
+
+
+def mean_interval(
+    values: Sequence[float], pages: Sequence[str], *, seed: int, least: float = 0.0, most: float = 1.0
+) -> Interval:
+    """The mean of `values` and its 95% interval under resampling of pages.
+
+    Where all values are the same, resampling knows no spread, and "0 of 20" would look certain. There the bound for
+    an event that was never seen is used (Hanley and Lippman-Hand 1983): the share of pages that may score otherwise
+    is at most `1 - 0.025 ** (1 / pages)`, and they may score as far off as possible.
+
+    Args:
+        values: one score or paired difference for each question.
+        pages: which page each value belongs to.
+        seed: of the resampling; equal inputs and seed give equal intervals.
+        least: smallest possible value.
+        most: largest possible value.
+
+    Raises:
+        ValueError: if there are no values, or not one page for each value.
+    """
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.size == 0 or len(pages) != scores.size:
+        raise ValueError(f"values and pages must be of one length above zero, got {scores.size} and {len(pages)}")
+    sums, counts = _per_page(scores, pages)
+    if sums.size < 2:
+        return Interval(float(scores.mean()), None, None, scores.size, 1)
+    if np.ptp(scores) == 0:
+        value, unseen = float(scores[0]), 1 - ((1 - LEVEL) / 2) ** (1 / sums.size)
+        low, high = value - unseen * (value - least), value + unseen * (most - value)
+        return Interval(value, low, high, scores.size, sums.size)
+    draws = np.random.default_rng(seed).integers(0, sums.size, size=(RESAMPLES, sums.size))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(scores.mean()), float(low), float(high), scores.size, sums.size)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean paired difference `ours - theirs` and what may be said of it."""
+
+    interval: Interval
+    differing_pages: int
+    verdict: str
+
+
+def compare(ours: Sequence[float], theirs: Sequence[float], pages: Sequence[str], *, seed: int) -> Comparison:
+    """Compare two variants on the same questions, asked in the same order.
+
+    The verdict is "better" or "worse" when the interval of the paired difference leaves out zero and at least
+    `MINIMUM_DIFFERING_PAGES` pages differ, else "not distinguishable".
+
+    Raises:
+        ValueError: if the two were not scored on the same number of questions, or on none.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"a paired comparison needs the same questions, got {len(ours)} and {len(theirs)} scores")
+    differences = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    interval = mean_interval(differences, pages, seed=seed, least=-1.0, most=1.0)
+    differing = int((_per_page(differences, pages)[0] != 0).sum())
+    return Comparison(interval, differing, _verdict(interval, differing))
+
+
+def _per_page(scores: np.ndarray, pages: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    _, page_of = np.unique(np.asarray(pages), return_inverse=True)
+    return np.bincount(page_of, weights=scores), np.bincount(page_of)
+
+
+def _verdict(interval: Interval, differing_pages: int) -> str:
+    if interval.low is None or interval.high is None or differing_pages < MINIMUM_DIFFERING_PAGES:
+        return "not distinguishable"
+    if interval.low > 0:
+        return "better"
+    return "worse" if interval.high < 0 else "not distinguishable"

@@ -1,0 +1,324 @@
+"""The project's promises gone through line by line: met, not met or not measured, always with the number."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from shirg.errors import UserError
+from shirg.evaluation.markdown import NOT_MEASURED, milliseconds, percent, points
+from shirg.evaluation.variants import BUDGETED_MODES
+from shirg.lavida import Lavida
+
+MET, NOT_MET = "met", "not met"
+
+PYTHON_RANGE = ((3, 11), (3, 13))
+KEPT_RANGE = (512, 1024)
+SELECTION_MS = 30.0
+KV_SAVING = 0.30
+ACCURACY_GAIN = 0.05
+TRAINABLE_SHARE = 0.01
+FREE_BYTES = 2 * 10**9
+"""Room asked for before training: adapters of an 8B model take megabytes, the optimizer's state and page images most
+of it."""
+
+SHIRG_METHODS = ("get_multiview_tokens_for_shirg", "shirg_token_selection", "forward_with_shirg")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a checklist."""
+
+    name: str
+    status: str
+    """"met", "not met" or "not measured"."""
+    number: str
+    """What was found, in words and numbers; why, when it was not measured."""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def judged(name: str, good: object, number: str) -> Item:
+    """A line that was measured."""
+    return Item(name, MET if good else NOT_MET, number)
+
+
+def unmeasured(name: str, reason: str) -> Item:
+    """A line that this run says nothing about."""
+    return Item(name, NOT_MEASURED, reason)
+
+
+# -------------------- performance targets
+
+
+def targets(results: dict) -> list[Item]:
+    """The performance targets, from the content of `evaluation_results.json`."""
+    return [
+        _kept_tokens(results),
+        _selection_time(results),
+        *_kv_savings(results),
+        *_accuracy_gains(results),
+        _trainable_share(results),
+        unmeasured(
+            "Training on 8 x A100 in 3 to 4 hours, under 40 GB each",
+            "this run was not on such machines",
+        ),
+    ]
+
+
+def _kept_tokens(results: dict) -> Item:
+    name = f"Kept tokens between {KEPT_RANGE[0]} and {KEPT_RANGE[1]} of the large grid"
+    budgets = sorted({variant["budget"] for variant in results["variants"] if variant["budget"] is not None})
+    if not budgets:
+        return unmeasured(name, "no vision path with a budget was run")
+    inside = all(KEPT_RANGE[0] <= budget <= KEPT_RANGE[1] for budget in budgets)
+    return judged(name, inside, f"{', '.join(map(str, budgets))} patches kept, and one summary token")
+
+
+def _selection_time(results: dict) -> Item:
+    name = f"Selection under {SELECTION_MS:.0f} ms"
+    rows = [row for row in _cost_rows(results) if row["selection_ms"] is not None]
+    if not rows:
+        return unmeasured(name, "timing was left out of this run")
+    slowest = max(row["selection_ms"] for row in rows)
+    times = ", ".join(f"{row['variant']} {milliseconds(row['selection_ms'])} ms" for row in rows)
+    return judged(name, slowest < SELECTION_MS, f"{times} on {results['environment']['device']}")
+
+
+def _kv_savings(results: dict) -> list[Item]:
+    name = "KV cache 30 to 50% smaller"
+    savings = results["efficiency"]["savings"] if results["efficiency"] else []
+    if not savings:
+        return [unmeasured(name, "no selection was timed beside a path to compare it with")]
+    return [
+        judged(
+            f"{name}: {entry['variant']} against {entry['against']}",
+            entry["image"] >= KV_SAVING,
+            f"{_saved(entry['image'])} for the page ({entry['tokens']} against {entry['reference_tokens']} tokens), "
+            f"{_saved(entry['prefix'])} with the prompt's text",
+        )
+        for entry in savings
+    ]
+
+
+def _saved(share: float) -> str:
+    return f"{percent(share)} less" if share >= 0 else f"{percent(-share)} more"
+
+
+def _accuracy_gains(results: dict) -> list[Item]:
+    """The most trained state of each selection against the paths as the model ships them."""
+    with_adapter = any(variant["adapter"] for variant in results["variants"])
+    selections = {
+        variant["variant"]
+        for variant in results["variants"]
+        if variant["mode"] in BUDGETED_MODES and variant["adapter"] == with_adapter
+    }
+    entries = [
+        entry
+        for entry in results["comparisons"]
+        if entry["variant"] in selections and entry["against"] in ("lowres", "hd")
+    ]
+    if not entries:
+        return [unmeasured("Accuracy 5 to 10 points higher", "no selection was run beside lowres or hd")]
+    return [accuracy_item(entry) for entry in entries]
+
+
+def accuracy_item(entry: dict) -> Item:
+    """The accuracy line of one comparison: met when the gain reaches 5 points and is told apart from chance."""
+    return judged(
+        f"Accuracy 5 to 10 points higher: {entry['variant']} against {entry['against']} on {entry['dataset']}",
+        entry["difference"] >= ACCURACY_GAIN and entry["verdict"] == "better",
+        f"{points(entry['difference'])} points{_range(entry)}, {entry['verdict']} "
+        f"({entry['questions']} questions, {entry['pages']} pages)",
+    )
+
+
+def _range(entry: dict) -> str:
+    return "" if entry["low"] is None else f" (95%: {points(entry['low'])} to {points(entry['high'])})"
+
+
+def _trainable_share(results: dict) -> Item:
+    name = "Trainable parameters under 1%"
+    adapter = results["model"]["adapter_parameters"]
+    if not adapter:
+        return unmeasured(name, "the model carries no adapter")
+    total = results["model"]["parameters"]
+    return judged(name, adapter < TRAINABLE_SHARE * total, f"{adapter:,} of {total:,} ({adapter / total:.3%})")
+
+
+def _cost_rows(results: dict) -> list[dict]:
+    return results["efficiency"]["rows"] if results["efficiency"] else []
+
+
+# -------------------- before training
+
+
+def before_training(model: Lavida, data_folder: Path | None, output_dir: Path) -> list[Item]:
+    """What should hold before a step is taken; made on the objects the run will use.
+
+    Args:
+        model: the loaded model.
+        data_folder: prepared data, with `manifest.json` and Parquet shards; None when nothing is trained.
+        output_dir: where checkpoints will go.
+    """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return [
+        _python_item(),
+        _versions_item(),
+        judged("Model loads", True, f"{model.config.family}, {parameters:,} parameters"),
+        _methods_item(model),
+        _data_item(data_folder),
+        _disk_item(output_dir),
+    ]
+
+
+def _python_item() -> Item:
+    version = tuple(map(int, platform.python_version_tuple()[:2]))
+    low, high = (".".join(map(str, edge)) for edge in PYTHON_RANGE)
+    return judged(
+        f"Python {low} to {high}", PYTHON_RANGE[0] <= version <= PYTHON_RANGE[1], f"{platform.python_version()}"
+    )
+
+
+def _versions_item() -> Item:
+    from shirg.evaluation.environment import package_versions
+
+    return judged(
+        "Libraries installed", True, ", ".join(f"{name} {number}" for name, number in package_versions().items())
+    )
+
+
+def _methods_item(model: Lavida) -> Item:
+    missing = [name for name in SHIRG_METHODS if not callable(getattr(model.tower, name, None))]
+    return judged("Vision tower has SHIRG's methods", not missing, f"{len(SHIRG_METHODS) - len(missing)} of 3 found")
+
+
+def _data_item(folder: Path | None) -> Item:
+    name = "Training data readable"
+    if folder is None:
+        return unmeasured(name, "nothing was trained")
+    import pyarrow.parquet as parquet
+
+    shards = sorted(Path(folder).glob("*.parquet"))
+    try:
+        records = sum(parquet.read_metadata(shard).num_rows for shard in shards)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from both
+        return judged(name, False, f"{type(error).__name__} in {len(shards)} shards")
+    return judged(name, records > 0, f"{records:,} records in {len(shards)} Parquet shards")
+
+
+def _disk_item(output_dir: Path) -> Item:
+    place = Path(output_dir).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return judged(
+        f"At least {FREE_BYTES / 1e9:.0f} GB free for the output", free >= FREE_BYTES, f"{free / 1e9:.1f} GB free"
+    )
+
+
+# -------------------- during training
+
+
+def during_training(training: dict | None, settings: dict | None) -> list[Item]:
+    """What should hold while the steps are taken, from the trainer's results.
+
+    Args:
+        training: what `SHIRGLoRATrainer.train` returned; None when nothing was trained.
+        settings: the fields of `SHIRGLoRAConfig` as a dictionary.
+    """
+    if training is None or settings is None:
+        return [unmeasured("Training goes as it should", "nothing was trained in this run")]
+    return [_loss_item(training), _ratio_item(training, settings), _gradient_item(training), _memory_item(training)]
+
+
+def _loss_item(training: dict) -> Item:
+    name = "Loss falls"
+    before, after = training["validation_before"], training["validation_after"]
+    if before and after and before["step"] < after["step"]:
+        found = f"validation loss, mean of the ratios: {before['mean']:.4f} before, {after['mean']:.4f} after"
+        return judged(name, after["mean"] < before["mean"], found)
+    first, last = training["train_loss_first"], training["train_loss_last"]
+    if first is None:
+        return unmeasured(name, "no step had a loss")
+    return judged(
+        name, last < first, f"training loss {first:.4f} in the first tenth of the steps, {last:.4f} in the last"
+    )
+
+
+def _ratio_item(training: dict, settings: dict) -> Item:
+    drawn = training["steps_per_ratio"]
+    sampling = settings["ratio_sampling"]
+    counts = drawn.values()
+    # Uniform draws are dealt in rounds, so counts differ by one at most; the other rules only promise a share to each.
+    good = max(counts) - min(counts) <= 1 if sampling == "uniform" else min(counts) > 0
+    return judged(
+        f"Budgets drawn as configured ({sampling})",
+        good,
+        ", ".join(f"{ratio}: {count} steps" for ratio, count in drawn.items()),
+    )
+
+
+def _gradient_item(training: dict) -> Item:
+    name = "Gradients reach all LoRA tensors"
+    if training["updates"] < 2:
+        return unmeasured(name, f"it shows from the second update on; there were {training['updates']}")
+    return judged(
+        name, True, "looked at after the first update, since B is zero before; a tensor without one ends the run"
+    )
+
+
+def _memory_item(training: dict) -> Item:
+    name = "Memory stays within bounds"
+    if training["peak_memory_bytes"] is None:
+        return unmeasured(name, f"torch counts no peak on this device ({training['device']})")
+    return judged(name, True, f"peak {training['peak_memory_bytes'] / 1e9:.2f} GB on {training['device']}")
+
+
+# -------------------- after training
+
+
+def after_training(results: dict | None, reload: Item | None) -> list[Item]:
+    """What should hold once the adapter is there: the evaluation's lines, and the result of `adapter_reloads`."""
+    saved = reload or unmeasured("Adapter saved and reloads with equal outputs", "no adapter was saved in this run")
+    if results is None:
+        return [saved, unmeasured("Accuracy, selection time and KV cache", "the evaluation was left out")]
+    return [saved, *_accuracy_gains(results), _selection_time(results), *_kv_savings(results)]
+
+
+def adapter_reloads(
+    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[int]
+) -> Item:
+    """Load the saved adapter onto a fresh base and compare what it makes of a page, number for number.
+
+    Args:
+        trained: the model whose adapter was saved to `folder`.
+        load_base: gives a fresh copy of the base model, for example `lambda: Lavida.from_pretrained("nano")`.
+        folder: the saved adapter.
+        image: any page.
+        budgets: token budgets to compare at.
+    """
+    name = "Adapter saved and reloads with equal outputs"
+    try:
+        fresh = load_base()
+        fresh.load_adapter(folder)
+    except UserError as error:
+        return judged(name, False, str(error))
+    was_training = trained.training
+    trained.eval(), fresh.eval()
+    with torch.no_grad():
+        worst = max(_difference(trained, fresh, image, budget) for budget in budgets)
+    trained.train(was_training)
+    return judged(name, worst == 0.0, f"largest difference of an image embedding {worst:g}")
+
+
+def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: int) -> float:
+    pair = [model.encode_images([image], mode="shirg", budget=budget)[0].float() for model in (one, other)]
+    return (pair[0] - pair[1]).abs().max().item()

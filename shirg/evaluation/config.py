@@ -1,0 +1,111 @@
+"""Everything an evaluation is told, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from shirg.errors import UserError
+from shirg.evaluation.answering import Decoding
+from shirg.evaluation.environment import is_nano
+from shirg.evaluation.tasks import EMBEDDED, OFFICIAL_DEFAULT, find_task
+from shirg.evaluation.variants import BUDGETED_MODES
+from shirg.lavida import MODES, Lavida
+
+PROMPT_SUFFIXES = ("official", "none")
+
+
+@dataclass
+class SHIRGEvaluationConfig:
+    """Settings of one evaluation; wrong values raise `UserError` here, before anything is loaded."""
+
+    datasets: Sequence[str] | None = None
+    """Benchmarks by name, case ignored. None takes the embedded sets for the nano, ChartQA and DocVQA for other
+    models."""
+
+    token_budgets: Sequence[int] = field(default_factory=lambda: [512, 768, 1024])
+    """Kept tokens per image, the summary token not counted."""
+
+    sample_size: int = 500
+    """Most questions per benchmark; a seeded sample where the benchmark has more."""
+
+    data_dir: Path | str | None = None
+    """Folder with one folder per benchmark; None looks on the hub. The embedded sets need neither."""
+
+    modes: Sequence[str] = ("lowres", "hd", "highres", "shirg")
+    """Vision paths to compare; `shirg` and `multiview` are run once per budget."""
+
+    max_new_tokens: int = 32
+    """Answer positions that are denoised."""
+
+    block_length: int | None = None
+    """Positions denoised together, a divisor of `max_new_tokens`; None takes all at once."""
+
+    step_ratio: float = 0.5
+    """Denoising steps per answer position (LaViDa README: 16 steps for 32 tokens)."""
+
+    prompt_suffix: str | None = None
+    """"official" adds what the benchmark's usual harness adds to a question, "none" asks it bare. None takes "none"
+    for the nano, which was trained on bare questions, and "official" for other models."""
+
+    output_dir: Path | str = "./shirg_lora_output/evaluation"
+    """Gets the results, the report and its figures."""
+
+    seed: int = 0
+    """Decides the sample of questions, the rendered pages and the resampling behind the intervals."""
+
+    efficiency_repeats: int = 5
+    """Timed runs of every stage, after two untimed; the median is reported. 0 leaves the timing out."""
+
+    def __post_init__(self) -> None:
+        if self.datasets is not None:
+            _check("datasets", self.datasets, "at least one name", not isinstance(self.datasets, str) and self.datasets)
+            self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
+        _check("token_budgets", self.token_budgets, "whole numbers of tokens, 1 or more", self.token_budgets)
+        for budget in self.token_budgets:
+            _check("token_budgets", budget, "whole numbers of tokens, 1 or more", _whole(budget, 1))
+        unknown = [mode for mode in self.modes if mode not in MODES]
+        _check("modes", list(self.modes), f"some of {', '.join(MODES)}", self.modes and not unknown)
+        for name, least in (("sample_size", 1), ("max_new_tokens", 1), ("efficiency_repeats", 0)):
+            _check(name, getattr(self, name), f"a whole number, {least} or more", _whole(getattr(self, name), least))
+        _check("step_ratio", self.step_ratio, "above 0 and at most 1", 0 < self.step_ratio <= 1)
+        block_fits = self.block_length is None or _whole(self.block_length, 1)
+        block_fits = block_fits and self.max_new_tokens % (self.block_length or 1) == 0
+        _check("block_length", self.block_length, f"a divisor of max_new_tokens ({self.max_new_tokens})", block_fits)
+        suffix_known = self.prompt_suffix is None or self.prompt_suffix in PROMPT_SUFFIXES
+        _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How answers are generated."""
+        return Decoding(self.max_new_tokens, self.block_length or self.max_new_tokens, self.step_ratio)
+
+    def resolved(self, model: Lavida) -> dict:
+        """All settings as plain values, with what None stands for with this model.
+
+        Raises:
+            UserError: if a budget is larger than what the model's paths give to choose from.
+        """
+        most = (model.resolution // model.tower.patch_size) ** 2
+        budgeted = [mode for mode in self.modes if mode in BUDGETED_MODES]
+        for budget in self.token_budgets if "shirg" in budgeted else ():
+            _check("token_budgets", budget, f"at most {most}, the grid at {model.resolution} pixels", budget <= most)
+        return asdict(self) | {
+            "datasets": list(self.datasets or (EMBEDDED if is_nano(model) else OFFICIAL_DEFAULT)),
+            "token_budgets": sorted(set(self.token_budgets)),
+            "modes": list(dict.fromkeys(self.modes)),
+            "block_length": self.decoding.block_length,
+            "prompt_suffix": self.prompt_suffix or ("none" if is_nano(model) else "official"),
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "output_dir": str(self.output_dir),
+        }
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check(name: str, value: object, wanted: str, good: object) -> None:
+    if not good:
+        raise UserError(f"{name}: got {value!r}, must be {wanted}")

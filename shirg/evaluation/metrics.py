@@ -1,0 +1,170 @@
+"""Scores of one predicted answer, each in [0, 1], as the benchmarks define them.
+
+Every metric has the same shape, `(prediction, answers) -> float`, so a task names one and the evaluator needs no cases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+
+Metric = Callable[[str, Sequence[str]], float]
+
+RELAXED_TOLERANCE = 0.05
+"""Largest relative error of a numeric answer (Masry et al. 2022, ChartQA, section 5.1)."""
+
+ANLS_THRESHOLD = 0.5
+"""Normalised edit distance from which an answer counts as wrong, tau in eq. 1 of Biten et al. 2019."""
+
+VQA_MATCHES = 3
+"""People who must agree with an answer for full marks (Antol et al. 2015, section 3)."""
+
+
+def relaxed_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """ChartQA's relaxed accuracy: 1.0 within 5% of a numeric answer, else 1.0 only for the same string, case ignored.
+
+    `"12%"` is read as 0.12, as the official scorer does, so "12" does not answer "12%". A gold answer of zero has no
+    relative error and is compared as a string; thousands separators and list answers are strings, too.
+    """
+    return float(any(_relaxed_match(prediction.strip(), answer.strip()) for answer in answers))
+
+
+def anls(prediction: str, answers: Sequence[str]) -> float:
+    """Normalised Levenshtein similarity to the nearest accepted answer (Biten et al. 2019, eq. 1).
+
+    `1 - NL` where the edit distance divided by the longer length, NL, is below 0.5, else 0. Case and runs of white
+    space are ignored, as in the DocVQA scorer.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    guess = _squeeze(prediction)
+    distances = [Levenshtein.normalized_distance(guess, _squeeze(answer)) for answer in answers]
+    nearest = min(distances, default=1.0)
+    return 1.0 - nearest if nearest < ANLS_THRESHOLD else 0.0
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """VQA accuracy: mean over the annotators left out in turn of `min(1, matches among the others / 3)`.
+
+    Both sides are normalised as in the official scorer (see `normalise_vqa`). With the official ten answers this is
+    Antol et al. 2015 to the digit; with fewer than four the others cannot reach three, and agreement with all of them
+    is full marks (a single answer: equality).
+    """
+    guess = normalise_vqa(prediction)
+    matches = [normalise_vqa(answer) == guess for answer in answers]
+    if len(matches) < 2:
+        return float(any(matches))
+    needed = min(VQA_MATCHES, len(matches) - 1)
+    total = sum(matches)
+    return sum(min(1.0, (total - match) / needed) for match in matches) / len(matches)
+
+
+def numeric_match(prediction: str, answers: Sequence[str]) -> float:
+    """TabMWP's accuracy: equal numbers after normalisation, else equal strings, case ignored (Lu et al. 2023).
+
+    A leading `$`, a trailing `%` or full stop and thousands separators are dropped, fractions are divided out,
+    numbers are rounded to three decimals. A unit is part of the answer's text only where the data keep it there.
+    """
+    guess = _tabmwp_value(prediction)
+    return float(any(_tabmwp_value(answer) == guess for answer in answers))
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 when the prediction is one of the answers, case and runs of white space ignored."""
+    guess = _squeeze(prediction)
+    return float(any(_squeeze(answer) == guess for answer in answers))
+
+
+METRICS: dict[str, Metric] = {
+    "relaxed_accuracy": relaxed_accuracy,
+    "anls": anls,
+    "vqa_accuracy": vqa_accuracy,
+    "numeric_match": numeric_match,
+    "exact_match": exact_match,
+}
+
+
+def normalise_vqa(text: str) -> str:
+    """An answer as the VQA scorer compares it.
+
+    Lower case; punctuation removed beside a space, otherwise turned into one; full stops kept only before a digit;
+    number words up to ten as digits; articles dropped; missing apostrophes of contractions put back
+    (GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py).
+    """
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    text = _strip_punctuation(text)
+    words = (_NUMBER_WORDS.get(word, word) for word in text.lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _relaxed_match(prediction: str, answer: str) -> bool:
+    guess, truth = _as_number(prediction), _as_number(answer)
+    if guess is not None and truth:
+        return abs(guess - truth) / abs(truth) <= RELAXED_TOLERANCE
+    return prediction.lower() == answer.lower()
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        value = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None  # "nan" and "inf" are words here
+
+
+_TABMWP_NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+(/\d+)?")
+
+
+def _tabmwp_value(text: str) -> float | str:
+    text = _squeeze(text).replace("$", "").removesuffix(".").removesuffix("%").strip()
+    if not _TABMWP_NUMBER.fullmatch(text):
+        return text
+    numerator, _, denominator = text.replace(",", "").partition("/")
+    if denominator and not float(denominator):
+        return text
+    return round(float(numerator) / float(denominator or 1), 3)
+
+
+# The VQA scorer's tables. Contractions are listed as they should be written; `_CONTRACTIONS` maps every spelling that
+# lacks one or more of the apostrophes to them, which is what the official table spells out.
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
+_STRAY_FULL_STOP = re.compile(r"\.(?!\d)")
+_ARTICLES = frozenset({"a", "an", "the"})
+_DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBER_WORDS = {"none": "0"} | {word: str(value) for value, word in enumerate(_DIGIT_WORDS)}
+_PROPER_CONTRACTIONS = (
+    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't "
+    "he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll let's ma'am might've mightn't mightn't've "
+    "must've mustn't needn't not've o'clock oughtn't shan't she'd've she's should've shouldn't shouldn't've "
+    "somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd "
+    "something'd've something'll that'd that'd've that's there'd there'd've there're there's they'd they'd've "
+    "they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd "
+    "where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't "
+    "wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
+)
+
+
+def _without_apostrophes(word: str) -> list[str]:
+    parts = word.split("'")
+    joins = itertools.product(("", "'"), repeat=len(parts) - 1)
+    spellings = ("".join(part + join for part, join in zip(parts, (*join_set, ""), strict=True)) for join_set in joins)
+    return [spelling for spelling in spellings if spelling != word]
+
+
+_CONTRACTIONS = {wrong: word for word in _PROPER_CONTRACTIONS.split() for wrong in _without_apostrophes(word)}
+
+
+def _strip_punctuation(text: str) -> str:
+    number_with_commas = _DIGIT_COMMA_DIGIT.search(text) is not None
+    stripped = text
+    for mark in _PUNCTUATION:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        stripped = stripped.replace(mark, "" if beside_space or number_with_commas else " ")
+    return _STRAY_FULL_STOP.sub("", stripped)

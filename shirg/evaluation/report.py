@@ -1,0 +1,330 @@
+"""`evaluation_report.md`: the results of one evaluation, for somebody who was not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES
+from shirg.evaluation.checklist import Item, targets
+from shirg.evaluation.markdown import count, escape, interval, megabytes, milliseconds, percent, points, table
+from shirg.evaluation.summary import text_height_groups
+from shirg.evaluation.tasks import METRIC_TITLES
+from shirg.evaluation.variants import BUDGETED_MODES, REFERENCE_MODES
+
+FIGURES = {
+    "accuracy_against_tokens.png": "Score against visual tokens, with 95% intervals",
+    "kept_patches.png": "One page of the run: what was kept and what was dropped",
+    "kv_cache.png": "Size of the prefix cache by vision path",
+}
+
+PATHS = {
+    "lowres": "the whole page at the tower's own resolution",
+    "hd": "LaViDa's own path: the page and its tiles, the tokens of each pooled to about a quarter",
+    "highres": "the whole page at the large resolution, every token",
+    "shirg": "the same large page, the chosen tokens and one summary token",
+    "multiview": "the page and its tiles without pooling, the chosen tokens and one summary token",
+}
+
+
+def evaluation_report(results: dict) -> str:
+    """The report as Markdown, from the content of `evaluation_results.json`."""
+    parts = [
+        "# SHIRG evaluation",
+        _what_was_run(results),
+        "## In short",
+        in_short(results),
+        "## Scores and cost",
+        score_table(results),
+        figure("accuracy_against_tokens.png"),
+        "## What the numbers mean",
+        _explanation(results),
+        "## Compared with the other vision paths",
+        difference_tables(results),
+        "## Cost",
+        cost_section(results),
+        "## Which text can be read",
+        _breakdowns(results),
+        *(["## One page", figure("kept_patches.png")] if has_drawing(results) else []),
+        "## Targets, line by line",
+        item_table(targets(results)),
+        "## Skipped",
+        skipped_section(results),
+        "## How it was measured",
+        _method(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def has_drawing(results: dict) -> bool:
+    """Whether the run drew what a selection keeps."""
+    return any(variant["mode"] == "shirg" for variant in results["variants"])
+
+
+def item_table(items: Iterable[Item]) -> str:
+    """A checklist as a table."""
+    rows = [[escape(item.name), f"**{item.status}**", escape(item.number, limit=300)] for item in items]
+    return table(["line", "status", "number"], rows, text_columns=3)
+
+
+def in_short(results: dict) -> str:
+    """One line for each data set and selection, in its most trained state, against the paths as the model ships them."""
+    lines = []
+    for dataset in _scored(results):
+        for variant in _headline_variants(results):
+            score = _score(results, dataset["name"], variant, dataset["metric"])
+            against = [
+                f"{points(entry['difference'])} against {entry['against']} ({entry['verdict']})"
+                for entry in results["comparisons"]
+                if (entry["dataset"], entry["variant"]) == (dataset["name"], variant)
+                and entry["against"] in REFERENCE_MODES
+            ]
+            tail = f"; in points {', '.join(against)}" if against else ""
+            lines.append(f"- {dataset['name']}: {variant} scores {percent(score['score'])}{tail}.")
+    return "\n".join(lines) or "No question was answered."
+
+
+def score_table(results: dict) -> str:
+    """Every variant: tokens, score on every data set with its interval, and what it costs."""
+    datasets = _scored(results)
+    columns = [(dataset["name"], metric) for dataset in datasets for metric in _metrics(results, dataset["name"])]
+    costs = {row["variant"]: row for row in results["efficiency"]["rows"]} if results["efficiency"] else {}
+    tokens = {entry["variant"]: entry for entry in results["tokens"]}
+    header = ["vision path", "visual tokens", *(f"{name}, {METRIC_TITLES[metric]}" for name, metric in columns)]
+    header += ["selection ms", "prefill ms", "ms per step", "KV cache MB"] if costs else []
+    rows = []
+    for variant in results["variants"]:
+        name = variant["variant"]
+        scored = [_score_cell(_score(results, dataset, name, metric)) for dataset, metric in columns]
+        cost = costs.get(name.removesuffix("+adapter"))
+        rows.append([name, _tokens(tokens[name]), *scored, *(_cost_cells(cost) if cost else [])])
+    note = "Costs were timed without the adapter, which adds two small matrices to the projector." if costs else ""
+    return "\n\n".join(filter(None, [table(header, rows), note]))
+
+
+def difference_tables(results: dict) -> str:
+    """For each data set: selections against the unselected paths as the model ships them, then against what trained with them."""
+    parts = []
+    for dataset in _scored(results):
+        entries = [entry for entry in results["comparisons"] if entry["dataset"] == dataset["name"]]
+        shipped = [entry for entry in entries if entry["against"] in REFERENCE_MODES]
+        heading = f"### {dataset['name']} ({METRIC_TITLES[dataset['metric']]}, difference in points, 95% interval)"
+        if entries:
+            parts += [heading, _difference_table(shipped)]
+        trained = [entry for entry in entries if entry["against"] not in REFERENCE_MODES]
+        if trained:
+            parts += ["With the adapter, against itself without it and against the other paths with it:"]
+            parts += [_difference_table(trained)]
+    return "\n\n".join(filter(None, parts)) or "No selection was run beside a path to compare it with."
+
+
+def _difference_table(entries: Sequence[dict]) -> str:
+    cells: dict[str, dict[str, dict]] = {}
+    for entry in entries:
+        itself = entry["variant"] == f"{entry['against']}+adapter"
+        cells.setdefault(entry["variant"], {})["itself without adapter" if itself else entry["against"]] = entry
+    against = list(dict.fromkeys(name for row in cells.values() for name in row))
+    rows = [[variant, *(_difference_cell(row.get(name)) for name in against)] for variant, row in cells.items()]
+    return table(["selection", *(f"against {name}" for name in against)], rows) if rows else ""
+
+
+def cost_section(results: dict, figures: str = "figures") -> str:
+    """Time by stage, cache bytes and savings; `figures` is the folder of the pictures as seen from the report."""
+    efficiency = results["efficiency"]
+    if efficiency is None:
+        return "The timing was left out of this run."
+    on_gpu = any(row["peak_memory_bytes"] is not None for row in efficiency["rows"])
+    header = ["vision path", "tokens", "with prompt", "tower ms", "selection ms", "selection, pooling and projector ms"]
+    header += ["prefill ms", "ms per step", "steps", "whole answer ms", "KV cache MB"] + ["peak MB"] * on_gpu
+    rows = [
+        [row["variant"], str(row["tokens"]), str(row["prefix_tokens"])]
+        + [milliseconds(row[key]) for key in ("tower_ms", "selection_ms", "embedding_ms", "prefill_ms", "step_ms")]
+        + [str(row["steps"]), milliseconds(row["total_ms"]), megabytes(row["kv_bytes"])]
+        + ([megabytes(row["peak_memory_bytes"])] if on_gpu else [])
+        for row in efficiency["rows"]
+    ]
+    savings = [
+        [
+            entry["variant"],
+            f"{entry['against']} ({entry['reference_tokens']} tokens)",
+            percent(entry["image"]),
+            percent(entry["prefix"]),
+        ]
+        for entry in efficiency["savings"]
+    ]
+    parts = [table(header, rows), figure("kv_cache.png", figures)]
+    if savings:
+        header = ["selection", "against", "KV cache saved, page", "KV cache saved, page and prompt"]
+        parts += [
+            table(header, savings, text_columns=2),
+            "A negative saving means that the selection needs a larger cache.",
+        ]
+    return "\n\n".join(parts)
+
+
+def skipped_section(results: dict) -> str:
+    """What was not evaluated, and why."""
+    if not results["skipped"]:
+        return "Nothing was skipped."
+    total = sum(entry["questions"] for entry in results["skipped"])
+    shown = results["skipped"][:50]
+    rows = [
+        [entry["dataset"], escape(entry["id"], 80), str(entry["questions"]), escape(entry["reason"])] for entry in shown
+    ]
+    more = len(results["skipped"]) - len(shown)
+    parts = [
+        f"{count(total, 'question')} skipped.",
+        table(["data set", "record", "questions", "reason"], rows, text_columns=4),
+    ]
+    return "\n\n".join(parts + ([f"{more} more are listed in `evaluation_results.json`."] if more else []))
+
+
+def _what_was_run(results: dict) -> str:
+    model, config, environment = results["model"], results["config"], results["environment"]
+    adapter = (
+        f"an adapter of {model['adapter_parameters']:,} parameters" if model["adapter_parameters"] else "no adapter"
+    )
+    sets = "; ".join(
+        f"{dataset['name']} ({count(dataset['questions'], 'question')} on {count(dataset['pages'], 'page')})"
+        for dataset in results["datasets"]
+    )
+    ways = len({(variant["mode"], variant["budget"]) for variant in results["variants"]})
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    name = "LaViDa-nano" if model["nano"] else f"a {model['family']} model"
+    return (
+        f"{name[0].upper()}{name[1:]} with {model['parameters']:,} parameters and {adapter}, asked about {sets}. "
+        f"Each question was asked in {count(len(results['variants']), 'variant')}: "
+        f"{count(ways, 'way')} to show the page{', without and with the adapter' if model['adapter_parameters'] else ''}. "
+        f"Device {escape(environment['device'])}, {environment['threads']} threads, {environment['dtype']}; Python "
+        f"{environment['python']}, {packages}; seed {config['seed']}; {results['seconds']:.0f} seconds in all."
+    )
+
+
+def _explanation(results: dict) -> str:
+    modes = [f"- `{mode}`: {PATHS[mode]};" for mode in results["config"]["modes"]]
+    return "\n".join(
+        [
+            "How the page is shown:",
+            "",
+            *modes,
+            "- a number behind the path is the token budget, `+adapter` means that the trained adapter was on.",
+            "",
+            "A score is the mean over questions, in percent; the brackets hold its 95% interval. Differences are paired: the "
+            'same questions, asked both ways. "Better" and "worse" are said only where the interval of the difference leaves out '
+            f'zero and at least {MINIMUM_DIFFERING_PAGES} pages differ; "not distinguishable" means that this run is too small '
+            "or the two too alike to tell, not that they are equal. With many comparisons, one in twenty of the alike ones "
+            "will look different by chance.",
+        ]
+    )
+
+
+def _breakdowns(results: dict) -> str:
+    parts = []
+    for by, title in (("text_px", "height of the answer's text"), ("kind", "kind")):
+        for dataset in _scored(results):
+            cells = {
+                (entry["variant"], entry["group"]): entry
+                for entry in results["breakdown"]
+                if entry["by"] == by and entry["dataset"] == dataset["name"]
+            }
+            groups = list(dict.fromkeys(group for _, group in cells))
+            if by == "text_px":
+                groups.sort(key=text_height_groups().index)
+            if groups:
+                parts.append(f"### {dataset['name']} by {title}\n\n" + _group_table(results, cells, groups))
+    if not parts:
+        return "The data sets of this run tell neither the height of their text nor the kind of their questions."
+    parts.append(
+        f"Heights are in pixels of the page once it is {results['model']['resolution']} pixels high; the number of questions "
+        "is in brackets. Small groups have wide intervals: see `evaluation_results.json`."
+    )
+    return "\n\n".join(parts)
+
+
+def _group_table(results: dict, cells: dict, groups: Sequence[str]) -> str:
+    first = results["variants"][0]["variant"]
+    header = ["vision path", *(f"{escape(group)} ({cells[first, group]['questions']})" for group in groups)]
+    rows = [
+        [variant["variant"], *(percent(cells[variant["variant"], group]["score"]) for group in groups)]
+        for variant in results["variants"]
+    ]
+    return table(header, rows)
+
+
+def _method(results: dict) -> str:
+    config = results["config"]
+    suffix = (
+        'Questions were put with the suffix of the usual harness ("Answer the question using a single word or phrase.").'
+        if config["prompt_suffix"] == "official"
+        else "Questions were put bare, as this model was trained."
+    )
+    steps = int(config["block_length"] * config["step_ratio"])
+    lines = [
+        f"- Answers: {config['max_new_tokens']} positions in blocks of {config['block_length']}, {steps} denoising steps per "
+        f"block, the most certain predictions first, no sampling. {suffix}",
+        f"- Intervals: {RESAMPLES} resamples of whole pages, since questions about one page stand or fall together.",
+    ]
+    for dataset in results["datasets"]:
+        note = f" ({escape(dataset['note'])})" if dataset["note"] else ""
+        sources = ", ".join(escape(source) for source in dataset["sources"])
+        licences = ", ".join(escape(licence) for licence in dataset["licences"])
+        lines.append(
+            f"- {dataset['name']}{note}: {METRIC_TITLES[dataset['metric']]}; records from {sources}, licence: {licences}."
+        )
+    if results["efficiency"]:
+        efficiency = results["efficiency"]
+        width, height = efficiency["page_size"]
+        lines.append(
+            f"- Times: one page of the run ({width} x {height} pixels), batch of one, median of "
+            f"{count(efficiency['repeats'], 'run')} after {efficiency['warm_up']} to warm up. Selection includes comparing the "
+            "page with the question where the model does that. KV bytes are counted from the cache that the answer is read from."
+        )
+    lines.append("- Every prediction is in `detailed_results.json`, one entry for each question and variant.")
+    return "\n".join(lines)
+
+
+def figure(name: str, folder: str = "figures") -> str:
+    """A picture of the evaluation, from `folder` as seen from the report."""
+    return f"![{FIGURES[name]}]({folder}/{name})"
+
+
+def _scored(results: dict) -> list[dict]:
+    return [dataset for dataset in results["datasets"] if dataset["questions"]]
+
+
+def _metrics(results: dict, dataset: str) -> list[str]:
+    return list(dict.fromkeys(entry["metric"] for entry in results["scores"] if entry["dataset"] == dataset))
+
+
+def _score(results: dict, dataset: str, variant: str, metric: str) -> dict:
+    key = (dataset, variant, metric)
+    return next(e for e in results["scores"] if (e["dataset"], e["variant"], e["metric"]) == key)
+
+
+def _headline_variants(results: dict) -> list[str]:
+    """The selections, with the adapter when there is one."""
+    with_adapter = any(variant["adapter"] for variant in results["variants"])
+    return [
+        variant["variant"]
+        for variant in results["variants"]
+        if variant["mode"] in BUDGETED_MODES and variant["adapter"] == with_adapter
+    ]
+
+
+def _tokens(entry: dict) -> str:
+    if entry["fewest"] == entry["most"]:
+        return str(entry["most"])
+    return f"{entry['mean']:.0f} ({entry['fewest']} to {entry['most']})"
+
+
+def _score_cell(entry: dict) -> str:
+    return f"{percent(entry['score'])} {interval(entry, lambda value: f'{100 * value:.1f}')}"
+
+
+def _cost_cells(row: dict) -> list[str]:
+    return [*(milliseconds(row[key]) for key in ("selection_ms", "prefill_ms", "step_ms")), megabytes(row["kv_bytes"])]
+
+
+def _difference_cell(entry: dict | None) -> str:
+    if entry is None:
+        return "-"
+    return f"{points(entry['difference'])} {interval(entry, points)}<br>{entry['verdict']}"

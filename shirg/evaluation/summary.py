@@ -1,0 +1,115 @@
+"""From one row per answer to scores, comparisons and breakdowns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from shirg.evaluation.bootstrap import Interval, compare, mean_interval
+from shirg.evaluation.variants import Variant, references
+
+TEXT_HEIGHTS = (8.0, 10.0, 14.0, 20.0)
+"""Edges, in pixels at the model's resolution, of the groups in which scores are broken down by height of text."""
+
+
+def scores(rows: Sequence[dict], seed: int) -> list[dict]:
+    """One entry for each data set, variant and metric, with its 95% interval."""
+    entries = []
+    for (dataset, variant), group in _grouped(rows, "dataset", "variant").items():
+        for metric in group[0]["scores"]:
+            interval = _interval([row["scores"][metric] for row in group], group, seed)
+            entries.append({"dataset": dataset, "variant": variant, "metric": metric, **_flat(interval)})
+    return entries
+
+
+def token_counts(rows: Sequence[dict]) -> list[dict]:
+    """Visual tokens of every variant over the questions: mean, fewest and most (LaViDa's unpadded path varies by
+    page)."""
+    entries = []
+    for variant, group in _grouped(rows, "variant").items():
+        tokens = [row["tokens"] for row in group]
+        entries.append(
+            {"variant": variant, "mean": sum(tokens) / len(tokens), "fewest": min(tokens), "most": max(tokens)}
+        )
+    return entries
+
+
+def comparisons(rows: Sequence[dict], variants: Sequence[Variant], seed: int) -> list[dict]:
+    """Paired differences of every selection against its references, by each data set's deciding metric."""
+    entries = []
+    for dataset, of_dataset in _grouped(rows, "dataset").items():
+        by_variant = _grouped(of_dataset, "variant")
+        run = [variant for variant in variants if variant.name in by_variant]
+        for variant in run:
+            for reference in references(variant, run):
+                ours, theirs = by_variant[variant.name], by_variant[reference.name]
+                found = compare(_column(ours), _column(theirs), [row["image_id"] for row in ours], seed=seed)
+                entries.append(
+                    {"dataset": dataset, "variant": variant.name, "against": reference.name}
+                    | {"difference": found.interval.mean, "low": found.interval.low, "high": found.interval.high}
+                    | {"questions": found.interval.questions, "pages": found.interval.pages}
+                    | {"differing_pages": found.differing_pages, "verdict": found.verdict}
+                )
+    return entries
+
+
+def breakdown(rows: Sequence[dict], seed: int) -> list[dict]:
+    """Scores by height of the answer's text and by kind of question, where the data tell."""
+    entries = []
+    for by, group_of in (("text_px", text_height_group), ("kind", _kind)):
+        known = [{**row, "group": group_of(row)} for row in rows]
+        known = [row for row in known if row["group"] is not None]
+        for (dataset, group, variant), members in _grouped(known, "dataset", "group", "variant").items():
+            interval = _interval(_column(members), members, seed)
+            entries.append({"dataset": dataset, "by": by, "group": group, "variant": variant, **_flat(interval)})
+    return entries
+
+
+def text_height_group(row: dict) -> str | None:
+    """The group that the row's answer belongs to by height of text, "8 to 10 px"; None where the data do not tell."""
+    height = row["text_px"]
+    if height <= 0:
+        return None
+    below = [edge for edge in TEXT_HEIGHTS if edge <= height]
+    above = [edge for edge in TEXT_HEIGHTS if edge > height]
+    if not below:
+        return f"under {above[0]:g} px"
+    return f"{below[-1]:g} to {above[0]:g} px" if above else f"{below[-1]:g} px and more"
+
+
+def text_height_groups() -> list[str]:
+    """All groups of `text_height_group`, from small to large."""
+    return [str(text_height_group({"text_px": height})) for height in (TEXT_HEIGHTS[0] / 2, *TEXT_HEIGHTS)]
+
+
+def _kind(row: dict) -> str | None:
+    return row["kind"] or None
+
+
+def _column(rows: Iterable[dict]) -> list[float]:
+    return [row["score"] for row in rows]
+
+
+def _interval(values: Sequence[float], rows: Sequence[dict], seed: int) -> Interval:
+    return mean_interval(values, [row["image_id"] for row in rows], seed=seed)
+
+
+def _flat(interval: Interval) -> dict:
+    return {
+        "score": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "questions": interval.questions,
+        "pages": interval.pages,
+    }
+
+
+def _grouped(rows: Iterable[dict], *keys: str) -> dict:
+    """Rows by the value of one key or the values of several, groups in order of first appearance."""
+    value: Callable[[dict], object] = (
+        (lambda row: row[keys[0]]) if len(keys) == 1 else (lambda row: tuple(row[key] for key in keys))
+    )
+    groups: dict = defaultdict(list)
+    for row in rows:
+        groups[value(row)].append(row)
+    return dict(groups)

@@ -1,0 +1,86 @@
+"""What each benchmark asks of a model and how its answers are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from shirg.errors import UserError
+from shirg.evaluation.metrics import METRICS, Metric
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""What lmms-eval, and LaViDa's evaluation with it, adds to the questions of the short-answer sets."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark: which metric decides, which is shown beside it, and what is added to its questions."""
+
+    name: str
+    metric: str
+    """Key of `metrics.METRICS`; the score that comparisons and verdicts are about."""
+    suffix: str = SHORT_ANSWER
+    """Added to a question when the configuration says `prompt_suffix="official"`."""
+    second_metric: str | None = None
+    """A metric that gives part marks, for sets whose own is all or nothing."""
+    note: str = ""
+    """Said in the report beside the score."""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The functions to score with, by name, the deciding one first."""
+        names = [self.metric, *([self.second_metric] if self.second_metric else [])]
+        return {name: METRICS[name] for name in names}
+
+
+METRIC_TITLES = {
+    "relaxed_accuracy": "relaxed accuracy",
+    "anls": "ANLS",
+    "vqa_accuracy": "VQA accuracy",
+    "numeric_match": "exact or numeric match",
+    "exact_match": "exact match",
+}
+
+_OURS = "not an official question-answering task: its annotations are asked as questions by SHIRG's reader"
+_RENDERED = "rendered by SHIRG, from its held-out split"
+
+TASKS: dict[str, Task] = {
+    task.name.lower(): task
+    for task in (
+        Task("ChartQA", "relaxed_accuracy"),
+        Task("DocVQA", "anls"),
+        Task("InfoVQA", "anls"),
+        Task("TextVQA", "vqa_accuracy"),
+        Task("TabMWP", "numeric_match"),
+        Task("SROIE", "anls", note=_OURS),
+        Task("FUNSD", "anls", note=_OURS),
+        Task("documents", "exact_match", second_metric="anls", note=_RENDERED),
+        Task("charts", "exact_match", second_metric="anls", note=_RENDERED),
+    )
+}
+
+EMBEDDED = ("documents", "charts")
+"""The sets that need no files."""
+
+OFFICIAL_DEFAULT = ("ChartQA", "DocVQA")
+"""What a model with official weights is evaluated on unless told otherwise."""
+
+
+def find_task(name: str) -> Task:
+    """The task of that name, whatever its case.
+
+    Raises:
+        UserError: for an unknown name; the message lists the known ones.
+    """
+    task = TASKS.get(name.strip().lower())
+    if task is None:
+        near = get_close_matches(name.strip().lower(), TASKS, n=1)
+        hint = f" Did you mean {TASKS[near[0]].name}?" if near else ""
+        known = ", ".join(task.name for task in TASKS.values())
+        raise UserError(f"datasets: {name!r} is not a known benchmark.{hint} Known: {known}.")
+    return task
+
+
+def prompt(task: Task, question: str, prompt_suffix: str) -> str:
+    """The text put to the model; `prompt_suffix` is "official" (the task's own) or "none" (the bare question)."""
+    return question + task.suffix if prompt_suffix == "official" else question

@@ -1,0 +1,287 @@
+"""`SHIRG_TRAINING_REPORT.md`: a whole run, for somebody who was not there. Every number in it comes from that run's
+files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from shirg.evaluation.checklist import Item, after_training, during_training, targets
+from shirg.evaluation.figures import loss_figure
+from shirg.evaluation.markdown import NOT_MEASURED, count, escape, table
+from shirg.evaluation.report import (
+    cost_section,
+    difference_tables,
+    figure,
+    has_drawing,
+    in_short,
+    item_table,
+    score_table,
+    skipped_section,
+)
+from shirg.files import write_text
+
+REPORT_FILE = "SHIRG_TRAINING_REPORT.md"
+LOSS_FIGURE = "loss_per_step.png"
+EVALUATION_FIGURES = "evaluation/figures"
+
+
+def write_training_report(
+    output_dir: Path,
+    *,
+    command: str,
+    seconds: float,
+    settings: dict | None = None,
+    training: dict | None = None,
+    evaluation: dict | None = None,
+    before: Sequence[Item] = (),
+    reload: Item | None = None,
+) -> Path:
+    """Write the report, and the loss figure when something was trained.
+
+    Reads what the run left in `output_dir`: `data/manifest.json`, `logs/metrics.jsonl` and `logs/validation.jsonl`.
+
+    Args:
+        output_dir: the run's folder.
+        command: the command line, as it would be typed again.
+        seconds: wall time of the run so far.
+        settings: the fields of `SHIRGLoRAConfig` as a dictionary; None when nothing was trained.
+        training: what `SHIRGLoRATrainer.train` returned; None when nothing was trained.
+        evaluation: what `SHIRGEvaluator.run_evaluation` returned; None when nothing was evaluated.
+        before: the lines of `before_training`.
+        reload: the line of `adapter_reloads`.
+
+    Returns:
+        The report's path.
+    """
+    output_dir = Path(output_dir)
+    manifest = _read_json(output_dir / "data" / "manifest.json") if training else None
+    steps = _read_lines(output_dir / "logs" / "metrics.jsonl") if training else []
+    validations = _read_lines(output_dir / "logs" / "validation.jsonl") if training else []
+    if any(step["loss"] is not None for step in steps):
+        loss_figure(output_dir / "figures" / LOSS_FIGURE, steps, validations)
+    parts = [
+        "# SHIRG training report",
+        _opening(training, evaluation, seconds),
+        "## Command",
+        _code(command),
+        "## Data",
+        _data(manifest),
+        "## Model and adapter",
+        _model(training, settings, evaluation),
+        "## Training",
+        _training(training, settings, validations, steps),
+        "## Accuracy, before and after",
+        _accuracy(evaluation),
+        "## What it costs",
+        _cost(evaluation),
+        "## Checklist before training",
+        item_table(before) if before else f"{NOT_MEASURED.capitalize()}: nothing was trained in this run.",
+        "## Checklist during training",
+        item_table(during_training(training, settings)),
+        "## Checklist after training",
+        item_table(after_training(evaluation, reload)),
+        "## Performance targets",
+        item_table(targets(evaluation))
+        if evaluation
+        else "The evaluation was left out, so nothing is said about them.",
+        "## What is not claimed",
+        _limits(evaluation),
+        "## Files",
+        _files(training, evaluation),
+    ]
+    path = output_dir / REPORT_FILE
+    write_text(path, "\n\n".join(parts) + "\n")
+    return path
+
+
+def _opening(training: dict | None, evaluation: dict | None, seconds: float) -> str:
+    done = []
+    if training:
+        done.append(f"trained a SHIRG adapter for {count(training['steps'], 'step')}")
+    if evaluation:
+        asked = sum(dataset["questions"] for dataset in evaluation["datasets"])
+        ways = len(evaluation["variants"])
+        done.append(f"asked {count(asked, 'question')} through {count(ways, 'variant')} of the way to show a page")
+    text = (
+        f"This run {' and '.join(done)}; it took {_duration(seconds)} in all." if done else "This run measured nothing."
+    )
+    lines = [text]
+    if evaluation:
+        lines.append(
+            "SHIRG looks at a page once at high resolution and keeps a budget of its visual tokens; the adapter trains the "
+            "projector to serve every budget. In short, with the 95% intervals further down:"
+        )
+        lines.append(in_short(evaluation))
+    return "\n\n".join(lines)
+
+
+def _data(manifest: dict | None) -> str:
+    if manifest is None:
+        return "No training data was prepared in this run."
+    rows = [[split, f"{n['records']:,}", f"{n['images']:,}"] for split, n in manifest["splits"].items()]
+    sources = [[escape(name), f"{number:,}"] for name, number in manifest["sources"].items()]
+    parts = [
+        f"{count(manifest['total_samples'], 'record')} asked for: a record is one question about one image, and several may "
+        "share an image.",
+        table(["split", "records", "images"], rows),
+        table(["source", "records"], sources),
+    ]
+    if manifest["sources"].get("rendered"):
+        parts.append("`rendered` records are pages drawn by SHIRG from made-up words and numbers, not real documents.")
+    if manifest["rejected"]:
+        rows = [
+            [escape(entry["source"]), escape(entry["item"]), escape(entry["reason"])]
+            for entry in manifest["rejected"][:20]
+        ]
+        number = len(manifest["rejected"])
+        parts.append(f"{number} {'entry was' if number == 1 else 'entries were'} skipped; the first ones:")
+        parts.append(table(["source", "entry", "reason"], rows, text_columns=3))
+    return "\n\n".join(parts)
+
+
+def _model(training: dict | None, settings: dict | None, evaluation: dict | None) -> str:
+    lines = []
+    if evaluation:
+        model = evaluation["model"]
+        name = (
+            "LaViDa-nano, the small model that comes with SHIRG" if model["nano"] else f"a {model['family']} checkpoint"
+        )
+        lines.append(
+            f"{name[0].upper()}{name[1:]}: {model['parameters']:,} parameters; pages are looked at with {model['resolution']} "
+            "pixels a side."
+        )
+    if training and settings:
+        targets_ = ", ".join(f"`{name}`" for name in settings["target_modules"])
+        lines.append(
+            f"LoRA of rank {settings['lora_rank']}, alpha {settings['lora_alpha']:g}, dropout {settings['lora_dropout']:g} on "
+            f"{targets_}; everything else is frozen."
+        )
+        roles = dict(training["parameters"])
+        roles["all"] = {key: sum(role[key] for role in roles.values()) for key in ("trainable", "total")}
+        rows = [
+            [name, f"{n['trainable']:,}", f"{n['total']:,}", f"{n['trainable'] / max(n['total'], 1):.3%}"]
+            for name, n in roles.items()
+        ]
+        lines.append(table(["part", "trainable", "total", "share"], rows))
+    return "\n\n".join(lines) or "Nothing was trained or evaluated in this run."
+
+
+def _training(training: dict | None, settings: dict | None, validations: Sequence[dict], steps: Sequence[dict]) -> str:
+    if training is None or settings is None:
+        return "Nothing was trained in this run."
+    batch = settings["batch_size"] * settings["gradient_accumulation_steps"]
+    parts = [
+        f"{count(training['steps'], 'optimizer step')} of {count(batch, 'record')} per process, "
+        f"{count(settings['num_epochs'], 'epoch')}, AdamW at {settings['learning_rate']:g} with a short warm-up and a cosine to "
+        f'zero, objective "{settings["objective"]}", precision {training["mixed_precision"]} on {training["device"]}, seed '
+        f"{settings['seed']}. One ratio per step ({settings['ratio_sampling']}), so that one adapter learns them all.",
+        f"The steps took {_duration(training['seconds'])}"
+        + (
+            f", {training['tokens_per_second']:,.0f} tokens of the language model per second."
+            if training["seconds"]
+            else "."
+        ),
+    ]
+    if validations:
+        ratios = list(validations[0]["losses"])
+        rows = [
+            [str(entry["step"]), *(f"{entry['losses'][ratio]:.4f}" for ratio in ratios), f"{entry['mean']:.4f}"]
+            for entry in validations
+        ]
+        parts += [
+            "Validation loss by ratio (mean cross-entropy of an answer's tokens, lower is better; the same masks every time):",
+            table(["step", *ratios, "mean"], rows, text_columns=0),
+        ]
+        if training["best_step"] is not None:
+            parts.append(f"`best_model` is the adapter of step {training['best_step']}, where the mean was lowest.")
+    if any(step["loss"] is not None for step in steps):
+        parts.append(f"![Loss of every step, coloured by the ratio it trained](figures/{LOSS_FIGURE})")
+    if training["skipped_records"]:
+        rows = [[escape(name), escape(why)] for name, why in list(training["skipped_records"].items())[:20]]
+        parts += [
+            f"{count(len(training['skipped_records']), 'record')} left out:",
+            table(["record", "reason"], rows, text_columns=2),
+        ]
+    if training["cut_answers"]:
+        parts.append(
+            f"{count(len(training['cut_answers']), 'answer')} longer than {settings['max_answer_tokens']} tokens trained in part."
+        )
+    return "\n\n".join(parts)
+
+
+def _accuracy(evaluation: dict | None) -> str:
+    if evaluation is None:
+        return "The evaluation was left out of this run."
+    parts = [
+        score_table(evaluation),
+        figure("accuracy_against_tokens.png", EVALUATION_FIGURES),
+        difference_tables(evaluation),
+    ]
+    if has_drawing(evaluation):
+        parts.append(figure("kept_patches.png", EVALUATION_FIGURES))
+    return "\n\n".join([*parts, skipped_section(evaluation)])
+
+
+def _cost(evaluation: dict | None) -> str:
+    if evaluation is None:
+        return "The evaluation was left out of this run."
+    return cost_section(evaluation, EVALUATION_FIGURES)
+
+
+def _limits(evaluation: dict | None) -> str:
+    lines = []
+    if evaluation and evaluation["model"]["nano"]:
+        lines.append(
+            "- LaViDa-nano is a small stand-in of the same anatomy. Its scores say whether the idea holds on pages it can read, "
+            "not how well LaViDa with official weights would do."
+        )
+    lines += [
+        "- Nothing is said about training on 8 x A100: this run was not there.",
+        "- Times hold for the machine of this run, a batch of one, and one page.",
+        '- Lines that are "not met" are results like the others: a selection of more tokens than LaViDa\'s pooled path has, '
+        "for example, needs a larger cache than it.",
+        '- Differences called "not distinguishable" may exist; this run is too small to see them.',
+    ]
+    return "\n".join(lines)
+
+
+def _files(training: dict | None, evaluation: dict | None) -> str:
+    lines = []
+    if training:
+        lines += [
+            "- `checkpoints/best_model/`: the adapter, a PEFT folder; `model.load_adapter(...)` loads it",
+            "- `logs/training.log`, `logs/metrics.jsonl`, `logs/validation.jsonl`: every step and validation",
+            "- `data/`: the training records and their manifest",
+        ]
+    if evaluation:
+        lines += [
+            "- `evaluation/evaluation_report.md`: the evaluation at length, by height of text and kind of question too",
+            "- `evaluation/evaluation_results.json`, `evaluation/detailed_results.json`: its numbers, and every answer",
+        ]
+    return "\n".join(lines) or "None."
+
+
+def _code(command: str) -> str:
+    longest = max((len(run) for run in command.split() if set(run) == {"`"}), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}bash\n{command}\n{fence}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _read_json(path: Path) -> dict | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """The complete lines of a JSON Lines file; one that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,1 @@
+"""SHIRG inside code bases that are not ours."""

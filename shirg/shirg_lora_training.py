@@ -1,0 +1,12 @@
+"""Train SHIRG's adapter.   python shirg/shirg_lora_training.py --help"""
+
+if not __package__:  # run as a script, or this folder is on PYTHONPATH
+    import _in_place  # noqa: F401
+
+from shirg.cli.train import main
+from shirg.training.trainer import SHIRGLoRAConfig, SHIRGLoRATrainer
+
+__all__ = ["SHIRGLoRAConfig", "SHIRGLoRATrainer", "main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What a user sees when something is wrong, and the exit codes a script sees."""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import pytest
+
+from shirg.cli import runner
+from shirg.errors import UserError
+
+
+class SafetensorError(Exception):
+    """Named as safetensors' own, which is told by its name."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (UserError("budget: got 0,\n   must be 1 or more"), "budget: got 0, must be 1 or more"),
+        (FileNotFoundError(errno.ENOENT, "x", "page.png"), "page.png: no such file or folder"),
+        (PermissionError(errno.EACCES, "x", "/out"), "/out: no permission to read or write it"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "/file/out"), "/file/out: part of the path is a file, not a folder"),
+        (OSError(errno.ENOSPC, "x", "w.bin"), "the disk is full while writing w.bin: free some space"),
+        (SafetensorError("IoError: No space left on device (os error 28)"), "the disk is full: free some space"),
+        (OSError("the hub\ndid not answer"), "the hub did not answer"),
+        (OutOfMemoryError("CUDA out of memory"), "out of memory: lower --batch-size"),
+        (MemoryError(), "out of memory: lower --batch-size"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_code_2(error, says, capsys):
+    def action():
+        raise error
+
+    assert runner.guarded(action, debug=False) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"shirg: error: {says}") and captured.err.count("\n") == 1
+
+
+def test_ctrl_c_ends_in_130(capsys):
+    def action():
+        raise KeyboardInterrupt
+
+    assert runner.guarded(action, debug=False) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [UserError("x"), KeyboardInterrupt()])
+def test_debug_shows_the_traceback(error):
+    def action():
+        raise error
+
+    with pytest.raises(type(error)):
+        runner.guarded(action, debug=True)
+
+
+def test_our_own_defects_are_not_dressed_up_as_mistakes():
+    with pytest.raises(ZeroDivisionError):
+        runner.guarded(lambda: 1 / 0, debug=False)
+    with pytest.raises(ValueError, match="plain"):
+        runner.guarded(lambda: int("plain"), debug=False)
+
+
+def test_success_is_0_and_the_log_is_said_once(capsys):
+    for _ in range(2):
+        assert runner.guarded(lambda: logging.getLogger("shirg.room").info("a line"), debug=False) == 0
+    assert capsys.readouterr().err == "a line\na line\n"

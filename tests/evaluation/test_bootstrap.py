@@ -1,0 +1,91 @@
+"""Intervals and verdicts, on cases whose answer is plain."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, compare, mean_interval
+
+
+def pages(count: int) -> list[str]:
+    return [f"page {number}" for number in range(count)]
+
+
+def test_one_page_has_no_interval():
+    found = mean_interval([0.0, 1.0], ["a", "a"], seed=0)
+    assert (found.mean, found.low, found.high, found.pages) == (0.5, None, None, 1)
+
+
+def test_equal_seed_equal_interval():
+    values = [number / 50 for number in range(50)]
+    assert mean_interval(values, pages(50), seed=3) == mean_interval(values, pages(50), seed=3)
+    assert mean_interval(values, pages(50), seed=3) != mean_interval(values, pages(50), seed=4)
+
+
+def test_interval_has_the_width_of_the_binomial():
+    # 400 fair coins: standard error 0.025, so 1.96 of them to either side.
+    found = mean_interval([0.0, 1.0] * 200, pages(400), seed=0)
+    assert found.low == pytest.approx(0.5 - 0.049, abs=0.006)
+    assert found.high == pytest.approx(0.5 + 0.049, abs=0.006)
+
+
+def test_no_spread_is_not_certainty():
+    # 20 pages all wrong: a share p of right ones shows none with (1 - p) ** 20 = 2.5%, so p is up to 16.8%.
+    wrong = mean_interval([0.0] * 20, pages(20), seed=0)
+    assert (wrong.low, wrong.high) == pytest.approx((0.0, 0.1684), abs=1e-4)
+    right = mean_interval([1.0] * 20, pages(20), seed=0)
+    assert (right.low, right.high) == pytest.approx((0.8316, 1.0), abs=1e-4)
+    alike = compare([1.0] * 20, [1.0] * 20, pages(20), seed=0).interval
+    assert (alike.low, alike.high) == pytest.approx((-0.1684, 0.1684), abs=1e-4)
+
+
+def test_questions_on_one_page_count_as_one_draw():
+    # Ten questions on each page, all right or all wrong: as wide as one question on each page.
+    values, owners = [0.0, 1.0] * 10, pages(20)
+    single = mean_interval(values, owners, seed=0)
+    repeated = mean_interval(
+        [value for value in values for _ in range(10)], [page for page in owners for _ in range(10)], seed=0
+    )
+    assert repeated.high - repeated.low == pytest.approx(single.high - single.low, rel=0.15)
+
+
+def test_verdicts():
+    zeros, ones = [0.0] * 20, [1.0] * 20
+    assert compare(ones, zeros, pages(20), seed=0).verdict == "better"
+    assert compare(zeros, ones, pages(20), seed=0).verdict == "worse"
+    assert compare(ones, ones, pages(20), seed=0).verdict == "not distinguishable"
+    mixed = compare([0.0, 1.0] * 10, [1.0, 0.0] * 10, pages(20), seed=0)
+    assert mixed.verdict == "not distinguishable" and mixed.interval.low < 0 < mixed.interval.high
+
+
+def test_a_few_wins_are_no_verdict():
+    few = MINIMUM_DIFFERING_PAGES - 1
+    assert compare([1.0] * few, [0.0] * few, pages(few), seed=0).verdict == "not distinguishable"
+    assert compare([1.0] * (few + 1), [0.0] * (few + 1), pages(few + 1), seed=0).verdict == "better"
+    one_page = compare([1.0] * 50, [0.0] * 50, ["a"] * 50, seed=0)
+    assert one_page.verdict == "not distinguishable"
+
+
+def test_lengths_must_agree():
+    with pytest.raises(ValueError, match="2 and 1"):
+        mean_interval([0.0, 1.0], ["a"], seed=0)
+    with pytest.raises(ValueError, match="above zero"):
+        mean_interval([], [], seed=0)
+    with pytest.raises(ValueError, match="2 and 1"):
+        compare([0.0, 1.0], [0.0], ["a", "b"], seed=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from("abcdef")), min_size=1, max_size=30))
+def test_an_interval_stays_within_the_values_and_the_order_of_rows_is_no_matter(pairs):
+    values, owners = zip(*pairs, strict=True)
+    found = mean_interval(values, owners, seed=0)
+    turned = mean_interval(values[::-1], owners[::-1], seed=0)
+    assert turned.mean == pytest.approx(found.mean)
+    if found.low is None:
+        assert len(set(owners)) == 1
+    elif len(set(values)) > 1:
+        assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+        assert (turned.low, turned.high) == pytest.approx((found.low, found.high))

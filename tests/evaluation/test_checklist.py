@@ -1,0 +1,141 @@
+"""Promises judged by hand-made numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from shirg.evaluation import checklist
+from shirg.evaluation.checklist import Item
+from shirg.lavida.adapter import save_adapter
+from tests.evaluation.conftest import RECORDS, adapted_model
+from tests.tiny import tiny_model
+
+TRAINING = {
+    "updates": 10,
+    "steps_per_ratio": {"512": 3, "768": 4, "pooled": 3},
+    "train_loss_first": 2.0,
+    "train_loss_last": 1.0,
+    "validation_before": {"step": 0, "mean": 2.5},
+    "validation_after": {"step": 10, "mean": 1.5},
+    "peak_memory_bytes": None,
+    "device": "cpu",
+}
+
+
+def results(**changes) -> dict:
+    row = {"variant": "shirg-512", "mode": "shirg", "selection_ms": 12.0}
+    saving = {"variant": "shirg-512", "tokens": 513, "image": 0.4765, "prefix": 0.41}
+    return {
+        "variants": [
+            {"variant": "hd", "mode": "hd", "budget": None, "adapter": False},
+            {"variant": "shirg-512", "mode": "shirg", "budget": 512, "adapter": False},
+        ],
+        "efficiency": {
+            "rows": [row],
+            "savings": [
+                saving | {"against": "hd", "reference_tokens": 980},
+                saving
+                | {"variant": "shirg-1024", "tokens": 1025, "against": "hd", "reference_tokens": 980}
+                | {"image": -0.0459, "prefix": -0.04},
+            ],
+        },
+        "environment": {"device": "cpu"},
+        "comparisons": [
+            {"dataset": "documents", "variant": "shirg-512", "against": "hd", "difference": 0.08}
+            | {"low": 0.02, "high": 0.15, "verdict": "better", "questions": 100, "pages": 40}
+        ],
+        "model": {"parameters": 8_000_000_000, "adapter_parameters": 215_040},
+    } | changes
+
+
+def by_name(items: list[Item]) -> dict[str, Item]:
+    return {item.name: item for item in items}
+
+
+def test_targets_that_are_met_say_so_with_their_number():
+    lines = by_name(checklist.targets(results()))
+    assert lines["Kept tokens between 512 and 1024 of the large grid"].status == "met"
+    assert lines["Selection under 30 ms"] == Item("Selection under 30 ms", "met", "shirg-512 12.0 ms on cpu")
+    saving = lines["KV cache 30 to 50% smaller: shirg-512 against hd"]
+    assert saving.status == "met" and saving.number.startswith("47.6% less for the page (513 against 980 tokens)")
+    gain = lines["Accuracy 5 to 10 points higher: shirg-512 against hd on documents"]
+    assert gain.status == "met" and "+8.0 points (95%: +2.0 to +15.0), better" in gain.number
+    share = lines["Trainable parameters under 1%"]
+    assert (share.status, share.number) == ("met", "215,040 of 8,000,000,000 (0.003%)")
+
+
+def test_a_cache_that_grows_is_said_to_grow():
+    line = by_name(checklist.targets(results()))["KV cache 30 to 50% smaller: shirg-1024 against hd"]
+    assert line.status == "not met" and line.number.startswith("4.6% more for the page")
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict", "status"),
+    [(0.05, "better", "met"), (0.049, "better", "not met"), (0.2, "not distinguishable", "not met")],
+)
+def test_accuracy_needs_size_and_certainty(difference, verdict, status):
+    entry = results()["comparisons"][0] | {"difference": difference, "verdict": verdict}
+    assert checklist.accuracy_item(entry).status == status
+
+
+def test_what_was_not_run_is_not_measured():
+    bare = results(efficiency=None, comparisons=[], variants=[], model={"parameters": 5, "adapter_parameters": 0})
+    assert {item.status for item in checklist.targets(bare)} == {"not measured"}
+    last = checklist.targets(results())[-1]
+    assert "8 x A100" in last.name and last.status == "not measured"
+
+
+def test_training_lines():
+    settings = {"ratio_sampling": "uniform"}
+    statuses = {item.name: item.status for item in checklist.during_training(TRAINING, settings)}
+    assert statuses == {
+        "Loss falls": "met",
+        "Budgets drawn as configured (uniform)": "met",
+        "Gradients reach all LoRA tensors": "met",
+        "Memory stays within bounds": "not measured",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "sampling", "failing"),
+    [
+        ({"validation_after": {"step": 10, "mean": 2.6}}, "uniform", "Loss falls"),
+        ({"validation_before": None, "train_loss_last": 2.1}, "uniform", "Loss falls"),
+        ({"steps_per_ratio": {"512": 1, "768": 5}}, "uniform", "Budgets drawn as configured (uniform)"),
+        ({"steps_per_ratio": {"512": 0, "768": 5}}, "weighted", "Budgets drawn as configured (weighted)"),
+    ],
+)
+def test_training_that_goes_wrong_shows(changes, sampling, failing):
+    items = checklist.during_training(TRAINING | changes, {"ratio_sampling": sampling})
+    assert [item.name for item in items if item.status == "not met"] == [failing]
+
+
+def test_before_training(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pa.table({"id": ["a", "b"]}), tmp_path / "train-00000.parquet")
+    items = by_name(checklist.before_training(tiny_model(), tmp_path, tmp_path / "not" / "yet"))
+    assert items["Training data readable"].number == "2 records in 1 Parquet shards"
+    assert items["Vision tower has SHIRG's methods"].status == "met"
+    assert all(item.status == "met" for name, item in items.items() if "GB free" not in name)
+    (tmp_path / "train-00000.parquet").write_bytes(b"PAR1 damaged")
+    damaged = by_name(checklist.before_training(tiny_model(), tmp_path, tmp_path))
+    assert damaged["Training data readable"].status == "not met"
+
+
+def test_adapter_that_reloads(tmp_path):
+    model, page = adapted_model(), RECORDS[0].open_image()
+    save_adapter(model, tmp_path / "adapter", settings={})
+
+    def load_base():
+        base = tiny_model()
+        base.resolution = 168
+        return base
+
+    assert checklist.adapter_reloads(model, load_base, tmp_path / "adapter", page, [24, 48]).status == "met"
+    model.mm_projector[0].lora_B["default"].weight.data += 1
+    changed = checklist.adapter_reloads(model, load_base, tmp_path / "adapter", page, [24])
+    assert changed.status == "not met" and "largest difference" in changed.number
+    missing = checklist.adapter_reloads(model, load_base, tmp_path / "none", page, [24])
+    assert missing.status == "not met" and "none" in missing.number

@@ -1,0 +1,204 @@
+"""One small evaluation, looked at from many sides."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from shirg.errors import UserError
+from shirg.evaluation.answering import adapter_switched
+from shirg.evaluation.config import SHIRGEvaluationConfig
+from shirg.evaluation.evaluator import SHIRGEvaluator
+from shirg.evaluation.tasks import SHORT_ANSWER
+from shirg.lavida.adapter import lora_parameters
+from tests.evaluation.conftest import RECORDS, adapted_model, broken, page_record, small_config
+from tests.tiny import tiny_model
+
+VARIANTS = ["lowres", "hd", "highres", "shirg-24", "shirg-48"]
+
+
+def details(folder) -> dict:
+    return json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))
+
+
+def test_everything_is_asked_before_and_after(run):
+    folder, results, _ = run
+    predictions = details(folder)["predictions"]
+    asked = {(row["id"], row["variant"]) for row in predictions}
+    names = [*VARIANTS, *(f"{name}+adapter" for name in VARIANTS)]
+    assert asked == {(record.id, name) for record in RECORDS for name in names} and len(predictions) == len(asked)
+    assert [variant["variant"] for variant in results["variants"]] == names
+    (dataset,) = results["datasets"]
+    assert (dataset["questions"], dataset["pages"], dataset["skipped"]) == (4, 2, 1)
+
+
+def test_predictions_are_those_of_the_public_door(run):
+    folder, _, model = run
+    record = RECORDS[2]
+    rows = {row["variant"]: row for row in details(folder)["predictions"] if row["id"] == record.id}
+    for on in (False, True):
+        with adapter_switched(model, on):
+            for mode, budget, name in (("hd", 1, "hd"), ("shirg", 24, "shirg-24")):
+                answer = model.answer(
+                    record.open_image(),
+                    record.question + SHORT_ANSWER,
+                    mode,
+                    budget,
+                    max_new_tokens=4,
+                    block_length=4,
+                    step_ratio=0.5,
+                )
+                assert rows[name + "+adapter" * on]["prediction"] == answer
+
+
+def test_lines_written_as_they_came_are_the_consolidated_ones(run):
+    folder, _, _ = run
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == details(folder)["predictions"]
+
+
+def test_results_on_disk_are_the_returned_ones(run):
+    folder, results, _ = run
+    assert json.loads((folder / "evaluation_results.json").read_text(encoding="utf-8")) == results
+    for name in ("evaluation_report.md", "figures/accuracy_against_tokens.png", "figures/kept_patches.png"):
+        assert (folder / name).stat().st_size > 1000
+
+
+def test_broken_page_is_skipped_and_listed(run):
+    _, results, _ = run
+    (entry,) = results["skipped"]
+    assert entry["id"].endswith(":broken") and entry["questions"] == 1 and "cannot be read" in entry["reason"]
+
+
+def test_text_height_is_taken_at_the_models_resolution(run):
+    folder, _, _ = run
+    row = next(row for row in details(folder)["predictions"] if row["id"] == RECORDS[3].id)
+    assert row["text_px"] == pytest.approx(RECORDS[3].text_px * 168 / 200, abs=0.01)
+
+
+def test_same_seed_same_answers_and_the_tower_sees_each_page_once_per_view(run, benchmark, tmp_path):
+    folder, results, _ = run
+    benchmark([*RECORDS, broken(page_record(7))])
+    model = adapted_model()
+    seen = []
+    model.tower.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    again = SHIRGEvaluator(small_config(tmp_path, sample_size=7, efficiency_repeats=0), model).run_evaluation()
+    assert (tmp_path / "detailed_results.json").read_bytes() == (folder / "detailed_results.json").read_bytes()
+    assert again["scores"] == results["scores"] and again["comparisons"] == results["comparisons"]
+    drawing = 1
+    assert len(seen) == 2 * 3 + drawing  # two pages, three views
+
+
+def test_the_model_is_left_as_it_was_found(benchmark, tmp_path):
+    benchmark(RECORDS[:1])
+    model = adapted_model().train()
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    config = small_config(tmp_path, modes=["lowres"], efficiency_repeats=0)
+    SHIRGEvaluator(config, model).run_evaluation()
+    assert model.training
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+    assert not any(layer.disable_adapters for layer in (model.mm_projector[0], model.mm_projector[2]))
+
+
+def test_switching_the_adapter_off_gives_the_base():
+    record = RECORDS[0]
+    adapted, base = adapted_model(), tiny_model()
+    base.resolution = 168
+    of_base = base.encode_images([record.open_image()], "shirg", 24)[0]
+    with adapter_switched(adapted, False):
+        assert adapted.encode_images([record.open_image()], "shirg", 24)[0].equal(of_base)
+    assert not adapted.encode_images([record.open_image()], "shirg", 24)[0].equal(of_base)
+    assert lora_parameters(adapted)
+
+
+def test_without_adapter_there_is_one_state(benchmark, tmp_path):
+    benchmark(RECORDS[:1])
+    model = tiny_model()
+    model.resolution = 168
+    config = small_config(tmp_path, modes=["lowres", "shirg"], efficiency_repeats=0)
+    results = SHIRGEvaluator(config, model).run_evaluation()
+    assert [variant["variant"] for variant in results["variants"]] == ["lowres", "shirg-24", "shirg-48"]
+    assert results["efficiency"] is None and not (tmp_path / "figures" / "kv_cache.png").exists()
+
+
+def test_ctrl_c_leaves_what_was_answered(benchmark, tmp_path, monkeypatch):
+    benchmark(RECORDS)
+    evaluator = SHIRGEvaluator(small_config(tmp_path, modes=["lowres"]), adapted_model())
+    answers = []
+
+    def two_answers(*_):
+        answers.append("x")
+        if len(answers) > 2:
+            raise KeyboardInterrupt
+        return "x"
+
+    monkeypatch.setattr("shirg.evaluation.answering.generated_text", two_answers)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.run_evaluation()
+    lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["prediction"] for line in lines] == ["x", "x"]
+
+
+def test_nothing_readable_is_an_error(benchmark, tmp_path):
+    benchmark([broken(page_record(0))])
+    with pytest.raises(UserError, match="nothing to ask in documents.*cannot be read"):
+        SHIRGEvaluator(small_config(tmp_path), adapted_model()).run_evaluation()
+
+
+def test_empty_question_is_skipped_alone(benchmark, tmp_path):
+    benchmark([page_record(0, question=" "), page_record(1, page=0)])
+    config = small_config(tmp_path, modes=["lowres"], efficiency_repeats=0, prompt_suffix="none")
+    results = SHIRGEvaluator(config, adapted_model()).run_evaluation()
+    assert results["datasets"][0]["questions"] == 1
+    assert "question" in results["skipped"][0]["reason"]
+
+
+def test_foreign_tower_is_refused(tmp_path):
+    with pytest.raises(UserError, match="vision_tower: got a SigLipVisionTower that is not the model's own"):
+        SHIRGEvaluator(small_config(tmp_path), tiny_model(), tiny_model(seed=1).tower)
+
+
+def test_output_folder_must_be_writable(benchmark, tmp_path):
+    benchmark(RECORDS[:1])
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="output_dir: .*file.* cannot be written"):
+        SHIRGEvaluator(small_config(tmp_path / "file" / "below"), adapted_model()).run_evaluation()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": []}, "datasets: got"),
+        ({"datasets": "ChartQA"}, "datasets: got 'ChartQA'"),
+        ({"datasets": ["nothing"]}, "'nothing' is not a known benchmark"),
+        ({"token_budgets": [0]}, "token_budgets: got 0"),
+        ({"token_budgets": []}, "token_budgets: got"),
+        ({"modes": ["lowres", "sideways"]}, "modes: got .*sideways"),
+        ({"sample_size": 0}, "sample_size: got 0"),
+        ({"step_ratio": 0.0}, "step_ratio: got 0.0"),
+        ({"block_length": 5}, "block_length: got 5, must be a divisor of max_new_tokens .32."),
+        ({"prompt_suffix": "some"}, "prompt_suffix: got 'some'"),
+        ({"efficiency_repeats": -1}, "efficiency_repeats: got -1"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        SHIRGEvaluationConfig(**changes)
+
+
+def test_budget_above_the_grid_is_refused(tmp_path):
+    model = tiny_model()
+    model.resolution = 168
+    with pytest.raises(UserError, match="token_budgets: got 145, must be at most 144"):
+        SHIRGEvaluator(small_config(tmp_path, token_budgets=[24, 145]), model)
+
+
+def test_defaults_depend_on_the_model():
+    config = SHIRGEvaluationConfig()
+    official, nano = tiny_model(), tiny_model(shirg={"nano": True})
+    settings = config.resolved(official)
+    assert (settings["datasets"], settings["prompt_suffix"]) == (["ChartQA", "DocVQA"], "official")
+    settings = config.resolved(nano)
+    assert (settings["datasets"], settings["prompt_suffix"]) == (["documents", "charts"], "none")
+    assert settings["token_budgets"] == [512, 768, 1024] and settings["block_length"] == 32

@@ -1,0 +1,169 @@
+"""Reports: every number comes from the results, and text from data stays text."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import pytest
+
+from shirg.evaluation.checklist import judged
+from shirg.evaluation.report import evaluation_report
+from shirg.evaluation.training_report import write_training_report
+
+SETTINGS = {
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "target_modules": ["mm_projector.0", "mm_projector.2"],
+    "batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "num_epochs": 1,
+    "learning_rate": 1e-4,
+    "objective": "packed",
+    "ratio_sampling": "uniform",
+    "max_answer_tokens": 32,
+    "seed": 0,
+}
+TRAINING = {
+    "steps": 3,
+    "updates": 3,
+    "steps_per_ratio": {"512": 1, "768": 1, "pooled": 1},
+    "seconds": 12.5,
+    "tokens_per_second": 4321.0,
+    "train_loss_first": 2.0,
+    "train_loss_last": 1.5,
+    "validation_before": {"step": 0, "mean": 2.25},
+    "validation_after": {"step": 3, "mean": 1.25},
+    "best_step": 3,
+    "parameters": {
+        "vision": {"trainable": 0, "total": 1000},
+        "projector": {"trainable": 30, "total": 530},
+        "language": {"trainable": 0, "total": 4000},
+    },
+    "skipped_records": {"a|b": "image <broken>"},
+    "cut_answers": ["x"],
+    "mixed_precision": "bf16",
+    "device": "cpu",
+    "peak_memory_bytes": None,
+}
+MANIFEST = {
+    "total_samples": 1200,
+    "splits": {"train": {"records": 1140, "images": 380}, "validation": {"records": 60, "images": 20}},
+    "sources": {"rendered": 1200},
+    "rejected": [],
+}
+
+
+def test_the_report_holds_every_score_and_cost(run):
+    folder, results, _ = run
+    report = (folder / "evaluation_report.md").read_text(encoding="utf-8")
+    assert report == evaluation_report(results)
+    for entry in results["scores"]:
+        assert f"{100 * entry['score']:.1f}%" in report
+    for row in results["efficiency"]["rows"]:
+        assert re.search(rf"\| {row['variant']} \| {row['tokens']} \| {row['prefix_tokens']} \|", report)
+    for heading in ("In short", "Compared with", "Which text", "Targets, line by line", "Skipped", "How it was"):
+        assert f"## {heading}" in report
+    assert "made \\| up" in report and "cannot be read" in report
+
+
+def test_every_table_is_rectangular(run):
+    _, results, _ = run
+    for block in re.findall(r"(?:^\|.*\|\n?)+", evaluation_report(results), re.MULTILINE):
+        widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}
+        assert len(widths) == 1
+
+
+def test_every_picture_exists(run):
+    folder, results, _ = run
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", evaluation_report(results))
+    assert pictures and all((folder / picture).is_file() for picture in pictures)
+
+
+def test_text_from_data_is_escaped(run):
+    _, results, _ = run
+    hostile = copy.deepcopy(results)
+    hostile["skipped"] = [{"dataset": "documents", "id": "<b>|x", "questions": 1, "reason": "![y](z)\n# no"}]
+    report = evaluation_report(hostile)
+    assert "<b>" not in report and "![y]" not in report and "\n# no" not in report
+    assert "&lt;b&gt;\\|x" in report
+
+
+def test_a_run_without_timing_and_selection_claims_neither(run):
+    _, results, _ = run
+    plain = copy.deepcopy(results) | {"efficiency": None, "comparisons": []}
+    plain["variants"] = [variant for variant in plain["variants"] if variant["mode"] == "lowres"]
+    plain["config"]["modes"] = ["lowres"]
+    report = evaluation_report(plain)
+    assert "The timing was left out of this run." in report and "kv_cache.png" not in report
+    assert "kept_patches.png" not in report and "prefill ms" not in report
+
+
+@pytest.fixture
+def output(tmp_path):
+    """An output folder with what data preparation and training leave."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(MANIFEST))
+    steps = [
+        {"step": number + 1, "loss": 2.0 - number / 4, "budget": ratio}
+        for number, ratio in enumerate([512, 768, "pooled"])
+    ]
+    lines = "".join(json.dumps(step) + "\n" for step in steps)
+    (tmp_path / "logs" / "metrics.jsonl").write_text(lines + '{"step": 4, "lo')  # cut by a crash
+    validations = [
+        {"step": step, "losses": {"512": mean + 0.1, "pooled": mean - 0.1}, "mean": mean}
+        for step, mean in ((0, 2.25), (3, 1.25))
+    ]
+    (tmp_path / "logs" / "validation.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in validations))
+    return tmp_path
+
+
+def test_training_report_tells_the_whole_run(run, output):
+    _, results, _ = run
+    path = write_training_report(
+        output,
+        command="python shirg/run_shirg_lora_training.py --epochs 1",
+        seconds=305.0,
+        settings=SETTINGS,
+        training=TRAINING,
+        evaluation=results,
+        before=[judged("Model loads", True, "llada")],
+        reload=judged("Adapter saved and reloads with equal outputs", True, "largest difference 0"),
+    )
+    report = path.read_text(encoding="utf-8")
+    assert path.name == "SHIRG_TRAINING_REPORT.md"
+    for text in (
+        "--epochs 1",
+        "5.1 minutes",
+        "1,200 records",
+        "| train | 1,140 | 380 |",
+        "| projector | 30 | 530 | 5.660% |",
+        "| all | 30 | 5,530 | 0.542% |",
+        "4,321 tokens",
+        "| 3 | 1.3500 | 1.1500 | 1.2500 |",
+        "image &lt;broken&gt;",
+        "a\\|b",
+        "largest difference 0",
+        "8 x A100",
+        "figures/loss_per_step.png",
+        "evaluation/figures/kv_cache.png",
+    ):
+        assert text in report, text
+    assert (output / "figures" / "loss_per_step.png").stat().st_size > 5000
+    assert "](figures/kv" not in report
+
+
+def test_training_report_of_a_training_alone(output):
+    path = write_training_report(output, command="x", seconds=60, settings=SETTINGS, training=TRAINING)
+    report = path.read_text(encoding="utf-8")
+    assert "The evaluation was left out of this run." in report and "kept_patches" not in report
+
+
+def test_training_report_of_an_evaluation_alone(run, output):
+    _, results, _ = run
+    report = write_training_report(output, command="a ```b", seconds=60, evaluation=results).read_text(encoding="utf-8")
+    assert "Nothing was trained in this run." in report and "1,200" not in report
+    assert "loss_per_step" not in report and not (output / "figures").exists()
