@@ -17,7 +17,7 @@ OUTPUT = "./shirg_example_output"
 def main() -> None:
     # ------------------------------------------------------------- prepare
     processor = SHIRGDatasetProcessor(
-        SHIRGDatasetConfig(base_dataset_size=24, ocr_enhancement_size=8, output_dir=f"{OUTPUT}/data")
+        SHIRGDatasetConfig(base_dataset_size=12, ocr_enhancement_size=4, output_dir=f"{OUTPUT}/data")
     )
     train_loader, val_loader = build_loaders(processor.prepare_full_dataset(), batch_size=4)
 
@@ -27,12 +27,12 @@ def main() -> None:
         lora_rank=16, token_budgets=[512, 768], num_epochs=1, learning_rate=1e-4, output_dir=OUTPUT
     )
     results = SHIRGLoRATrainer(config, model).train(train_loader, val_loader)
-    print(f"trained: {results}")
+    print(f"trained: {results['steps']} steps, validation loss {results['best_validation_loss']:.3f}")
 
     # ------------------------------------------------------------- evaluate
     model.load_adapter(f"{OUTPUT}/checkpoints/best_model")
     config = SHIRGEvaluationConfig(
-        datasets=["documents"], token_budgets=[512, 768], sample_size=4, output_dir=f"{OUTPUT}/evaluation"
+        datasets=["documents"], token_budgets=[512, 768], sample_size=2, output_dir=f"{OUTPUT}/evaluation"
     )
     SHIRGEvaluator(config, model, model.tower).run_evaluation()
     print(f"report: {OUTPUT}/evaluation/evaluation_report.md")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The block creates a file or a folder at the yielded path. On success everything in it is flushed to the disk and renamed
     over `path` (a folder that stands there is moved aside first and then deleted, since no system call swaps two folders).
-    On any error, Ctrl-C included, the temporary path is removed and `path` is left as it was.
+    On any error, Ctrl-C included, the temporary path is removed and `path` is left as it was. Files get the permissions that
+    plain writing gives, whatever wrote them.
 
     Raises:
         OSError: if the folder cannot be made or written, or the disk is full.
@@ -25,15 +27,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    fresh = scratch / target.name
+    fresh, replaced = scratch / target.name, scratch / f"{target.name}.replaced"
     try:
         yield fresh
-        _flush(fresh)
+        _flush(fresh, _usual_mode(scratch / f"{target.name}.mode"))
         if target.is_dir():
-            os.replace(target, scratch / "replaced")
+            os.replace(target, replaced)
         os.replace(fresh, target)
         _flush_folder(target.parent)
     finally:
+        if replaced.exists() and not target.exists():  # stopped between the two renames
+            os.replace(replaced, target)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -48,18 +52,19 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _flush(path: Path) -> None:
-    if path.is_dir():
-        for child in path.rglob("*"):
-            if child.is_file():
-                _flush_file(child)
-        return
-    _flush_file(path)
+def _usual_mode(probe: Path) -> int:
+    """Permissions of a new file, seen on one: asking for the umask means changing it for every thread."""
+    probe.touch()
+    return stat.S_IMODE(probe.stat().st_mode)
 
 
-def _flush_file(path: Path) -> None:
-    with open(path, "rb+") as handle:
-        os.fsync(handle.fileno())
+def _flush(path: Path, mode: int) -> None:
+    """Flush a file, or every file of a folder. safetensors makes its files unreadable for others; hence `mode`."""
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            file.chmod(mode)
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
 
 
 def _flush_folder(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Make LaViDa-nano from nothing: python -m shirg.nano.recipe --work FOLDER [--hours 2.5]
+"""Make LaViDa-nano from nothing: python -m shirg.nano.recipe --work FOLDER [--hours 2]
 
 Stages run one after another; stopped at any moment, the same command goes on where it was. Two single-threaded processes make
 more of two cores than two threads do: OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m shirg.nano.recipe --work FOLDER
@@ -20,7 +20,7 @@ from shirg.nano.recipe.stage import Stage, rank
 from shirg.nano.recipe.tower import TowerLesson, train_tower
 
 SEED = 1
-SHARES = {"glyphs": 0.2, "look": 0.3, "together": 0.5}  # of the hours
+SHARES = {"glyphs": 0.2, "look": 0.2, "together": 0.6}  # of the hours
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder of the stages' weights and curves; reused when it exists"
     )
     parser.add_argument(
-        "--hours", type=float, default=2.5, help="hours of training in all on this machine (default: 2.5)"
+        "--hours", type=float, default=2.0, help="hours of training in all on this machine (default: 2)"
     )
     parser.add_argument("--output", type=Path, help="folder of the finished checkpoint (default: WORK/nano)")
     arguments = parser.parse_args()

@@ -77,7 +77,12 @@ def random_word(rng: random.Random) -> str:
             "".join(rng.choice(rng.choice(("aeiou", string.ascii_lowercase))) for _ in range(rng.randint(2, 10)))
         )
     if draw < 0.55:
-        return f"{rng.choice(('', '$', ''))}{rng.randint(0, 10 ** rng.randint(1, 4))}{rng.choice(('.', ',', '.'))}{rng.randint(0, 99):02d}"
+        sign, whole, point = (
+            rng.choice(("", "$", "")),
+            rng.randint(0, 10 ** rng.randint(1, 4)),
+            rng.choice((".", ",", ".")),
+        )
+        return f"{sign}{whole}{point}{rng.randint(0, 99):02d}"
     if draw < 0.75:
         return str(rng.randint(0, 10 ** rng.randint(1, 8))) + rng.choice(("", "", "%", ":"))
     if draw < 0.9:
@@ -101,7 +106,7 @@ def _draw(rng: random.Random, width: int, height: int, text_px: tuple[float, flo
     image = Image.new("RGB", (width, height), paper)
     canvas = ImageDraw.Draw(image)
     words: list[Word] = []
-    top = rng.uniform(-4, 12)
+    top = rng.randint(-4, 12)
     while top < height:
         size = round(rng.uniform(*text_px) * shrink)
         face = Face(rng.choice(_FILES), size)
@@ -109,15 +114,16 @@ def _draw(rng: random.Random, width: int, height: int, text_px: tuple[float, flo
         if rng.random() < 0.12:
             band, line_ink = _colours(rng)
             canvas.rectangle((0, top - 1, width, top + size * 1.3), fill=band)
-        left = rng.uniform(-10, 30)
+        left, baseline = rng.randint(-10, 30), top + size
         while left < width:
             text = random_word(rng)
-            steps = face.measure(text)[0]
-            box = (left, top, left + steps[-1], top + size * 1.2)
-            canvas.text((left, top), text, fill=line_ink, font=face.font)
-            words.append(Word(text, box, tuple(left + step for step in steps)))
-            left += steps[-1] + size * rng.choice((0.3, 0.35, 0.5, 2.0))
-        top += size * rng.uniform(1.25, 2.2)
+            edges, above, below = face.measure(text)
+            mask, right_by, down_by = face.mask(text)
+            canvas.bitmap((left + right_by, baseline + down_by), mask, fill=line_ink)
+            box = (left, baseline + above, left + edges[-1], baseline + below)
+            words.append(Word(text, box, tuple(left + edge for edge in edges)))
+            left += round(edges[-1] + size * rng.choice((0.3, 0.35, 0.5, 2.0)))
+        top += round(size * rng.uniform(1.25, 2.2))
     return image, words
 
 

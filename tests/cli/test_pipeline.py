@@ -1,0 +1,117 @@
+"""The whole road on a model with random weights: what it leaves, and what a second call does with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shirg import cli
+from tests.tiny import tiny_model
+
+LEFT = (
+    "SHIRG_TRAINING_REPORT.md",
+    "checkpoints/best_model/adapter_config.json",
+    "checkpoints/best_model/adapter_model.safetensors",
+    "checkpoints/checkpoint-2/adapter_model.safetensors",
+    "data/manifest.json",
+    "evaluation/detailed_results.json",
+    "evaluation/evaluation_report.md",
+    "evaluation/evaluation_results.json",
+    "evaluation/figures/accuracy_against_tokens.png",
+    "evaluation/figures/kept_patches.png",
+    "figures/loss_per_step.png",
+    "logs/training.log",
+)
+
+
+def shirg(*arguments: object) -> int:
+    """The console command's exit code."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "output"
+    small = ["--image-resolution", 392, "--token-budgets", 64, "--dataset-size", 6, "--ocr-samples", 2]
+    asked = ["--eval-datasets", "documents", "--eval-samples", 1]
+    assert shirg("run", "--model", model, *small, *asked, "--output-dir", folder) == 0
+    return folder
+
+
+def variants(folder: Path) -> set[str]:
+    results = json.loads((folder / "evaluation" / "evaluation_results.json").read_text(encoding="utf-8"))
+    return {variant["variant"] for variant in results["variants"]}
+
+
+def test_run_fills_the_folder(output):
+    assert [name for name in LEFT if not (output / name).is_file()] == []
+    assert {"lowres", "hd", "highres", "shirg-64", "shirg-64+adapter"} <= variants(output)
+    report = (output / "SHIRG_TRAINING_REPORT.md").read_text(encoding="utf-8")
+    assert "Adapter saved and reloads with equal outputs | **met**" in report
+    settings = json.loads((output / "checkpoints/best_model/shirg_settings.json").read_text(encoding="utf-8"))
+    assert settings["resolution"] == 392
+
+
+def test_skip_training_evaluates_the_adapter_that_is_there_and_keeps_the_older_report(output, model, capsys):
+    trained = (output / "SHIRG_TRAINING_REPORT.md").read_text(encoding="utf-8")
+    few = ["--eval-datasets", "charts", "--eval-samples", 1, "--token-budgets", 32, "--image-resolution", 392]
+    assert shirg("run", "--model", model, "--skip-training", *few, "--output-dir", output) == 0
+    assert "best_model" in capsys.readouterr().err
+    assert {"shirg-32", "shirg-32+adapter"} <= variants(output)
+    assert (output / "SHIRG_TRAINING_REPORT.old-1.md").read_text(encoding="utf-8") == trained
+    assert "Nothing was trained" in (output / "SHIRG_TRAINING_REPORT.md").read_text(encoding="utf-8")
+
+
+def test_select_draws_and_answer_answers(output, model, tmp_path, capsys):
+    page = output / "figures" / "loss_per_step.png"
+    assert shirg("select", page, "--model", model, "--budget", 100, "--output", tmp_path / "kept.png") == 0
+    assert "kept 100 of 2304 patches" in capsys.readouterr().out
+    assert (tmp_path / "kept.png").is_file()
+    adapter = output / "checkpoints" / "best_model"
+    assert shirg("answer", page, "What?", "--model", model, "--adapter", adapter, "--budget", 9) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--token-budgets", 3000], "at most 2304"),
+        (["--eval-datasets", "Foo"], "not a known benchmark"),
+        (["--eval-datasets", "ChartQA", "--eval-data-dir", "/nowhere"], "no such folder"),
+        (["--adapter", "/nowhere"], "adapter /nowhere"),
+        (["--data-dir", "/nowhere"], "/nowhere"),
+        (["--output-dir", __file__], "in the way"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(arguments, says, model, tmp_path, capsys):
+    started = ["run", "--model", model, "--eval-datasets", "documents", "--output-dir", tmp_path / "output"]
+    assert shirg(*started, *arguments) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "output" / "data").exists()
+
+
+def test_component_test_passes_and_fails_with_code_1(model, capsys, monkeypatch):
+    from shirg.cli import components
+
+    def run() -> int:
+        with pytest.raises(SystemExit) as stop:
+            components.main(["--model", str(model)])
+        return stop.value.code
+
+    assert run() == 0
+    assert capsys.readouterr().out.endswith("7 passed, 0 failed\n")
+    monkeypatch.setitem(components.CHECKS, "gate", lambda bench: 1 / 0)
+    assert run() == 1
+    assert "6 passed, 1 failed" in capsys.readouterr().out

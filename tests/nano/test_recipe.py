@@ -1,0 +1,175 @@
+"""The recipe of LaViDa-nano: its targets by hand, who sees whom, and all stages run for a few seconds."""
+
+from __future__ import annotations
+
+import random
+import string
+
+import numpy as np
+import pytest
+import torch
+
+from shirg.data.pages import Page, Question, Word
+from shirg.data.render import render_page
+from shirg.lavida import Lavida
+from shirg.nano.recipe import __main__ as recipe
+from shirg.nano.recipe.export import as_lavida, nano_config
+from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, glyph_targets, moved
+from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
+from shirg.nano.recipe.reader import Reader, attend, lay_out, mass
+from shirg.nano.recipe.stage import Stage, learning_rate
+from shirg.nano.recipe.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    torch.manual_seed(0)
+    return Reader()
+
+
+def word(text: str, left: float, top: float, step: float) -> Word:
+    edges = tuple(left + step * number for number in range(len(text) + 1))
+    return Word(text, (left, top, edges[-1], top + 10), edges)
+
+
+class TestGlyphs:
+    def test_characters_fall_into_the_patch_of_their_centre(self):
+        # "abc" from x = 8, 6 px a letter: centres 11, 17, 23; patches are 14 px, so "a" is in column 0, "b" and "c" in column 1.
+        # y runs from 20 to 30, its middle 25 is in row 1.
+        targets = glyph_targets([word("abc", 8, 20, 6)], rows=2, cols=3)
+        number = {character: index + 1 for index, character in enumerate(CHARACTERS)}
+        assert targets.characters[1, 0].tolist() == [number["a"], 0, 0, 0]
+        assert targets.characters[1, 1].tolist() == [number["b"], number["c"], 0, 0]
+        assert targets.indices[1, 1].tolist() == [1, 2, IGNORE, IGNORE]
+        assert not targets.characters[0].any() and not targets.characters[1, 2].any()
+
+    def test_moving_scales_first_and_then_shifts(self):
+        there = moved(word("ab", 10, 20, 8), (0.5, 2.0), (1.0, 3.0))
+        assert there.box == (4.0, 37.0, 12.0, 57.0)
+        assert there.char_edges == (4.0, 8.0, 12.0)
+
+
+class TestTokenizer:
+    def test_text_comes_back_as_it_went_in(self):
+        tokenizer = build_tokenizer()
+        for text in ("What is the Due Date?", "Totally 2019.50 A-12/7", string.printable[:95]):
+            assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+    def test_a_label_alone_is_one_token_and_inside_a_word_it_is_spelled(self):
+        tokenizer = build_tokenizer()
+        assert tokenizer.convert_ids_to_tokens(tokenizer("Total")["input_ids"]) == ["Total"]
+        assert tokenizer.convert_ids_to_tokens(tokenizer("Totals")["input_ids"]) == list("Totals")
+
+
+class TestLessons:
+    page = Page(
+        image=render_page("form", 0, size=384).image,
+        words=[word("Total:", 14, 14, 7), word("42", 70, 14, 14)],
+        questions=[Question("What is the Total?", ("42",), "field", 14.0, (1,), (0,))],
+        kind="form",
+        seed=0,
+    )
+
+    def test_answer_characters_and_label_are_found_on_the_grid(self):
+        tokenizer = build_tokenizer()
+        one = whole_page(self.page, tokenizer, random.Random(0))
+        # "Total:" has its centres at x = 17.5 ... 52.5, columns 1 to 3; y middle 19, row 1. "4" is at x = 77, "2" at 91.
+        assert np.flatnonzero(one.keys[0, 0]).tolist() == [POSITIONS + col for col in (1, 2, 3)]
+        assert np.flatnonzero(one.places[0, 0]).tolist() == [POSITIONS + 5]
+        assert np.flatnonzero(one.places[0, 1]).tolist() == [POSITIONS + 6]
+        assert not one.places[0, 2:].any()
+        prompt = tokenizer.convert_ids_to_tokens(one.prompts[0][: one.prompt_lengths[0]].tolist())
+        assert [piece for piece, named in zip(prompt, one.named[0], strict=False) if named] == ["Total"]
+
+    def test_a_window_holds_all_of_what_it_asks_for(self):
+        page = render_page("table", 3, size=672, text_px=(10, 14))
+        one = window(page, build_tokenizer(), random.Random(1))
+        side, top, left = one.origin
+        assert side == 48 and 0 <= top <= 48 - 27 and 0 <= left <= 48 - 27
+        assert one.places[:, 0].any(-1).all()  # the first character of every answer
+        labelled = one.named.any(-1)  # titles have no label
+        assert labelled.any() and one.keys[labelled].any(-1).all()
+
+
+class TestReader:
+    def test_a_branch_is_read_as_if_it_were_alone(self, reader):
+        """Rows of the second branch must not change when the first branch's answers or the third branch do."""
+        torch.manual_seed(1)
+        shared, prompt, block = 5, 4, 3
+        lengths = torch.tensor([[4, 3, 2]])
+        layout = lay_out(lengths, prompt, block, shared)
+        rows = shared + 3 * (prompt + 2 * block)
+        hidden = torch.randn(1, rows, 192)
+        branch = slice(shared + layout.branch, shared + 2 * layout.branch)
+        before = attend(reader.language, hidden, layout, set())[0][:, branch]
+        changed = hidden.clone()
+        changed[:, shared + prompt : shared + layout.branch] = 7.0  # the first branch's two answer copies
+        changed[:, shared + 2 * layout.branch :] = -7.0  # the third branch
+        changed[:, branch.start + 3] = 9.0  # the padding of the second branch's own prompt
+        after = attend(reader.language, changed, layout, set())[0][:, branch]
+        visible = [row for row in range(layout.branch) if row != 3]
+        assert torch.allclose(before[:, visible], after[:, visible], atol=1e-5)
+
+    def test_the_page_sees_the_first_question_and_no_other(self, reader):
+        torch.manual_seed(2)
+        layout = lay_out(torch.tensor([[2, 2]]), 2, 1, shared=3)
+        hidden = torch.randn(1, 3 + 2 * 4, 192)
+        page = attend(reader.language, hidden, layout, set())[0][:, :3]
+        first, second = hidden.clone(), hidden.clone()
+        first[:, 3:5] += 3.0
+        second[:, 7:9] += 3.0
+        assert not torch.allclose(attend(reader.language, first, layout, set())[0][:, :3], page, atol=1e-3)
+        assert torch.allclose(attend(reader.language, second, layout, set())[0][:, :3], page, atol=1e-5)
+
+    def test_one_branch_equals_the_shipped_language_model(self, reader):
+        """The recipe's own attention against `LanguageModel.forward` with the prefix of a real prompt: copy A only."""
+        torch.manual_seed(3)
+        shared, prompt, block = 6, 3, 2
+        layout = lay_out(torch.tensor([[prompt]]), prompt, block, shared)
+        hidden = torch.randn(1, shared + prompt + 2 * block, 192)
+        ours = attend(reader.language, hidden, layout, set())[0][:, : shared + prompt + block]
+        length = shared + prompt
+        sees = torch.ones(length + block, length + block, dtype=torch.bool)
+        sees[:length, length:] = False  # the prefix does not see the answer
+        theirs = reader.language(hidden[:, : length + block], attention_mask=sees[None, None])
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+    def test_mass_by_hand(self):
+        look = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 1, 1, 1, 3)
+        target = torch.tensor([[[[False, True, True]]]])
+        assert mass(look, target).item() == pytest.approx(-np.log(0.5))
+
+    def test_export_keeps_every_weight(self, reader):
+        model = as_lavida(reader)
+        pixels = torch.rand(1, 3, 384, 384) * 2 - 1
+        patches = reader.tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        ours = reader.tower.encoder(inputs_embeds=patches + reader.tower.embeddings.position_embedding.weight)
+        with torch.no_grad():
+            assert torch.allclose(model.tower(pixels), ours.last_hidden_state, atol=1e-4)
+        assert model.config.mask_token_id == nano_config(reader)["mask_token_id"] == reader.mask_id
+
+
+def test_learning_rate_warms_up_and_falls():
+    rates = [learning_rate(progress / 100) for progress in range(101)]
+    assert rates[2] == max(rates) == pytest.approx(1.0)
+    assert rates[:3] == sorted(rates[:3]) and rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_all_stages_run_stop_and_go_on(tmp_path, monkeypatch):
+    """Two seconds a stage; the second call finds them finished, and trains nothing."""
+    arguments = ["recipe", "--work", str(tmp_path), "--hours", str(5 / 3600)]
+    monkeypatch.setattr("sys.argv", arguments)
+    recipe.main()
+    steps = {name: Stage(tmp_path / name, 1.0).steps for name in recipe.SHARES}
+    assert all(steps.values())
+    recipe.main()
+    assert steps == {name: Stage(tmp_path / name, 1.0).steps for name in recipe.SHARES}
+    model = Lavida.from_pretrained(tmp_path / "nano")
+    page = render_page("form", 1, size=384)
+    assert isinstance(model.answer(page.image, page.questions[0].question, mode="lowres", max_new_tokens=8), str)
+
+
+def test_collate_stacks_all_fields():
+    lesson = whole_page(TestLessons.page, build_tokenizer(), random.Random(0))
+    batch = collate([lesson, lesson])
+    assert batch["inked"].shape == (2, PATCHES) and batch["pixels"].shape == (2, 1, 384, 384, 3)

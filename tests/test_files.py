@@ -1,0 +1,84 @@
+"""Writing that is complete or absent."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shirg import files
+from shirg.files import atomic_path, write_json, write_text
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with pytest.raises(RuntimeError), atomic_path(target) as fresh:
+        fresh.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
+    write_text(target, "one")
+    with pytest.raises(RuntimeError), atomic_path(target) as fresh:
+        fresh.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "one"
+    write_text(target, "two")
+    assert target.read_text() == "two" and [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    for name in ("one", "two"):
+        with atomic_path(tmp_path / "folder") as fresh:
+            (fresh / "inner").mkdir(parents=True)
+            (fresh / "inner" / name).write_text(name)
+    assert [path.name for path in (tmp_path / "folder" / "inner").iterdir()] == ["two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_stopped_between_the_renames_the_old_folder_stays(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "folder") as fresh:
+        fresh.mkdir()
+    assert len(calls) == 3
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "old"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_have_the_permissions_of_the_umask_whatever_wrote_them(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "folder") as fresh:
+            fresh.mkdir()
+            save_file({"a": torch.zeros(2)}, fresh / "a.safetensors")
+            (fresh / "a.safetensors").chmod(0o600)  # as safetensors leaves it, in the versions that do
+        with atomic_path(tmp_path / "b.safetensors") as fresh:
+            save_file({"b": torch.zeros(2)}, fresh)
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "folder") == 0o777 & ~umask
+    for path in (tmp_path / "folder" / "a.safetensors", tmp_path / "b.safetensors"):
+        assert mode(path) == 0o666 & ~umask
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+    write_json(tmp_path / "a.json", {"a": "\u00e9"})
+    assert (tmp_path / "a.json").read_bytes() == '{\n  "a": "\u00e9"\n}\n'.encode()
