@@ -43,7 +43,10 @@ class Quadtree:
         return self.grid[0] * math.prod(self.cells(level))
 
     def splits(self, budget: int, clusters_per_budget: float) -> int:
-        """Splits for the largest reachable number of clusters <= budget * clusters_per_budget; none below the roots."""
+        """Splits for the largest reachable number of clusters <= budget * clusters_per_budget.
+
+        None when the roots alone are that many or more: they are never joined, since no cluster may exceed `max_cell`.
+        """
         wanted = math.floor(budget * clusters_per_budget + 1e-9)  # 1e-9: 100 * 0.29 is 28.999... in binary
         most = sum(self.nodes(level) for level in range(self.depth))
         return min(max(wanted - self.nodes(0), 0) // max(self.growth, 1), most)

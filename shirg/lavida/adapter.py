@@ -138,8 +138,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> dict:
     """Attach the adapter saved in `folder`, in place of one that is there. Returns the settings it was trained with.
 
     Raises:
-        UserError: if the folder is no SHIRG adapter, is damaged, or was trained on another base; the model is left
-            without adapter changes in the first and last case.
+        UserError: if the folder is no SHIRG adapter, was trained on another base (the model is left as it is), or is
+            damaged (the model may be left without an adapter, never with a part of one).
     """
     from peft import PeftConfig
 
@@ -157,18 +157,18 @@ def load_adapter(model: nn.Module, folder: str | Path) -> dict:
     _inject(model, config)
     try:
         _fill(model, weights, folder)
+        _settle_selection(model, settings, folder)
     except UserError:
         unload_adapter(model)
         raise
-    _settle_selection(model, settings, folder)
     return settings
 
 
 def base_fingerprint(model: nn.Module) -> str:
     """SHA-256 (hex) of the base projector's weights and biases, the same with and without an adapter.
 
-    Weights are rounded to bfloat16 and then to steps of 2^-14, below which float16 loses digits: a checkpoint has one
-    fingerprint in whichever of the three precisions it is loaded.
+    Weights are rounded to bfloat16 and then to steps of 2^-14, below which float16 loses digits: a checkpoint stored in
+    bfloat16, as LaViDa's are, has one fingerprint in whichever of the three precisions it is loaded.
     """
     digest = hashlib.sha256()
     for index in (0, 2):
@@ -274,7 +274,9 @@ def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS_FILE)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        if not isinstance(settings, dict):
+            raise TypeError(f"{SETTINGS_FILE} holds no JSON object")
+    except (ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"adapter {folder}: a file in it is damaged ({error}); take another checkpoint") from error
     return settings, weights
 

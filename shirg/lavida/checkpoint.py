@@ -85,16 +85,16 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) != 2:
         raise UserError(f'model {str(name)!r}: no such folder; give "nano", a folder, or a hub id such as "owner/name"')
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
-    except (OSError, HFValidationError) as error:  # every hub and network error is an OSError
+    except Exception as error:  # errors of the hub's client, of its HTTP library and of the disk share no base class
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"model {str(name)!r} (revision {revision or 'main'}) is neither a folder here nor in the local hub cache, "
-            f"and could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); download it where "
-            "there is a network and give its folder"
+            f"and could not be downloaded ({type(error).__name__}: {reason}); download it where there is a network and "
+            "give its folder"
         ) from error
 
 
@@ -191,7 +191,10 @@ def _weight_files(folder: Path) -> list[Path]:
         return [single]
     if not index.is_file():
         raise UserError(f"{folder} holds neither {single.name} nor {index.name}")
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is no index of safetensors files ({error})") from error
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise UserError(f"{folder} lacks {_some(absent)}, which {index.name} names")
@@ -199,8 +202,10 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _foreign_files(target: Path) -> list[str]:
+    """What in `target` is no part of a checkpoint; without a config.json, everything but the Markdown that stays."""
     if not target.exists():
         return []
     if not target.is_dir():
         return ["a file of that name"]
-    return [path.name for path in target.iterdir() if path.is_dir() or path.suffix not in CHECKPOINT_SUFFIXES]
+    known = CHECKPOINT_SUFFIXES if (target / "config.json").is_file() else (".md",)
+    return [path.name for path in target.iterdir() if path.is_dir() or path.suffix not in known]

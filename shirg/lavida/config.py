@@ -66,7 +66,6 @@ class LavidaConfig:
     patch_merge_type: str = "flat"
     pool_mode: str = "bilinear"
     pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
-    max_length: int = 4096
     relevance: str = "llm"
     resolution: int = SHIRG_RESOLUTION
     vision_hidden_size: int = field(init=False)
@@ -88,7 +87,7 @@ class LavidaConfig:
 
     @property
     def family(self) -> str:
-        """ "llada" or "dream"."""
+        """Whose body and conventions it has: "llada" or "dream"."""
         return self.body.family
 
     @property
@@ -138,7 +137,6 @@ class LavidaConfig:
             patch_merge_type=raw.get("mm_patch_merge_type", "flat"),
             pool_mode=raw.get("mm_spatial_pool_mode") or "bilinear",
             pinpoints=_pinpoints(raw.get("image_grid_pinpoints")),
-            max_length=raw.get("tokenizer_model_max_length") or 4096,
             relevance=shirg.get("relevance", "llm"),
             resolution=shirg.get("resolution", SHIRG_RESOLUTION),
         )
@@ -184,6 +182,8 @@ def _dream_body(raw: dict) -> BodyConfig:
 
 def _vision_config(raw: dict) -> dict:
     if raw.get("vision_config"):
+        if "hidden_size" not in raw["vision_config"]:
+            raise UserError("config: vision_config has no hidden_size, the tower's width")
         return raw["vision_config"]
     name = str(raw.get("mm_vision_tower", ""))
     if "so400m-patch14-384" in name:

@@ -26,7 +26,8 @@ Pinpoints = tuple[tuple[int, int], ...]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB copy of `image`: orientation tags are obeyed and 16-bit grey values scaled, not cut off.
+    """An upright RGB copy of `image`: orientation tags are obeyed, 16-bit grey values scaled, not cut off, and what is
+    transparent laid on white paper (its hidden colour is mostly black, as is the text).
 
     Raises:
         UserError: if it is no PIL image, is empty, or has more than `MAX_PIXELS` pixels.
@@ -40,6 +41,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("RGB")
     except OSError as error:  # PIL decodes late: a truncated file shows itself here
         raise UserError(f"image cannot be decoded: {error}") from error

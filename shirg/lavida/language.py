@@ -81,9 +81,6 @@ class PrefixCache:
         """Positions stored per layer."""
         return self.keys[0].shape[2] if self.keys else 0
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.keys[layer_idx].shape[2] if layer_idx < len(self.keys) else 0
-
     @property
     def nbytes(self) -> int:
         """Bytes held, counted from the tensors themselves."""

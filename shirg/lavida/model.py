@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.gate import Kept, ShirgGate
+from shirg.gate.terms import text_cosine
 from shirg.lavida import checkpoint, paths, prompt, vision
 from shirg.lavida.config import LavidaConfig
 from shirg.lavida.diffusion.dream import ALGORITHMS, DreamSettings, ShiftedAnswerModel, denoise_dream
@@ -21,8 +20,6 @@ from shirg.lavida.images import tile_grid, to_pixels, to_rgb
 from shirg.lavida.language import LanguageModel
 from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.vision import VisionFeatures
-
-logger = logging.getLogger(__name__)
 
 
 class Lavida(nn.Module):
@@ -220,10 +217,11 @@ class Lavida(nn.Module):
 
     def _relevance(self, tokens: Tensor, question_ids: Tensor) -> Tensor:
         """max_j cos(v_i, t_j) [1, N] between projected tokens, centred by their mean, and the question's words."""
-        projected = self.base_projection(tokens).float()
-        projected = functional.normalize(projected - projected.mean(dim=1, keepdim=True), dim=-1)
-        words = functional.normalize(self.language.embed_tokens(question_ids)[None].float(), dim=-1)
-        return (projected @ words.mT).amax(dim=-1)
+        # Autocast would round the scores, and so choose other tokens in training than at inference.
+        with torch.autocast(tokens.device.type, enabled=False):
+            projected = self.base_projection(tokens).float()
+            words = self.language.embed_tokens(question_ids)[None].float()
+            return text_cosine(projected, projected.square().mean(-1), projected.mean(1), words)
 
     # ------------------------------------------------------------------ language
 
@@ -245,10 +243,8 @@ class Lavida(nn.Module):
         """Ids after which an answer is over: the config's end of text and the tokenizer's end of turn."""
         stops = {self.config.eos_token_id}
         if self.tokenizer is not None:
-            marks = (self.tokenizer.eos_token, prompt.END_OF_TURN[self.config.family])
-            vocabulary = self.tokenizer.get_vocab()
-            stops |= {vocabulary[mark] for mark in marks if mark in vocabulary}
-        return frozenset(stops)
+            stops |= {self.tokenizer.eos_token_id, prompt.end_of_turn_id(self.tokenizer, self.config.family)}
+        return frozenset(stops - {None})
 
     def splice(self, input_ids: Tensor, image_embeds: Sequence[Tensor]) -> Tensor:
         """Embeddings [P, hidden] of a prompt [L] with the images' embeddings in place of the placeholders, in order.
@@ -290,8 +286,9 @@ class Lavida(nn.Module):
         Args:
             images: one PIL image per placeholder, in order across the batch.
             image_embeds: instead of images, their embeddings [n, hidden].
-            steps: Dream's number of steps. Ignored for LLaDA, as the official code does (generate.py:146); use
-                `step_ratio` or `step_per_block` there.
+            steps: denoising steps for the whole answer, instead of `step_ratio` or `step_per_block`. LLaDA's blocks share
+                them evenly, at least one each and at most one per token. (The official code takes no notice of it for
+                LLaDA, generate.py:146.)
             block_length, step_per_block: LLaDA only; Dream has no blocks and ignores them.
             draft_tokens: LLaDA only, [B or 1, D <= max_new_tokens]: the start of the answer; its masks are filled in.
             alg, alg_temp, top_p, top_k: Dream only, see `DreamSettings`; without `alg`, `remasking` is translated.
@@ -318,9 +315,7 @@ class Lavida(nn.Module):
             settings = DreamSettings(**shared, steps=steps, alg=alg, alg_temp=alg_temp, top_p=top_p, top_k=top_k)
         else:
             _refuse_dream_keywords(alg=alg, alg_temp=alg_temp or None, top_p=top_p, top_k=top_k)
-            if steps is not None:
-                logger.warning("steps=%d is ignored, as LaViDa does: set step_ratio or step_per_block", steps)
-            blocks = {"block_length": block_length, "step_per_block": step_per_block}
+            blocks = {"block_length": block_length, "step_per_block": step_per_block, "total_steps": steps}
             settings = GenerationSettings(**shared, **blocks, remasking=remasking)
         if input_ids.ndim != 2:
             raise UserError(f"input_ids must be [batch, length]; got shape {list(input_ids.shape)}")
@@ -354,11 +349,14 @@ class Lavida(nn.Module):
                 tokenizer.
         """
         ids = self.prompt_ids(question)
-        new = self.generate(ids[None], [image], mode, budget, max_new_tokens=max_new_tokens, **generate_keywords)[
-            0
-        ].tolist()
-        end = next((place for place, token in enumerate(new) if token in self.stop_ids), len(new))
-        return self.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
+        new = self.generate(ids[None], [image], mode, budget, max_new_tokens=max_new_tokens, **generate_keywords)
+        return self.answer_text(new[0])
+
+    def answer_text(self, tokens: Tensor) -> str:
+        """What generated ids [N] say, up to the end of the turn, without special tokens."""
+        ids, stops = tokens.tolist(), self.stop_ids
+        end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+        return self._need_tokenizer().decode(ids[:end], skip_special_tokens=True).strip()
 
     @property
     def vocabulary_size(self) -> int:

@@ -19,6 +19,12 @@ SYSTEM_TEXT = (
 END_OF_TURN = {"llada": "<|eot_id|>", "dream": "<|im_end|>"}
 
 
+def end_of_turn_id(tokenizer, family: str) -> int | None:
+    """Id of the token that ends a turn, or None if the tokenizer has none."""
+    found = tokenizer.convert_tokens_to_ids(END_OF_TURN[family])
+    return None if found == tokenizer.unk_token_id else found
+
+
 def prompt_text(tokenizer, question: str) -> str:
     """The chat that asks `question` about one image, ready for the answer (LaViDa conversation.py:98-110).
 

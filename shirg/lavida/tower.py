@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 
 import torch
@@ -144,7 +145,8 @@ class SigLipVisionTower(nn.Module):
                 size).
 
         Raises:
-            ValueError: for a budget below 1, widths or shapes that do not match, or an N that is no grid.
+            ValueError: for a budget below 1, widths or shapes that do not match, or an N that is no grid, or two: 2916
+                is one view of 54 x 54 tokens as well as four of 27 x 27.
         """
         pixels = None if images is None else self._shirg_pixels(images)
         grid = self._grid_of_count(tokens.shape[1]) if pixels is None else self._grid_of_pixels(pixels)
@@ -178,13 +180,13 @@ class SigLipVisionTower(nn.Module):
         return grid if pixels.ndim == 4 else (pixels.shape[1], *grid)
 
     def _grid_of_count(self, count: int) -> tuple[int, ...]:
-        trained = self.image_size // self.patch_size
-        side = round(count**0.5)
-        if side * side == count:
-            return side, side
-        if count and count % trained**2 == 0:
-            return count // trained**2, trained, trained
-        raise UserError(
-            f"tokens: {count} tokens are neither a square grid nor views of {trained} x {trained}; "
-            "give images, whose shape tells the grid"
-        )
+        trained, side = self.image_size // self.patch_size, math.isqrt(count)
+        views, rest = divmod(count, trained**2)
+        is_square, is_views = side * side == count > 0, rest == 0 and views > 1
+        if is_square == is_views:
+            both = "both a square grid and" if is_square else "neither a square grid nor"
+            raise UserError(
+                f"tokens: {count} tokens are {both} views of {trained} x {trained}; "
+                "give images, whose shape tells the grid"
+            )
+        return (side, side) if is_square else (views, trained, trained)

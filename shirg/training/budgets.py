@@ -16,7 +16,8 @@ POOLED = "pooled"
 """LaViDa's own tiles-and-pool path as a ratio, so that the adapter keeps it usable."""
 
 POOLED_TOKENS = 980
-"""Tokens of the pooled path for a square image: 5 views of 14x14 (LaViDa llava/model/llava_arch.py:193-213)."""
+"""Tokens of the pooled path for a square image: 5 views of 14x14 (LaViDa llava/model/llava_arch.py:193-213). Checkpoints
+that end rows with a newline token add 28, which changes nothing here: ratios are weighed and ordered by it."""
 
 SAMPLINGS = ("uniform", "weighted", "curriculum")
 

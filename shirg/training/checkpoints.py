@@ -15,7 +15,7 @@ from torch import nn
 
 from shirg.errors import UserError
 from shirg.files import atomic_path, write_json
-from shirg.lavida.adapter import ADAPTER_FILES, lora_parameters, write_adapter
+from shirg.lavida.adapter import ADAPTER_FILES, lora_parameters, save_adapter, write_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class RunState:
     drawn: dict[str, int] = field(default_factory=dict)
     """Optimizer steps per ratio."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Records left out because their image cannot be opened, and why."""
+    """Records left out because their image cannot be opened or their question cannot be asked, and why."""
     cut: list[str] = field(default_factory=list)
     """Records whose answer is longer than the answer block."""
     scaler: dict[str, float] | None = None
@@ -85,8 +85,6 @@ def save_checkpoint(
 def save_best(folder: Path, model: nn.Module, *, settings: dict) -> Path:
     """Write the adapter to `folder`/best_model, complete or not at all; raises `UserError` as `save_checkpoint`
     does."""
-    from shirg.lavida.adapter import save_adapter
-
     try:
         return save_adapter(model, folder / BEST, settings=settings)
     except OSError as error:

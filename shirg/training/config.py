@@ -55,7 +55,7 @@ class SHIRGLoRAConfig:
     """Micro-batches per optimizer step; all of a step share one ratio."""
 
     mixed_precision: str = "bf16"
-    """"no", "bf16" or "fp16"; fp16 on a CPU falls to bf16."""
+    """One of "no", "bf16" and "fp16"; fp16 on a CPU falls to bf16."""
 
     warmup_ratio: float = 0.03
     """Share of the optimizer steps spent warming up (LaViDa scripts/train/exps/cluster)."""
@@ -107,9 +107,10 @@ class SHIRGLoRAConfig:
     def __post_init__(self) -> None:
         positive = ("lora_rank", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_answer_tokens")
         for name in (*positive, "save_steps", "logging_steps"):
-            _check(name, getattr(self, name), "1 or more", lambda value: isinstance(value, int) and value >= 1)
+            _check(name, getattr(self, name), "1 or more", _is_count)
         for name in ("save_total_limit", "validation_steps"):
-            _check(name, getattr(self, name), "1 or more, or None", lambda value: value is None or value >= 1)
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), "1 or more, or None", _is_count)
         for name in ("lora_alpha", "learning_rate", "max_grad_norm"):
             _check(name, getattr(self, name), "a positive number", lambda value: math.isfinite(value) and value > 0)
         _check("lora_dropout", self.lora_dropout, "at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -145,6 +146,10 @@ class SHIRGLoRAConfig:
             "batch_size",
         )
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _check(name: str, value: object, wanted: str, good) -> None:

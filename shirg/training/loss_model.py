@@ -12,6 +12,7 @@ from shirg.errors import UserError
 from shirg.lavida.adapter import lora_parameters
 from shirg.lavida.diffusion.noise import forward_process, sample_times
 from shirg.training.budgets import POOLED, Ratio
+from shirg.training.features import path_of
 from shirg.training.objective import answer_losses
 from shirg.training.seeds import generator
 
@@ -84,19 +85,11 @@ class LossModel(nn.Module):
         copies = 1 if self.objective == "packed" else 2
         return losses, length + copies * sum(prefix.shape[0] for prefix in prefixes)
 
-    def _select(self, example: Example, budget: int):
-        try:
-            return self.model.select(example.features, budget, example.question)
-        except ValueError as error:
-            raise UserError(f"record {example.record_id}: its image's tokens cannot be ranked ({error})") from error
-
     def _prefix(self, example: Example, ratio: Ratio) -> Tensor:
         """Image and prompt embeddings [P, H]."""
-        if ratio == POOLED:
-            image = self.model.image_embeds(example.features, "hd")
-        else:
-            # Autocast would round the scores, and so choose other tokens than inference does.
-            with torch.autocast(example.features.tokens.device.type, enabled=False):
-                kept = self._select(example, ratio)
-            image = self.model.mm_projector(kept.tokens[0])
+        budget = None if ratio == POOLED else ratio
+        try:
+            image = self.model.image_embeds(example.features, path_of(ratio), budget, example.question)
+        except ValueError as error:
+            raise UserError(f"record {example.record_id}: its image's tokens cannot be ranked ({error})") from error
         return self.model.splice(example.prompt, [image])

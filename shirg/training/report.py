@@ -9,18 +9,23 @@ from torch import nn
 
 from shirg.errors import UserError
 from shirg.lavida.adapter import describe_parameters, parameters_by_role
-from shirg.training.budgets import ratio_tokens
+from shirg.training.budgets import POOLED, ratio_tokens
+from shirg.training.checkpoints import BEST
+
+POOLED_ROWS = 28
+"""Rows of the pooled tiles of a square image; "unpad" checkpoints end each with a newline token, 1008 in all."""
 
 
 def opening_lines(trainer) -> list[str]:
     """What will happen: parameters by role, ratios and their tokens, batch, steps, precision."""
     config, accelerator, order = trainer.config, trainer.accelerator, trainer.order
     effective = order.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    grid = (trainer.model.resolution // 14) ** 2
-    tokens = ", ".join(f"{ratio} -> {ratio_tokens(ratio)}" for ratio in trainer.sampler.ratios)
+    newlines = {POOLED: POOLED_ROWS} if trainer.model.config.has_newline else {}
+    tokens = ", ".join(f"{ratio} -> {ratio_tokens(ratio) + newlines.get(ratio, 0)}" for ratio in trainer.sampler.ratios)
     lines = describe_parameters(trainer.model)
     lines.append(
-        f"image tokens: {grid} before selection; per ratio (square image): {tokens}; drawn {config.ratio_sampling}"
+        f"image tokens: {trainer.num_tokens} before selection; per ratio (square image): {tokens}; "
+        f"drawn {config.ratio_sampling}"
     )
     lines.append(
         f"batch: {order.batch_size} records x {config.gradient_accumulation_steps} micro-batches x"
@@ -103,6 +108,6 @@ def results(trainer) -> dict:
         "mixed_precision": trainer.accelerator.mixed_precision,
         "device": str(device),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "best_model": str(trainer.checkpoints / "best_model"),
+        "best_model": str(trainer.checkpoints / BEST),
         "output_dir": str(trainer.folder),
     }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from shirg.errors import UserError
-from shirg.lavida.prompt import END_OF_TURN
+from shirg.lavida.prompt import end_of_turn_id
 
 
 class AnswerTargets:
@@ -29,8 +29,8 @@ class AnswerTargets:
         """
         if tokenizer is None:
             raise UserError("model: it has no tokenizer, which training needs; load a folder that holds tokenizer.json")
-        end = tokenizer.convert_tokens_to_ids(END_OF_TURN[family])
-        self.end_of_turn_id = eos_token_id if end is None or end == tokenizer.unk_token_id else end
+        end = end_of_turn_id(tokenizer, family)
+        self.end_of_turn_id = eos_token_id if end is None else end
         self.tokenizer = tokenizer
         self.eos_token_id = eos_token_id
         self.length = length

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from shirg.errors import UserError
 from shirg.files import write_json
 from shirg.lavida import adapter
-from shirg.lavida.prompt import question_part
 from shirg.training import checkpoints, report
 from shirg.training.budgets import Ratio
 from shirg.training.config import SHIRGLoRAConfig
@@ -32,8 +31,6 @@ from shirg.training.seeds import derived_seed, scoped_seed
 from shirg.training.targets import AnswerTargets
 
 logger = logging.getLogger(__name__)
-
-PATCH = 14
 
 
 class SHIRGLoRATrainer:
@@ -55,11 +52,11 @@ class SHIRGLoRATrainer:
         """
         self.config = config
         self.model = model
-        grid = (model.resolution // PATCH) ** 2
+        self.num_tokens = math.prod(model.tower.grid(model.resolution, model.resolution))
         for budget in config.token_budgets:
-            if budget > grid:
+            if budget > self.num_tokens:
                 raise UserError(
-                    f"token_budgets: {budget} exceeds the {grid} tokens of a {model.resolution}-pixel image"
+                    f"token_budgets: {budget} exceeds the {self.num_tokens} tokens of a {model.resolution}-pixel image"
                 )
         self.targets = AnswerTargets(
             model.tokenizer,
@@ -67,7 +64,6 @@ class SHIRGLoRATrainer:
             eos_token_id=model.config.eos_token_id,
             length=config.max_answer_tokens,
         )
-        self.stop_ids = model.stop_ids
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
         self.metrics = Journal(self.folder / "logs" / "metrics.jsonl")
@@ -108,7 +104,10 @@ class SHIRGLoRATrainer:
                     self._save()
                     logger.warning("stopped at step %d; resume=True goes on from there", self.state.step)
                     raise KeyboardInterrupt from None
-            return self._finish()
+            results = self._finish()
+        if self.stop.requested:  # while the last files were written
+            raise KeyboardInterrupt
+        return results
 
     # -- before the first step -------------------------------------------------------------------------------------
 
@@ -298,10 +297,11 @@ class SHIRGLoRATrainer:
         return norm.item()
 
     def _examples(self, records: list, ratio: Ratio, ordinal: int, *purpose: int | str) -> list[Example]:
-        """Records as the loss needs them; one whose image cannot be opened is left out, counted and listed."""
+        """Records as the loss needs them; one that cannot be opened or asked is left out, counted and listed."""
         examples = []
         for number, record in enumerate(records, start=ordinal):
             try:
+                prompt = self.model.prompt_ids(record.question)
                 with self.accelerator.autocast():
                     features = self.cache.get(record, path_of(ratio))
             except UserError as error:
@@ -313,9 +313,7 @@ class SHIRGLoRATrainer:
             if was_cut and record.id not in self.state.cut:
                 self.state.cut.append(record.id)
             masked = draw_mask(self.config.max_answer_tokens, self.config.seed, *purpose, number)
-            prompt = self.model.prompt_ids(record.question)
-            question = question_part(prompt, self.model.config.image_token_index, self.stop_ids)
-            examples.append(Example(record.id, features, prompt, question, target, masked))
+            examples.append(Example(record.id, features, prompt, self.model.question_ids(prompt), target, masked))
         return examples
 
     def _train_mode(self, training: bool) -> None:
@@ -363,7 +361,7 @@ class SHIRGLoRATrainer:
                     sums[row] += torch.tensor([losses.double().sum().item(), losses.numel()])
         sums = self.accelerator.reduce(sums.float().to(self.accelerator.device)).tolist()
         if not all(count for _, count in sums):
-            raise UserError("val_loader: none of its images can be opened; see logs/training.log")
+            raise UserError("val_loader: none of its records can be opened and asked; see logs/training.log")
         self._record_validation({str(ratio): total / count for ratio, (total, count) in zip(ratios, sums, strict=True)})
 
     def _record_validation(self, losses: dict[str, float]) -> None:

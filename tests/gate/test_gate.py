@@ -353,7 +353,15 @@ def test_blind_selectors_refuse_nan_too(selector):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("alpha", 1.5), ("alpha", math.nan), ("beta", -0.1), ("clusters_per_budget", 2.0), ("max_cell", 0)],
+    [
+        ("alpha", 1.5),
+        ("alpha", math.nan),
+        ("beta", -0.1),
+        ("beta", math.inf),
+        ("clusters_per_budget", 2.0),
+        ("max_cell", 0),
+        ("max_cell", 2.5),
+    ],
 )
 def test_settings_out_of_range_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):

@@ -61,8 +61,7 @@ def test_random_follows_its_seed():
 
 
 def test_a_selector_of_ones_own(monkeypatch):
-    monkeypatch.setattr("shirg.gate.selectors.SELECTORS", SELECTORS)  # entries made below are taken out again
-    monkeypatch.setitem(SELECTORS, "last", None)
+    monkeypatch.setitem(SELECTORS, "last", None)  # so that the entry made below is taken out again
     del SELECTORS["last"]
 
     @register("last")

@@ -150,6 +150,13 @@ def test_missing_keys_missing_files_and_damage_are_errors(trained, tmp_path):
     (folder / "adapter_model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="damaged"):
         model.load_adapter(folder)
+    adapter.save_adapter(trained, folder, settings={})
+    settings = json.loads((folder / "shirg_settings.json").read_text())
+    for damage, message in (("[1]", "damaged"), (json.dumps({**settings, "gate": {"alpha": 7}}), "gate settings")):
+        (folder / "shirg_settings.json").write_text(damage)
+        with pytest.raises(UserError, match=message):
+            model.load_adapter(folder)
+        assert not adapter.has_adapter(model)
     (folder / "shirg_settings.json").unlink()
     with pytest.raises(UserError, match="no shirg_settings.json"):
         model.load_adapter(folder)

@@ -54,6 +54,10 @@ def test_shards_are_read(tmp_path):
     next((tmp_path / "tiny").glob("*00002*")).unlink()
     with pytest.raises(UserError, match="lacks .*00002"):
         Lavida.from_pretrained(tmp_path / "tiny")
+    for damage in ("{", "{}", "[]", '{"weight_map": 3}'):
+        (tmp_path / "tiny" / "model.safetensors.index.json").write_text(damage)
+        with pytest.raises(UserError, match="no index of safetensors files"):
+            Lavida.from_pretrained(tmp_path / "tiny")
 
 
 def test_tensors_that_do_not_fit_are_listed(tmp_path):
@@ -90,6 +94,11 @@ def test_saving_replaces_a_checkpoint_and_nothing_else(tmp_path):
     with pytest.raises(UserError, match="photo.png"):
         model.save_pretrained(tmp_path / "tiny")
     assert (tmp_path / "tiny" / "photo.png").exists()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "scores.json").write_text("{}")  # a suffix of checkpoints, but no checkpoint
+    with pytest.raises(UserError, match="scores.json"):
+        model.save_pretrained(tmp_path / "results")
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["scores.json"]
 
 
 def test_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -126,9 +135,16 @@ def test_what_is_not_there_is_said_clearly(tmp_path, monkeypatch):
     def unreachable(*_args, **_kwargs):
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(UserError, match="'someone/lavida' .*offline"):
-        Lavida.from_pretrained("someone/lavida", revision="v1")
+    class ProxyError(Exception):  # as that of the hub's HTTP library: no OSError, and at times without a word
+        pass
+
+    def refused(*_args, **_kwargs):
+        raise ProxyError
+
+    for download, reason in ((unreachable, "offline"), (refused, "ProxyError")):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        with pytest.raises(UserError, match=f"'someone/lavida' .*{reason}"):
+            Lavida.from_pretrained("someone/lavida", revision="v1")
 
 
 def test_damaged_files_are_said_clearly(tmp_path):
@@ -164,6 +180,7 @@ def test_special_ids_come_from_the_config_or_are_announced(caplog):
         ({"mm_patch_merge_type": "spatial_nobase"}, "spatial_nobase"),
         ({"mm_hidden_size": 17}, "mm_hidden_size=17"),
         ({"vision_config": None, "mm_vision_tower": "clip"}, "'clip'"),
+        ({"vision_config": {"patch_size": 14}}, "vision_config has no hidden_size"),
         ({"image_grid_pinpoints": "wide"}, "'wide'"),
         ({"image_grid_pinpoints": [384]}, "pairs"),
         ({"shirg": {"relevance": "clip"}}, "shirg.relevance='clip'"),

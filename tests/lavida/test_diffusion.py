@@ -47,6 +47,9 @@ def test_wrong_schedules_are_refused():
         transfer_counts([4], 2, "cosine", {"shift": 2})
     with pytest.raises(UserError, match="steps=0"):
         transfer_counts([4], 0)
+    for shift in (0, -1, -3, float("nan")):
+        with pytest.raises(UserError, match="does not rise; use shift above 0"):
+            transfer_counts([32], 8, "shift", {"shift": shift})
 
 
 def test_forward_process_equals_the_official_code(reference):

@@ -9,7 +9,6 @@ from tests.tiny import tiny_model, tiny_page
 
 CASES = [
     "full_steps",
-    "steps_arg_ignored",
     "ratio_half",
     "ratio_q_shift_default",
     "ratio_half_shift_third",
@@ -35,7 +34,7 @@ CASES = [
 
 
 def test_all_reference_cases_are_listed(reference):
-    assert sorted(reference.json("generate")["cases"]) == sorted(CASES)
+    assert sorted(reference.json("generate")["cases"]) == sorted([*CASES, "steps_arg_ignored"])
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +75,38 @@ def test_llada_generation_equals_the_official_code(reference, llada, expected, i
     assert torch.equal(torch.stack(history), expected[f"{case}_history"].long())
     assert torch.equal(tokens, expected[f"{case}_tokens"].long())
     assert int((tokens == entry.get("mask_id_used", original)).sum()) == entry["masks_left"]
+
+
+def test_steps_are_honoured_where_the_official_code_ignores_them(reference, llada, expected, image_embeds):
+    listing = reference.json("generate")
+    official = listing["cases"]["steps_arg_ignored"]
+    assert (official["kwargs"]["steps"], official["nfe"]) == (5, 32)  # one step per token all the same
+
+    def history(case, **keywords):
+        image, states = listing["image_of_case"][case], []
+        llada.generate(
+            torch.tensor([listing["prompts"][image]]),
+            image_embeds=[image_embeds[image]],
+            on_step=lambda _passes, state: states.append(state),
+            **keywords,
+        )
+        return torch.stack(states)
+
+    ours = history("steps_arg_ignored", **official["kwargs"])
+    by_block = history("steps_arg_ignored", **{**official["kwargs"], "steps": None, "step_per_block": 5})
+    assert len(ours) == 5 and torch.equal(ours, by_block)
+    # Eight steps for two blocks are the official code's four for each
+    shared = history("blocks16_stepperblock4", max_new_tokens=32, block_length=16, steps=8)
+    assert torch.equal(shared, expected["blocks16_stepperblock4_history"].long())
+
+
+@pytest.mark.parametrize(
+    ("steps", "block_length", "per_block"),
+    [(8, 32, 8), (8, 8, 2), (10, 8, 2), (3, 8, 1), (32, 8, 8), (500, 8, 8), (5, 64, 5)],
+)
+def test_steps_are_shared_evenly_by_the_blocks(steps, block_length, per_block):
+    settings = GenerationSettings(0, max_new_tokens=32, block_length=block_length, total_steps=steps)
+    assert settings.steps == per_block
 
 
 DREAM_CASES = [
@@ -150,6 +181,9 @@ def test_dream_answers_and_draws_within_the_filters():
         ("dream", {"top_k": 0}, "top_k=0"),
         ("dream", {"temperature": -1.0}, "temperature=-1.0"),
         ("dream", {"step_ratio": 0.001}, "at least one"),
+        ("dream", {"step_ratio": 1.5}, "step_ratio=1.5: .*at most one step per token"),
+        ("dream", {"steps": 0}, "steps=0"),
+        ("dream", {"steps": 4, "step_ratio": 0.5}, "steps=4 and step_ratio=0.5 .*give one"),
         ("llada", {"top_p": 0.9, "alg": "entropy"}, "alg, top_p: only Dream"),
     ],
 )
@@ -253,7 +287,10 @@ def test_half_precision_generates():
     [
         ({"max_new_tokens": 0}, "at least 1"),
         ({"max_new_tokens": 40}, "max_new_tokens=40 must be a multiple of block_length=32"),
-        ({"step_ratio": 0.5, "step_per_block": 3}, "not both"),
+        ({"step_ratio": 0.5, "step_per_block": 3}, "step_ratio=0.5 and step_per_block=3 .*give one"),
+        ({"steps": 4, "step_ratio": 0.5}, "steps=4 and step_ratio=0.5 .*give one"),
+        ({"steps": 4, "step_per_block": 3}, "steps=4 and step_per_block=3 .*give one"),
+        ({"steps": 0}, "steps=0: at least one"),
         ({"step_ratio": 0.01}, "steps=0"),
         ({"schedule": "cubic"}, "cubic"),
         ({"remasking": "sure"}, "remasking='sure'"),

@@ -53,6 +53,12 @@ def test_any_mode_becomes_rgb(mode):
     assert images.to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
 
 
+def test_transparent_pages_lie_on_white():
+    page = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    page.putpixel((1, 0), (10, 20, 30, 255))
+    assert [images.to_rgb(page).getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (10, 20, 30)]
+
+
 def test_sixteen_bit_grey_is_scaled_not_cut_off():
     grey = Image.fromarray(np.array([[0, 32896, 65535]], dtype=np.uint16))
     assert [images.to_rgb(grey).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]

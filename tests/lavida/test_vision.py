@@ -199,8 +199,9 @@ class TestTower:
             tower(torch.zeros(shape))
 
     def test_errors_name_the_numbers(self, tower):
-        with pytest.raises(UserError, match="1000 tokens"):
-            tower.shirg_token_selection(torch.zeros(1, 1000, 16), 10)
+        for count, message in ((1000, "1000 tokens are neither"), (4 * 729, "2916 tokens are both"), (0, "0 tokens")):
+            with pytest.raises(UserError, match=message):
+                tower.shirg_token_selection(torch.zeros(1, count, 16), 10)
         with pytest.raises(ValueError, match="16"):
             tower.shirg_token_selection(torch.randn(1, 729, 16), 10, torch.randn(1, 3, 24))
         with pytest.raises(UserError, match="at least 2"):

@@ -154,6 +154,7 @@ def test_defaults_are_the_promised_ones():
         ("objective", "causal"),
         ("target_modules", []),
         ("save_total_limit", 0),
+        ("validation_steps", 2.5),
         ("ratio_sampling", "random"),
         ("token_budgets", [0]),
     ],

@@ -104,6 +104,19 @@ def test_ctrl_c_saves_and_resume_gives_the_losses_of_the_whole_run(finished, tmp
         assert torch.equal(adapter.lora_parameters(resumed.model)[name], value)
 
 
+def test_ctrl_c_while_the_last_files_are_written_is_not_lost(tmp_path, monkeypatch):
+    finish = SHIRGLoRATrainer._finish
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return finish(self)
+
+    monkeypatch.setattr(SHIRGLoRATrainer, "_finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small_trainer(tmp_path).train(loader(fake_records(2)))
+    assert (tmp_path / "logs" / "training_results.json").is_file()
+
+
 def test_resume_refuses_another_run(finished, tmp_path):
     trainer, _ = finished
     for overrides, count, message in (
@@ -145,15 +158,16 @@ def test_packed_and_prefix_runs_agree_and_packed_is_shorter(tmp_path):
 
 
 def test_loss_scale_does_not_depend_on_the_budget(tmp_path):
-    """With an all-zero image every ratio shows the model the same thing up to length; the loss must not grow with it."""
+    """With a rate of nearly zero the model stays as it is; what a ratio costs must not grow with its tokens."""
     trainer = small_trainer(tmp_path, num_epochs=4, token_budgets=[2, 60], learning_rate=1e-9)
     trainer.train(loader([FakeRecord("a", "one"), FakeRecord("b", "two")], shuffle=False))
     losses = {entry["budget"]: entry["loss"] for entry in trainer.metrics.read()}
     assert losses[2] == pytest.approx(losses[60], rel=0.2)
 
 
-def test_broken_images_are_skipped_counted_and_listed(tmp_path):
-    records = [*fake_records(3), FakeRecord("bad", "bad page", broken=True)]
+@pytest.mark.parametrize("bad", [{"broken": True}, {"question": "  "}])
+def test_broken_images_and_empty_questions_are_skipped_counted_and_listed(tmp_path, bad):
+    records = [*fake_records(3), FakeRecord("bad", "bad page", **bad)]
     trainer = small_trainer(tmp_path, num_epochs=2)
     results = trainer.train(loader(records, batch_size=4))
     assert list(results["skipped_records"]) == ["bad"]
@@ -221,6 +235,13 @@ def test_dream_mixed_precision_pooled_path_and_checkpointed_blocks(tmp_path, cap
     assert "fp16 is not for CPUs" in caplog.text
     tokens = {str(entry["budget"]): entry["tokens"] for entry in trainer.metrics.read()}
     assert tokens["pooled"] - tokens["8"] == 2 * (3 * 196 - 9)  # a 300x200 page makes three views
+
+
+def test_the_log_counts_the_newlines_of_the_pooled_path(tmp_path):
+    model = tiny_model(shirg={"resolution": RESOLUTION}, mm_patch_merge_type="spatial_unpad")
+    config = small_config(tmp_path, token_budgets=[8], include_pooled=True)
+    SHIRGLoRATrainer(config, model).train(loader(fake_records(2)))
+    assert "per ratio (square image): 8 -> 9, pooled -> 1008;" in (tmp_path / "logs" / "training.log").read_text()
 
 
 def test_recomputed_blocks_give_the_same_run(tmp_path):

@@ -1,4 +1,7 @@
-"""Denoising with Dream: no blocks, and the logits at a position are those of the next one (LaViDa dream/generation_utils.py)."""
+"""Denoising with Dream: no blocks, and the logits at a position are those of the next one.
+
+GD stands for LaViDa's llava/model/language_model/dream/generation_utils.py.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ class DreamSettings:
     steps: int | None = None
     """Denoising steps, at most one per token (the default)."""
     step_ratio: float | None = None
-    """Steps per token, instead of `steps`; without a schedule the time still runs as if there were one step per token, and
-    the last step commits whatever is left (GD:448-453)."""
+    """Steps per token, at most 1, instead of `steps`; without a schedule the time still runs as if there were one step per
+    token, and the last step commits whatever is left (GD:448-453)."""
     schedule: str | None = None
     schedule_kwargs: dict | None = None
     alg: str = "maskgit_plus"
@@ -46,10 +49,14 @@ class DreamSettings:
     prefix_lm: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.num_steps < 1:
+        if self.steps is not None and self.step_ratio is not None:
+            raise UserError(
+                f"steps={self.steps} and step_ratio={self.step_ratio} each decide the number of steps: give one of them"
+            )
+        if self.max_new_tokens < 1 or not 1 <= self.num_steps <= self.max_new_tokens:
             raise UserError(
                 f"max_new_tokens={self.max_new_tokens}, steps={self.steps}, step_ratio={self.step_ratio}: "
-                "at least one token and one step are needed"
+                "at least one token and one step are needed, and at most one step per token"
             )
         if self.alg not in ALGORITHMS.values():
             raise UserError(f"alg={self.alg!r} is unknown; expected {', '.join(map(repr, ALGORITHMS.values()))}")
@@ -64,7 +71,7 @@ class DreamSettings:
     @property
     def grid_steps(self) -> int:
         """Intervals into which the diffusion time is cut."""
-        return min(self.steps or self.max_new_tokens, self.max_new_tokens)
+        return self.max_new_tokens if self.steps is None else min(self.steps, self.max_new_tokens)
 
     @property
     def num_steps(self) -> int:

@@ -31,7 +31,10 @@ class GenerationSettings:
     step_ratio: float | None = None
     """Steps per token of a block. Default: one step per token."""
     step_per_block: int | None = None
-    """Steps per block, instead of `step_ratio`."""
+    """Steps per block, at most one per token, instead of `step_ratio`."""
+    total_steps: int | None = None
+    """Steps for the whole answer (`steps` of `Lavida.generate`), shared evenly by its blocks, instead of either: at least
+    one step per block and at most one per token."""
     schedule: str | None = None
     schedule_kwargs: dict | None = None
     remasking: str = "low_confidence"
@@ -49,8 +52,7 @@ class GenerationSettings:
             raise UserError(
                 f"max_new_tokens={self.max_new_tokens} must be a multiple of block_length={self.block_length}"
             )
-        if self.step_ratio is not None and self.step_per_block is not None:
-            raise UserError("give step_ratio or step_per_block, not both")
+        self._check_steps()
         if self.remasking.replace("entrophy", "entropy") not in REMASKING:
             raise UserError(
                 f"remasking={self.remasking!r} is unknown; expected {', '.join(map(repr, REMASKING))} "
@@ -60,6 +62,14 @@ class GenerationSettings:
             raise UserError(f"temperature={self.temperature} must not be negative")
         transfer_counts([self.block], self.steps, self.schedule, self.schedule_kwargs)
 
+    def _check_steps(self) -> None:
+        ways = {"steps": self.total_steps, "step_ratio": self.step_ratio, "step_per_block": self.step_per_block}
+        given = [f"{name}={value}" for name, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} each decide the number of steps: give one of them")
+        if self.total_steps is not None and self.total_steps < 1:
+            raise UserError(f"steps={self.total_steps}: at least one denoising step is needed")
+
     @property
     def block(self) -> int:
         """Tokens in a block."""
@@ -68,6 +78,8 @@ class GenerationSettings:
     @property
     def steps(self) -> int:
         """Denoising steps per block (LaViDa generate.py:172-187)."""
+        if self.total_steps is not None:
+            return min(max(self.total_steps * self.block // self.max_new_tokens, 1), self.block)
         if self.step_per_block is not None:
             return min(self.step_per_block, self.block)
         return self.block if self.step_ratio is None else int(self.block * self.step_ratio)

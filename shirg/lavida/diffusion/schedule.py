@@ -50,7 +50,7 @@ def transfer_counts(
         schedule: None, "shift" (`schedule_kwargs={"shift": 3}`), "cosine", "logit_normal" or "linear".
 
     Raises:
-        UserError: for an unknown schedule, keywords it does not take, or no step.
+        UserError: for an unknown schedule, keywords it does not take or that make it fall, or no step.
     """
     if steps < 1:
         raise UserError(f"steps={steps}: at least one denoising step is needed; raise step_ratio or step_per_block")
@@ -64,6 +64,10 @@ def transfer_counts(
         sigma = SCHEDULES[schedule](times, **(schedule_kwargs or {}))
     except TypeError:
         raise UserError(f"schedule_kwargs={schedule_kwargs!r} do not belong to schedule {schedule!r}") from None
+    if not (sigma.diff() >= 0).all():  # NaN included
+        raise UserError(
+            f"schedule_kwargs={schedule_kwargs!r}: with these, {schedule!r} does not rise; use shift above 0"
+        )
     return [_differences(sigma, masked) for masked in num_masked]
 
 

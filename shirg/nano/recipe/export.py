@@ -43,7 +43,7 @@ def nano_config(reader: Reader) -> dict:
         "tokenizer_model_max_length": LANGUAGE["max_sequence_length"],
         "tokenizer_padding_side": "right",
         "vision_config": VISION,
-        "shirg": {"nano": True, "relevance": "none", "resolution": 672},
+        "shirg": {"nano": True, "relevance": "llm", "resolution": 672},
     }
 
 
