@@ -29,8 +29,8 @@ class Flags(AdaptedModelFlags):
     budget: int = 768
     """Visual tokens to keep, in the modes shirg and multiview."""
 
-    max_new_tokens: int = 32
-    """Longest answer, in tokens."""
+    max_new_tokens: int | None = None
+    """Longest answer, in tokens (default: what the model is used with, 16 for the nano and 32 for official weights)."""
 
 
 def command(flags: Flags) -> None:
@@ -39,12 +39,8 @@ def command(flags: Flags) -> None:
 
     page = load_image(flags.image)
     model = load_model(flags, flags.adapter)
-    block = flags.max_new_tokens
-    print(
-        model.answer(
-            page, flags.question, flags.mode, flags.budget, max_new_tokens=flags.max_new_tokens, block_length=block
-        )
-    )
+    length = model.config.answer_tokens if flags.max_new_tokens is None else flags.max_new_tokens
+    print(model.answer(page, flags.question, flags.mode, flags.budget, max_new_tokens=length, block_length=length))
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

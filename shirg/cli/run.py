@@ -105,7 +105,8 @@ def _prepare_and_train(flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLo
     last = checkpoints / f"checkpoint-{results['steps']}"
     reload = adapter_reloads(model, lambda: load_model(flags), last, page, flags.token_budgets)
     model.load_adapter(checkpoints / "best_model")
-    return {"settings": dataclasses.asdict(training), "training": results, "before": before, "reload": reload}
+    settings = dataclasses.asdict(training.resolved(model))
+    return {"settings": settings, "training": results, "before": before, "reload": reload}
 
 
 def _write_report(flags: Flags, report: dict, seconds: float) -> None:

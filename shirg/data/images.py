@@ -43,6 +43,8 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         size = path.stat().st_size
+        if not path.is_file() and not path.is_dir():  # a pipe or a device may never end
+            raise UserError(f"image {path}: not a file")
         if size > MAX_BYTES:
             raise UserError(f"image {path}: {size} bytes; at most {MAX_BYTES} are read")
         return path.read_bytes()

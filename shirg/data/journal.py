@@ -98,7 +98,10 @@ class Journal:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            return json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
+            content = json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or not content.keys() >= {"fingerprint", "shards", "states", "rejected"}:
+                raise ValueError("it lacks entries")
+            return content
         except FileNotFoundError:
             return None
         except ValueError as error:

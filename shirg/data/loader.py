@@ -58,7 +58,12 @@ class RecordDataset(Dataset[Record]):
                 break
             place -= len(reader)
         record = reader[place]
-        return augment_record(record, self.seed, self.epoch, index) if self.augment else record
+        if not self.augment:
+            return record
+        try:
+            return augment_record(record, self.seed, self.epoch, index)
+        except UserError:
+            return record  # training finds the broken image itself, skips the record and lists it
 
     def _open(self) -> None:
         self._readers = [ShardReader(path) for path in shard_paths(self.folder, self.split)]

@@ -73,7 +73,12 @@ class SHIRGDatasetConfig:
             ("image_resolution", self.image_resolution > 0 and self.image_resolution % 14 == 0, "a multiple of 14"),
             ("validation_fraction", 0 <= self.validation_fraction < 1, "from 0 to below 1"),
             ("shard_size", self.shard_size >= 1, "at least 1"),
-            ("text_px", 0 < low <= high, "smallest and largest size in pixels, both above 0"),
+            ("text_px", 4 <= low <= high, "smallest and largest size in pixels, both 4 or more"),
+            (
+                "image_resolution",
+                self.image_resolution >= 16 * low,
+                f"at least {16 * low:g}: 16 x the smallest text_px",
+            ),
             ("num_workers", self.num_workers is None or self.num_workers >= 0, "0 or more, or None"),
             ("data_dir", self.data_dir is None or Path(self.data_dir).is_dir(), "an existing folder, or None"),
         ]

@@ -146,9 +146,17 @@ class ShardReader:
     def __getitem__(self, place: int) -> Record:
         group = bisect_right(self._ends, place) - 1
         if self._held[0] != group:
-            self._held = (group, self._file.read_row_group(group))
+            self._held = (group, self._read(group))
         row = self._held[1].slice(place - self._ends[group], 1).to_pylist()[0]
         return _record(row)
+
+    def _read(self, group: int) -> Any:
+        import pyarrow as pa
+
+        try:
+            return self._file.read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{self.path}: damaged in row group {group} ({error}); prepare the folder again") from error
 
     def __iter__(self) -> Iterator[Record]:
         return (self[place] for place in range(len(self)))

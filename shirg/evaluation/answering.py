@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shirg.evaluation.variants import Variant
 from shirg.lavida import Lavida, VisionFeatures
+from shirg.lavida.diffusion.generation import OnStep
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Page:
             yield generated_text(self.model, ids, embeds, decoding), embeds.shape[0]
 
 
-def generated_text(model: Lavida, prompt_ids: Tensor, image_embeds: Tensor, decoding: Decoding) -> str:
+def generated_text(
+    model: Lavida, prompt_ids: Tensor, image_embeds: Tensor, decoding: Decoding, on_step: OnStep | None = None
+) -> str:
     """The answer to a prompt [L] about a page that is already embedded [n, hidden], up to the end of its turn."""
     tokens = model.generate(
         prompt_ids[None],
@@ -58,10 +61,9 @@ def generated_text(model: Lavida, prompt_ids: Tensor, image_embeds: Tensor, deco
         max_new_tokens=decoding.max_new_tokens,
         block_length=decoding.block_length,
         step_ratio=decoding.step_ratio,
-    )[0].tolist()
-    stops = model.stop_ids
-    end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
-    return model.tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
+        on_step=on_step,
+    )
+    return model.answer_text(tokens[0])
 
 
 @contextlib.contextmanager

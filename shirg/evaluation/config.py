@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from shirg.data.sources import EMBEDDED
 from shirg.errors import UserError
 from shirg.evaluation.answering import Decoding
 from shirg.evaluation.environment import is_nano
-from shirg.evaluation.tasks import EMBEDDED, OFFICIAL_DEFAULT, find_task
+from shirg.evaluation.tasks import OFFICIAL_DEFAULT, find_task
 from shirg.evaluation.variants import BUDGETED_MODES
 from shirg.lavida import MODES, Lavida
 
@@ -36,8 +37,8 @@ class SHIRGEvaluationConfig:
     modes: Sequence[str] = ("lowres", "hd", "highres", "shirg")
     """Vision paths to compare; `shirg` and `multiview` are run once per budget."""
 
-    max_new_tokens: int = 32
-    """Answer positions that are denoised."""
+    max_new_tokens: int | None = None
+    """Answer positions that are denoised; None takes the model's own length (16 for the nano, 32 for other models)."""
 
     block_length: int | None = None
     """Positions denoised together, a divisor of `max_new_tokens`; None takes all at once."""
@@ -68,18 +69,27 @@ class SHIRGEvaluationConfig:
         unknown = [mode for mode in self.modes if mode not in MODES]
         _check("modes", list(self.modes), f"some of {', '.join(MODES)}", self.modes and not unknown)
         for name, least in (("sample_size", 1), ("max_new_tokens", 1), ("efficiency_repeats", 0)):
-            _check(name, getattr(self, name), f"a whole number, {least} or more", _whole(getattr(self, name), least))
+            value = getattr(self, name)
+            left_open = name == "max_new_tokens" and value is None
+            _check(name, value, f"a whole number, {least} or more", left_open or _whole(value, least))
+        block_given = self.block_length is None or _whole(self.block_length, 1)
+        _check("block_length", self.block_length, "a whole number, 1 or more", block_given)
         _check("step_ratio", self.step_ratio, "above 0 and at most 1", 0 < self.step_ratio <= 1)
-        block_fits = self.block_length is None or _whole(self.block_length, 1)
-        block_fits = block_fits and self.max_new_tokens % (self.block_length or 1) == 0
-        _check("block_length", self.block_length, f"a divisor of max_new_tokens ({self.max_new_tokens})", block_fits)
         suffix_known = self.prompt_suffix is None or self.prompt_suffix in PROMPT_SUFFIXES
         _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
 
-    @property
-    def decoding(self) -> Decoding:
-        """How answers are generated."""
-        return Decoding(self.max_new_tokens, self.block_length or self.max_new_tokens, self.step_ratio)
+    def decoding(self, model: Lavida) -> Decoding:
+        """How `model` generates answers.
+
+        Raises:
+            UserError: if `block_length` does not divide the answer's length, or `step_ratio` gives a block no step.
+        """
+        length = self.max_new_tokens or model.config.answer_tokens
+        block = self.block_length or length
+        _check("block_length", block, f"a divisor of max_new_tokens ({length})", length % block == 0)
+        wanted = f"at most 1, and large enough to give a block of {block} a step"
+        _check("step_ratio", self.step_ratio, wanted, int(self.step_ratio * block) > 0)
+        return Decoding(length, block, self.step_ratio)
 
     def resolved(self, model: Lavida) -> dict:
         """All settings as plain values, with what None stands for with this model.
@@ -95,7 +105,8 @@ class SHIRGEvaluationConfig:
             "datasets": list(self.datasets or (EMBEDDED if is_nano(model) else OFFICIAL_DEFAULT)),
             "token_budgets": sorted(set(self.token_budgets)),
             "modes": list(dict.fromkeys(self.modes)),
-            "block_length": self.decoding.block_length,
+            "max_new_tokens": self.decoding(model).max_new_tokens,
+            "block_length": self.decoding(model).block_length,
             "prompt_suffix": self.prompt_suffix or ("none" if is_nano(model) else "official"),
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "output_dir": str(self.output_dir),

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shirg.evaluation.answering import Decoding, Page
+from shirg.evaluation.answering import Decoding, Page, generated_text
 from shirg.evaluation.variants import BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
-from shirg.lavida.diffusion.generation import GenerationSettings
 
 WARM_UP = 2
 """Untimed runs of every stage: the first ones pay for memory and kernels."""
@@ -32,10 +31,10 @@ def measure_efficiency(
         `rows`, one for each variant: `tokens` (visual), `prefix_tokens` (with the prompt), `tower_ms`, `selection_ms`
         (None where nothing is selected; relevance to the question included), `embedding_ms` (from tower tokens to
         what is spliced into the prompt: selection or pooling, and projector), `prefill_ms`, `step_ms` (one denoising
-        step, logits included), `steps`, `total_ms` (image to text, image preparation included), `kv_bytes` (whole
-        prefix, counted from the cache), `kv_image_bytes` (the visual tokens' part), `peak_memory_bytes` (None without
-        a GPU). And `savings` of cache bytes, for each selection against each reference, of the visual part and of the
-        whole prefix.
+        step, logits included), `steps` (counted while this answer was denoised), `total_ms` (image to text, image
+        preparation included), `kv_bytes` (whole prefix, counted from the cache), `kv_image_bytes` (the visual tokens'
+        part), `peak_memory_bytes` (None without a GPU). And `savings` of cache bytes, for each selection against each
+        reference, of the visual part and of the whole prefix.
     """
     clock = _Clock(torch.device(model.device), repeats)
     towers: dict[str, float] = {}
@@ -66,7 +65,7 @@ def _measure(
     decoding: Decoding,
     clock: _Clock,
 ) -> dict:
-    budgeted = variant.mode in BUDGETED_MODES
+    selects = variant.mode in BUDGETED_MODES
     prompt_ids = model.prompt_ids(prompt)
     question_ids = model.question_ids(prompt_ids)
 
@@ -76,16 +75,10 @@ def _measure(
     def embed() -> Tensor:
         return model.image_embeds(features, variant.mode, variant.budget, question_ids)
 
-    embeds = embed()
-    prefix = model.splice(prompt_ids, [embeds])[None]
-
     def prefill() -> PrefixCache:
         cache = PrefixCache()
         model.language(prefix, cache=cache)
         return cache.freeze()
-
-    cache = prefill()
-    masks = torch.full((1, decoding.max_new_tokens), model.config.mask_token_id, device=model.device)
 
     def step() -> Tensor:
         return model.language.logits(model.language(model.language.embed_tokens(masks), cache=cache))
@@ -93,14 +86,18 @@ def _measure(
     def answer() -> list[tuple[str, int]]:
         return list(Page(model, image).answers(variant, [prompt], decoding))
 
+    embeds = embed()
+    prefix = model.splice(prompt_ids, [embeds])[None]
+    cache = prefill()
+    masks = torch.full((1, decoding.max_new_tokens), model.config.mask_token_id, device=model.device)
     return {
         "tokens": embeds.shape[0],
         "prefix_tokens": cache.length,
-        "selection_ms": clock.median_ms(select) if budgeted else None,
+        "selection_ms": clock.median_ms(select) if selects else None,
         "embedding_ms": clock.median_ms(embed),
         "prefill_ms": clock.median_ms(prefill),
         "step_ms": clock.median_ms(step),
-        "steps": steps(decoding),
+        "steps": denoising_steps(model, prompt_ids, embeds, decoding),
         "total_ms": clock.median_ms(answer),
         "kv_bytes": cache.nbytes,
         "kv_image_bytes": cache.nbytes // cache.length * embeds.shape[0],  # positions take equally many
@@ -108,15 +105,11 @@ def _measure(
     }
 
 
-def steps(decoding: Decoding) -> int:
-    """Denoising steps of one answer, as generation counts them."""
-    per_block = GenerationSettings(
-        mask_token_id=0,
-        max_new_tokens=decoding.max_new_tokens,
-        block_length=decoding.block_length,
-        step_ratio=decoding.step_ratio,
-    ).steps
-    return per_block * (decoding.max_new_tokens // decoding.block_length)
+def denoising_steps(model: Lavida, prompt_ids: Tensor, image_embeds: Tensor, decoding: Decoding) -> int:
+    """Passes of the language model over one answer, the prefix's own not counted."""
+    passes = []
+    generated_text(model, prompt_ids, image_embeds, decoding, on_step=lambda number, _: passes.append(number))
+    return len(passes)
 
 
 def _savings(rows: Sequence[dict]) -> list[dict]:

@@ -64,6 +64,7 @@ class SHIRGEvaluator:
         self.config = config
         self.model = model
         self.settings = config.resolved(model)
+        self.decoding = config.decoding(model)
         self.variants = list_variants(
             self.settings["modes"], self.settings["token_budgets"], with_adapter=has_adapter(model)
         )
@@ -134,7 +135,7 @@ class SHIRGEvaluator:
         page = Page(self.model, image)
         for variant in self.variants:
             with adapter_switched(self.model, variant.adapter):
-                answers = page.answers(variant, [text for _, text in prompts], self.config.decoding)
+                answers = page.answers(variant, [text for _, text in prompts], self.decoding)
                 for (record, _), (prediction, tokens) in zip(prompts, answers, strict=True):
                     yield _row(task, record, variant, prediction, tokens, self.model.resolution)
 
@@ -143,7 +144,7 @@ class SHIRGEvaluator:
             return None
         measured = [variant for variant in self.variants if not variant.adapter]
         return measure_efficiency(
-            self.model, sample.image, sample.prompt, measured, self.config.decoding, self.config.efficiency_repeats
+            self.model, sample.image, sample.prompt, measured, self.decoding, self.config.efficiency_repeats
         ) | {"record": sample.record.id}
 
     def _results(
@@ -196,13 +197,13 @@ def _rejected(dataset: str, records: Records) -> list[dict]:
     ]
 
 
-def _describe(task: Task, records: Sequence[Record], progress: _Progress) -> dict:
+def _describe(task: Task, records: Records, progress: _Progress) -> dict:
     answered = {row["id"] for row in progress.rows if row["dataset"] == task.name}
     skipped = [entry for entry in progress.skipped if entry["dataset"] == task.name]
     return {
         "name": task.name,
         "metric": task.metric,
-        "note": task.note,
+        "note": "; ".join(filter(None, (task.note, records.note))),
         "questions": len(answered),
         "pages": len({record.image_id for record in records if record.id in answered}),
         "skipped": sum(entry["questions"] for entry in skipped),

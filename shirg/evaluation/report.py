@@ -255,30 +255,36 @@ def _method(results: dict) -> str:
     suffix = (
         'Questions were put with the suffix of the usual harness ("Answer the question using a single word or phrase.").'
         if config["prompt_suffix"] == "official"
-        else "Questions were put bare, as this model was trained."
+        else f"Questions were put bare{', as this model was trained' if results['model']['nano'] else ''}."
     )
-    steps = int(config["block_length"] * config["step_ratio"])
     lines = [
-        f"- Answers: {config['max_new_tokens']} positions in blocks of {config['block_length']}, {steps} denoising steps per "
-        f"block, the most certain predictions first, no sampling. {suffix}",
+        f"- Answers: {config['max_new_tokens']} positions in blocks of {config['block_length']}, "
+        f"{config['step_ratio']:g} denoising steps per position, the most certain predictions first, no sampling. {suffix}",
         f"- Intervals: {RESAMPLES} resamples of whole pages, since questions about one page stand or fall together.",
     ]
-    for dataset in results["datasets"]:
-        note = f" ({escape(dataset['note'])})" if dataset["note"] else ""
-        sources = ", ".join(escape(source) for source in dataset["sources"])
-        licences = ", ".join(escape(licence) for licence in dataset["licences"])
-        lines.append(
-            f"- {dataset['name']}{note}: {METRIC_TITLES[dataset['metric']]}; records from {sources}, licence: {licences}."
-        )
+    lines.append(dataset_lines(results))
     if results["efficiency"]:
         efficiency = results["efficiency"]
         width, height = efficiency["page_size"]
         lines.append(
             f"- Times: one page of the run ({width} x {height} pixels), batch of one, median of "
             f"{count(efficiency['repeats'], 'run')} after {efficiency['warm_up']} to warm up. Selection includes comparing the "
-            "page with the question where the model does that. KV bytes are counted from the cache that the answer is read from."
+            "page with the question where the model does that. KV bytes are counted from this page's filled cache."
         )
     lines.append("- Every prediction is in `detailed_results.json`, one entry for each question and variant.")
+    return "\n".join(lines)
+
+
+def dataset_lines(results: dict) -> str:
+    """One line for each data set: what is special about it, its metric, its source and licence."""
+    lines = []
+    for dataset in results["datasets"]:
+        note = f" ({escape(dataset['note'], limit=300)})" if dataset["note"] else ""
+        sources = ", ".join(escape(source) for source in dataset["sources"])
+        licences = ", ".join(escape(licence) for licence in dataset["licences"])
+        lines.append(
+            f"- {dataset['name']}{note}: {METRIC_TITLES[dataset['metric']]}; records from {sources}, licence: {licences}."
+        )
     return "\n".join(lines)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from shirg.errors import UserError
+from shirg.data.sources import benchmark_key
 from shirg.evaluation.metrics import METRICS, Metric
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
@@ -59,26 +58,17 @@ TASKS: dict[str, Task] = {
     )
 }
 
-EMBEDDED = ("documents", "charts")
-"""The sets that need no files."""
-
 OFFICIAL_DEFAULT = ("ChartQA", "DocVQA")
 """What a model with official weights is evaluated on unless told otherwise."""
 
 
 def find_task(name: str) -> Task:
-    """The task of that name, whatever its case.
+    """The task of the data set of that name, spelled as `load_benchmark` takes it.
 
     Raises:
         UserError: for an unknown name; the message lists the known ones.
     """
-    task = TASKS.get(name.strip().lower())
-    if task is None:
-        near = get_close_matches(name.strip().lower(), TASKS, n=1)
-        hint = f" Did you mean {TASKS[near[0]].name}?" if near else ""
-        known = ", ".join(task.name for task in TASKS.values())
-        raise UserError(f"datasets: {name!r} is not a known benchmark.{hint} Known: {known}.")
-    return task
+    return TASKS[benchmark_key(name)]
 
 
 def prompt(task: Task, question: str, prompt_suffix: str) -> str:

@@ -12,6 +12,7 @@ from shirg.evaluation.figures import loss_figure
 from shirg.evaluation.markdown import NOT_MEASURED, count, escape, table
 from shirg.evaluation.report import (
     cost_section,
+    dataset_lines,
     difference_tables,
     figure,
     has_drawing,
@@ -216,6 +217,7 @@ def _accuracy(evaluation: dict | None) -> str:
         return "The evaluation was left out of this run."
     parts = [
         score_table(evaluation),
+        dataset_lines(evaluation),
         figure("accuracy_against_tokens.png", EVALUATION_FIGURES),
         difference_tables(evaluation),
     ]
@@ -238,7 +240,7 @@ def _limits(evaluation: dict | None) -> str:
             "not how well LaViDa with official weights would do."
         )
     lines += [
-        "- Nothing is said about training on 8 x A100: this run was not there.",
+        "- Nothing is said about how long the full 608,000 records take on 8 x A100.",
         "- Times hold for the machine of this run, a batch of one, and one page.",
         '- Lines that are "not met" are results like the others: a selection of more tokens than LaViDa\'s pooled path has, '
         "for example, needs a larger cache than it.",

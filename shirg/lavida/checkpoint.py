@@ -158,16 +158,23 @@ def save_checkpoint(model: nn.Module, raw_config: dict, family: str, tokenizer, 
 
 
 def load_tokenizer(folder: Path):
-    """The folder's tokenizer, or None if it has none. Code inside the folder is never run."""
+    """The folder's tokenizer, or None if it has none. Code inside the folder is never run.
+
+    Raises:
+        UserError: if its files are damaged.
+    """
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+
     if (folder / "tokenizer.json").is_file():
-        from transformers import PreTrainedTokenizerFast
-
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        from transformers import Qwen2Tokenizer
-
-        return Qwen2Tokenizer.from_pretrained(folder)
-    return None
+        kind = PreTrainedTokenizerFast
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        kind = Qwen2Tokenizer
+    else:
+        return None
+    try:
+        return kind.from_pretrained(folder)
+    except Exception as error:  # damaged files show themselves in every way, a bare Exception among them
+        raise UserError(f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _some(names: list[str], limit: int = 8) -> str:

@@ -42,6 +42,9 @@ LLADA_REQUIRED = {
     "weight_tying": (False,),
 }
 DREAM_REQUIRED = {"hidden_act": ("silu",), "rope_scaling": (None,), "tie_word_embeddings": (False,)}
+ANSWER_TOKENS = 32
+"""Length of an answer unless a config says otherwise: LaViDa's README times 32 tokens in 16 steps."""
+
 MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 POOL_MODES = ("bilinear", "average", "max")
 RELEVANCE = ("llm", "none")
@@ -52,7 +55,8 @@ class LavidaConfig:
     """A checkpoint's configuration. Build it with `from_dict` or `from_folder`; `raw` is the file, word for word.
 
     Keys of ours live in the file under "shirg": `relevance` ("llm" compares projected tokens with the question's word
-    embeddings, "none" chooses by the image alone) and `resolution` (pixels per side that SHIRG encodes).
+    embeddings, "none" chooses by the image alone), `resolution` (pixels per side that SHIRG encodes) and `answer_tokens`
+    (length of the answer block that the model is used with).
     """
 
     raw: dict
@@ -68,6 +72,7 @@ class LavidaConfig:
     pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
     relevance: str = "llm"
     resolution: int = SHIRG_RESOLUTION
+    answer_tokens: int = ANSWER_TOKENS
     vision_hidden_size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +144,7 @@ class LavidaConfig:
             pinpoints=_pinpoints(raw.get("image_grid_pinpoints")),
             relevance=shirg.get("relevance", "llm"),
             resolution=shirg.get("resolution", SHIRG_RESOLUTION),
+            answer_tokens=shirg.get("answer_tokens", ANSWER_TOKENS),
         )
 
 

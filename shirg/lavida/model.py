@@ -235,8 +235,11 @@ class Lavida(nn.Module):
         return prompt.tokenize_with_images(self.tokenizer, text, self.config.image_token_index)
 
     def question_ids(self, input_ids: Tensor) -> Tensor:
-        """The part of a prompt [L] that is asked about its image: behind the placeholder, up to the end of the turn."""
-        return prompt.question_part(input_ids, self.config.image_token_index, self.stop_ids)
+        """The part of a prompt [L] that is asked about its image: behind the placeholder, up to the next mark of a turn."""
+        marks = self.stop_ids
+        if self.tokenizer is not None:  # some templates begin the answer without having ended the question
+            marks = marks | set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return prompt.question_part(input_ids, self.config.image_token_index, marks)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -317,8 +320,8 @@ class Lavida(nn.Module):
             _refuse_dream_keywords(alg=alg, alg_temp=alg_temp or None, top_p=top_p, top_k=top_k)
             blocks = {"block_length": block_length, "step_per_block": step_per_block, "total_steps": steps}
             settings = GenerationSettings(**shared, **blocks, remasking=remasking)
-        if input_ids.ndim != 2:
-            raise UserError(f"input_ids must be [batch, length]; got shape {list(input_ids.shape)}")
+        if input_ids.ndim != 2 or 0 in input_ids.shape:
+            raise UserError(f"input_ids must be [batch, length], both at least 1; got shape {list(input_ids.shape)}")
         tokens = self._draft(draft_tokens, len(input_ids), max_new_tokens)
         embeds = self._embeds_per_placeholder(input_ids, images, mode, budget, image_embeds)
         prefix = Prefix.of(self._spliced_rows(input_ids, embeds))
@@ -339,17 +342,21 @@ class Lavida(nn.Module):
         question: str,
         mode: str = "shirg",
         budget: int = vision.DEFAULT_BUDGET,
-        max_new_tokens: int = 32,
+        max_new_tokens: int | None = None,
         **generate_keywords,
     ) -> str:
         """The model's answer to `question` about `image`, up to the end of its turn, without special tokens.
+
+        Args:
+            max_new_tokens: length of the answer block; None takes the model's own, `config.answer_tokens`.
 
         Raises:
             UserError: for an empty question, a budget below 1 or above the image's tokens, a model without a
                 tokenizer.
         """
         ids = self.prompt_ids(question)
-        new = self.generate(ids[None], [image], mode, budget, max_new_tokens=max_new_tokens, **generate_keywords)
+        length = max_new_tokens if max_new_tokens is not None else self.config.answer_tokens
+        new = self.generate(ids[None], [image], mode, budget, max_new_tokens=length, **generate_keywords)
         return self.answer_text(new[0])
 
     def answer_text(self, tokens: Tensor) -> str:

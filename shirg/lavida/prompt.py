@@ -75,9 +75,9 @@ def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tenso
     return torch.cat([*parts, embed_tokens(input_ids[start:])])
 
 
-def question_part(input_ids: Tensor, image_token_index: int, stop_ids: frozenset[int]) -> Tensor:
-    """The ids [L] between the last image placeholder and the end of the turn: what is asked about the image."""
+def question_part(input_ids: Tensor, image_token_index: int, marks: frozenset[int]) -> Tensor:
+    """The ids [L] between the last image placeholder and the first of `marks`: what is asked about the image."""
     ids = input_ids.tolist()
     start = max((place for place, id_ in enumerate(ids) if id_ == image_token_index), default=-1) + 1
-    end = next((place for place in range(start, len(ids)) if ids[place] in stop_ids), len(ids))
+    end = next((place for place in range(start, len(ids)) if ids[place] in marks), len(ids))
     return input_ids[start:end]

@@ -73,8 +73,9 @@ class SHIRGLoRAConfig:
     """"packed" (one prefix, both noisy copies behind it), "prefix" (same loss, two full rows), "bidirectional"
     (LaViDa's)."""
 
-    max_answer_tokens: int = 32
-    """Answer positions per record, as many as generation denoises; longer answers are cut and counted."""
+    max_answer_tokens: int | None = None
+    """Answer positions per record, longer answers are cut and counted; None takes as many as the model generates (16 for
+    the nano, 32 for official weights)."""
 
     seed: int = 0
     """Decides initial weights, data order, ratios, noise and dropout."""
@@ -105,10 +106,10 @@ class SHIRGLoRAConfig:
     """Go on from the latest complete checkpoint of `output_dir`, if there is one."""
 
     def __post_init__(self) -> None:
-        positive = ("lora_rank", "num_epochs", "batch_size", "gradient_accumulation_steps", "max_answer_tokens")
+        positive = ("lora_rank", "num_epochs", "batch_size", "gradient_accumulation_steps")
         for name in (*positive, "save_steps", "logging_steps"):
             _check(name, getattr(self, name), "1 or more", _is_count)
-        for name in ("save_total_limit", "validation_steps"):
+        for name in ("save_total_limit", "validation_steps", "max_answer_tokens"):
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), "1 or more, or None", _is_count)
         for name in ("lora_alpha", "learning_rate", "max_grad_norm"):
@@ -121,6 +122,11 @@ class SHIRGLoRAConfig:
         _check("objective", self.objective, f"one of {', '.join(OBJECTIVES)}", OBJECTIVES.__contains__)
         _check("target_modules", self.target_modules, "a list of layer names", lambda value: len(value) > 0)
         self.sampler(total_steps=1)
+
+    def resolved(self, model) -> SHIRGLoRAConfig:
+        """The same settings with what None stands for with `model`, a `Lavida`."""
+        length = self.max_answer_tokens or model.config.answer_tokens
+        return dataclasses.replace(self, max_answer_tokens=length)
 
     def sampler(self, total_steps: int) -> BudgetSampler:
         """The sampler of this run's ratios."""

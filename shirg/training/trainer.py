@@ -50,7 +50,7 @@ class SHIRGLoRATrainer:
             UserError: if a budget exceeds the grid, the model has no tokenizer, or its adapter is not of the configured
                 form.
         """
-        self.config = config
+        self.config = config = config.resolved(model)
         self.model = model
         self.num_tokens = math.prod(model.tower.grid(model.resolution, model.resolution))
         for budget in config.token_budgets:
@@ -62,7 +62,7 @@ class SHIRGLoRATrainer:
             model.tokenizer,
             family=model.config.family,
             eos_token_id=model.config.eos_token_id,
-            length=config.max_answer_tokens,
+            length=self.config.max_answer_tokens,
         )
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"

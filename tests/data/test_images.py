@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -134,6 +135,11 @@ def test_a_safe_name_stays_below_its_folder(name: str):
 def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match="No such file"):
         read_bytes(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match="not a file"):
+        read_bytes(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match="Is a directory"):
+        read_bytes(tmp_path)
     (tmp_path / "big.png").write_bytes(b"123")
     monkeypatch.setattr(images, "MAX_BYTES", 2)
     with pytest.raises(UserError, match="3 bytes; at most 2"):

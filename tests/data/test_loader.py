@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,21 @@ def test_augmentation_keeps_size_and_never_flips():
 def test_folders_that_cannot_be_read(tmp_path: Path, spoil: Callable[[Path], Path], message: str):
     with pytest.raises(UserError, match=message):
         RecordDataset(spoil(tmp_path))
+
+
+def test_damaged_row_group_is_named(folder: Path, tmp_path: Path):
+    data = bytearray((folder / "train-00000.parquet").read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)  # the footer at the end is whole
+    (tmp_path / "train-00000.parquet").write_bytes(data)
+    with pytest.raises(UserError, match="damaged in row group 0"):
+        RecordDataset(tmp_path)[0]
+
+
+def test_broken_image_reaches_training_as_it_is(tmp_path: Path):
+    """Training lists what it cannot open; a loader that raised would end the run."""
+    broken = replace(record(0), image=b"no image")
+    write_shard(tmp_path / "train-00000.parquet", [broken])
+    assert RecordDataset(tmp_path, augment=True)[0] == broken
 
 
 def test_parquet_of_another_make_names_the_missing_column(tmp_path: Path):

@@ -181,8 +181,9 @@ def test_foreign_shards_are_not_overwritten(tmp_path: Path):
         prepare(tmp_path)
 
 
-def test_damaged_journal_is_named(tmp_path: Path):
-    (tmp_path / ".progress.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_damaged_journal_is_named(tmp_path: Path, content: str):
+    (tmp_path / ".progress.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"\.progress\.json: damaged"):
         prepare(tmp_path)
 
@@ -200,6 +201,32 @@ def test_real_sets_come_first_and_the_renderer_fills(lab: Path, tmp_path: Path):
     assert "cannot be read" in reasons["00000/3.png"]
     held = records(folder, "validation")
     assert {r.source for r in held} >= {"llava_pretrain", "rendered"}
+
+
+def test_forms_that_evaluation_reads_are_not_trained_on(tmp_path: Path):
+    form = [
+        {"id": 0, "text": "Date", "label": "question", "linking": [[0, 1]]},
+        {"id": 1, "text": "May 2", "label": "answer", "linking": [[0, 1]]},
+    ]
+
+    def part(name: str) -> None:
+        folder = tmp_path / "lab/funsd" / name
+        for kind in ("annotations", "images"):
+            (folder / kind).mkdir(parents=True)
+        (folder / "annotations/f.json").write_text(json.dumps({"form": form}), encoding="utf-8")
+        (folder / "images/f.png").write_bytes(encode_png(Image.new("RGB", (16, 8))))
+
+    asked = {"data_dir": tmp_path / "lab", "base_dataset_size": 0, "ocr_enhancement_size": 5}
+    part("training_data")
+    prepare(tmp_path / "alone", **asked)
+    told = manifest(tmp_path / "alone")
+    assert told["sources"] == {"rendered": 5}
+    (entry,) = told["rejected"]
+    assert (entry["source"], entry["item"], entry["records"]) == ("funsd", "training_data", 1)
+    assert "evaluation reads these forms" in entry["reason"]
+    part("testing_data")
+    prepare(tmp_path / "both", **asked, validation_fraction=0.0)
+    assert manifest(tmp_path / "both")["sources"] == {"funsd": 1, "rendered": 4}
 
 
 def test_fewer_asked_than_there_are_takes_a_seeded_choice(lab: Path, tmp_path: Path):
@@ -318,6 +345,8 @@ def test_opens_with_datasets(whole: Path):
         ({"validation_fraction": 1.0}, "validation_fraction: 1.0; from 0 to below 1"),
         ({"shard_size": 0}, "shard_size: 0; at least 1"),
         ({"text_px": (9.0, 8.0)}, "text_px: "),
+        ({"text_px": (3.0, 8.0)}, "text_px: .*4 or more"),
+        ({"image_resolution": 112}, "image_resolution: 112; at least 128"),
         ({"num_workers": -1}, "num_workers: -1"),
         ({"data_dir": "/nowhere/at/all"}, "data_dir: /nowhere/at/all; an existing folder"),
     ],

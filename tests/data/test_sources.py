@@ -171,7 +171,7 @@ def test_damaged_annotation_file_is_named(tmp_path: Path):
 
 def test_unknown_name_lists_all():
     with pytest.raises(
-        UserError, match="'ChartQB' is not known.*did you mean chartqa.*documents, charts, chartqa, docvqa"
+        UserError, match="'ChartQB' is not a known benchmark.*did you mean chartqa.*documents, charts, chartqa, docvqa"
     ):
         load_benchmark("ChartQB")
 
@@ -212,6 +212,9 @@ def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     records = hub.hub_records("chartqa", "licence", None, 0)
     assert [(r.question, r.answers, r.kind, r.width) for r in records] == [("How many?", ("14",), "human_test", 4)]
     assert [entry.item for entry in records.rejected] == ["row 1", "row 2"]
+    monkeypatch.setattr(hub, "_load", lambda copy: [row | {"answer": []}])
+    with pytest.raises(UserError, match="lmms-lab/ChartQA: no usable record among 1"):
+        hub.hub_records("chartqa", "licence", None, 0)
 
 
 def test_training_part_never_contains_the_test_part(tmp_path: Path):
@@ -278,6 +281,30 @@ def test_collector_takes_or_lists_whatever_comes(entries: list[tuple[object, obj
     index = collector.index()
     assert index.num_records + len(index.rejected) == len(entries)
     assert all(draft.question and draft.answers for group in index.groups for draft in group.drafts)
+
+
+@pytest.mark.parametrize("place", ["imgname", "query", "label"])
+def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path, place: str):
+    put_image(tmp_path / "test/png/1.png")
+    good = {"imgname": "1.png", "query": "q", "label": "a"}
+    put_json(tmp_path / "test/test_human.json", [good, good | {place: "\ud800"}])
+    records = load_benchmark("chartqa", tmp_path)
+    assert len(records) == 1
+    (entry,) = records.rejected
+    assert "half a character" in entry.reason and entry.item.isascii()
+
+
+def test_forms_without_a_testing_part_are_evaluated_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    funsd(tmp_path / "funsd")
+    assert load_benchmark("funsd", tmp_path).note == "" and not caplog.records
+    (tmp_path / "funsd/testing_data").rename(tmp_path / "funsd/training_data")
+    records = load_benchmark("funsd", tmp_path)
+    assert len(records) == 1 and records.note == "read from training_data, as there is no testing_data"
+    assert records.note in caplog.text
+
+
+def test_form_with_a_strange_id_gives_nothing():
+    assert linked_pairs([{"id": [0], "text": "Date", "label": "question", "linking": [[0, 1]]}, "no entity"]) == []
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -92,7 +92,7 @@ def test_training_lines():
         "Loss falls": "met",
         "Budgets drawn as configured (uniform)": "met",
         "Gradients reach all LoRA tensors": "met",
-        "Memory stays within bounds": "not measured",
+        "Training memory under 40 GB": "not measured",
     }
 
 
@@ -103,6 +103,7 @@ def test_training_lines():
         ({"validation_before": None, "train_loss_last": 2.1}, "uniform", "Loss falls"),
         ({"steps_per_ratio": {"512": 1, "768": 5}}, "uniform", "Budgets drawn as configured (uniform)"),
         ({"steps_per_ratio": {"512": 0, "768": 5}}, "weighted", "Budgets drawn as configured (weighted)"),
+        ({"peak_memory_bytes": 41 * 10**9, "device": "cuda:0"}, "uniform", "Training memory under 40 GB"),
     ],
 )
 def test_training_that_goes_wrong_shows(changes, sampling, failing):
@@ -116,7 +117,7 @@ def test_before_training(tmp_path):
 
     parquet.write_table(pa.table({"id": ["a", "b"]}), tmp_path / "train-00000.parquet")
     items = by_name(checklist.before_training(tiny_model(), tmp_path, tmp_path / "not" / "yet"))
-    assert items["Training data readable"].number == "2 records in 1 Parquet shards"
+    assert items["Training data readable"].number == "2 records in 1 Parquet shard"
     assert items["Vision tower has SHIRG's methods"].status == "met"
     assert all(item.status == "met" for name, item in items.items() if "GB free" not in name)
     (tmp_path / "train-00000.parquet").write_bytes(b"PAR1 damaged")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from shirg.evaluation.answering import Decoding
-from shirg.evaluation.efficiency import WARM_UP, _Clock, steps
+from shirg.evaluation.efficiency import WARM_UP, _Clock, denoising_steps
+from tests.tiny import tiny_model
 
 
 def test_cache_bytes_are_those_of_the_tiny_body(run):
@@ -52,7 +53,10 @@ def test_median_after_warm_up(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("decoding", "expected"), [(Decoding(32, 32, 0.5), 16), (Decoding(32, 8, 0.5), 16), (Decoding(8, 4, 1.0), 8)]
+    ("family", "decoding", "expected"),
+    [("llada", Decoding(8, 8, 0.5), 4), ("llada", Decoding(8, 4, 1.0), 8), ("dream", Decoding(8, 4, 0.5), 4)],
 )
-def test_steps_of_an_answer(decoding, expected):
-    assert steps(decoding) == expected
+def test_steps_are_counted_while_an_answer_is_denoised(family, decoding, expected):
+    model = tiny_model(family)
+    embeds = torch.zeros(3, model.config.hidden_size)
+    assert denoising_steps(model, model.prompt_ids("What?"), embeds, decoding) == expected

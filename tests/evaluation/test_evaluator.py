@@ -177,6 +177,7 @@ def test_output_folder_must_be_writable(benchmark, tmp_path):
         ({"modes": ["lowres", "sideways"]}, "modes: got .*sideways"),
         ({"sample_size": 0}, "sample_size: got 0"),
         ({"step_ratio": 0.0}, "step_ratio: got 0.0"),
+        ({"block_length": 1}, "step_ratio: got 0.5, must be .* a block of 1 a step"),
         ({"block_length": 5}, "block_length: got 5, must be a divisor of max_new_tokens .32."),
         ({"prompt_suffix": "some"}, "prompt_suffix: got 'some'"),
         ({"efficiency_repeats": -1}, "efficiency_repeats: got -1"),
@@ -184,7 +185,13 @@ def test_output_folder_must_be_writable(benchmark, tmp_path):
 )
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(UserError, match=message):
-        SHIRGEvaluationConfig(**changes)
+        SHIRGEvaluationConfig(**changes).resolved(tiny_model())
+
+
+def test_answer_length_is_the_models_own_unless_given():
+    model = tiny_model()
+    assert SHIRGEvaluationConfig().resolved(model)["max_new_tokens"] == model.config.answer_tokens == 32
+    assert SHIRGEvaluationConfig(max_new_tokens=8).resolved(model)["block_length"] == 8
 
 
 def test_budget_above_the_grid_is_refused(tmp_path):

@@ -148,6 +148,7 @@ def test_training_report_tells_the_whole_run(run, output):
         "a\\|b",
         "largest difference 0",
         "8 x A100",
+        "- documents (rendered by SHIRG, from its held-out split): exact match; records from made \\| up, licence: CC0.",
         "figures/loss_per_step.png",
         "evaluation/figures/kv_cache.png",
     ):

@@ -33,6 +33,7 @@ def test_prompt_and_metric(name, metric):
     assert (task.name, task.metric, next(iter(task.metrics))) == (name, metric, metric)
     assert tasks.prompt(task, "What?", "official") == "What?" + SUFFIX
     assert tasks.prompt(task, "What?", "none") == "What?"
+    assert tasks.find_task(f" {name[:3]}-{name[3:]}") is task
 
 
 def test_every_metric_has_a_title():
@@ -40,5 +41,5 @@ def test_every_metric_has_a_title():
 
 
 def test_unknown_benchmark_names_the_nearest():
-    with pytest.raises(UserError, match=r"'ChartQ'.*Did you mean ChartQA\?.*DocVQA"):
+    with pytest.raises(UserError, match=r"'ChartQ'.*did you mean chartqa\?.*docvqa"):
         tasks.find_task("ChartQ")

@@ -154,6 +154,11 @@ def test_damaged_files_are_said_clearly(tmp_path):
     (tmp_path / "cut" / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="not a readable safetensors"):
         Lavida.from_pretrained(tmp_path / "cut")
+    tokenizer = (tmp_path / "tiny" / "tokenizer.json").read_text()
+    for damage in ("{", tokenizer.replace("BPE", "Bpe")):
+        (tmp_path / "tiny" / "tokenizer.json").write_text(damage)
+        with pytest.raises(UserError, match="the tokenizer in .* cannot be read"):
+            Lavida.from_pretrained(tmp_path / "tiny")
     (tmp_path / "tiny" / "config.json").write_text("{")
     with pytest.raises(UserError, match="not readable JSON"):
         Lavida.from_pretrained(tmp_path / "tiny")

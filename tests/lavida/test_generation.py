@@ -316,5 +316,6 @@ def test_wrong_answers_are_refused():
     ]:
         with pytest.raises(UserError, match=message):
             model.answer(tiny_page(), **keywords)
-    with pytest.raises(UserError, match=r"got shape \[3\]"):
-        model.generate(torch.tensor([1, 2, 3]))
+    for shape in ((3,), (1, 0)):
+        with pytest.raises(UserError, match=rf"got shape \[{', '.join(map(str, shape))}\]"):
+            model.generate(torch.zeros(shape, dtype=torch.long))

@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from shirg.errors import UserError
-from shirg.lavida import prompt
+from shirg.lavida import Lavida, prompt
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -39,9 +39,9 @@ def test_inference_prompt_embeddings_equal_the_official_code(reference, llada):
     assert len(wide) == theirs["prompt_wide_len"]
 
 
-@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("family", ["llada", "dream", "nano"])
 def test_question_part_is_what_was_asked(family):
-    model = tiny_model(family)
+    model = Lavida.from_pretrained("nano") if family == "nano" else tiny_model(family)  # the nano ends no turn
     ids = model.question_ids(model.prompt_ids("How much?"))
     assert model.tokenizer.decode(ids).strip() == "How much?"
     assert prompt.question_part(torch.tensor([5, 6]), -200, frozenset({6})).tolist() == [5]

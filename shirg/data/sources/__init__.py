@@ -28,6 +28,7 @@ __all__ = [
     "OCR_SOURCES",
     "Records",
     "RenderedPages",
+    "benchmark_key",
     "find_source",
     "load_benchmark",
 ]
@@ -50,7 +51,7 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | N
     """The records of an evaluation set, from a local folder, from the hub, or embedded.
 
     Args:
-        name: `documents` or `charts` (embedded), or a key of `BENCHMARKS`; case does not matter.
+        name: `documents` or `charts` (embedded), or a key of `BENCHMARKS`, see `benchmark_key`.
         data_dir: folder that holds one folder per data set (`chartqa`, `docvqa`, ...; longer names with that beginning
             serve too), or is the data set's folder itself. `docs/data.md` shows the layouts.
         limit: how many records; a sample drawn with `seed`. None takes all.
@@ -62,9 +63,7 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | N
     Raises:
         UserError: if the name is unknown, the limit is below 1, or the set is neither local nor reachable.
     """
-    key = re.sub(r"[^a-z0-9]", "", name.lower())
-    if key not in EMBEDDED and key not in BENCHMARKS:
-        raise UserError(_unknown(name, key))
+    key = benchmark_key(name)
     if limit is not None and limit < 1:
         raise UserError(f"limit: {limit}; at least 1 record, or None for all")
     if key in EMBEDDED:
@@ -73,6 +72,20 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | N
     for rejected in records.rejected:
         logger.warning("%s: skipped %s: %s", key, rejected.item, rejected.reason)
     return records
+
+
+def benchmark_key(name: str) -> str:
+    """The name by which `EMBEDDED` or `BENCHMARKS` knows the data set; case, blanks and dashes do not matter.
+
+    Raises:
+        UserError: if neither does; the message lists all names.
+    """
+    key, known = re.sub(r"[^a-z0-9]", "", name.lower()), [*EMBEDDED, *BENCHMARKS]
+    if key in known:
+        return key
+    near = get_close_matches(key, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UserError(f"data set {name!r} is not a known benchmark{hint}; known: {', '.join(known)}")
 
 
 def _local_or_hub(kind: type[LocalSource], data_dir: str | Path | None, limit: int | None, seed: int) -> Records:
@@ -95,10 +108,3 @@ def _local_or_hub(kind: type[LocalSource], data_dir: str | Path | None, limit: i
             f"data set {name}: {looked}, and not from the hub ({error}). Provide it in one of two ways: "
             f"--eval-data-dir DIR with DIR/{name}/ holding {kind.layout}; or the Hugging Face hub: {hub}"
         ) from error
-
-
-def _unknown(name: str, key: str) -> str:
-    known = [*EMBEDDED, *BENCHMARKS]
-    near = get_close_matches(key, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"data set {name!r} is not known{hint}; known: {', '.join(known)}"

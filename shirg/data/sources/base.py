@@ -83,6 +83,8 @@ class Index:
 
     groups: list[ImageGroup]
     rejected: list[Rejected]
+    note: str = ""
+    """What a reader of results has to know about these records, e.g. that they are of another part than usual."""
 
     @property
     def num_records(self) -> int:
@@ -91,11 +93,12 @@ class Index:
 
 
 class Records(list[Record]):
-    """A list of records that remembers what was skipped while it was made."""
+    """A list of records that remembers what was skipped while it was made, and the note of its `Index`."""
 
-    def __init__(self, records: Iterable[Record] = (), rejected: Iterable[Rejected] = ()):
+    def __init__(self, records: Iterable[Record] = (), rejected: Iterable[Rejected] = (), note: str = ""):
         super().__init__(records)
         self.rejected: list[Rejected] = list(rejected)
+        self.note = note
 
 
 class Collector:
@@ -112,7 +115,8 @@ class Collector:
             path = folder / safe_relative(_text(name, "image name"))
             draft = Draft(_text(question, "question"), _texts(answers), kind)
         except UserError as error:
-            self.reject(str(name) if isinstance(name, (str, int)) else "entry without image", str(error))
+            item = str(name) if isinstance(name, (str, int)) else "entry without image"
+            self.reject(item.encode(errors="replace").decode(), str(error))
             return
         self._drafts.setdefault(path.relative_to(self.root).as_posix(), []).append(draft)
 
@@ -170,7 +174,7 @@ class LocalSource:
         places = [(group, number) for group in index.groups for number in range(len(group.drafts))]
         if limit is not None and limit < len(places):
             random.Random(f"{self.name}:{seed}").shuffle(places)
-        chosen = Records(rejected=index.rejected)
+        chosen = Records(rejected=index.rejected, note=index.note)
         opened: dict[str, list[Record] | None] = {}
         for group, number in places:
             if limit is not None and len(chosen) == limit:
@@ -252,7 +256,7 @@ def fields(entry: object) -> dict[str, object]:
 def _text(value: object, what: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
         raise UserError(f"{what} is missing or empty")
-    return str(value).strip()
+    return _writable(str(value).strip(), what)
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -260,4 +264,13 @@ def _texts(value: object) -> tuple[str, ...]:
     texts = [str(item).strip() for item in values if isinstance(item, (str, int, float)) and str(item).strip()]
     if not texts:
         raise UserError("answer is missing or empty")
-    return tuple(texts)
+    return tuple(_writable(text, "answer") for text in texts)
+
+
+def _writable(text: str, what: str) -> str:
+    """JSON can spell halves of a surrogate pair, which neither a path nor a Parquet file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} holds half a character ({error.reason})") from error
+    return text

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, Index, LocalSource, fields, read_json_list
+from shirg.data.sources.base import Collector, Index, LocalSource, Rejected, fields, read_json_list
 from shirg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -18,10 +18,10 @@ QUESTION = 'What is written for "{label}"?'
 class FUNSD(LocalSource):
     """Reads `<part>/annotations/<id>.json` and `<part>/images/<id>.png`: one question per label linked to an answer.
 
-    The part is `testing_data/` or `training_data/`, also inside `dataset/`. For testing, a copy that has only
-    `training_data/` is read from there, which is logged. A label linked to several answers accepts all of them joined
-    in reading order, and each alone; a label that stands on the form more than once is left out, as the question would
-    be ambiguous. All of that is our definition.
+    The part is `testing_data/` or `training_data/`, also inside `dataset/`. A copy that has only `training_data/` is
+    evaluated on that, which the index notes, and gives nothing for training. A label linked to several answers accepts
+    all of them joined in reading order, and each alone; a label that stands on the form more than once is left out, as
+    the question would be ambiguous. All of that is our definition.
     """
 
     name = "funsd"
@@ -35,10 +35,20 @@ class FUNSD(LocalSource):
         return cls._part(folder, split) is not None
 
     def index(self, split: str = "test") -> Index:
-        """Linked question-answer pairs of every form, forms in order of their ids."""
+        """Linked question-answer pairs of every form, forms in order of their ids; for training, none of a form that
+        is evaluated on."""
         part = self._part(self.folder, split) or self.folder
-        if split == "test" and part.name == "training_data":
-            logger.warning("%s: no testing_data in %s; reading training_data instead", self.name, self.folder)
+        index = self._read(part)
+        if part.name == "testing_data" or self._part(self.folder, "test") != part:
+            return index
+        if split == "train":
+            reason = "there is no testing_data, so evaluation reads these forms"
+            return Index([], [Rejected(self.name, part.name, reason, index.num_records)])
+        index.note = "read from training_data, as there is no testing_data"
+        logger.warning("%s in %s: %s", self.name, self.folder, index.note)
+        return index
+
+    def _read(self, part: Path) -> Index:
         collector = Collector(self.name, self.licence, self.folder)
         for path in sorted((part / "annotations").glob("*.json")):
             try:
@@ -62,7 +72,7 @@ def linked_pairs(form: list[object]) -> list[tuple[str, list[str]]]:
 
     Entities without text, links to nowhere and labels that occur twice give nothing.
     """
-    entities = {entity.get("id"): entity for entity in map(fields, form)}
+    entities = {entity["id"]: entity for entity in map(fields, form) if isinstance(entity.get("id"), int)}
     labels = [entity for entity in entities.values() if entity.get("label") == "question"]
     occurrences = Counter(_label(entity) for entity in labels)
     pairs = []

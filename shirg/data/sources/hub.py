@@ -42,7 +42,8 @@ def hub_records(name: str, licence: str, limit: int | None, seed: int) -> Record
     """A seeded sample of a benchmark's records from the hub or from its local cache.
 
     Raises:
-        UserError: if the hub does not answer within `CONNECT_SECONDS`, or the data cannot be had from it.
+        UserError: if the hub does not answer within `CONNECT_SECONDS`, the data cannot be had from it, or none of it is
+            usable.
     """
     rows = _load(HUB[name])
     order = list(range(len(rows)))
@@ -56,6 +57,8 @@ def hub_records(name: str, licence: str, limit: int | None, seed: int) -> Record
             records.append(record_of_row(rows[place], place, name, licence))
         except UserError as error:
             records.rejected.append(Rejected(name, f"row {place}", str(error)))
+    if not records:
+        raise UserError(f"{HUB[name].repository}: no usable record among {len(rows)}")
     return records
 
 

@@ -8,6 +8,7 @@ import torch
 
 from shirg.lavida import Lavida, LavidaConfig
 from shirg.nano.recipe.geometry import LANGUAGE, VISION
+from shirg.nano.recipe.lessons import ANSWER_LENGTH
 from shirg.nano.recipe.reader import Reader
 from shirg.nano.recipe.tokenizer import END, MASK
 
@@ -43,7 +44,7 @@ def nano_config(reader: Reader) -> dict:
         "tokenizer_model_max_length": LANGUAGE["max_sequence_length"],
         "tokenizer_padding_side": "right",
         "vision_config": VISION,
-        "shirg": {"nano": True, "relevance": "llm", "resolution": 672},
+        "shirg": {"nano": True, "answer_tokens": ANSWER_LENGTH, "relevance": "llm", "resolution": 672},
     }
 
 
