@@ -52,7 +52,8 @@ def check_gate(bench: Bench) -> str:
     _require(kept.tokens.shape == (1, bench.budget + 1, 1152), f"tokens have shape {tuple(kept.tokens.shape)}")
     _require(bool((kept.indices.diff() > 0).all()), "indices do not ascend")
     _require(
-        len(set(kept.clusters[0][kept.indices[0]].tolist())) == kept.clusters[0].unique().numel(), "a cluster is empty"
+        len(set(kept.clusters[0][kept.indices[0]].tolist())) == kept.clusters[0].unique().numel(),
+        "a cluster has no kept token",
     )
     return f"{bench.budget} of 2304 tokens kept, every cluster covered, first call {milliseconds:.0f} ms"
 
@@ -154,11 +155,14 @@ def command(flags: Flags) -> None:
 
     from shirg.cli.models import load_model
     from shirg.data.render import render_page
+    from shirg.lavida.vision import check_budget
 
+    model = load_model(flags)
+    check_budget(flags.budget, (model.resolution // model.tower.patch_size) ** 2)
     table = Table("component", "result", "seconds", "what was found", title="SHIRG component test")
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(load_model(flags), render_page("receipt", 0, text_px=(18.0, 24.0)), flags.budget, Path(folder))
+        bench = Bench(model, render_page("receipt", 0, text_px=(18.0, 24.0)), flags.budget, Path(folder))
         for name, check in CHECKS.items():
             began = time.perf_counter()
             try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shirg.cli.flags import ModelFlags
+from shirg.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,11 +72,16 @@ def check_writable(folder: Path) -> None:
     """Make `folder` and try a small file in it, so that hours of work do not end at a closed door.
 
     Raises:
-        OSError: if it cannot be made or written.
+        UserError: if it cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".writable-{os.getpid()}"
     try:
-        probe.write_bytes(b"shirg")
-    finally:
-        probe.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"shirg")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output-dir: {folder} cannot be written ({error.strerror}); choose another folder"
+        ) from error

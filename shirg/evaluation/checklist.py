@@ -138,7 +138,7 @@ def accuracy_item(entry: dict) -> Item:
         f"Accuracy 5 to 10 points higher: {entry['variant']} against {entry['against']} on {entry['dataset']}",
         entry["difference"] >= ACCURACY_GAIN and entry["verdict"] == "better",
         f"{points(entry['difference'])} points{_range(entry)}, {entry['verdict']} "
-        f"({entry['questions']} questions, {entry['pages']} pages)",
+        f"({count(entry['questions'], 'question')}, {count(entry['pages'], 'page')})",
     )
 
 

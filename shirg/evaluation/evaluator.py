@@ -18,6 +18,7 @@ from shirg.evaluation.answering import Page, adapter_switched
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.efficiency import measure_efficiency
 from shirg.evaluation.environment import describe_environment, describe_model
+from shirg.evaluation.markdown import count
 from shirg.evaluation.output import PREDICTIONS_FILE, write_outputs
 from shirg.evaluation.sample import SamplePage
 from shirg.evaluation.summary import breakdown, comparisons, scores, token_counts
@@ -102,7 +103,7 @@ class SHIRGEvaluator:
 
     def _load(self, name: str) -> Records:
         records = load_benchmark(name, self.config.data_dir, self.config.sample_size, self.config.seed)
-        logger.info("%s: %d questions", name, len(records))
+        logger.info("%s: %s", name, count(len(records), "question"))
         return records
 
     def _rows(self, benchmarks: dict[str, Records], progress: _Progress) -> Iterator[dict]:

@@ -194,7 +194,7 @@ def _what_was_run(results: dict) -> str:
         f"{name[0].upper()}{name[1:]} with {model['parameters']:,} parameters and {adapter}, asked about {sets}. "
         f"Each question was asked in {count(len(results['variants']), 'variant')}: "
         f"{count(ways, 'way')} to show the page{', without and with the adapter' if model['adapter_parameters'] else ''}. "
-        f"Device {escape(environment['device'])}, {environment['threads']} threads, {environment['dtype']}; Python "
+        f"Device {escape(environment['device'])}, {count(environment['threads'], 'thread')}, {environment['dtype']}; Python "
         f"{environment['python']}, {packages}; seed {config['seed']}; {results['seconds']:.0f} seconds in all."
     )
 

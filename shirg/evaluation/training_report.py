@@ -78,7 +78,7 @@ def write_training_report(
         "## What it costs",
         _cost(evaluation),
         "## Checklist before training",
-        item_table(before) if before else f"{NOT_MEASURED.capitalize()}: nothing was trained in this run.",
+        item_table(before) if before else f"{NOT_MEASURED.capitalize()} in this run.",
         "## Checklist during training",
         item_table(during_training(training, settings)),
         "## Checklist after training",

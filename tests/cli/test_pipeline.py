@@ -91,7 +91,7 @@ def test_select_draws_and_answer_answers(output, model, tmp_path, capsys):
         (["--eval-datasets", "ChartQA", "--eval-data-dir", "/nowhere"], "no such folder"),
         (["--adapter", "/nowhere"], "adapter /nowhere"),
         (["--data-dir", "/nowhere"], "/nowhere"),
-        (["--output-dir", __file__], "in the way"),
+        (["--output-dir", __file__], "--output-dir: "),
     ],
 )
 def test_mistakes_are_found_before_any_work(arguments, says, model, tmp_path, capsys):
@@ -105,11 +105,13 @@ def test_mistakes_are_found_before_any_work(arguments, says, model, tmp_path, ca
 def test_component_test_passes_and_fails_with_code_1(model, capsys, monkeypatch):
     from shirg.cli import components
 
-    def run() -> int:
+    def run(*arguments: str) -> int:
         with pytest.raises(SystemExit) as stop:
-            components.main(["--model", str(model)])
+            components.main(["--model", str(model), *arguments])
         return stop.value.code
 
+    assert run("--budget", "2305") == 2
+    assert "budget=2305: expected a whole number from 1 to 2304" in capsys.readouterr().err
     assert run() == 0
     assert capsys.readouterr().out.endswith("7 passed, 0 failed\n")
     monkeypatch.setitem(components.CHECKS, "gate", lambda bench: 1 / 0)

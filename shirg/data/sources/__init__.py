@@ -69,8 +69,9 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | N
     if key in EMBEDDED:
         return EMBEDDED[key].records(limit, seed)
     records = _local_or_hub(BENCHMARKS[key], data_dir, limit, seed)
-    for rejected in records.rejected:
-        logger.warning("%s: skipped %s: %s", key, rejected.item, rejected.reason)
+    if records.rejected:
+        first, number = records.rejected[0], sum(entry.records for entry in records.rejected)
+        logger.warning("%s: questions skipped: %d; the first, %s: %s", key, number, first.item, first.reason)
     return records
 
 
