@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeVar
@@ -28,8 +30,22 @@ def run_command(
     Exit codes: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C. A defect of ours keeps its
     traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
-    flags = tyro.cli(flags_type, args=argv, prog=prog)
+    flags = _parse(flags_type, argv, prog)
     sys.exit(guarded(lambda: command(flags), debug=flags.debug))
+
+
+def _parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None) -> Flags:
+    """tyro's parse, its framed page about a mistake put into one line; help passes as it is."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(flags_type, args=argv, prog=prog)
+    except SystemExit as leaving:
+        if leaving.code == USER_MISTAKE:
+            inside = said.getvalue().split("\n", 1)[-1]  # the frame's first row is its title
+            words = re.sub(r"[\u2500-\u257f]|-{4,}|^[|+]|[|+]$", " ", inside, flags=re.MULTILINE)
+            print(f"shirg: error: {_one_line(words)}", file=sys.stderr)
+        raise
 
 
 def guarded(action: Callable[[], None], *, debug: bool) -> int:

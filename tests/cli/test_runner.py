@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 
 import pytest
 
 from shirg.cli import runner
+from shirg.cli.flags import CommonFlags
 from shirg.errors import UserError
 
 
@@ -71,3 +73,22 @@ def test_success_is_0_and_the_log_is_said_once(capsys):
     for _ in range(2):
         assert runner.guarded(lambda: logging.getLogger("shirg.room").info("a line"), debug=False) == 0
     assert capsys.readouterr().err == "a line\na line\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--sample-size", "many"], "Error parsing --sample-size: "),
+        (["--smaple-size", "3"], "Unrecognized options: --smaple-size"),
+    ],
+)
+def test_a_flag_that_cannot_be_read_is_one_line(argv, says, capsys):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Flags(CommonFlags):
+        sample_size: int = 1
+
+    with pytest.raises(SystemExit) as left:
+        runner.run_command(lambda flags: None, Flags, argv, prog="shirg")
+    printed = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2
+    assert len(printed) == 1 and printed[0].startswith(f"shirg: error: {says}") and "--help" in printed[0]
