@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags
 from shirg.cli.runner import run_command
+from shirg.errors import UserError
 
 if TYPE_CHECKING:
     from shirg.evaluation.config import SHIRGEvaluationConfig
@@ -32,6 +33,8 @@ def evaluation_config(flags: EvaluationFlags, folder: Path) -> SHIRGEvaluationCo
     """
     from shirg.evaluation.config import SHIRGEvaluationConfig
 
+    if flags.eval_data_dir is not None and not flags.eval_data_dir.is_dir():  # the embedded sets would never miss it
+        raise UserError(f"--eval-data-dir: {flags.eval_data_dir} is no folder; give the one that holds the benchmarks")
     return SHIRGEvaluationConfig(
         datasets=list(flags.eval_datasets) or None,
         token_budgets=list(flags.token_budgets),

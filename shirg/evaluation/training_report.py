@@ -100,7 +100,7 @@ def write_training_report(
 def _opening(training: dict | None, evaluation: dict | None, seconds: float) -> str:
     done = []
     if training:
-        done.append(f"trained a SHIRG adapter for {count(training['steps'], 'step')}")
+        done.append(f"trained a SHIRG adapter for {count(training['steps'], 'step')}{_kept(training)}")
     if evaluation:
         asked = sum(dataset["questions"] for dataset in evaluation["datasets"])
         ways = len(evaluation["variants"])
@@ -116,6 +116,15 @@ def _opening(training: dict | None, evaluation: dict | None, seconds: float) -> 
         )
         lines.append(in_short(evaluation))
     return "\n\n".join(lines)
+
+
+def _kept(training: dict) -> str:
+    """A warning where every score "with adapter" is that of an untrained one."""
+    return (
+        " (none lowered the validation loss: the adapter kept is the untrained one)"
+        if training["best_step"] == 0
+        else ""
+    )
 
 
 def _data(manifest: dict | None) -> str:
@@ -196,7 +205,12 @@ def _training(training: dict | None, settings: dict | None, validations: Sequenc
             table(["step", *ratios, "mean"], rows, text_columns=0),
         ]
         if training["best_step"] is not None:
-            parts.append(f"`best_model` is the adapter of step {training['best_step']}, where the mean was lowest.")
+            untrained = (
+                " That is the adapter before any training: training did not help." if not training["best_step"] else ""
+            )
+            parts.append(
+                f"`best_model` is the adapter of step {training['best_step']}, where the mean was lowest.{untrained}"
+            )
     if any(step["loss"] is not None for step in steps):
         parts.append(f"![Loss of every step, coloured by the ratio it trained](figures/{LOSS_FIGURE})")
     if training["skipped_records"]:

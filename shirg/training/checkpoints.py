@@ -154,7 +154,9 @@ def set_aside(path: Path) -> None:
         number += 1
     path.rename(aside)
     logger.warning(
-        "%s is from an earlier run and was renamed to %s; resume=True would have gone on from it", path, aside
+        "%s is from an earlier run and was renamed to %s; --resume (resume=True in Python) would have gone on from it",
+        path,
+        aside,
     )
 
 

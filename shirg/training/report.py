@@ -61,6 +61,14 @@ def check_gradients(parameters: dict[str, nn.Parameter]) -> None:
         )
 
 
+def best_in_words(state) -> str:
+    """Which adapter is kept as the best; said aloud when training helped nothing."""
+    if state.best_loss is None:
+        return "no validation, the last adapter is kept"
+    untrained = ", before any training: it did not help" if state.best_step == 0 else ""
+    return f"best validation loss {state.best_loss:.4f} at step {state.best_step}{untrained}"
+
+
 def adapter_settings(trainer, validation: dict[str, float] | None = None) -> dict:
     """What an adapter's card and settings file say of its training."""
     config = trainer.config

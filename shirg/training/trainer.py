@@ -102,7 +102,9 @@ class SHIRGLoRATrainer:
                     self._loop()
                 except StopRequested:
                     self._save()
-                    logger.warning("stopped at step %d; resume=True goes on from there", self.state.step)
+                    logger.warning(
+                        "stopped at step %d; --resume (resume=True in Python) goes on from there", self.state.step
+                    )
                     raise KeyboardInterrupt from None
             results = self._finish()
         if self.stop.requested:  # while the last files were written
@@ -400,7 +402,7 @@ class SHIRGLoRATrainer:
         results = report.results(self)
         if self.accelerator.is_main_process:
             write_json(self.folder / "logs" / "training_results.json", results)
-        logger.info("finished: %d steps, best validation loss %s", self.state.step, self.state.best_loss)
+        logger.info("finished: %d steps; %s", self.state.step, report.best_in_words(self.state))
         self.cache.clear()
         del self.loss_model, self.optimizer, self.accelerator  # with them go AdamW's moments and any wrapper's buffers
         return results

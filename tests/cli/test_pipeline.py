@@ -88,7 +88,8 @@ def test_select_draws_and_answer_answers(output, model, tmp_path, capsys):
     [
         (["--token-budgets", 3000], "at most 2304"),
         (["--eval-datasets", "Foo"], "not a known benchmark"),
-        (["--eval-datasets", "ChartQA", "--eval-data-dir", "/nowhere"], "no such folder"),
+        (["--eval-datasets", "ChartQA", "--eval-data-dir", "/nowhere"], "--eval-data-dir: /nowhere is no folder"),
+        (["--eval-data-dir", "/nowhere"], "--eval-data-dir: /nowhere is no folder"),
         (["--adapter", "/nowhere"], "adapter /nowhere"),
         (["--data-dir", "/nowhere"], "/nowhere"),
         (["--output-dir", __file__], "--output-dir: "),

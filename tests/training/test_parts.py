@@ -12,10 +12,12 @@ import torch
 
 from shirg.errors import UserError
 from shirg.training import SHIRGLoRAConfig, checkpoints
+from shirg.training.checkpoints import RunState
 from shirg.training.features import FeatureCache
 from shirg.training.interrupts import deferred_interrupt
 from shirg.training.journal import Journal, log_file
 from shirg.training.loss_model import draw_mask
+from shirg.training.report import best_in_words
 from shirg.training.schedule import cosine_with_warmup
 from shirg.training.seeds import derived_seed, scoped_seed
 from shirg.training.targets import AnswerTargets
@@ -162,3 +164,15 @@ def test_defaults_are_the_promised_ones():
 def test_wrong_settings_are_named_with_their_value(name, value):
     with pytest.raises(UserError, match=name):
         SHIRGLoRAConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("loss", "step", "says"),
+    [
+        (None, None, "no validation, the last adapter is kept"),
+        (0.70616, 0, "best validation loss 0.7062 at step 0, before any training: it did not help"),
+        (0.5, 20, "best validation loss 0.5000 at step 20"),
+    ],
+)
+def test_the_kept_adapter_is_named(loss, step, says):
+    assert best_in_words(RunState(best_loss=loss, best_step=step)) == says
