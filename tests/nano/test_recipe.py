@@ -16,9 +16,10 @@ from shirg.nano.recipe import __main__ as recipe
 from shirg.nano.recipe.export import as_lavida, nano_config
 from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, glyph_targets, moved
 from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
-from shirg.nano.recipe.reader import Reader, attend, lay_out, mass
+from shirg.nano.recipe.reader import Reader, attend, lay_out, mass, noise
 from shirg.nano.recipe.stage import Stage, learning_rate
 from shirg.nano.recipe.tokenizer import build_tokenizer
+from shirg.nano.recipe.tower import enlarged
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,19 @@ class TestReader:
         sees[:length, length:] = False  # the prefix does not see the answer
         theirs = reader.language(hidden[:, : length + block], attention_mask=sees[None, None])
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+    def test_enlarged_positions_are_those_of_the_672_pixel_view(self, reader):
+        embeddings = reader.tower.embeddings
+        with torch.no_grad():
+            theirs = embeddings.interpolate_pos_encoding(torch.zeros(1, 48 * 48, 128), 672, 672)
+            assert torch.allclose(enlarged(embeddings.position_embedding.weight).flatten(0, 1), theirs[0], atol=1e-6)
+
+    def test_noise_hides_about_half_and_is_seeded(self):
+        answers = torch.zeros(40, 6, 16, dtype=torch.long)
+        drawn = [noise(answers, torch.Generator().manual_seed(5)) for _ in range(2)]
+        assert torch.equal(*drawn) and drawn[0].shape == answers.shape
+        assert 0.4 < drawn[0].float().mean() < 0.6
+        assert drawn[0].float().mean(-1).std() > 0.2  # a level for every answer, not one for all
 
     def test_mass_by_hand(self):
         look = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 1, 1, 1, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ class Collector:
         return Index(groups, self._rejected)
 
 
-class LocalSource:
+class LocalSource(ABC):
     """A data set in a local folder, in the layout of its release.
 
     Subclasses name themselves and turn their files into an `Index`. They are built with the folder of the layout.
@@ -150,17 +151,17 @@ class LocalSource:
         self.folder = folder
 
     @classmethod
+    @abstractmethod
     def fits(cls, folder: Path, split: str) -> bool:
         """Whether `folder` has this source's files for `split` (`train` or `test`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def index(self, split: str = "test") -> Index:
         """Reads the annotation files, not the images.
 
         Raises:
             UserError: if an annotation file cannot be read.
         """
-        raise NotImplementedError
 
     def records(self, limit: int | None = None, seed: int = 0, split: str = "test") -> Records:
         """A seeded sample of `limit` records (all when None, in file order), images opened.

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from shirg.lavida.diffusion.noise import forward_process, sample_times
 from shirg.lavida.language import BodyConfig, LanguageModel, rotary_tables
 from shirg.lavida.paths import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
@@ -204,10 +205,13 @@ def mass(look: Tensor, target: Tensor) -> Tensor:
 def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
     """Which answer tokens are masked in the first copy, Boolean like `answers`; the second copy masks the others.
 
-    p = (1 - 1e-3) t + 1e-3 with t uniform (LaViDa llava_llada.py:56-71).
+    Every answer has a noise level of its own, as in LaViDa's training.
     """
-    level = torch.rand(answers.shape[:-1], generator=generator)[..., None] * (1 - 1e-3) + 1e-3
-    return torch.rand(answers.shape, generator=generator) < level
+    flat = answers.flatten(0, -2)
+    masked, _ = forward_process(
+        sample_times(len(flat), generator=generator), torch.rand(flat.shape, generator=generator)
+    )
+    return masked.view_as(answers)
 
 
 def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool):
