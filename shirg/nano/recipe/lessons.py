@@ -35,10 +35,12 @@ WINDOW_TEXT, TILE_TEXT = (8.0, 18.0), (9.0, 20.0)  # px on a page of 672 px
 
 @dataclass
 class Lesson:
-    """One page with its questions; V views, Q = QUESTIONS, P = PROMPT_LENGTH, A = ANSWER_LENGTH, N = PATCHES.
+    """One page with its questions; V views, Q = QUESTIONS, P = PROMPT_LENGTH, A = ANSWER_LENGTH, N = side * side patches, side 27
+    (a view of 384 px) or 48 (of 672 px).
 
-    `pixels` uint8 [V, 384, 384, 3]; `origin` int64 [3]: patches a side of the whole page, and the row and column at which the
-    view begins; `inked` bool [N], patches that a word's box touches; `characters`, `indices` int64 [27, 27, SLOTS]; `words`
+    `pixels` uint8 [V, 14 side, 14 side, 3] (384 px for 27); `origin` int64 [3]: patches a side of the whole page, and the row and
+    column at which the view begins; `inked` bool [N], patches that a word's box touches; `characters`, `indices` int64
+    [side, side, SLOTS]; `words`
     int64 [N], token of the word that stands there (the unknown token for spelled ones), IGNORE where none does;
     `prompts` int64 [Q, P] and `prompt_lengths` [Q]; `answers` int64 [Q, A]; `named` bool [Q, P], prompt tokens that name the
     label; `keys` bool [Q, 2, N], patches of the first and of the last label word; `places` bool [Q, A, N], patches of every
@@ -64,7 +66,7 @@ class Lessons(torch.utils.data.IterableDataset):
 
     Args:
         views: weights of "page" (a page seen whole at 384 px), "window" (a part of a 672 px page, with the positions it has
-            there) and "tiles" (LaViDa's five views of a 672 px page).
+            there), "large" (a 672 px page seen whole) and "tiles" (LaViDa's five views of a 672 px page).
     """
 
     def __init__(self, seed: int, text_px: tuple[float, float], batch: int, views: dict[str, float]):
@@ -88,7 +90,8 @@ class Lessons(torch.utils.data.IterableDataset):
             return whole_page(_page(rng, rng.choice((VIEW, VIEW, 448, 512, 576)), self.text_px, VIEW), tokenizer, rng)
         if view == "tiles":
             return tiles(_page(rng, 672, TILE_TEXT, 672), tokenizer, rng)
-        return window(_page(rng, 672, WINDOW_TEXT, 672), tokenizer, rng)
+        page = _page(rng, 672, WINDOW_TEXT, 672)
+        return large_page(page, tokenizer, rng) if view == "large" else window(page, tokenizer, rng)
 
 
 def _page(rng: random.Random, side: int, text_px: tuple[float, float], seen_at: int) -> Page:
@@ -105,6 +108,11 @@ def whole_page(page: Page, tokenizer, rng: random.Random) -> Lesson:
     image = page.image if scale == (1.0, 1.0) else page.image.resize((VIEW, VIEW), Image.Resampling.BICUBIC)
     words = [moved(word, scale) for word in page.words]
     return _lesson([image], (POSITIONS, 0, 0), words, _some(page.questions, rng), tokenizer)
+
+
+def large_page(page: Page, tokenizer, rng: random.Random) -> Lesson:
+    """The page as SHIRG's 672 px view shows it, 48 x 48 patches."""
+    return _lesson([page.image], (LARGE_GRID, 0, 0), page.words, _some(page.questions, rng), tokenizer, LARGE_GRID)
 
 
 def window(page: Page, tokenizer, rng: random.Random) -> Lesson:
@@ -137,65 +145,80 @@ def _some(questions: list[Question], rng: random.Random) -> list[Question]:
     return chosen + [rng.choice(questions) for _ in range(QUESTIONS - len(chosen))]
 
 
-def _lesson(views: list[Image.Image], origin: tuple, words: list[Word], questions: list[Question], tokenizer) -> Lesson:
-    glyphs = glyph_targets(words, POSITIONS, POSITIONS)
-    parts = [_question(words, question, tokenizer) for question in questions]
+def _lesson(
+    views: list[Image.Image],
+    origin: tuple,
+    words: list[Word],
+    questions: list[Question],
+    tokenizer,
+    side: int = POSITIONS,
+) -> Lesson:
+    glyphs = glyph_targets(words, side, side)
+    stands = [_patches(word, side) for word in words]
+    parts = [_question(words, stands, question, tokenizer, side * side) for question in questions]
     stacked = [np.stack(column) for column in zip(*parts, strict=True)]
     pixels = np.stack([np.asarray(view) for view in views])
-    return Lesson(
-        pixels, np.array(origin), _inked(words), glyphs.characters, glyphs.indices, _words(words, tokenizer), *stacked
-    )
+    named = _words(words, stands, tokenizer, side * side)
+    return Lesson(pixels, np.array(origin), _inked(words, side), glyphs.characters, glyphs.indices, named, *stacked)
 
 
-def _inked(words: list[Word]) -> np.ndarray:
-    inked = np.zeros((POSITIONS, POSITIONS), bool)
+def _inked(words: list[Word], side: int) -> np.ndarray:
+    inked = np.zeros((side, side), bool)
     for word in words:
         left, top, right, bottom = (int(edge // PATCH) for edge in word.box)
         inked[max(0, top) : max(0, bottom + 1), max(0, left) : max(0, right + 1)] = True
     return inked.ravel()
 
 
-def _words(words: list[Word], tokenizer) -> np.ndarray:
+def _words(words: list[Word], stands: list[list[int | None]], tokenizer, count: int) -> np.ndarray:
     """Every patch under a character learns the word's token, so that a label can be found by one comparison."""
-    tokens = np.full(PATCHES, IGNORE, np.int64)
-    for word in words:
-        tokens[[p for p in _patches(word) if p is not None]] = tokenizer.convert_tokens_to_ids(word.text.strip(":.,"))
+    tokens = np.full(count, IGNORE, np.int64)
+    for word, patches in zip(words, stands, strict=True):
+        tokens[_inside(patches)] = tokenizer.convert_tokens_to_ids(word.text.strip(":.,"))
     return tokens
 
 
-def _question(words: list[Word], question: Question, tokenizer) -> tuple[np.ndarray, ...]:
-    """Prompt, its length, answer, named prompt tokens, label patches and answer patches of one question."""
+def _question(
+    words: list[Word], stands: list[list[int | None]], question: Question, tokenizer, count: int
+) -> tuple[np.ndarray, ...]:
+    """Prompt, its length, answer, named prompt tokens, label patches and answer patches (of `count`) of one question."""
     ids = tokenizer(f"\n{question.question}{ASSISTANT}")["input_ids"][:PROMPT_LENGTH]
     prompt = np.full(PROMPT_LENGTH, tokenizer.convert_tokens_to_ids(END), np.int64)
     prompt[: len(ids)] = ids
-    keys, named = np.zeros((2, PATCHES), bool), np.zeros(PROMPT_LENGTH, bool)
+    keys, named = np.zeros((2, count), bool), np.zeros(PROMPT_LENGTH, bool)
     if words and question.key_words:
         labels = [words[index].text.strip(":.,") for index in question.key_words]
         names = set(tokenizer.convert_tokens_to_ids(labels)) - {tokenizer.unk_token_id}
         named = np.isin(prompt, list(names))
         for row, index in enumerate((question.key_words[0], question.key_words[-1])):
-            keys[row, [patch for patch in _patches(words[index]) if patch is not None]] = True
-    answer, stands = _answer(words, question, tokenizer)
-    return prompt, np.int64(len(ids)), answer, named, keys, stands
+            keys[row, _inside(stands[index])] = True
+    answer, places = _answer(stands, question, tokenizer, count)
+    return prompt, np.int64(len(ids)), answer, named, keys, places
 
 
-def _answer(words: list[Word], question: Question, tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def _answer(
+    stands: list[list[int | None]], question: Question, tokenizer, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of the answer block, and for each the patches of the characters it spells."""
     encoded = tokenizer(question.answers[0], return_offsets_mapping=True)
     answer = np.full(ANSWER_LENGTH, tokenizer.convert_tokens_to_ids(END), np.int64)
     ids = [*encoded["input_ids"], tokenizer.convert_tokens_to_ids(TURN)][:ANSWER_LENGTH]
     answer[: len(ids)] = ids
-    stands = np.zeros((ANSWER_LENGTH, PATCHES), bool)
-    if words:
-        patches = [patch for index in question.answer_words for patch in [*_patches(words[index]), None]]
+    there = np.zeros((ANSWER_LENGTH, count), bool)
+    if stands:
+        patches = [patch for index in question.answer_words for patch in [*stands[index], None]]
         for token, (start, end) in enumerate(encoded["offset_mapping"][:ANSWER_LENGTH]):
-            stands[token, [patch for patch in patches[start:end] if patch is not None]] = True
-    return answer, stands
+            there[token, _inside(patches[start:end])] = True
+    return answer, there
 
 
-def _patches(word: Word) -> list[int | None]:
-    """Number of the patch of every character."""
-    return [place and place[0] * POSITIONS + place[1] for place in places(word, POSITIONS, POSITIONS)]
+def _patches(word: Word, side: int) -> list[int | None]:
+    """Number of the patch of every character, None where that lies outside the view."""
+    return [place and place[0] * side + place[1] for place in places(word, side, side)]
+
+
+def _inside(patches: list[int | None]) -> list[int]:
+    return [patch for patch in patches if patch is not None]
 
 
 def collate(lessons: list[Lesson]) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ where to look, which we know because we drew the page; their share of the loss f
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, nor
 
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
+STRETCHED, MAX_STRETCH = 0.25, 3.0  # share of steps, and how far: positions up to those of 2304 tokens become familiar
 PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block and soon known
 
 
@@ -68,9 +70,10 @@ class Reader(nn.Module):
         """
         table = self.tower.embeddings.position_embedding.weight
         large = enlarged(table)
+        side = math.isqrt(batch["inked"].shape[1])
         parts = [
-            table if side == POSITIONS else large[top : top + POSITIONS, left : left + POSITIONS].flatten(0, 1)
-            for side, top, left in batch["origin"].tolist()
+            table if grid == POSITIONS else large[top : top + side, left : left + side].flatten(0, 1)
+            for grid, top, left in batch["origin"].tolist()
         ]
         patches = self.tower.embeddings.patch_embedding(normalise(batch["pixels"][:, 0])).flatten(2).transpose(1, 2)
         return encode(self.tower, take(patches + torch.stack(parts), kept))
@@ -107,10 +110,14 @@ def keep_patches(inked: Tensor, rng: random.Random) -> Tensor:
     """Indices [B, K] ascending of the patches shown to the language model; `inked` is Boolean [B, N], under some word.
 
     Blank patches teach nothing and cost most of the time, so most batches show the inked ones and a few others, drawn at
-    random; one batch in sixteen shows all 729.
+    random; one batch in sixteen shows twice as many as are inked, or all 729 of a 384 px view.
     """
-    most = int(inked.sum(1).max())
-    count = PATCHES if rng.random() < 1 / 16 else min(PATCHES, -(-int(most * rng.choice((1.0, 1.0, 1.2))) // 32) * 32)
+    most, everything = int(inked.sum(1).max()), inked.shape[1]
+    if rng.random() < 1 / 16:
+        count = everything if everything == PATCHES else 2 * most
+    else:
+        count = -(-int(most * rng.choice((1.0, 1.0, 1.2))) // 32) * 32
+    count = min(everything, count)
     order = torch.rand(inked.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) + inked
     return order.topk(count).indices.sort().values
 
@@ -131,12 +138,16 @@ class Layout:
     branch_sees: Tensor
 
 
-def lay_out(lengths: Tensor, prompt: int, block: int, shared: int) -> Layout:
-    """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, and answers of `block` tokens."""
+def lay_out(lengths: Tensor, prompt: int, block: int, shared: int, stretch: float = 1.0) -> Layout:
+    """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, and answers of `block` tokens.
+
+    `stretch` > 1 spreads the page's rows over as many times more positions, as if the patches left out were there.
+    """
     part = torch.tensor([0] * prompt + [1] * block + [2] * block)
     inner = torch.cat([torch.arange(prompt), torch.arange(block), torch.arange(block)])
-    positions = shared + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
-    positions = torch.cat([torch.arange(shared).expand(len(lengths), -1), positions.flatten(1)], 1)
+    page = (torch.arange(shared) * stretch).long()
+    positions = page[-1] + 1 + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
+    positions = torch.cat([page.expand(len(lengths), -1), positions.flatten(1)], 1)
     real = (part > 0) | (inner < lengths[..., None])  # [B, Q, R]: padding of prompts is seen by nobody
     allowed = (part[None] == 0) | (part[:, None] == part[None])  # [R, R]
     page_sees = torch.cat([torch.ones(len(lengths), shared, dtype=torch.bool), real[:, 0, :prompt]], 1)
@@ -231,7 +242,8 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
     branches = torch.cat([batch["prompts"][..., :prompt], *copies], 2)  # [B, Q, R]
     user = torch.full((len(answers), 1), reader.user_id)
     sequence = torch.cat([embed(user), page.to(torch.float32), embed(branches.flatten(1))], 1)
-    layout = lay_out(batch["prompt_lengths"], prompt, block, 1 + page.shape[1])
+    stretch = rng.uniform(1.0, MAX_STRETCH) if rng.random() < STRETCHED else 1.0
+    layout = lay_out(batch["prompt_lengths"], prompt, block, 1 + page.shape[1], stretch)
     hidden, looks = attend(reader.language, sequence, layout, {NAME_LAYER, KEY_LAYER, PLACE_LAYER})
     tails = hidden[:, layout.shared :].unflatten(1, (-1, layout.branch))[:, :, prompt:]  # [B, Q, 2A, H]
     logits = reader.language.logits(tails).float()
@@ -242,7 +254,8 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
     if not tiled:
         losses |= guidance(batch, kept, looks, layout)
     if learn_tower and not tiled:
-        glyphs = (batch["characters"].flatten(1, 2), batch["indices"].flatten(1, 2), _places(batch["origin"]))
+        side = math.isqrt(batch["inked"].shape[1])
+        glyphs = (batch["characters"].flatten(1, 2), batch["indices"].flatten(1, 2), _places(batch["origin"], side))
         losses["glyph"] = reader.glyph_heads.loss(seen, *(take(target, kept) for target in glyphs))[0]
         losses["word"] = reader.glyph_heads.word_loss(seen, take(batch["words"], kept))
     counted = asked & (targets != reader.end_id)
@@ -270,9 +283,9 @@ def guidance(batch: dict[str, Tensor], kept: Tensor, looks: dict[int, Tensor], l
     return losses
 
 
-def _places(origin: Tensor) -> Tensor:
-    """Coordinates [B, 729, 2] in 0..1 on the whole page of the patches of views that begin at `origin` [B, 3]."""
-    y, x = torch.meshgrid(torch.arange(POSITIONS), torch.arange(POSITIONS), indexing="ij")
+def _places(origin: Tensor, side: int) -> Tensor:
+    """Coordinates [B, N, 2] in 0..1 on the whole page of the side x side patches of views that begin at `origin` [B, 3]."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     inner = torch.stack([y, x], -1).flatten(0, 1)
     return (inner + origin[:, None, 1:] + 0.5) / origin[:, None, :1]
 
