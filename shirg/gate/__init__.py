@@ -1,9 +1,10 @@
 """The gate: tensors in, kept tokens out. No model, no files; imports torch and nothing else of this package."""
 
+from . import rivals
 from .clusters import Quadtree, plan_quadtree
 from .config import GateConfig
 from .gate import Kept, ShirgGate
-from .selectors import SELECTORS, Request, Selection, Selector, register
+from .selectors import SELECTORS, Request, Rule, Selection, Selector, register
 
 __all__ = [
     "SELECTORS",
@@ -11,9 +12,11 @@ __all__ = [
     "Kept",
     "Quadtree",
     "Request",
+    "Rule",
     "Selection",
     "Selector",
     "ShirgGate",
     "plan_quadtree",
     "register",
+    "rivals",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from .config import GateConfig
+from .merge import merge_tokens
 from .selectors import SELECTORS, Request, Selection
 from .terms import PATCH
 
@@ -20,12 +22,22 @@ class Kept:
 
     tokens: Tensor
     """[B, K + 1, D], raster order, then the summary token ([B, K, D] without it); the dtype of the input."""
-    indices: Tensor
-    """[B, K] long, ascending: places of the kept tokens among the N."""
+    indices: Tensor | None
+    """[B, K] long, ascending: places of the kept tokens among the N; None from selectors that merge tokens."""
     scores: Tensor
     """[B, N] float32, higher is kept sooner."""
     clusters: Tensor
     """[B, N] long, cluster of every token."""
+    assignment: Tensor | None = None
+    """[B, N] long: the output, 0 to K - 1, that every token went to, or -1 for none. Outputs are kept tokens, or means
+    where a selector merges. Left out, it is made of the indices, so it is always there to read."""
+
+    def __post_init__(self) -> None:
+        """Number the kept tokens."""
+        if self.assignment is None:
+            batch, budget = self.indices.shape
+            outputs = torch.arange(budget, device=self.indices.device).expand(batch, budget)
+            self.assignment = self.indices.new_full(self.scores.shape, -1).scatter_(1, self.indices, outputs)
 
 
 class ShirgGate(nn.Module):
@@ -41,6 +53,11 @@ class ShirgGate(nn.Module):
         if self.config.selector not in SELECTORS:
             raise ValueError(f"selector {self.config.selector!r} is unknown; there are {', '.join(sorted(SELECTORS))}")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the selector must be given beside the tokens, of "attention" and "keys"; empty for most."""
+        return SELECTORS[self.config.selector].needs
+
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""
         return repr(self.config)
@@ -53,6 +70,8 @@ class ShirgGate(nn.Module):
         text: Tensor | None = None,
         pixels: Tensor | None = None,
         relevance: Tensor | None = None,
+        attention: Tensor | None = None,
+        keys: Tensor | None = None,
     ) -> Kept:
         """Score, group and keep. Gradients flow through the kept tokens and the summary, not through the choice.
 
@@ -65,47 +84,66 @@ class ShirgGate(nn.Module):
                 up to 13 pixels at the right and bottom that fill no patch are ignored.
             relevance: [B, N], cosine of each token to the question, where it has to be computed in another space; in
                 place of `text`.
+            attention: [B, N], attention that each token receives in the tower's last layer, mean over heads and over
+                the queries of its view. Read by selectors that need it (`needs`), and so is
+            keys: [B, N, Dk], that layer's keys, heads side by side.
 
         Raises:
-            ValueError: for shapes or values that do not fit together, naming the numbers; for NaN or infinite input
-                (eager calls only: the check waits for the device).
+            ValueError: for shapes or values that do not fit together, naming the numbers; for attention or keys that
+                the selector needs and was not given; for NaN or infinite input (eager calls only: the check waits for
+                the device).
         """
         grid = _check(tokens, budget, grid, text, pixels, relevance, self.config)
+        given = _check_needs(tokens, self.config.selector, self.needs, attention=attention, keys=keys)
         budget = min(budget, tokens.shape[1])
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
-            selection = self._select(Request(tokens, budget, grid, text, pixels, relevance, self.config))
+            selection = self._select(Request(tokens, budget, grid, text, pixels, relevance, self.config, **given))
             if selection.total is None:
                 selection.total = tokens.sum(dim=1, dtype=torch.float32)
         if not _is_traced(tokens):
-            _check_finite(selection, tokens=tokens, text=text, pixels=pixels, relevance=relevance)
-        kept = _gather(tokens, selection, self.config.summary)
-        return Kept(kept, selection.indices, selection.scores, selection.clusters)
+            _check_finite(selection, given, tokens=tokens, text=text, pixels=pixels, relevance=relevance, **given)
+        if selection.indices is None:
+            kept = merge_tokens(tokens, selection, budget, self.config.summary)
+        else:
+            kept = _gather(tokens, selection, self.config.summary)
+        return Kept(kept, selection.indices, selection.scores, selection.clusters, selection.assignment)
 
     def _select(self, request: Request) -> Selection:
         """One image at a time on a CPU, where the cache matters more than the batch; all at once elsewhere."""
-        select = SELECTORS[self.config.selector]
+        select = SELECTORS[self.config.selector].choose
         batch = request.tokens.shape[0]
         if batch == 1 or request.tokens.device.type != "cpu":
             return select(_prepare(request, slice(None)))
         parts = [select(_prepare(request, slice(i, i + 1))) for i in range(batch)]
-        total = None if parts[0].total is None else torch.cat([part.total for part in parts])
-        columns = ([getattr(part, name) for part in parts] for name in ("indices", "scores", "clusters"))
-        return Selection(*map(torch.cat, columns), total=total)
+        return _join(parts)
+
+
+def _join(parts: list[Selection]) -> Selection:
+    """Selections of one image each, made by the same rule, as one."""
+    present = [field.name for field in fields(Selection) if getattr(parts[0], field.name) is not None]
+    columns = {name: [getattr(part, name) for part in parts] for name in present}
+    taps = columns.pop("taps", None)
+    joined = {"indices": None} | {name: torch.cat(column) for name, column in columns.items()}
+    return Selection(**joined, taps=None if taps is None else tuple(map(torch.cat, zip(*taps, strict=True))))
 
 
 def _prepare(request: Request, images: slice) -> Request:
     """Some images of a request, in float32 and with the axis of views."""
-    text, pixels, relevance = (
-        None if value is None else value[images] for value in (request.text, request.pixels, request.relevance)
+    pixels = None if request.pixels is None else request.pixels[images]
+    text, relevance, attention, keys = (
+        None if value is None else value[images].detach().float()
+        for value in (request.text, request.relevance, request.attention, request.keys)
     )
     return Request(
         tokens=request.tokens[images].detach().float(),
         budget=request.budget,
         grid=request.grid,
-        text=None if text is None else text.detach().float(),
+        text=text,
         pixels=pixels if pixels is None or pixels.dim() == 5 else pixels.unsqueeze(1),
-        relevance=None if relevance is None else relevance.detach().float(),
+        relevance=relevance,
         config=request.config,
+        attention=attention,
+        keys=keys,
     )
 
 
@@ -136,16 +174,22 @@ def _is_traced(tokens: Tensor) -> bool:
     return torch.compiler.is_compiling() or (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _check_finite(selection: Selection, **inputs: Tensor | None) -> None:
-    """Refuse NaN and infinity: they mark the small results, so the inputs are read only to name the culprit."""
-    if bool(torch.isfinite(selection.scores).all() & torch.isfinite(selection.total).all()):
+def _check_finite(selection: Selection, given: dict[str, Tensor], **inputs: Tensor | None) -> None:
+    """Refuse NaN and infinity: they mark the small results, so the inputs are read only to name the culprit.
+
+    Attention and keys are summed instead: what follows from them, an order and a nearest neighbour, may look sound.
+    """
+    marked = [selection.scores, selection.total, *(value.sum(dim=1, dtype=torch.float32) for value in given.values())]
+    finite = [torch.isfinite(value).all() for value in marked]
+    if bool(functools.reduce(torch.logical_and, finite)):
         return
     for name, value in inputs.items():
         if value is not None and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise ValueError(f"{name} holds {bad} NaN or infinite values of {value.numel()}")
-    largest = float(inputs["tokens"].abs().max())
-    raise ValueError(f"tokens are too large to be squared in float32: |value| up to {largest:.3g}")
+    largest = {name: float(inputs[name].abs().max()) for name in ("tokens", *given)}
+    name = max(largest, key=largest.get)
+    raise ValueError(f"{name} are too large to be squared in float32: |value| up to {largest[name]:.3g}")
 
 
 def _check(
@@ -184,6 +228,23 @@ def _check(
     if config.alpha == 0 and config.beta == 0 and text is None and relevance is None:
         raise ValueError("alpha = 0 and beta = 0 leave nothing to rank by without text or relevance")
     return views, rows, cols
+
+
+def _check_needs(tokens: Tensor, selector: str, needs: tuple[str, ...], **given: Tensor | None) -> dict[str, Tensor]:
+    """Refuse a call without what the selector needs; returns that and no more, so that nothing else is cast or read."""
+    batch, count, _ = tokens.shape
+    forms = {"attention": f"[B, N] = [{batch}, {count}]", "keys": f"[B, N, Dk] with B = {batch} and N = {count}"}
+    missing = [name for name in needs if given[name] is None]
+    if missing:
+        raise ValueError(
+            f"selector {selector!r} needs {' and '.join(missing)} of the tower's last layer: "
+            f"give {' and '.join(f'{name} {forms[name]}' for name in missing)}"
+        )
+    for name, dims in (("attention", 2), ("keys", 3)):
+        value = given[name]
+        if value is not None and (value.dim() != dims or value.shape[:2] != tokens.shape[:2]):
+            raise ValueError(f"{name} must be {forms[name]}, got {list(value.shape)}")
+    return {name: given[name] for name in needs}
 
 
 def _check_pixels(pixels: Tensor, batch: int, grid: tuple[int, int, int]) -> None:

@@ -1,15 +1,17 @@
 """Rules that choose tokens, by name. Each takes a `Request` and gives a `Selection`, so comparing rules is one setting.
 
-    @register("mine")
+    @register("mine", needs=("attention",))
     def select_mine(request: Request) -> Selection: ...
 
-A selector sees float32 values, gradients off, and a budget that is at most N.
+A selector sees float32 values, gradients off, and a budget that is at most N. It answers with the places of the tokens
+to keep (`Selection.indices`), or, when it merges tokens, with the output that each of them goes to
+(`Selection.assignment`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,33 +40,67 @@ class Request:
     relevance: Tensor | None
     """[B, N] float32, stands in for the cosine to the text."""
     config: GateConfig
+    attention: Tensor | None = None
+    """[B, N] float32, attention that each token receives; there for rules that need it."""
+    keys: Tensor | None = None
+    """[B, N, Dk] float32, keys of the layer that the attention is of; there for rules that need them."""
 
 
 @dataclass
 class Selection:
     """What a selector decided."""
 
-    indices: Tensor
-    """[B, budget] long, ascending."""
+    indices: Tensor | None
+    """[B, budget] long, ascending; None from rules that merge tokens."""
     scores: Tensor
-    """[B, N] float32, higher is kept sooner."""
+    """[B, N] float32, higher is kept sooner; all 0 for rules that rank nothing."""
     clusters: Tensor
     """[B, N] long, cluster of every token; all 0 for rules without clusters."""
     total: Tensor | None = None
     """[B, D], sum of all tokens, from rules that computed it on the way."""
+    assignment: Tensor | None = None
+    """[B, N] long, from rules that merge: the output, 0 to budget - 1, that every token goes to, or -1 for none. Every
+    output has a token, and outputs stand in raster order of the first of theirs, or of the one the others joined."""
+    weights: Tensor | None = None
+    """[B, N] float32 above 0: how much a token counts in the mean that is its output; None for one each."""
+    taps: tuple[Tensor, Tensor] | None = None
+    """[B, budget, S] long and float32, from rules whose outputs share tokens: the S tokens that each output is made of,
+    and their weights, which sum to 1. `assignment` then tells what a token belongs to most, and is not used to merge."""
 
 
 Selector = Callable[[Request], Selection]
-SELECTORS: dict[str, Selector] = {}
+NEEDS = ("attention", "keys")
+"""What a selector may ask for beside the tokens, named as in `Request`: dear to make, hence asked for."""
 
 
-def register(name: str) -> Callable[[Selector], Selector]:
-    """Decorator that enters a selector under a name. Raises ValueError if the name is taken."""
+@dataclass(frozen=True)
+class Rule:
+    """A selector and what it cannot do without."""
+
+    choose: Selector
+    needs: tuple[str, ...] = ()
+    """Some of `NEEDS`."""
+
+
+SELECTORS: dict[str, Rule] = {}
+
+
+def register(name: str, needs: Sequence[str] = ()) -> Callable[[Selector], Selector]:
+    """Decorator that enters a selector under a name.
+
+    Args:
+        needs: what it cannot do without, of "attention" and "keys".
+
+    Raises:
+        ValueError: if the name is taken, or a need is none of the two.
+    """
+    if unknown := set(needs) - set(NEEDS):
+        raise ValueError(f"needs: {', '.join(sorted(unknown))}: a selector may need {' and '.join(NEEDS)}")
 
     def enter(selector: Selector) -> Selector:
         if name in SELECTORS:
             raise ValueError(f"a selector named {name!r} exists already")
-        SELECTORS[name] = selector
+        SELECTORS[name] = Rule(selector, tuple(needs))
         return selector
 
     return enter
@@ -113,9 +149,14 @@ def _saliency(request: Request, grid_tokens: Tensor, mean: Tensor, mean_square: 
 def select_random(request: Request) -> Selection:
     """Tokens drawn without looking, by `config.seed` alone: the same places in every image, on every device."""
     batch, count, _ = request.tokens.shape
-    draw = torch.randperm(count, generator=torch.Generator().manual_seed(request.config.seed))
-    ranks = draw.to(request.tokens.device).expand(batch, count)
+    ranks = _draw(count, request.config.seed).to(request.tokens.device).expand(batch, count)
     return Selection(keep_best(ranks, request.budget), 1 - ranks / count, torch.zeros_like(ranks))
+
+
+@torch.compiler.assume_constant_result  # a generator cannot be traced
+def _draw(count: int, seed: int) -> Tensor:
+    """The permutation of a seed, [count] long, drawn on the CPU to be the same for every device."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 @register("uniform")
@@ -134,14 +175,31 @@ def even_places(budget: int, grid: tuple[int, int, int], device: torch.device) -
     whole numbers allow; tokens stand in the middle of equal parts of their line, and lines in the middle of equal parts
     of their view.
     """
-    views, rows, cols = grid
-    lines = round(math.sqrt(budget / views * rows / cols))
-    lines = min(max(lines, math.ceil(budget / (views * cols)), 1), rows)
-    total = views * lines
-    slot = torch.arange(budget, device=device)
-    line = slot * total // budget
-    # First slot of the line and of the next: ceil(line * K / total)
-    start, end = (((line + extra) * budget + total - 1) // total for extra in (0, 1))
-    col = (2 * (slot - start) + 1) * cols // (2 * (end - start))
+    _, rows, cols = grid
+    lines = lattice_lines(budget, grid)
+    line, place, places = lattice_slots(budget, grid, device)
+    col = (2 * place + 1) * cols // (2 * places)
     row = (2 * (line % lines) + 1) * rows // (2 * lines)
     return (line // lines * rows + row) * cols + col
+
+
+def lattice_lines(budget: int, grid: tuple[int, int, int]) -> int:
+    """Lines per view of the lattice that comes nearest to squares; none is empty unless there are too few slots."""
+    views, rows, cols = grid
+    lines = min(round(math.sqrt(budget / views * rows / cols)), budget // views)
+    return min(max(lines, math.ceil(budget / (views * cols)), 1), rows)
+
+
+def lattice_slots(budget: int, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Line of every slot (all views counted through), its place in that line, and the line's places: [budget] each."""
+    total = grid[0] * lattice_lines(budget, grid)
+    slot = torch.arange(budget, device=device)
+    line = slot * total // budget
+    start, end = line_slots(line, budget, total)
+    return line, slot - start, end - start
+
+
+def line_slots(line: Tensor, budget: int, total: int) -> tuple[Tensor, Tensor]:
+    """First slot of a line and of the next, of `total` lines that share `budget` slots: ceil(line * budget / total)."""
+    start, end = (((line + extra) * budget + total - 1) // total for extra in (0, 1))
+    return start, end

@@ -74,14 +74,16 @@ def text_cosine(tokens: Tensor, mean_square: Tensor, centre: Tensor, text: Tenso
         [B, N] float32 in [-1, 1].
     """
     words = torch.nn.functional.normalize(text, dim=-1)  # [B, L, D]
-    products = words @ tokens.transpose(1, 2)  # [B, L, N]
-    products = products.sub_(words @ centre.unsqueeze(-1)).amax(dim=1)  # [B, N]
+    # The centre goes along as one more word, so that the tokens are read once.
+    rows = torch.cat([words, centre.unsqueeze(1)], dim=1)  # [B, L + 1, D]
+    products, along = (rows @ tokens.transpose(1, 2)).split([text.shape[1], 1], dim=1)  # [B, L, N], [B, 1, N]
+    best = (products - words @ centre.unsqueeze(-1)).amax(dim=1)  # [B, N]
     # |v - c|^2 from the moments: no centred copy of the tokens is made.
     squares = mean_square * tokens.shape[-1]
-    distance = squares - 2 * (tokens @ centre.unsqueeze(-1)).squeeze(-1) + centre.square().sum(-1, keepdim=True)
+    distance = squares - 2 * along.squeeze(1) + centre.square().sum(-1, keepdim=True)
     # A token within 1 % of the mean points nowhere: its direction is rounding noise.
     least = 1e-4 * squares.mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).tiny
-    return products / torch.maximum(distance, least).sqrt()
+    return best / torch.maximum(distance, least).sqrt()
 
 
 def relevance_term(cosine: Tensor) -> Tensor:

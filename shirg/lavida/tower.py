@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ SO400M = {
     "patch_size": 14,
 }
 """siglip-so400m-patch14-384, the tower of every released LaViDa (LaViDa siglip_encoder.py:73-100)."""
+
+ATTENTION_CHUNK = 2**22
+"""Attention weights held at once when a layer's attention is recomputed: 16 MiB in float32."""
 
 
 class SigLipVisionTower(nn.Module):
@@ -110,13 +114,52 @@ class SigLipVisionTower(nn.Module):
         Raises:
             UserError: for another number of dimensions or channels, or a size that the patch size does not divide.
         """
+        return self.vision_model.encoder(inputs_embeds=self._embed(images)).last_hidden_state
+
+    def forward_with_input(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, and what went into the last layer, for `attention_and_keys`: two [V, N, D].
+
+        No work on top of `forward`: the input is merely handed out, and stays in memory as long as the caller holds it.
+        """
+        *layers, last = self.vision_model.encoder.layers
+        hidden = self._embed(images)
+        for layer in layers:
+            hidden = layer(hidden, None)
+        return last(hidden, None), hidden
+
+    @torch.no_grad()
+    def attention_and_keys(self, last_input: Tensor, needs: Sequence[str] = ("attention", "keys")) -> dict[str, Tensor]:
+        """What the last layer looks at, recomputed from its input: for selectors that need it.
+
+        Fused attention gives no weights, so queries, keys and their products are made again, the queries in chunks of
+        `ATTENTION_CHUNK` weights at a time. At 2304 tokens of so400m that is 12.2 G multiplications, 1.0 % of the
+        tower's 26 layers (keys alone 3.1 G); from the pixels it would be the whole tower once more.
+
+        Args:
+            last_input: [V, N, D] of `forward_with_input`.
+            needs: which of the two to make, as in `ShirgGate.needs`.
+
+        Returns:
+            "attention": what each token receives, [V, N] float32, mean over heads and over the queries of its view. It
+            sums to 1 over a view; SigLIP has no class token whose attention could be taken. "keys": [V, N, D], heads
+            side by side.
+        """
+        layer = self.vision_model.encoder.layers[-1]
+        normed, attention = layer.layer_norm1(last_input), layer.self_attn
+        made = {"keys": attention.k_proj(normed)}
+        if "attention" in needs:
+            queries = attention.q_proj(normed) * attention.scale
+            made["attention"] = _attention_received(queries, made["keys"], attention.num_heads)
+        return {name: made[name] for name in needs}
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Pixels, checked, to the input of the first layer, [V, N, D]."""
         if images.ndim != 4 or images.shape[1] != self.config.num_channels:
             raise UserError(
                 f"images must be [views, {self.config.num_channels}, height, width]; got shape {list(images.shape)}"
             )
         self.grid(*images.shape[-2:])
-        hidden = self.vision_model.embeddings(images, interpolate_pos_encoding=True)
-        return self.vision_model.encoder(inputs_embeds=hidden).last_hidden_state
+        return self.vision_model.embeddings(images, interpolate_pos_encoding=True)
 
     def get_multiview_tokens_for_shirg(self, images: Tensor) -> Tensor:
         """Tokens to choose from: [B, 2304, D] of [B, 3, 672, 672], [B, 3645, D] of five views [B, 5, 3, 384, 384].
@@ -190,3 +233,15 @@ class SigLipVisionTower(nn.Module):
                 "give images, whose shape tells the grid"
             )
         return (side, side) if is_square else (views, trained, trained)
+
+
+def _attention_received(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """Mean attention weight of every key over heads and queries: two [V, N, D], queries scaled -> [V, N] float32."""
+    views, count, _ = keys.shape
+    queries, keys = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys))  # [V, H, N, d]
+    chunk = max(1, ATTENTION_CHUNK // (views * heads * count))
+    received = torch.zeros(views, count, device=keys.device)
+    for some in queries.split(chunk, dim=2):
+        products = some @ keys.transpose(2, 3)  # [V, H, chunk, N]
+        received += products.softmax(dim=-1, dtype=torch.float32).sum(dim=(1, 2))
+    return received / (heads * count)

@@ -22,6 +22,8 @@ def test_uniform_is_the_middle_of_equal_parts():
     assert even_places(3, (1, 4, 4), CPU).tolist() == [5, 7, 14]
     # one per view of 1 x 3
     assert even_places(2, (2, 1, 3), CPU).tolist() == [1, 4]
+    # three in a column of nine: no more lines than tokens
+    assert even_places(3, (1, 9, 1), CPU).tolist() == [1, 4, 7]
 
 
 def test_uniform_at_576_of_2304_is_every_second_token_of_every_second_row():
@@ -73,6 +75,29 @@ def test_a_selector_of_ones_own(monkeypatch):
     assert ShirgGate(GateConfig(selector="last"))(torch.randn(1, 6, 2), 2, (2, 3)).indices.tolist() == [[4, 5]]
     with pytest.raises(ValueError, match="'last' exists"):
         register("last")(select_last)
+
+
+def test_a_selector_is_given_what_it_needs_and_nothing_else(monkeypatch):
+    monkeypatch.setitem(SELECTORS, "attended", None)
+    del SELECTORS["attended"]
+    seen = []
+
+    @register("attended", needs=["attention"])
+    def select_attended(request):
+        seen.append((request.attention.dtype, request.keys))
+        places = request.attention.topk(request.budget).indices.sort().values
+        return Selection(places, request.attention, torch.zeros_like(request.attention, dtype=torch.long))
+
+    gate = ShirgGate(GateConfig(selector="attended"))
+    attention = torch.tensor([[0.1, 0.5, 0.2, 0.3]], dtype=torch.float16)
+    kept = gate(torch.randn(1, 4, 2), 2, (2, 2), attention=attention, keys=torch.randn(1, 4, 7))
+    assert gate.needs == ("attention",) and seen == [(torch.float32, None)]
+    assert kept.indices.tolist() == [[1, 3]] and kept.assignment.tolist() == [[-1, 0, -1, 1]]
+
+
+def test_a_need_that_nobody_can_meet_is_refused():
+    with pytest.raises(ValueError, match="needs: values: a selector may need attention and keys"):
+        register("greedy", needs=("attention", "values"))
 
 
 def test_an_unknown_selector_is_refused_with_the_list():

@@ -1,0 +1,67 @@
+"""Tokens that are merged rather than kept: outputs as means of the tokens assigned to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .selectors import Selection
+
+
+def merge_tokens(tokens: Tensor, selection: Selection, budget: int, summary: bool) -> Tensor:
+    """The merged tokens and, behind them, the mean of those that went nowhere (of all, when none did).
+
+    Args:
+        tokens: [B, N, D], any precision; sums are taken in float32.
+        selection: with `assignment`.
+        budget: number of outputs, K.
+
+    Returns:
+        [B, K + 1, D], or [B, K, D] without the summary, in the dtype of the tokens; differentiable in them.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        values = tokens.float()
+        merged = _mix(values, *selection.taps) if selection.taps else _group_means(values, selection, budget)
+        if summary:
+            dropped = selection.assignment < 0
+            counted = torch.where(dropped.any(dim=1, keepdim=True), dropped, True).float().unsqueeze(1)  # [B, 1, N]
+            merged = torch.cat([merged, counted @ values / counted.sum(dim=-1, keepdim=True)], dim=1)
+        return merged.to(tokens.dtype)
+
+
+def _mix(values: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of S tokens each: [B, N, D], two [B, K, S] -> [B, K, D]."""
+    sources = take(values, taps.flatten(1)).unflatten(1, taps.shape[1:])  # [B, K, S, D]
+    return (sources * weights.unsqueeze(-1)).sum(dim=2)
+
+
+def _group_means(values: Tensor, selection: Selection, budget: int) -> Tensor:
+    """Weighted mean of every output's tokens: [B, N, D] -> [B, K, D]."""
+    # Tokens that go nowhere are summed into one group more, which is cut off: shapes stay fixed.
+    groups = torch.where(selection.assignment < 0, budget, selection.assignment)
+    weights = torch.ones_like(groups, dtype=torch.float32) if selection.weights is None else selection.weights
+    weights = weights.unsqueeze(-1)
+    weighted = values if selection.weights is None else values * weights
+    sums, sizes = (sum_groups(part, groups, budget + 1)[:, :budget] for part in (weighted, weights))
+    return sums / sizes
+
+
+def take(values: Tensor, places: Tensor) -> Tensor:
+    """Some rows of every image: [B, N, D], [B, M] long -> [B, M, D]."""
+    batch, count, width = values.shape
+    offsets = torch.arange(batch, device=values.device).unsqueeze(1) * count
+    return values.flatten(0, 1).index_select(0, (places + offsets).flatten()).view(batch, -1, width)
+
+
+def sum_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Sum of every group's rows: [B, N, D] float32, [B, N] long in 0 to count - 1 -> [B, count, D].
+
+    The same bits on every run: on a GPU `index_add` adds in the order in which threads arrive, while `index_put` sorts
+    first; on a CPU it is the other way about.
+    """
+    batch, _, width = values.shape
+    offsets = torch.arange(batch, device=values.device).unsqueeze(1) * count
+    rows, flat = (groups + offsets).flatten(), values.flatten(0, 1)
+    zeros = values.new_zeros(batch * count, width)
+    sums = zeros.index_put((rows,), flat, accumulate=True) if values.is_cuda else zeros.index_add(0, rows, flat)
+    return sums.view(batch, count, width)
