@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def test_prepare_train_evaluate(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(EXAMPLES / "prepare_train_evaluate.py"), run_name="__main__")
     report = capsys.readouterr().out.splitlines()[-1].removeprefix("report: ")
     assert (tmp_path / report).read_text(encoding="utf-8").startswith("#")
+
+
+def test_official_loss(monkeypatch, capsys):
+    monkeypatch.setattr(Lavida, "from_pretrained", lambda name: tiny_model())
+    runpy.run_path(str(EXAMPLES / "official_loss.py"), run_name="__main__")
+    before, after = re.fullmatch(r"loss: (\S+) before, (\S+) after 5 steps\n", capsys.readouterr().out).groups()
+    assert float(after) < float(before)
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

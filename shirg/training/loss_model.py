@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.lavida.adapter import lora_parameters
-from shirg.lavida.diffusion.noise import forward_process, sample_times
+from shirg.lavida.diffusion.noise import draw_noise
 from shirg.training.budgets import POOLED, Ratio
 from shirg.training.features import path_of
 from shirg.training.objective import answer_losses
@@ -43,10 +43,7 @@ def draw_mask(length: int, *parts: int | str) -> Tensor:
 
     Drawn on the CPU and record by record, so devices, batch sizes and process counts agree.
     """
-    draws = generator(*parts)
-    times = sample_times(1, generator=draws)
-    masked, _ = forward_process(times, torch.rand(1, length, generator=draws))
-    return masked[0]
+    return draw_noise(1, length, generator=generator(*parts))[0][0]
 
 
 class LossModel(nn.Module):

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from shirg.errors import UserError
-from shirg.lavida.prompt import end_of_turn_id
+from shirg.lavida.samples import answer_ids
 
 
 class AnswerTargets:
-    """Answers -> [N] ids: the answer, its end of turn, then end-of-text up to N.
+    """Answers -> [N] ids: the answer and its end of turn as LaViDa's own samples have them, then end-of-text up to N.
 
     The end-of-text padding is a target like any other: generation denoises a whole block of N positions at once, so
     where the answer ends is something the model has to write itself (LaViDa llava_llada.py:131-132).
@@ -20,7 +20,7 @@ class AnswerTargets:
         """
         Args:
             tokenizer: the model's tokenizer.
-            family: "llada" or "dream"; decides which token ends a turn.
+            family: "llada" or "dream".
             eos_token_id: end-of-text, as the model's config has it.
             length: answer positions N.
 
@@ -29,14 +29,13 @@ class AnswerTargets:
         """
         if tokenizer is None:
             raise UserError("model: it has no tokenizer, which training needs; load a folder that holds tokenizer.json")
-        end = end_of_turn_id(tokenizer, family)
-        self.end_of_turn_id = eos_token_id if end is None else end
         self.tokenizer = tokenizer
+        self.family = family
         self.eos_token_id = eos_token_id
         self.length = length
 
     def __call__(self, answer: str) -> tuple[Tensor, bool]:
-        """The ids [N] Long of one answer, and whether it had to be cut to fit (a cut answer has no end of turn)."""
-        ids = self.tokenizer(answer.strip(), add_special_tokens=False).input_ids + [self.end_of_turn_id]
+        """The ids [N] Long of one answer, and whether its end had to be cut off to fit."""
+        _header, ids = answer_ids(self.tokenizer, self.family, answer.strip())
         padded = ids[: self.length] + [self.eos_token_id] * (self.length - len(ids))
         return torch.tensor(padded, dtype=torch.long), len(ids) > self.length

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shirg.errors import UserError
-from shirg.lavida.diffusion import complementary_copies, forward_process, sample_times, transfer_counts
+from shirg.lavida.diffusion import complementary_copies, draw_noise, forward_process, sample_times, transfer_counts
 from shirg.lavida.diffusion.schedule import SCHEDULES
 
 
@@ -60,68 +60,13 @@ def test_forward_process_equals_the_official_code(reference):
         torch.testing.assert_close(probability, train[f"fp{index}_p_mask"])
 
 
-@pytest.mark.parametrize("run", ["t1", "t2", "t3", "logitnormal"])
-def test_seeded_noise_equals_the_official_code(reference, run):
-    train = reference.arrays("train")
-    torch.manual_seed(int(train[f"{run}_seed"]))
-    policy = {"policy": "logit_normal", "policy_args": {"logit_mean": 0.3, "logit_std": 0.8}}
-    times = sample_times(2, **(policy if run == "logitnormal" else {}))
-    masked, probability = forward_process(times, torch.rand(2, 1048))
-    torch.testing.assert_close(probability, train[f"{run}_p_mask"])
-    assert torch.equal(masked, train[f"{run}_masked_indices"])
-
-
-@pytest.mark.parametrize("run", ["t1", "t2", "t3", "logitnormal", "fim", "prefixlm"])
-@torch.no_grad()
-def test_training_loss_equals_the_official_code(reference, llada, run):
-    train, batch = reference.arrays("train"), reference.arrays("multimodal")
-    embeds, labels = batch["train_embeds"], batch["train_labels"]
-    if run == "fim":
-        embeds, labels = fim_batch(llada, train, batch)
-    mask_row = llada.language.embed_tokens.weight[llada.config.mask_token_id]
-    copies = complementary_copies(embeds, labels, train[f"{run}_masked_indices"], mask_row, llada.config.fim_token_id)
-    assert torch.equal(copies.masked, train[f"{run}_final_masked_indices"])
-    assert torch.equal(copies.labels, train[f"{run}_labels_out"])
-    mask = prefix_masks(train["prefixlm_prompt_len"], embeds.shape[1]) if run == "prefixlm" else None
-    logits = llada.language.logits(llada.language(copies.embeds, mask))
-    tail = train[f"{run}_logits_tail"]
-    torch.testing.assert_close(logits[:, -tail.shape[1] :], tail, rtol=0, atol=2e-4)
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), copies.labels.flatten())
-    torch.testing.assert_close(loss, train[f"{run}_loss"], rtol=1e-5, atol=0)
-    assert (copies.labels != -100).sum(1).tolist() == train[f"{run}_target_count_per_row"].tolist()
-
-
-def fim_batch(model, train, batch):
-    """The same two images around the ids of the fill-in-the-middle run."""
-    old, new = batch["train_new_input_ids"], []
-    for row, ids, labels in zip(old, train["fim_input_ids"], train["fim_input_labels"], strict=True):
-        (place,) = (ids == -200).nonzero().flatten().tolist()
-        count = int((row == -200).sum())
-        text = torch.cat([ids[:place], torch.full((count,), -200), ids[place + 1 :]])
-        target = torch.cat([labels[:place], torch.full((count,), -100), labels[place + 1 :]])
-        target[text == model.config.eos_token_id] = model.config.eos_token_id
-        new.append((text, target))
-    length = max(len(text) for text, _ in new)
-    assert length == old.shape[1]
-    embeds, labels = torch.zeros_like(batch["train_embeds"]), torch.full_like(batch["train_labels"], -100)
-    for index, (text, target) in enumerate(new):
-        embeds[index, : len(text)] = model.language.embed_tokens(text.clamp(min=0))
-        image = old[index] == -200
-        embeds[index, : len(text)][text == -200] = batch["train_embeds"][index][image]
-        labels[index, : len(text)] = target
-    return embeds, labels
-
-
-def prefix_masks(lengths: torch.Tensor, total: int) -> torch.Tensor:
-    place = torch.arange(total)
-    allowed = [(place[None] < length) | (place[:, None] >= length) for length in lengths.tolist()]
-    return torch.stack(allowed * 2)[:, None]
-
-
-def test_prefix_mask_by_its_definition(reference):
-    forward = reference.arrays("forward")
-    masks = prefix_masks(forward["prefix_mask_lengths"], 9)
-    assert torch.equal(masks[:2, 0], forward["prefix_mask_dense"])
+def test_noise_is_drawn_after_the_times_and_for_whole_rows():
+    """What the reference's seeds give is compared in test_official_loss.py, as a part of the training forward."""
+    masked, probability = draw_noise(3, 40, "logit_normal", generator=torch.Generator().manual_seed(5))
+    draws = torch.Generator().manual_seed(5)
+    times = torch.sigmoid(torch.randn(3, generator=draws))
+    torch.testing.assert_close(probability, (0.001 + 0.999 * times)[:, None])
+    assert torch.equal(masked, torch.rand(3, 40, generator=draws) <= probability)
 
 
 def test_copies_complement_each_other_and_arguments_stay():

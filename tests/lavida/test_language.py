@@ -5,12 +5,8 @@ import torch
 
 from shirg.lavida import PrefixCache
 from shirg.lavida.language import rotary_tables
+from shirg.lavida.official_loss import prefix_lm_mask
 from tests.tiny import tiny_model
-
-
-def prefix_mask(prefix: int, total: int) -> torch.Tensor:
-    place = torch.arange(total)
-    return ((place[None] < prefix) | (place[:, None] >= prefix))[None, None]
 
 
 def hidden_states(language, embeds: torch.Tensor) -> torch.Tensor:
@@ -43,7 +39,7 @@ def test_llada_forward_equals_the_official_code(reference, llada):
     cache = PrefixCache()
     near(language.logits(language(embeds, cache=cache))[:, ::8], "prefill_logits_every8")
     near(language.logits(language(answer, cache=cache.freeze())), "cached_logits_answer")
-    masked = language.logits(language(everything, prefix_mask(length, everything.shape[1])))
+    masked = language.logits(language(everything, prefix_lm_mask(torch.tensor([length]), everything.shape[1])))
     near(masked[:, length:], "prefixlm_logits_answer")
     near(masked[:, :length:8], "prefixlm_logits_prompt_every8")
     near(language.logits(language(language.embed_tokens(theirs["text_ids"]))), "text_logits")
@@ -75,7 +71,7 @@ def test_cached_equals_uncached_under_the_prefix_mask(family, dtype, tolerance):
     cache = PrefixCache()
     language(embeds[:, :40], cache=cache)
     cached = language(embeds[:, 40:], cache=cache.freeze())
-    uncached = language(embeds, prefix_mask(40, 50))[:, 40:]
+    uncached = language(embeds, prefix_lm_mask(torch.tensor([40]), 50))[:, 40:]
     assert cached.dtype == dtype
     torch.testing.assert_close(cached, uncached, rtol=0, atol=tolerance)
 

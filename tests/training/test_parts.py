@@ -59,16 +59,18 @@ def test_mask_hides_at_least_one_and_half_on_average():
     assert torch.equal(draw_mask(16, 0, "noise", 3), masks[3])
 
 
-@pytest.mark.parametrize(("family", "end"), [("llada", "<|eot_id|>"), ("dream", "<|im_end|>")])
+@pytest.mark.parametrize(("family", "end"), [("llada", "<|eot_id|>"), ("dream", "<|im_end|>\n")])
 def test_targets_are_answer_end_of_turn_and_padding(family, end):
     tokenizer = tiny_tokenizer(family)
-    end_id, eos = tokenizer.convert_tokens_to_ids([end, "<|endoftext|>"])
-    targets = AnswerTargets(tokenizer, family=family, eos_token_id=eos, length=6)
-    letters = tokenizer("abcdefg", add_special_tokens=False).input_ids
+    eos = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    end = tokenizer(end, add_special_tokens=False).input_ids
+    length = 5 + len(end)
+    targets = AnswerTargets(tokenizer, family=family, eos_token_id=eos, length=length)
+    letters = tokenizer("abcdefgh", add_special_tokens=False).input_ids
     for answer, expected, cut in (
-        (" ab ", [*letters[:2], end_id, eos, eos, eos], False),
-        ("abcde", [*letters[:5], end_id], False),
-        ("abcdefg", letters[:6], True),
+        (" ab ", [*letters[:2], *end, eos, eos, eos], False),
+        ("abcde", [*letters[:5], *end], False),
+        ("abcdefgh", letters[:length], True),
     ):
         ids, was_cut = targets(answer)
         assert ids.tolist() == expected and was_cut is cut

@@ -52,6 +52,27 @@ def forward_process(times: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return noise <= torch.maximum(probability, noise.min(dim=1, keepdim=True).values), probability
 
 
+def draw_noise(
+    batch: int,
+    length: int,
+    policy: str = "uniform",
+    policy_args: dict | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """What `forward_process` returns for drawn times and noise, on `device`: the times first, then all the noise, as
+    LaViDa draws them (llava_llada.py:42-71), so that the same seed masks the same positions.
+
+    Args:
+        length: of the whole rows, images and prompts included.
+
+    Raises:
+        UserError: as `sample_times`.
+    """
+    times = sample_times(batch, policy, policy_args, generator, device)
+    return forward_process(times, torch.rand(batch, length, generator=generator, device=device))
+
+
 @dataclass
 class NoisyCopies:
     """Both copies of a batch, the masked one and its complement: every target is masked in exactly one of them."""

@@ -1,0 +1,100 @@
+"""LaViDa's own training loss, over whole rows: image, prompt, answer and padding.
+
+Every row is trained as two complementary copies: a target that one hides is visible in the other, so each is predicted
+exactly once. The loss is the plain mean of the cross-entropies, without the 1/t weight of the likelihood bound
+(modeling_llada.py:1517-1518). Rows see all of themselves, padding included, as the released weights were trained; with
+`prefix_lm` what stands before the first target sees only itself, as it does at inference with a cached prefix.
+
+`shirg.training.objective` is the same loss for answers behind prefixes, with padding made invisible.
+
+    sample = chat_sample(tokenizer, "llada", conversation)
+    batch = collate([sample], pad_token_id=tokenizer.pad_token_id)
+    rows = embed_batch(model, batch, encode_for_training(model, [image]))
+    training_loss(model, rows).backward()
+
+LLD stands for LaViDa's llava/model/language_model/llava_llada.py. Letters in shapes: B rows, L their length, H hidden
+size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shirg.errors import UserError
+from shirg.lavida.batches import Rows
+from shirg.lavida.config import IGNORE_INDEX
+from shirg.lavida.diffusion.noise import NoisyCopies, complementary_copies, draw_noise
+
+
+def training_loss(
+    model,
+    rows: Rows,
+    *,
+    policy: str = "uniform",
+    policy_args: dict | None = None,
+    prefix_lm: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Mean cross-entropy of all targets, a float32 scalar.
+
+    Args:
+        model: a `Lavida`; Dream's positions predict the token behind them.
+        policy, policy_args: how the diffusion time is drawn, see `sample_times`. LaViDa's Dream knows only "uniform".
+        prefix_lm: LaViDa's prefix-LM mask. No released script turns it on, and LaViDa's Dream has no such option.
+        generator: source of chance, used on its own device; None is torch's own, on the rows' device.
+
+    Raises:
+        UserError: if no row has a target, or for a policy that `sample_times` refuses.
+    """
+    device = rows.embeds.device if generator is None else generator.device
+    drawn, _ = draw_noise(*rows.labels.shape, policy, policy_args, generator, device)
+    copies = noisy_rows(model, rows, drawn.to(rows.embeds.device))
+    lengths = prefix_lengths(rows.labels) if prefix_lm else None
+    losses = target_losses(model, row_states(model, copies, lengths), copies.labels)
+    if not len(losses):
+        raise UserError("rows hold no target: the answers are empty, or cut off by the config's maximal length")
+    return losses.mean()
+
+
+def noisy_rows(model, rows: Rows, drawn: Tensor) -> NoisyCopies:
+    """Both copies of the rows, [2B, L, H]: the drawn targets hidden in the first B, the others in the last B.
+
+    Args:
+        drawn: [B, L] Boolean from `draw_noise`.
+    """
+    language = model.language
+    mask_embedding = language.embed_tokens(torch.tensor(model.config.mask_token_id, device=rows.embeds.device))
+    return complementary_copies(rows.embeds, rows.labels, drawn, mask_embedding, model.config.fim_token_id)
+
+
+def prefix_lengths(labels: Tensor) -> Tensor:
+    """Positions [B] before the first target of each row of labels [B, L]; 0 without one (LLD:156)."""
+    return (labels != IGNORE_INDEX).long().argmax(dim=1)
+
+
+def prefix_lm_mask(lengths: Tensor, total: int) -> Tensor:
+    """Who may attend to whom when the first `lengths` [B] of `total` positions are a prefix: [B, 1, L, L] Boolean. The
+    prefix sees the prefix, all others see everything (modeling_llada.py:1339-1356)."""
+    prefix = torch.arange(total, device=lengths.device) < lengths[:, None]
+    return (prefix[:, None, :] | ~prefix[:, :, None])[:, None]
+
+
+def row_states(model, copies: NoisyCopies, lengths: Tensor | None = None) -> Tensor:
+    """Hidden states [2B, L, H] of both copies; under the prefix-LM mask if the rows' prefix lengths [B] are given."""
+    if lengths is None:
+        return model.language(copies.embeds)
+    return model.language(copies.embeds, prefix_lm_mask(torch.cat([lengths, lengths]), copies.embeds.shape[1]))
+
+
+def target_losses(model, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropies [T] float32 of all targets of labels [2B, L], row by row; hidden [2B, L, H].
+
+    The head, the widest matrix of the model, sees only the T positions that predict. Dream's logits are shifted: position
+    i - 1 predicts token i (dream/modeling_dream.py:917), and nothing predicts the first.
+    """
+    if model.config.family == "dream":
+        hidden, labels = hidden[:, :-1], labels[:, 1:]
+    targets = labels != IGNORE_INDEX
+    return F.cross_entropy(model.language.logits(hidden[targets]).float(), labels[targets], reduction="none")
