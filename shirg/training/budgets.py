@@ -16,8 +16,8 @@ POOLED = "pooled"
 """LaViDa's own tiles-and-pool path as a ratio, so that the adapter keeps it usable."""
 
 POOLED_TOKENS = 980
-"""Tokens of the pooled path for a square image: 5 views of 14x14 (LaViDa llava/model/llava_arch.py:193-213). Checkpoints
-that end rows with a newline token add 28, which changes nothing here: ratios are weighed and ordered by it."""
+"""Tokens of the pooled path for a square image where no model is at hand to ask: 5 views of 14x14
+(`shirg.lavida.costs.path_tokens(config, "hd")` knows a model's own, 1008 with newlines)."""
 
 SAMPLINGS = ("uniform", "weighted", "curriculum")
 
@@ -48,6 +48,7 @@ class BudgetSampler:
         weights: Sequence[float] | None = None,
         total_steps: int = 1,
         seed: int = 0,
+        pooled_tokens: int = POOLED_TOKENS,
     ):
         """
         Args:
@@ -57,6 +58,7 @@ class BudgetSampler:
             weights: for "weighted": one positive number per entry of `ratios`, in that order.
             total_steps: optimizer steps of the run; only "curriculum" looks at it.
             seed: the run's seed.
+            pooled_tokens: tokens of the model's pooled path; "weighted" without weights looks at it.
 
         Raises:
             UserError: for an empty, repeated or non-positive budget, an unknown sampling, or weights that do not fit.
@@ -70,13 +72,14 @@ class BudgetSampler:
         self.weights = weights
         self.total_steps = max(total_steps, 1)
         self.seed = seed
+        self.pooled_tokens = pooled_tokens
 
     def probabilities(self, step: int) -> dict[Ratio, float]:
         """Chance of every ratio at optimizer step `step` (counted from 0); they sum to one."""
         if self.sampling == "uniform":
             parts = [1.0] * len(self.ratios)
         elif self.sampling == "weighted":
-            parts = list(self.weights or (1 / ratio_tokens(ratio) for ratio in self.ratios))
+            parts = list(self.weights or (1 / ratio_tokens(ratio, self.pooled_tokens) for ratio in self.ratios))
         else:
             parts = self._open_ratios(step)
         whole = math.fsum(parts)
@@ -91,7 +94,9 @@ class BudgetSampler:
         return self.ratios[min(index, open_ratios[-1])]  # the edges may sum to a hair less than one
 
     def _open_ratios(self, step: int) -> list[float]:
-        easiest_first = sorted(self.ratios, key=lambda ratio: (ratio != POOLED, -ratio_tokens(ratio)))
+        easiest_first = sorted(
+            self.ratios, key=lambda ratio: (ratio != POOLED, -ratio_tokens(ratio, self.pooled_tokens))
+        )
         count = 1 + int(2 * len(self.ratios) * step / self.total_steps)
         return [float(ratio in easiest_first[:count]) for ratio in self.ratios]
 
@@ -103,10 +108,10 @@ class BudgetSampler:
         return (order[place].item() + offset) / len(self.ratios)
 
 
-def ratio_tokens(ratio: Ratio) -> int:
+def ratio_tokens(ratio: Ratio, pooled_tokens: int) -> int:
     """Visual tokens of a ratio in the language model's prefix: the budget and its summary token, or the pooled
     path's."""
-    return POOLED_TOKENS if ratio == POOLED else int(ratio) + 1
+    return pooled_tokens if ratio == POOLED else int(ratio) + 1
 
 
 def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:

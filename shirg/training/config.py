@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from shirg.errors import UserError
-from shirg.training.budgets import BudgetSampler
+from shirg.training.budgets import POOLED_TOKENS, BudgetSampler
 
 PRECISIONS = ("no", "bf16", "fp16")
 OBJECTIVES = ("packed", "prefix", "bidirectional")
@@ -33,7 +33,7 @@ class SHIRGLoRAConfig:
     """Kept tokens per image, the summary token not counted."""
 
     include_pooled: bool = True
-    """Train LaViDa's own pooled path (980 tokens) as one of the ratios."""
+    """Train LaViDa's own pooled path (980 tokens, 1008 with newlines) as one of the ratios."""
 
     ratio_sampling: str = "uniform"
     """How a ratio is drawn per optimizer step: "uniform", "weighted" or "curriculum"."""
@@ -128,14 +128,15 @@ class SHIRGLoRAConfig:
         length = self.max_answer_tokens or model.config.answer_tokens
         return dataclasses.replace(self, max_answer_tokens=length)
 
-    def sampler(self, total_steps: int) -> BudgetSampler:
-        """The sampler of this run's ratios."""
+    def sampler(self, total_steps: int, pooled_tokens: int = POOLED_TOKENS) -> BudgetSampler:
+        """The sampler of this run's ratios, `pooled_tokens` being what the model's pooled path makes of a page."""
         return BudgetSampler(
             self.token_budgets,
             include_pooled=self.include_pooled,
             sampling=self.ratio_sampling,
             weights=self.budget_weights,
             total_steps=total_steps,
+            pooled_tokens=pooled_tokens,
             seed=self.seed,
         )
 

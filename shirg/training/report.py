@@ -9,19 +9,17 @@ from torch import nn
 
 from shirg.errors import UserError
 from shirg.lavida.adapter import describe_parameters, parameters_by_role
-from shirg.training.budgets import POOLED, ratio_tokens
+from shirg.lavida.costs import path_tokens
+from shirg.training.budgets import ratio_tokens
 from shirg.training.checkpoints import BEST
-
-POOLED_ROWS = 28
-"""Rows of the pooled tiles of a square image; "unpad" checkpoints end each with a newline token, 1008 in all."""
 
 
 def opening_lines(trainer) -> list[str]:
     """What will happen: parameters by role, ratios and their tokens, batch, steps, precision."""
     config, accelerator, order = trainer.config, trainer.accelerator, trainer.order
     effective = order.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    newlines = {POOLED: POOLED_ROWS} if trainer.model.config.has_newline else {}
-    tokens = ", ".join(f"{ratio} -> {ratio_tokens(ratio) + newlines.get(ratio, 0)}" for ratio in trainer.sampler.ratios)
+    pooled = path_tokens(trainer.model.config, "hd")
+    tokens = ", ".join(f"{ratio} -> {ratio_tokens(ratio, pooled)}" for ratio in trainer.sampler.ratios)
     lines = describe_parameters(trainer.model)
     lines.append(
         f"image tokens: {trainer.num_tokens} before selection; per ratio (square image): {tokens}; "

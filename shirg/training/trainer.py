@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from shirg.errors import UserError
 from shirg.files import write_json
 from shirg.lavida import adapter
+from shirg.lavida.costs import path_tokens
 from shirg.training import checkpoints, report
 from shirg.training.budgets import Ratio
 from shirg.training.config import SHIRGLoRAConfig
@@ -158,7 +159,7 @@ class SHIRGLoRATrainer:
         self.val_order = EpochOrder(val_loader, name="val_loader", **place) if val_loader is not None else None
         self.steps_per_epoch = math.ceil(len(self.order) / config.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * config.num_epochs
-        self.sampler = config.sampler(self.total_steps)
+        self.sampler = config.sampler(self.total_steps, path_tokens(self.model.config, "hd"))
         self.cache = FeatureCache(self.model, config.feature_cache_mb * 2**20)
         self.state = checkpoints.RunState(drawn={str(ratio): 0 for ratio in self.sampler.ratios})
         self.gradients_checked = False

@@ -52,6 +52,8 @@ def test_weighted_without_weights_prefers_what_drops_most():
     assert chances[512] / chances[1024] == pytest.approx(1025 / 513)
     assert chances[POOLED] / chances[512] == pytest.approx(513 / 980)
     assert sum(chances.values()) == pytest.approx(1)
+    with_newlines = BudgetSampler(BUDGETS, sampling="weighted", pooled_tokens=1008).probabilities(0)
+    assert with_newlines[POOLED] / with_newlines[512] == pytest.approx(513 / 1008)
 
 
 def test_curriculum_opens_from_gentle_to_hard():
@@ -74,8 +76,8 @@ def test_one_ratio_is_always_drawn():
 
 
 def test_tokens_of_a_ratio():
-    assert ratio_tokens(768) == 769
-    assert ratio_tokens(POOLED) == 980
+    assert ratio_tokens(768, 1008) == 769
+    assert ratio_tokens(POOLED, 1008) == 1008
 
 
 @pytest.mark.parametrize(

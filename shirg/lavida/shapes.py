@@ -1,0 +1,76 @@
+"""Shapes of the published models as the contents of an official `config.json`, for arithmetic without any weights.
+
+The sizes of the language models are those of the public LLaDA-8B and Dream-7B checkpoints from general knowledge: the
+official code base holds none of them, so where a checkpoint is at hand, its own `config.json` counts. What LaViDa adds
+(tower, projector, tiles, pooling, special ids) is from its code base: llava_llada.py:125-126, llava_dream.py:193-194,
+scripts/train/exps/cluster/llada-hd-llada-s2.sh:39,48.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from shirg.lavida.config import GRID_PINPOINTS, LavidaConfig
+
+_HD_VISION = {
+    "mm_vision_tower": "google/siglip-so400m-patch14-384",
+    "mm_hidden_size": 1152,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_patch_merge_type": "spatial_unpad",
+    "mm_spatial_pool_mode": "bilinear",
+    "image_aspect_ratio": "anyres",
+    "image_grid_pinpoints": [list(canvas) for canvas in GRID_PINPOINTS],
+}
+
+PUBLISHED: dict[str, dict] = {
+    "llada-8b": {
+        "model_type": "llava_llada",
+        "architectures": ["LlavaLladaForMaskedDiffusion"],
+        "d_model": 4096,
+        "n_heads": 32,
+        "n_kv_heads": 32,
+        "n_layers": 32,
+        "mlp_hidden_size": 12288,
+        "activation_type": "silu",
+        "block_type": "llama",
+        "layer_norm_type": "rms",
+        "rms_norm_eps": 1e-5,
+        "rope": True,
+        "rope_theta": 500000.0,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "weight_tying": False,
+        "vocab_size": 126464,
+        "embedding_size": 126464,
+        "max_sequence_length": 4096,
+        "mask_token_id": 126336,
+        "eos_token_id": 126081,
+        "pad_token_id": 126081,
+        **_HD_VISION,
+    },
+    "dream-7b": {
+        "model_type": "llava_dream",
+        "architectures": ["LlavaDreamForMaskedDiffusion"],
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_scaling": None,
+        "tie_word_embeddings": False,
+        "vocab_size": 152064,
+        "mask_token_id": 151666,
+        "eos_token_id": 151643,
+        "pad_token_id": 151643,
+        **_HD_VISION,
+    },
+}
+"""Name -> raw config: LaViDa-LLaDA and LaViDa-Dream with LaViDa's HD recipe."""
+
+
+def published_config(name: str) -> LavidaConfig:
+    """The configuration of the published shape `name`, a key of `PUBLISHED`."""
+    return LavidaConfig.from_dict(copy.deepcopy(PUBLISHED[name]))
