@@ -15,6 +15,9 @@ COMMANDS = {
     "evaluate": "score and time every vision path and budget, before and after an adapter",
     "select": "draw which patches of a page are kept",
     "answer": "ask one question about one page",
+    "describe": "compute what a model costs: parameters, cache and FLOPs of every vision path",
+    "assemble": "join a language model and a vision tower to a fresh LaViDa",
+    "convert": "write a pickled projector as safetensors",
 }
 
 HELP = """\
@@ -31,6 +34,7 @@ try:
   shirg run                                        the whole road, under ten minutes on two CPU cores
   shirg select page.png --budget 512               writes page.kept.png
   shirg answer page.png "What is the total?"       reads it
+  shirg describe llada-8b                          costs of LaViDa-LLaDA at every budget, without its weights
   shirg evaluate --eval-datasets ChartQA DocVQA --eval-data-dir DIR
                                                    your pages, in the layout that docs/data.md shows
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from shirg.cli.flags import AdaptedModelFlags
 from shirg.cli.runner import run_command
+from shirg.errors import UserError
+
+ONE_PER_TOKEN = "(default: one per token)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(AdaptedModelFlags):
-    """Ask one question about one page; the answer alone is printed."""
+    """Ask one question about one page. The answer alone goes to stdout; a terminal shows on stderr how it fills in."""
 
     image: Positional[Path]
     """A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file."""
@@ -29,18 +32,79 @@ class Flags(AdaptedModelFlags):
     budget: int = 768
     """Visual tokens to keep, in the modes shirg and multiview."""
 
-    max_new_tokens: int | None = None
-    """Longest answer, in tokens (default: what the model is used with, 16 for the nano and 32 for official weights)."""
+    draft: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = None
+    """How the answer is to look: a form with gaps of N tokens, "Total: [mask:6] USD", or a beginning, "The total is"."""
+
+    max_new_tokens: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: 16 for the nano, 32 for official weights)")
+    ] = None
+    """Longest answer in tokens, a draft included."""
+
+    block_length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one block)")] = None
+    """Tokens filled in together, from left to right; after the block in which an answer ends no other is begun."""
+
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint=ONE_PER_TOKEN)] = None
+    """Denoising steps for the whole answer: fewer are faster, and commit more tokens at once."""
+
+    step_ratio: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=ONE_PER_TOKEN)] = None
+    """Steps per token, instead of --steps: 0.5 is LaViDa's usual choice."""
+
+    schedule: Literal["none", "linear", "shift", "cosine", "logit-normal"] = "none"
+    """How many tokens each step commits: none as many in every step, cosine and logit-normal few at both ends."""
+
+    shift: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 3)")] = None
+    """For --schedule shift: 3 commits few tokens early and many late, 0.33 many early, as LaViDa's captions do."""
+
+    remasking: Literal["low_confidence", "margin", "entropy", "random"] = "low_confidence"
+    """What is committed first: the most probable, the clearest, the most certain or any tokens."""
+
+    temperature: float = 0.0
+    """Above 0, tokens are drawn rather than taken for the best."""
+
+    seed: int = 0
+    """Decides what --temperature and --remasking random draw."""
+
+    show_steps: bool = False
+    """Print the answer after every step to stderr, one line each, on a terminal or not."""
 
 
 def command(flags: Flags) -> None:
     """Read and answer."""
+    if flags.shift is not None and flags.schedule != "shift":
+        raise UserError(f"--shift: got {flags.shift}, which only --schedule shift takes; add it")
+    from shirg.cli.live import shown_steps
     from shirg.cli.models import load_image, load_model
 
     page = load_image(flags.image)
     model = load_model(flags, flags.adapter)
-    length = model.config.answer_tokens if flags.max_new_tokens is None else flags.max_new_tokens
-    print(model.answer(page, flags.question, flags.mode, flags.budget, max_new_tokens=length, block_length=length))
+    with shown_steps(model, every_step=flags.show_steps) as on_step:
+        said = model.answer(
+            page,
+            flags.question,
+            flags.mode,
+            flags.budget,
+            flags.max_new_tokens,
+            draft=flags.draft,
+            on_step=on_step,
+            **decoding(flags, model.device),
+        )
+    print(said)
+
+
+def decoding(flags: Flags, device) -> dict[str, object]:
+    """The keywords of `Lavida.generate` that the flags decide."""
+    import torch
+
+    blocks = {} if flags.block_length is None else {"block_length": flags.block_length}
+    return blocks | {
+        "steps": flags.steps,
+        "step_ratio": flags.step_ratio,
+        "schedule": None if flags.schedule == "none" else flags.schedule,
+        "schedule_kwargs": None if flags.shift is None else {"shift": flags.shift},
+        "remasking": flags.remasking,
+        "temperature": flags.temperature,
+        "generator": torch.Generator(device).manual_seed(flags.seed),
+    }
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

@@ -15,6 +15,8 @@ PATCH = 14
 
 EMBEDDED_OR_OFFICIAL = "(default: documents charts for the nano, ChartQA DocVQA for official weights)"
 
+MODELS_OWN = "(default: the model's own)"
+
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 
 
@@ -33,11 +35,25 @@ class ModelFlags(CommonFlags):
     model: str = "nano"
     """`nano` (comes with the package), a folder in LaViDa's official layout, or an id on the Hugging Face hub."""
 
+    revision: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the main branch)")] = None
+    """Branch, tag or commit of a model on the hub."""
+
     image_resolution: int = 672
     """Pixels per side at which SHIRG sees a page, a multiple of 14; 672 gives 48x48 = 2304 tokens to choose from."""
 
-    fit: Literal["stretch", "pad"] = "stretch"
+    fit: Annotated[Literal["stretch", "pad"] | None, arg(metavar="{stretch,pad}", help_behavior_hint=MODELS_OWN)] = None
     """How a page that is not square becomes so: stretched, as LaViDa's base view is, or padded with grey."""
+
+    relevance: Annotated[
+        Literal["llm", "siglip", "none"] | None, arg(metavar="{llm,siglip,none}", help_behavior_hint=MODELS_OWN)
+    ] = None
+    """Where tokens are compared with the question: among the language model's words, in SigLIP's space, or nowhere."""
+
+    relevance_sign: Annotated[Literal[1, -1] | None, arg(metavar="{1,-1}", help_behavior_hint=MODELS_OWN)] = None
+    """-1 prefers the tokens least similar to the question, for a space that is inverted; measure both."""
+
+    text_tower: Annotated[str | None, arg(metavar="DIR|ID", help_behavior_hint="(default: none)")] = None
+    """SigLIP checkpoint that --relevance siglip compares with: google/siglip-so400m-patch14-384 for released LaViDa."""
 
     def check_resolution(self) -> None:
         """Raise `UserError` for a side that the patches do not divide."""
@@ -116,7 +132,7 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     """Precision of the training arithmetic; fp16 on a CPU falls to bf16 and says so."""
 
     include_pooled: bool = True
-    """Train LaViDa's own pooled path (980 tokens) beside the budgets."""
+    """Train LaViDa's own pooled path (980 tokens, 1008 with newlines) beside the budgets."""
 
     ratio_sampling: Literal["uniform", "weighted", "curriculum"] = "uniform"
     """How the budget of an optimizer step is drawn."""

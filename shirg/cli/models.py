@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,31 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and flags.model != "nano" else torch.float32
     with quiet_libraries():
-        model = Lavida.from_pretrained(flags.model, device="cuda" if on_gpu else "cpu", dtype=dtype)
+        device = "cuda" if on_gpu else "cpu"
+        model = Lavida.from_pretrained(flags.model, revision=flags.revision, device=device, dtype=dtype)
         model.resolution = flags.image_resolution
-        model.fit = flags.fit
+        model.fit = flags.fit or model.fit
+        _set_relevance(model, flags)
         if adapter is not None:
             model.load_adapter(adapter)
     return model
+
+
+def _set_relevance(model: Lavida, flags: ModelFlags) -> None:
+    given = {"relevance": flags.relevance, "relevance_sign": flags.relevance_sign}
+    changes = {name: value for name, value in given.items() if value is not None}
+    model.config = dataclasses.replace(model.config, **changes)
+    if model.config.relevance != "siglip" and flags.text_tower is not None:
+        raise UserError(
+            f"--text-tower: got {flags.text_tower}, but tokens are compared by relevance "
+            f"{model.config.relevance!r}, which needs none; add --relevance siglip"
+        )
+    if model.config.relevance == "siglip":
+        if flags.text_tower is None:
+            raise UserError(
+                "--relevance siglip: needs --text-tower, the SigLIP checkpoint that the model's tower was made from"
+            )
+        model.load_text_tower(flags.text_tower)
 
 
 def load_image(path: Path) -> Image.Image:

@@ -60,7 +60,7 @@ def command(flags: Flags) -> None:
     picture = draw_kept(square_view(page, model.resolution, model.fit), kept, features.grid)
     with atomic_path(output) as fresh:
         picture.save(fresh, "PNG")
-    count, total = kept.indices.shape[1], kept.scores.shape[1]
+    count, total = int(kept.assignment.max()) + 1, kept.scores.shape[1]
     clusters = kept.clusters[0].unique().numel()
     Console(soft_wrap=True).print(
         f"kept {count} of {total} patches ({count / total:.0%}) in {clusters} clusters: {output}", highlight=False

@@ -41,7 +41,7 @@ class Page:
     @torch.no_grad()
     def answers(self, variant: Variant, prompts: Sequence[str], decoding: Decoding) -> Iterator[tuple[str, int]]:
         """The answer to each prompt and the number of visual tokens that it was read from."""
-        by_question = variant.budget is not None and self.model.config.relevance == "llm"
+        by_question = variant.budget is not None and self.model.config.relevance != "none"
         embeds = None
         for prompt in prompts:
             ids = self.model.prompt_ids(prompt)

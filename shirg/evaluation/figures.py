@@ -55,8 +55,7 @@ def draw_kept(image: Image.Image, kept: Kept, grid: tuple[int, int], *, side: in
     rows, columns = grid
     patch = -(-side // max(rows, columns))
     page = np.asarray(image.convert("RGB").resize((columns * patch, rows * patch), Image.Resampling.LANCZOS))
-    bright = np.zeros(rows * columns, dtype=bool)
-    bright[kept.indices[0].cpu().numpy()] = True
+    bright = (kept.assignment[0] >= 0).cpu().numpy()
     dropped = ~_enlarged(bright.reshape(grid), patch)[..., None]
     faded = page * np.array(DIMMED)
     picture = np.where(dropped, faded, page).astype(np.uint8)
@@ -76,7 +75,7 @@ def kept_page_figure(
     truth: str = "",
 ) -> None:
     """Save `draw_kept` with how much was kept above it and the question, the model's answer and the truth below."""
-    total, chosen = kept.scores.shape[1], kept.indices.shape[1]
+    total, chosen = kept.scores.shape[1], int(kept.assignment[0].max()) + 1
     lines = [("question", question), ("answer", answer), ("truth", truth)]
     caption = [_wrapped(f"{name}: {text}") for name, text in lines if text]
     height = 7.6 + 0.22 * sum(text.count("\n") + 1 for text in caption)

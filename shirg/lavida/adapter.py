@@ -124,11 +124,12 @@ def write_adapter(model: nn.Module, folder: Path, *, settings: dict) -> None:
 
 
 def model_settings(model: nn.Module) -> dict:
-    """What of the model decides how an adapter sees images: the gate, where relevance comes from, resolution, the
-    base."""
+    """What of the model decides how an adapter sees images: the gate, where relevance comes from and its sign,
+    resolution, the base."""
     return {
         "gate": dataclasses.asdict(model.gate.config),
         "relevance": model.config.relevance,
+        "relevance_sign": model.config.relevance_sign,
         "resolution": model.resolution,
         "base_fingerprint": base_fingerprint(model),
     }
@@ -303,7 +304,7 @@ def _settle_selection(model: nn.Module, settings: dict, folder: str | Path) -> N
         except (TypeError, ValueError) as error:
             raise UserError(f"adapter {folder}: its gate settings are not ones this version knows ({error})") from error
     own = model_settings(model)
-    for name in ("gate", "relevance", "resolution"):
+    for name in ("gate", "relevance", "relevance_sign", "resolution"):
         if name in settings and settings[name] != own[name]:
             logger.warning(
                 "adapter %s was trained with %s %s; this model has %s", folder, name, settings[name], own[name]

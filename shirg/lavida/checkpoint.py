@@ -6,7 +6,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -72,9 +73,15 @@ def base_state(model: nn.Module) -> dict[str, Tensor]:
 def resolve(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a checkpoint: "nano" is the one inside the package, a path is itself, anything else a hub id.
 
+    Args:
+        revision: branch, tag or commit of a hub id; None is its main branch.
+
     Raises:
-        UserError: if it is none of them, or the hub does not give it and no copy is in the local cache.
+        UserError: if it is none of them, the hub does not give it and no copy is in the local cache, or something that
+            has no revisions is given one.
     """
+    if revision is not None and (str(name) == "nano" or Path(name).expanduser().is_dir()):
+        raise UserError(f"revision={revision!r}: model {str(name)!r} is no hub id, and only those have revisions")
     if str(name) == "nano":
         if not (NANO_FOLDER / "config.json").is_file():
             raise UserError(f"the embedded model is missing: no {NANO_FOLDER / 'config.json'}; reinstall the package")
@@ -98,34 +105,125 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
-def load_weights(model: nn.Module, family: str, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+def load_weights(
+    model: nn.Module,
+    family: str,
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    unused: Collection[str] = (),
+) -> None:
     """Fill a model built on the "meta" device with the tensors in `folder`, cast to `dtype` on `device`.
+
+    The weights are never held twice. On a CPU, in the precision of the files, they are not copied at all: the
+    parameters are views of the memory-mapped files, read from disk when first used (so do not overwrite the files in
+    place while the model lives; `save_pretrained` puts new ones there). Otherwise each tensor is cast and moved before
+    the next is read. Peak growth of resident memory, measured (benchmarks/results/load_checkpoint.json):
+    LaViDa-8B, files of 16.87 GB in bfloat16, kept so: 0.04 GB, all of it pages of the files. On two of its layers:
+    once every weight has been used 0.99 of the files' bytes, still pages that the system may drop; cast to float32
+    2.14, of which 2.00 are the model and the rest pages of the shard being read.
+
+    Args:
+        unused: names that may be stored beside the model's own, and are left alone.
 
     Raises:
         UserError: listing every tensor that is missing, unexpected or of another shape than the config says.
     """
     wanted = {official_name(name, family): (name, tensor.shape) for name, tensor in model.state_dict().items()}
-    state, unexpected, misshapen = {}, [], {}
-    for name, tensor in _read_tensors(folder, device):
-        if name not in wanted:
-            unexpected.append(name)
-        elif tensor.shape != wanted[name][1]:
-            misshapen[name] = f"{name} is {list(tensor.shape)}, the config says {list(wanted[name][1])}"
-        else:
-            state[wanted[name][0]] = tensor.to(dtype)
-    missing = [name for name, (ours, _) in wanted.items() if ours not in state and name not in misshapen]
-    problems = [
-        f"{len(names)} {what}: {_some(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of a wrong shape", list(misshapen.values())),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(f"the weights in {folder} do not fit its config.json; tensors " + "; ".join(problems))
+    files = weight_files(folder)
+    misfit = f"the weights in {folder} do not fit its config.json"
+    state = read_tensors(files, wanted, misfit, unused=unused, device=device, dtype=dtype)
     model.load_state_dict(state, assign=True)
+
+
+def read_tensors(
+    files: Sequence[Path],
+    wanted: Mapping[str, tuple[str, Sequence[int]]],
+    misfit: str,
+    *,
+    unused: Collection[str] = (),
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Tensors of safetensors files under our names; the headers are checked before the first tensor is read.
+
+    Args:
+        wanted: {name in the files: (our name, shape)}.
+        misfit: how an error begins that lists tensors.
+        unused: names that the files may have besides; they are not read.
+
+    Raises:
+        UserError: listing every tensor that is missing, unexpected or of another shape than wanted.
+    """
+    shapes = stored_shapes(files)
+    misshapen = [
+        f"{name} is {shapes[name]}, must be {list(shape)}"
+        for name, (_, shape) in wanted.items()
+        if name in shapes and shapes[name] != list(shape)
+    ]
+    kinds = {
+        "missing": [name for name in wanted if name not in shapes],
+        "unexpected": [name for name in shapes if name not in wanted and name not in unused],
+        "of a wrong shape": misshapen,
+    }
+    problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+    if problems:
+        raise UserError(f"{misfit}; tensors " + "; ".join(problems))
+    tensors = {}
+    for path in files:
+        with _opened(path, device) as handle:
+            for name in handle.keys():  # noqa: SIM118 (not a dict)
+                if name in wanted:
+                    tensors[wanted[name][0]] = handle.get_tensor(name).to(dtype)
+    return tensors
+
+
+def stored_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
+    """{name: shape} of every tensor in safetensors files, read from their headers.
+
+    Raises:
+        UserError: if one cannot be read.
+    """
+    shapes = {}
+    for path in files:
+        with _opened(path) as handle:
+            shapes |= {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    return shapes
+
+
+def stored_dtype(files: Sequence[Path], name: str) -> torch.dtype:
+    """Precision of tensor `name` in safetensors files.
+
+    Raises:
+        UserError: if none of them holds it.
+    """
+    for path in files:
+        with _opened(path) as handle:
+            if name in handle.keys():  # noqa: SIM118 (not a dict)
+                return handle.get_tensor(name).dtype
+    raise UserError(f"{files[0].parent} lacks the tensor {name}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a folder's weights: the single one, or the shards that the index names.
+
+    Raises:
+        UserError: if there are none, or only pickled ones, or a shard is missing.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise UserError(_no_weights(folder))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is no index of safetensors files ({error})") from error
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise UserError(f"{folder} lacks {_some(absent)}, which {index.name} names")
+    return [folder / name for name in names]
 
 
 def save_checkpoint(model: nn.Module, raw_config: dict, family: str, tokenizer, folder: str | Path) -> None:
@@ -153,8 +251,14 @@ def save_checkpoint(model: nn.Module, raw_config: dict, family: str, tokenizer, 
         save_torch_state_dict(state, fresh)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
-        text = json.dumps({**raw_config, "torch_dtype": dtype}, indent=2, sort_keys=True)
+        text = json.dumps(_written_config(raw_config, dtype), indent=2, sort_keys=True)
         (fresh / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _written_config(raw: dict, dtype: str) -> dict:
+    """What a saved `config.json` says of the saved tensors, among which the vector for video never is."""
+    video = {"add_faster_video": False} if raw.get("add_faster_video") else {}
+    return {**raw, **video, "torch_dtype": dtype}
 
 
 def load_tokenizer(folder: Path):
@@ -182,30 +286,25 @@ def _some(names: list[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _read_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as handle:
-                for name in handle.keys():  # noqa: SIM118 (not a dict)
-                    yield name, handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise UserError(f"{folder} holds neither {single.name} nor {index.name}")
+@contextmanager
+def _opened(path: Path, device: torch.device | str = "cpu") -> Iterator[safe_open]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is no index of safetensors files ({error})") from error
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
-        raise UserError(f"{folder} lacks {_some(absent)}, which {index.name} names")
-    return [folder / name for name in names]
+        with safe_open(path, framework="pt", device=str(device)) as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _no_weights(folder: Path) -> str:
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if not pickled:
+        return (
+            f"{folder} holds neither model.safetensors nor model.safetensors.index.json (pickled weights are not read)"
+        )
+    return (
+        f"{folder} holds its weights only as pickles ({_some(pickled)}), which can run any code when they are opened and "
+        "are never read here; take the model's safetensors version, or save it again as safetensors where you trust it"
+    )
 
 
 def _foreign_files(target: Path) -> list[str]:

@@ -22,8 +22,18 @@ SPECIAL_IDS = {
     "llada": {"mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081},
     "dream": {"mask_token_id": 151666, "eos_token_id": 151643, "pad_token_id": 151643},
 }
-"""Ids of the published tokenizers, used (and reported) when a config has none: LaViDa llava_llada.py:125-126,
-llava_dream.py:193-194."""
+"""Ids of the published tokenizers, used (and reported) when neither config nor tokenizer has them: LaViDa
+llava_llada.py:125-126, llava_dream.py:193-194."""
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = {
+    "llada": {"mask_token_id": "<|mdm_mask|>", "eos_token_id": END_OF_TEXT, "pad_token_id": END_OF_TEXT},
+    "dream": {"mask_token_id": "<|mask|>", "eos_token_id": END_OF_TEXT, "pad_token_id": END_OF_TEXT},
+}
+"""Names of the same tokens in the published tokenizers. Padding is the end of text: LaViDa pads with its id."""
+
+FIM_TOKEN = "<|reserved_token_1|>"
+"""LLaDA's control token for filling in the middle (LaViDa llava_llada.py:127, infill_utils.py:4-5); Dream has none."""
 
 GRID_PINPOINTS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
 """(width, height) of the canvases LaViDa tiles, when a config names none (LaViDa train.py:2039-2046)."""
@@ -47,16 +57,18 @@ ANSWER_TOKENS = 32
 
 MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 POOL_MODES = ("bilinear", "average", "max")
-RELEVANCE = ("llm", "none")
+RELEVANCE = ("llm", "siglip", "none")
+RELEVANCE_SIGNS = (1, -1)
 
 
 @dataclass
 class LavidaConfig:
-    """A checkpoint's configuration. Build it with `from_dict` or `from_folder`; `raw` is the file, word for word.
+    """A checkpoint's configuration. Build it with `from_dict`; `raw` is the file, word for word.
 
     Keys of ours live in the file under "shirg": `relevance` ("llm" compares projected tokens with the question's word
-    embeddings, "none" chooses by the image alone), `resolution` (pixels per side that SHIRG encodes) and `answer_tokens`
-    (length of the answer block that the model is used with).
+    embeddings, "siglip" with its embedding by SigLIP, "none" chooses by the image alone), `relevance_sign` (-1 where a
+    space is inverted, so that the least similar tokens are the relevant ones), `resolution` (pixels per side that SHIRG
+    encodes) and `answer_tokens` (length of the answer block that the model is used with).
     """
 
     raw: dict
@@ -71,6 +83,7 @@ class LavidaConfig:
     pool_mode: str = "bilinear"
     pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
     relevance: str = "llm"
+    relevance_sign: int = 1
     resolution: int = SHIRG_RESOLUTION
     answer_tokens: int = ANSWER_TOKENS
     vision_hidden_size: int = field(init=False)
@@ -89,6 +102,7 @@ class LavidaConfig:
         _expect("mm_patch_merge_type", self.patch_merge_type, MERGE_TYPES)
         _expect("mm_spatial_pool_mode", self.pool_mode, POOL_MODES)
         _expect("shirg.relevance", self.relevance, RELEVANCE)
+        _expect("shirg.relevance_sign", self.relevance_sign, RELEVANCE_SIGNS)
 
     @property
     def family(self) -> str:
@@ -105,27 +119,23 @@ class LavidaConfig:
         """Whether the checkpoint has an `image_newline` vector (LaViDa llava_arch.py:59-60)."""
         return "unpad" in self.patch_merge_type
 
-    @classmethod
-    def from_folder(cls, folder: str | Path) -> LavidaConfig:
-        """Read `config.json` of a checkpoint folder.
+    @property
+    def fit(self) -> str:
+        """How an image shown as one square becomes so: "pad" if `image_aspect_ratio` says "pad", else "stretch"
+        (LaViDa mm_utils.py:318-344)."""
+        return "pad" if self.raw.get("image_aspect_ratio") == "pad" else "stretch"
 
-        Raises:
-            UserError: if the file is missing or no JSON object, or describes a model that LaViDa has no code for.
-        """
-        path = Path(folder) / "config.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{folder} holds no config.json: not a LaViDa checkpoint folder") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{path} is not readable JSON: {error}") from None
-        if not isinstance(raw, dict):
-            raise UserError(f"{path} must hold a JSON object; got a {type(raw).__name__}")
-        return cls.from_dict(raw)
+    @property
+    def unused_tensors(self) -> frozenset[str]:
+        """What the official code stores beside the model: with `add_faster_video`, a vector that only video needs."""
+        return frozenset({"model.faster_token"} if self.raw.get("add_faster_video") else ())
 
     @classmethod
-    def from_dict(cls, raw: dict) -> LavidaConfig:
+    def from_dict(cls, raw: dict, tokenizer=None) -> LavidaConfig:
         """Interpret the contents of an official `config.json` (LLaDA's or Dream's naming).
+
+        Args:
+            tokenizer: the checkpoint's, if it has one: knows special ids that the config does not name.
 
         Raises:
             UserError: naming the field that is missing or asks for something LaViDa's models do not have.
@@ -133,19 +143,39 @@ class LavidaConfig:
         family = _family(raw)
         _expect("mm_projector_type", raw.get("mm_projector_type", "mlp2x_gelu"), ("mlp2x_gelu",))
         shirg = raw.get("shirg", {})
+        known = {} if tokenizer is None else tokenizer.get_added_vocab()
         return cls(
             raw=raw,
             body=_llada_body(raw) if family == "llada" else _dream_body(raw),
             vision_config=_vision_config(raw),
-            **_special_ids(raw, family),
-            fim_token_id=raw.get("fim_token_id"),
+            **_special_ids(raw, family, known),
+            fim_token_id=_fim_token_id(raw, family, known),
             patch_merge_type=raw.get("mm_patch_merge_type", "flat"),
             pool_mode=raw.get("mm_spatial_pool_mode") or "bilinear",
             pinpoints=_pinpoints(raw.get("image_grid_pinpoints")),
             relevance=shirg.get("relevance", "llm"),
+            relevance_sign=shirg.get("relevance_sign", 1),
             resolution=shirg.get("resolution", SHIRG_RESOLUTION),
             answer_tokens=shirg.get("answer_tokens", ANSWER_TOKENS),
         )
+
+
+def read_config(folder: str | Path) -> dict:
+    """The contents of a folder's `config.json`.
+
+    Raises:
+        UserError: if the file is missing or no JSON object.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no config.json: not a model's folder") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold a JSON object; got a {type(raw).__name__}")
+    return raw
 
 
 def _expect(name: str, value: object, allowed: tuple) -> None:
@@ -200,16 +230,24 @@ def _vision_config(raw: dict) -> dict:
     )
 
 
-def _special_ids(raw: dict, family: str) -> dict[str, int]:
-    ids = {name: raw.get(name) for name in SPECIAL_IDS[family]}
-    absent = [name for name, value in ids.items() if value is None]
-    for name in absent:
-        ids[name] = SPECIAL_IDS[family][name]
-    if absent:
-        logger.warning(
-            "config names no %s; using the published ones: %s", ", ".join(absent), {name: ids[name] for name in absent}
-        )
+def _special_ids(raw: dict, family: str, known: dict[str, int]) -> dict[str, int]:
+    """Config first, then the tokenizer's own tokens, then the published ids; what is not the config's is announced."""
+    ids = {}
+    for name, published in SPECIAL_IDS[family].items():
+        token = SPECIAL_TOKENS[family][name]
+        ids[name] = raw.get(name)
+        if ids[name] is None:
+            source = f"the tokenizer's {token}" if token in known else f"the published tokenizer's {token}"
+            ids[name] = known.get(token, published)
+            logger.warning("config names no %s; taking %d, %s", name, ids[name], source)
     return ids
+
+
+def _fim_token_id(raw: dict, family: str, known: dict[str, int]) -> int | None:
+    """No official config names it, so that the tokenizer's is no surprise; without either there is none."""
+    if raw.get("fim_token_id") is not None or family != "llada":
+        return raw.get("fim_token_id")
+    return known.get(FIM_TOKEN)
 
 
 def _pinpoints(given: object) -> tuple[tuple[int, int], ...]:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.gate import Kept, ShirgGate
-from shirg.gate.terms import text_cosine
 from shirg.lavida import checkpoint, paths, prompt, vision
-from shirg.lavida.config import LavidaConfig
-from shirg.lavida.diffusion.dream import ALGORITHMS, DreamSettings, ShiftedAnswerModel, denoise_dream
-from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, OnStep, Prefix, denoise
-from shirg.lavida.images import tile_grid, to_pixels, to_rgb
+from shirg.lavida.config import LavidaConfig, read_config
+from shirg.lavida.diffusion.families import decoding_settings, denoise_answers
+from shirg.lavida.diffusion.generation import EarlyStop, OnStep, Prefix
+from shirg.lavida.drafts import Draft, control_ids, starting_tokens
+from shirg.lavida.images import tile_grid
 from shirg.lavida.language import LanguageModel
+from shirg.lavida.relevance import TextTower, base_projection, load_text_tower, token_relevance
 from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.vision import VisionFeatures
 
@@ -30,9 +31,13 @@ class Lavida(nn.Module):
         image_newline: the row separator of "unpad" checkpoints, or None.
         gate: the selector of modes "shirg" and "multiview"; replace it to use another configuration.
         resolution: pixels per side of the large view, a multiple of 14.
-        fit: "stretch" (as LaViDa's base view) or "pad" (keep the shape), for modes that show the image as one square.
+        fit: "stretch" (as LaViDa's base view) or "pad" (keep the shape), for modes that show the image as one square;
+            at first what the config says.
         tokenizer: the checkpoint's tokenizer, or None: then only ids go in and out.
+        text_tower: what `config.relevance == "siglip"` compares with, or None; see `load_text_tower`.
     """
+
+    text_tower: TextTower | None = None
 
     def __init__(self, config: LavidaConfig, tokenizer=None):
         super().__init__()
@@ -46,7 +51,7 @@ class Lavida(nn.Module):
         self.language = LanguageModel(config.body)
         self.gate = ShirgGate()
         self.resolution = config.resolution
-        self.fit = "stretch"
+        self.fit = config.fit
 
     # ------------------------------------------------------------------ files
 
@@ -70,11 +75,14 @@ class Lavida(nn.Module):
             UserError: if there is no such model, or its files do not fit each other.
         """
         folder = checkpoint.resolve(name, revision)
-        config = LavidaConfig.from_folder(folder)
+        raw = read_config(folder)
+        tokenizer = checkpoint.load_tokenizer(folder)
+        config = LavidaConfig.from_dict(raw, tokenizer)
         device = torch.device(device)
         with torch.device("meta"):
-            model = cls(config, checkpoint.load_tokenizer(folder))
-        checkpoint.load_weights(model, config.family, folder, device=device, dtype=dtype)
+            model = cls(config, tokenizer)
+        unused = config.unused_tensors
+        checkpoint.load_weights(model, config.family, folder, device=device, dtype=dtype, unused=unused)
         model.tower.restore_buffers(device)
         if adapter is not None:
             model.load_adapter(adapter)
@@ -118,43 +126,53 @@ class Lavida(nn.Module):
         vision.check_mode(mode)
         if isinstance(image, list | tuple):
             return [self.image_features(one, mode) for one in image]
-        image = to_rgb(image)
-        views = vision.views_of(
-            image,
-            mode,
-            tile=self.tower.image_size,
-            pinpoints=self.config.pinpoints,
-            resolution=self.resolution,
-            fit=self.fit,
-        )
-        pixels = to_pixels(views).to(self.device)
-        grid = self.tower.grid(*pixels.shape[-2:])
-        return VisionFeatures(vision.PATHS[mode], self.tower(pixels), pixels, grid, image.size)
+        return vision.look(self, image, mode)
+
+    def load_text_tower(self, name: str | Path) -> None:
+        """Read the rest of the tower's SigLIP, for `config.relevance == "siglip"`.
+
+        Args:
+            name: SigLIP checkpoint with its tokenizer.json, a folder or a hub id: google/siglip-so400m-patch14-384
+                for released LaViDa.
+
+        Raises:
+            UserError: if there is none, or it is not the SigLIP that this model's tower was made from.
+        """
+        self.text_tower = load_text_tower(self, name)
 
     @torch.no_grad()
     def select(self, features: VisionFeatures, budget: int, question_ids: Tensor | None = None) -> Kept:
         """The gate's choice of `budget` tokens among those of all views (batch of one).
 
         Args:
-            question_ids: ids [L] of what is asked. With `config.relevance == "llm"` the tokens, projected by the base
-                projector (whatever adapter is on), are compared with the question's word embeddings.
+            question_ids: ids [L] of what is asked. `config.relevance` says where the tokens are compared with it:
+                "llm" projects them by the base projector (whatever adapter is on) and takes the question's word
+                embeddings, "siglip" takes SigLIP's own space, "none" chooses by the image alone.
 
         Raises:
-            UserError: for a budget below 1 or above the number of tokens.
+            UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
         """
         vision.check_budget(budget, features.num_tokens)
         tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
         several = features.path in ("hd", "multiview")
-        relevance = None
-        if question_ids is not None and len(question_ids) and self.config.relevance == "llm":
-            relevance = self._relevance(tokens, question_ids.to(self.device))
         return self.gate(
             tokens,
             budget=budget,
             grid=(len(features.tokens), *features.grid) if several else features.grid,
             pixels=features.pixels[None] if several else features.pixels,
-            relevance=relevance,
+            relevance=token_relevance(self, features, question_ids),
+            **self._gate_needs(features),
         )
+
+    def _gate_needs(self, features: VisionFeatures) -> dict[str, Tensor]:
+        """What the gate's selector looks at beside the tokens, from the tower's last layer computed once more."""
+        if not self.gate.needs:
+            return {}
+        last_input = features.last_input
+        if last_input is None:  # features made for another gate: the whole tower runs again
+            last_input = self.tower.forward_with_input(features.pixels)[1]
+        made = self.tower.attention_and_keys(last_input, self.gate.needs)
+        return {name: value.flatten(0, 1)[None] for name, value in made.items()}
 
     def image_embeds(
         self, features: VisionFeatures, mode: str, budget: int | None = None, question_ids: Tensor | None = None
@@ -211,17 +229,7 @@ class Lavida(nn.Module):
 
     def base_projection(self, tokens: Tensor) -> Tensor:
         """Tower tokens [..., D] -> [..., hidden] by the projector as it is without any adapter."""
-        for layer in self.mm_projector:
-            tokens = getattr(layer, "base_layer", layer)(tokens)  # peft wraps a layer and keeps it as `base_layer`
-        return tokens
-
-    def _relevance(self, tokens: Tensor, question_ids: Tensor) -> Tensor:
-        """max_j cos(v_i, t_j) [1, N] between projected tokens, centred by their mean, and the question's words."""
-        # Autocast would round the scores, and so choose other tokens in training than at inference.
-        with torch.autocast(tokens.device.type, enabled=False):
-            projected = self.base_projection(tokens).float()
-            words = self.language.embed_tokens(question_ids)[None].float()
-            return text_cosine(projected, projected.square().mean(-1), projected.mean(1), words)
+        return base_projection(self.mm_projector, tokens)
 
     # ------------------------------------------------------------------ language
 
@@ -283,6 +291,7 @@ class Lavida(nn.Module):
         top_k: int | None = None,
         generator: torch.Generator | None = None,
         on_step: OnStep | None = None,
+        stop_early: bool = False,
     ) -> Tensor:
         """Denoise answers to prompts [B, L]; returns the new tokens only, Long [B, max_new_tokens].
 
@@ -293,48 +302,47 @@ class Lavida(nn.Module):
                 them evenly, at least one each and at most one per token. (The official code takes no notice of it for
                 LLaDA, generate.py:146.)
             block_length, step_per_block: LLaDA only; Dream has no blocks and ignores them.
-            draft_tokens: LLaDA only, [B or 1, D <= max_new_tokens]: the start of the answer; its masks are filled in.
+            draft_tokens: [B or 1, D <= max_new_tokens]: the start of the answer; its masks are filled in, what is no mask
+                is kept. (The official Dream has no drafts, and always takes its first token from the prefix.)
             alg, alg_temp, top_p, top_k: Dream only, see `DreamSettings`; without `alg`, `remasking` is translated.
             generator: source of chance; None is torch's own.
             on_step: called with (number of forward passes so far, tokens [B, max_new_tokens]) after each.
+            stop_early: end once no row has a mask before its first stop token (`stop_ids`, a draft's included), and write
+                the config's end of text behind it. Texts are those of a full run, passes fewer. (Official: never.)
 
         Other arguments: see `GenerationSettings`.
 
         Raises:
             UserError: for arguments that make no sense or do not fit each other.
         """
-        shared = {
-            "mask_token_id": self.config.mask_token_id,
-            "max_new_tokens": max_new_tokens,
-            "step_ratio": step_ratio,
-            "schedule": schedule,
-            "schedule_kwargs": schedule_kwargs,
-            "temperature": temperature,
-            "prefix_lm": prefix_lm,
-        }
-        if self.config.family == "dream":
-            alg = alg or ALGORITHMS.get(remasking, remasking)
-            top_k = DreamSettings.top_k if top_k is None else top_k
-            settings = DreamSettings(**shared, steps=steps, alg=alg, alg_temp=alg_temp, top_p=top_p, top_k=top_k)
-        else:
-            _refuse_dream_keywords(alg=alg, alg_temp=alg_temp or None, top_p=top_p, top_k=top_k)
-            blocks = {"block_length": block_length, "step_per_block": step_per_block, "total_steps": steps}
-            settings = GenerationSettings(**shared, **blocks, remasking=remasking)
+        settings = decoding_settings(
+            self.config.family,
+            mask_token_id=self.config.mask_token_id,
+            max_new_tokens=max_new_tokens,
+            block_length=block_length,
+            step_ratio=step_ratio,
+            step_per_block=step_per_block,
+            steps=steps,
+            schedule=schedule,
+            schedule_kwargs=schedule_kwargs,
+            remasking=remasking,
+            temperature=temperature,
+            prefix_lm=prefix_lm,
+            alg=alg,
+            alg_temp=alg_temp,
+            top_p=top_p,
+            top_k=top_k,
+            early_stop=self._early_stop() if stop_early else None,
+        )
         if input_ids.ndim != 2 or 0 in input_ids.shape:
             raise UserError(f"input_ids must be [batch, length], both at least 1; got shape {list(input_ids.shape)}")
-        tokens = self._draft(draft_tokens, len(input_ids), max_new_tokens)
+        tokens = starting_tokens(draft_tokens, len(input_ids), max_new_tokens, self.config.mask_token_id)
         embeds = self._embeds_per_placeholder(input_ids, images, mode, budget, image_embeds)
         prefix = Prefix.of(self._spliced_rows(input_ids, embeds))
-        return self._denoise(prefix, tokens, settings, generator, on_step)
+        return denoise_answers(self.language, prefix, self.vocabulary_size, tokens, settings, generator, on_step)
 
-    def _denoise(self, prefix: Prefix, tokens: Tensor, settings, generator, on_step) -> Tensor:
-        arguments = (self.language, prefix, settings.prefix_lm, self.vocabulary_size)
-        if self.config.family == "llada":
-            return denoise(AnswerModel(*arguments), tokens, settings, generator=generator, on_step=on_step)
-        answer_model = ShiftedAnswerModel(*arguments)
-        if settings.prefix_lm:  # the prefix alone decides the first token (LaViDa dream/generation_utils.py:421-428)
-            tokens[:, 0] = answer_model.first_token()
-        return denoise_dream(answer_model, tokens, settings, generator=generator, on_step=on_step)
+    def _early_stop(self) -> EarlyStop:
+        return EarlyStop(self.config.mask_token_id, self.stop_ids, self.config.eos_token_id)
 
     def answer(
         self,
@@ -343,27 +351,63 @@ class Lavida(nn.Module):
         mode: str = "shirg",
         budget: int = vision.DEFAULT_BUDGET,
         max_new_tokens: int | None = None,
+        *,
+        draft: str | None = None,
         **generate_keywords,
     ) -> str:
         """The model's answer to `question` about `image`, up to the end of its turn, without special tokens.
 
+        It is denoised as one block and stops early, unless `block_length` and `stop_early` say otherwise: committed tokens
+        never change, so that nothing behind the end of an answer can change its text.
+
         Args:
-            max_new_tokens: length of the answer block; None takes the model's own, `config.answer_tokens`.
+            max_new_tokens: length of the answer block, a draft included; None takes the model's own,
+                `config.answer_tokens`, or as many as a draft with gaps needs.
+            draft: how the answer is to look. With gaps, "[mask]" for one token and "[mask:6]" for six, it is a form: "Total:
+                [mask:6] USD" is returned with the gap filled, and ends there. (Where words begin with their space, leave it
+                to the gap.) Without gaps it is how the answer begins: "The total is". Checkpoints trained to fill in the
+                middle want "[fim]" behind a gap, and may then use less of it.
 
         Raises:
-            UserError: for an empty question, a budget below 1 or above the image's tokens, a model without a
-                tokenizer.
+            UserError: for an empty question, a budget below 1 or above the image's tokens, a draft that cannot be read or
+                does not fit, a model without a tokenizer.
         """
-        ids = self.prompt_ids(question)
-        length = max_new_tokens if max_new_tokens is not None else self.config.answer_tokens
-        new = self.generate(ids[None], [image], mode, budget, max_new_tokens=length, **generate_keywords)
-        return self.answer_text(new[0])
+        ids, form_length = self.prompt_ids(question), 0
+        if draft is not None:
+            if "draft_tokens" in generate_keywords:
+                raise UserError("give draft or draft_tokens, not both")
+            block, form_length = self._draft_block(draft, max_new_tokens)
+            max_new_tokens, generate_keywords["draft_tokens"] = block.shape[1], block
+        length = self.config.answer_tokens if max_new_tokens is None else max_new_tokens
+        keywords = {"block_length": length, "stop_early": True, **generate_keywords}
+        if form_length:  # a stop token in one gap must not leave the next one empty; filled gaps end a form anyway
+            keywords["stop_early"] = False
+        new = self.generate(ids[None], [image], mode, budget, max_new_tokens=length, **keywords)
+        return self.answer_text(new[0], form_length)
 
-    def answer_text(self, tokens: Tensor) -> str:
-        """What generated ids [N] say, up to the end of the turn, without special tokens."""
+    def answer_text(self, tokens: Tensor, form_length: int = 0) -> str:
+        """What generated ids [N] say, up to the end of the turn, without special tokens.
+
+        Args:
+            form_length: so many tokens at the start are a draft with gaps: stop tokens in them are gaps left empty, and
+                end nothing.
+        """
         ids, stops = tokens.tolist(), self.stop_ids
-        end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-        return self._need_tokenizer().decode(ids[:end], skip_special_tokens=True).strip()
+        end = next((place for place in range(form_length, len(ids)) if ids[place] in stops), len(ids))
+        tokenizer = self._need_tokenizer()
+        unsaid = stops | control_ids(tokenizer, self.config.fim_token_id) | {self.config.mask_token_id}
+        said = [token for token in ids[:end] if token not in unsaid]
+        return tokenizer.decode(said, skip_special_tokens=True).strip()
+
+    def _draft_block(self, text: str, max_new_tokens: int | None) -> tuple[Tensor, int]:
+        """The block [1, N] that a draft is, and how many of its tokens are a form."""
+        config = self.config
+        draft = Draft.parse(text, self._need_tokenizer(), config.mask_token_id, config.fim_token_id)
+        form_length = len(draft.ids) if draft.is_form else 0
+        length = max(config.answer_tokens, form_length + 1) if max_new_tokens is None else max_new_tokens
+        end_of_turn = prompt.end_of_turn_id(self.tokenizer, config.family)
+        stops = (config.eos_token_id if end_of_turn is None else end_of_turn), config.eos_token_id
+        return draft.block(length, *stops), form_length
 
     @property
     def vocabulary_size(self) -> int:
@@ -376,18 +420,6 @@ class Lavida(nn.Module):
         if self.tokenizer is None:
             raise UserError("this model came without a tokenizer: use generate with input_ids instead of text")
         return self.tokenizer
-
-    def _draft(self, draft: Tensor | None, batch: int, length: int) -> Tensor:
-        tokens = torch.full((batch, length), self.config.mask_token_id, device=self.device)
-        if draft is not None:
-            if self.config.family == "dream":
-                raise UserError("draft_tokens: Dream checkpoints take no drafts")
-            if draft.ndim != 2 or len(draft) not in (1, batch) or draft.shape[1] > length:
-                raise UserError(
-                    f"draft_tokens must be [1 or {batch}, at most {length} (max_new_tokens)]; got {list(draft.shape)}"
-                )
-            tokens[:, : draft.shape[1]] = draft.to(tokens)
-        return tokens
 
     def _embeds_per_placeholder(self, input_ids, images, mode, budget, image_embeds) -> list[Tensor]:
         if image_embeds is not None:
@@ -412,9 +444,3 @@ class Lavida(nn.Module):
         if start != len(embeds):
             raise UserError(f"input_ids hold {start} image placeholders for {len(embeds)} image_embeds")
         return rows
-
-
-def _refuse_dream_keywords(**keywords: object) -> None:
-    given = [name for name, value in keywords.items() if value is not None]
-    if given:
-        raise UserError(f"{', '.join(given)}: only Dream checkpoints take these; this one is LLaDA")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.lavida import images
@@ -34,6 +34,8 @@ class VisionFeatures:
     """Rows and columns of each view, rows * columns = N."""
     image_size: tuple[int, int]
     """(width, height) of the upright image before it was cut into views."""
+    last_input: Tensor | None = None
+    """[V, N, D], input of the tower's last layer; kept for selectors that look at attention, None for the others."""
 
     @property
     def num_tokens(self) -> int:
@@ -57,11 +59,22 @@ def check_budget(budget: int, available: int) -> None:
         raise UserError(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
 
 
-def views_of(
-    image: Image.Image, mode: str, *, tile: int, pinpoints: images.Pinpoints, resolution: int, fit: str
-) -> list[Image.Image]:
-    """The RGB image's views for `mode`: one of `tile` pixels, base view and tiles, or one of `resolution` pixels."""
-    views = VIEWS[mode]
+def look(model: nn.Module, image: Image.Image, mode: str) -> VisionFeatures:
+    """What a `Lavida`'s tower makes of an image's views for `mode`; differentiable in the tower.
+
+    Raises:
+        UserError: if it is no image of a sensible size.
+    """
+    image = images.to_rgb(image)
+    pixels = images.to_pixels(views_of(model, image, mode)).to(model.device)
+    grid = model.tower.grid(*pixels.shape[-2:])
+    tokens, last_input = model.tower.forward_with_input(pixels) if model.gate.needs else (model.tower(pixels), None)
+    return VisionFeatures(PATHS[mode], tokens, pixels, grid, image.size, last_input)
+
+
+def views_of(model: nn.Module, image: Image.Image, mode: str) -> list[Image.Image]:
+    """The RGB image's views for `mode`: one of 384 pixels, base view and tiles, or one of `model.resolution` pixels."""
+    views, tile = VIEWS[mode], model.tower.image_size
     if views == "tiles":
-        return images.anyres_views(image, pinpoints, tile)
-    return [images.square_view(image, tile if views == "lowres" else resolution, fit)]
+        return images.anyres_views(image, model.config.pinpoints, tile)
+    return [images.square_view(image, tile if views == "lowres" else model.resolution, model.fit)]

@@ -54,10 +54,14 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "data_dir": None,
         "eval_data_dir": None,
         "resume": False,
-        "fit": "stretch",
+        "fit": None,
+        "revision": None,
         "seed": 0,
         "include_pooled": True,
         "ratio_sampling": "uniform",
+        "relevance": None,
+        "relevance_sign": None,
+        "text_tower": None,
         "debug": False,
     }
 

@@ -1,21 +1,33 @@
-"""SHIRG around one model that has the attribute names of the official code base."""
+"""SHIRG around one model that has the attribute names, and the flow of image features, of the official code base."""
 
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.functional import interpolate
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from shirg.errors import UserError
+from shirg.gate import ShirgGate
 from shirg.integrations.llava import disable_shirg, enable_shirg, pixels_for_shirg
+from shirg.lavida.images import anyres_views, to_pixels
+from shirg.lavida.relevance import word_relevance
+from tests.tiny import tiny_tokenizer
+
+WIDTH = 24
+IMAGE, IGNORE = -200, -100
+PINPOINTS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
 
 
 class Tower(nn.Module):
     """Wraps a SigLIP as the official tower does and, like it, knows one size only."""
+
+    num_patches_per_side = 27
 
     def __init__(self):
         super().__init__()
@@ -31,20 +43,32 @@ class Tower(nn.Module):
         self.vision_tower = SiglipVisionModel(config)
 
     def forward(self, images):
-        return self.vision_tower(images, output_hidden_states=True).hidden_states[-1]
+        tokens = self.vision_tower(images, output_hidden_states=True).hidden_states[-1]
+        assert tokens.shape[-2] == 729
+        return tokens.to(images.dtype)
 
 
 class Inner(nn.Module):
     def __init__(self):
         super().__init__()
         self.vision_tower = Tower()
-        self.mm_projector = nn.Sequential(nn.Linear(32, 24), nn.GELU(), nn.Linear(24, 24))
+        self.mm_projector = nn.Sequential(nn.Linear(32, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+        self.image_newline = nn.Parameter(torch.randn(WIDTH))
+        self.wte = nn.Embedding(300, WIDTH)
 
     def get_vision_tower(self):
         return self.vision_tower
 
+    def embed_tokens(self, ids):
+        return self.wte(ids)
+
 
 class Model(nn.Module):
+    """The stages of the official flow, each as sensitive to sizes as the original: views of 27x27 tokens, pooled to
+    14x14 and merged where images come as a list or 5-D, spliced as they are where they come as one 4-D tensor."""
+
+    merge_type = "spatial_unpad"
+
     def __init__(self):
         super().__init__()
         self.model = Inner()
@@ -56,7 +80,58 @@ class Model(nn.Module):
         return self.get_model().mm_projector(self.get_model().get_vision_tower()(images))
 
     def get_2dPool(self, image_feature, stride=2):
-        return image_feature[:, ::stride]
+        side = self.get_model().get_vision_tower().num_patches_per_side
+        views = image_feature.view(len(image_feature), side, side, -1).permute(0, 3, 1, 2)
+        half = math.ceil(side / stride)
+        return interpolate(views, size=(half, half), mode="bilinear").flatten(2).transpose(1, 2)
+
+    def merge(self, views):
+        """[V, n, D] -> tokens of one image; tiles stand two by two, as those of a square image do."""
+        newline = self.get_model().image_newline[None]
+        if self.merge_type == "flat":
+            return views.flatten(0, 1)
+        if len(views) == 1:
+            return torch.cat([views[0], newline])
+        side = math.isqrt(views.shape[1])
+        assert side * side == views.shape[1]
+        page = views[1:].view(2, 2, side, side, -1).permute(0, 2, 1, 3, 4).reshape(2 * side, 2 * side, -1)
+        page = torch.cat([page, newline.expand(2 * side, 1, -1)], dim=1)
+        return torch.cat([views[0], page.flatten(0, 1)])
+
+    def prepare_inputs_labels_for_multimodal(
+        self, input_ids, position_ids, attention_mask, past_key_values, labels, images, modalities=("image",),
+        image_sizes=None, return_inputs=False,
+    ):  # fmt: skip
+        if images is None or input_ids.shape[1] == 1:
+            return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        if isinstance(images, list) or images.ndim == 5:
+            pages = [page if page.ndim == 4 else page[None] for page in images]
+            encoded = self.encode_images(torch.cat(pages)).split([len(page) for page in pages])
+            features = [self.merge(self.get_2dPool(views)) for views in encoded]
+        else:
+            features = self.encode_images(images)
+        rows, targets, used = [], [], 0
+        for index, ids in enumerate(input_ids):
+            if attention_mask is not None:
+                ids = ids[attention_mask[index].bool()]
+            parts, start = [], 0
+            places = (ids == IMAGE).nonzero().flatten().tolist()
+            for place in places:
+                parts += [self.get_model().embed_tokens(ids[start:place]), features[used]]
+                start, used = place + 1, used + 1
+            used += not places
+            rows.append(torch.cat([*parts, self.get_model().embed_tokens(ids[start:])]))
+            targets.append(torch.full((len(rows[-1]),), IGNORE))
+        rows = rows[: len(modalities)]
+        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return None, position_ids, attention_mask, past_key_values, embeds, targets if labels is not None else None
+
+    @torch.no_grad()
+    def generate(self, inputs, images=None, image_sizes=None, modalities=("image",)):
+        """What the language model would see: the embeddings of the prompts."""
+        return self.prepare_inputs_labels_for_multimodal(
+            inputs, None, None, None, None, images, modalities, image_sizes=image_sizes
+        )[4]
 
 
 @pytest.fixture
@@ -85,7 +160,7 @@ def test_disabled_again_is_the_model_as_it_was(model):
     disable_shirg(enable_shirg(model))
     assert set(vars(model)) == attributes
     assert torch.equal(model.encode_images(views), before)
-    assert model.get_2dPool(before).shape[1] == 365
+    assert model.get_2dPool(before).shape[1] == 196
     disable_shirg(model)  # twice is no mistake
 
 
@@ -122,7 +197,12 @@ def test_gradients_reach_the_projector(model, pixels):
 
 @pytest.mark.parametrize(
     ("shape", "says"),
-    [((5, 3, 384, 384), "672x672"), ((1, 5, 3, 384, 384), "must be"), ((1, 3, 680, 680), "multiples")],
+    [
+        ((5, 3, 384, 384), "672x672"),
+        ((1, 1, 3, 384, 384), "base view and tiles"),
+        ((3, 672, 672), "must be"),
+        ((1, 3, 680, 680), "multiples"),
+    ],
 )
 def test_other_images_are_refused_with_what_would_work(model, shape, says):
     with pytest.raises(UserError, match=says):
@@ -145,3 +225,119 @@ def test_pixels_for_shirg_are_normalised_squares():
     assert pixels[0].unique().tolist() == [1.0] and pixels[1].unique().tolist() == [-1.0]
     with pytest.raises(UserError, match="multiple of 14"):
         pixels_for_shirg([], resolution=670)
+
+
+@pytest.fixture
+def page() -> Image.Image:
+    """A square page that is busy in one corner; the official processor cuts it into five views."""
+    noise = Image.effect_noise((200, 200), 80).convert("RGB")
+    page = Image.new("RGB", (700, 700), "white")
+    page.paste(noise, (450, 60))
+    return page
+
+
+@pytest.fixture
+def tiles(page) -> torch.Tensor:
+    """[5, 3, 384, 384] as the official "anyres" processing gives them."""
+    return to_pixels(anyres_views(page, PINPOINTS, 384))
+
+
+PROMPT = torch.tensor([[5, IMAGE, 7, 8, 9]])
+
+
+def test_the_stand_in_gives_the_official_numbers_of_tokens(model, tiles):
+    assert model.generate(PROMPT, [tiles], [(700, 700)]).shape == (1, 4 + 1008, WIDTH)
+    assert model.generate(PROMPT, tiles[None], [(700, 700)]).shape == (1, 4 + 1008, WIDTH)
+    assert model.generate(PROMPT, tiles[:1]).shape == (1, 4 + 729, WIDTH)
+    assert model.generate(PROMPT, [tiles[0]]).shape == (1, 4 + 197, WIDTH)
+
+
+@pytest.mark.parametrize("merge_type", ["flat", "spatial_unpad"])
+@pytest.mark.parametrize("form", ["4-D", "list", "5-D", "list of one view"])
+def test_large_pages_come_through_the_official_flow_as_they_were_chosen(model, page, merge_type, form):
+    model.merge_type = merge_type
+    pixels = pixels_for_shirg([page])
+    enable_shirg(model, budget=64)
+    with torch.no_grad():
+        chosen = model.encode_images(pixels)[0]
+    images = {"4-D": pixels, "list": [pixels[0]], "5-D": pixels[None], "list of one view": [pixels]}[form]
+    seen = model.generate(PROMPT, images)
+    words = model.get_model().embed_tokens(PROMPT[0, [0, 2, 3, 4]])
+    assert torch.equal(seen[0], torch.cat([words[:1], chosen, words[1:]]))  # 65 tokens: no pooling, no newline
+
+
+@pytest.mark.parametrize("form", [list, torch.stack])
+def test_the_official_processors_tiles_are_chosen_from_together(model, tiles, form):
+    enable_shirg(model, budget=64)
+    seen = model.generate(PROMPT, form([tiles]), [(700, 700)])
+    assert seen.shape == (1, 4 + 65, WIDTH)
+    with torch.no_grad():
+        inner = model.get_model()
+        tokens = inner.get_vision_tower()(tiles).flatten(0, 1)[None]
+        kept = ShirgGate()(tokens, budget=64, grid=(5, 27, 27), pixels=tiles[None])
+        torch.testing.assert_close(seen[0, 1:66], inner.mm_projector(kept.tokens[0]))
+
+
+def test_official_views_of_384_pixels_are_refused_on_every_way_in(model, tiles):
+    enable_shirg(model, budget=64)
+    for images in (tiles[:1], [tiles[0]], tiles[None, :1]):
+        with pytest.raises(UserError, match="pixels_for_shirg"):
+            model.generate(PROMPT, images)
+    assert "encode_images" in vars(model)
+    assert model.generate(PROMPT, [tiles]).shape[1] == 69  # a refusal leaves the model as it was
+
+
+def test_two_pages_of_two_prompts_are_as_each_by_itself(model, page, tiles):
+    enable_shirg(model, budget=32)
+    other = page.rotate(180)
+    prompts = torch.tensor([[5, IMAGE, 7], [IMAGE, 8, 9]])
+    both = model.generate(prompts, pixels_for_shirg([page, other]), modalities=["image"] * 2)
+    for index, one in enumerate((page, other)):
+        assert torch.equal(both[index], model.generate(prompts[index : index + 1], pixels_for_shirg([one]))[0])
+    mixed = [pixels_for_shirg([page])[0], tiles]
+    assert torch.equal(model.generate(prompts, mixed, modalities=["image"] * 2)[0], both[0])
+
+
+def test_masked_prompts_text_only_rows_and_labels_stay_the_official_ones(model, page):
+    enable_shirg(model, budget=16)
+    ids = torch.tensor([[5, 6, 7, 8], [5, IMAGE, 7, 0]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]])
+    pixels = pixels_for_shirg([page, page])
+    with torch.no_grad():
+        result = model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, ids, pixels, ["image"] * 2)
+    assert result[4].shape == (2, 2 + 17, WIDTH) and [len(row) for row in result[5]] == [3, 19]
+    assert result[4][0, 3:].eq(0).all()
+    text = model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, None)
+    assert text[0] is ids and text[4] is None
+
+
+@torch.no_grad()
+def test_with_a_tokenizer_the_question_decides_too(model, page):
+    tokenizer = tiny_tokenizer("llada")
+    end = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    pixels, inner = pixels_for_shirg([page]), model.get_model()
+    siglip = inner.get_vision_tower().vision_tower
+    tokens = siglip.encoder(inputs_embeds=siglip.embeddings(pixels, interpolate_pos_encoding=True))[0]
+    alone = ShirgGate()(tokens, budget=32, grid=(48, 48), pixels=pixels)
+    wanted = 2000  # a blank patch that nobody keeps unasked: word 200 means it
+    assert wanted not in alone.indices
+    projected = inner.mm_projector(tokens[0])
+    inner.wte.weight[200] = projected[wanted] - projected.mean(0)
+    relevance = word_relevance(inner.mm_projector, tokens[0], inner.wte(torch.tensor([200, 7])))[None]
+    kept = ShirgGate()(tokens, budget=32, grid=(48, 48), pixels=pixels, relevance=relevance)
+    assert wanted in kept.indices
+
+    asked = torch.tensor([[5, IMAGE, 200, 7, end, 9]])
+    enable_shirg(model, budget=32, tokenizer=tokenizer)
+    torch.testing.assert_close(model.generate(asked, pixels)[0, 1:34], inner.mm_projector(kept.tokens[0]))
+    torch.testing.assert_close(model.encode_images(pixels)[0], inner.mm_projector(alone.tokens[0]))  # not told
+    for unasked in ([5, IMAGE, end, 200, 9], [200, IMAGE, end]):  # before the image, or behind the end of the turn
+        seen = model.generate(torch.tensor([unasked]), pixels)[0, 1:34]
+        torch.testing.assert_close(seen, inner.mm_projector(alone.tokens[0]))
+    enable_shirg(model, budget=32)
+    torch.testing.assert_close(model.generate(asked, pixels)[0, 1:34], inner.mm_projector(alone.tokens[0]))
+
+
+def test_pixels_in_another_precision_than_the_weights_are_taken(model, page):
+    enable_shirg(model.bfloat16(), budget=16)
+    assert model.generate(PROMPT, pixels_for_shirg([page])).dtype == torch.bfloat16

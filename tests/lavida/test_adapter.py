@@ -193,3 +193,19 @@ def test_the_adapters_gate_replaces_a_default_one_only(trained, tmp_path, caplog
         chosen.load_adapter(tmp_path / "a")
     assert chosen.gate.config.selector == "random"
     assert "trained with gate" in caplog.text
+
+
+def test_where_relevance_comes_from_is_saved_and_compared(tmp_path, caplog):
+    trained = tiny_model(shirg={**SMALL, "relevance": "siglip", "relevance_sign": -1})
+    adapter.attach_lora(trained, rank=4)
+    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    settings = json.loads((folder / "shirg_settings.json").read_text())
+    assert (settings["relevance"], settings["relevance_sign"]) == ("siglip", -1)
+    with caplog.at_level(logging.WARNING):
+        trained.load_adapter(folder)
+        assert not caplog.text
+        other = tiny_model(shirg=SMALL)
+        other.load_adapter(folder)
+    assert "trained with relevance siglip; this model has llm" in caplog.text
+    assert "trained with relevance_sign -1; this model has 1" in caplog.text
+    assert (other.config.relevance, other.config.relevance_sign) == ("llm", 1)  # told, not changed

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
+from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
 from shirg.errors import UserError
 from shirg.lavida import Lavida, LavidaConfig, checkpoint
-from tests.tiny import tiny_config, tiny_model, tiny_page
+from tests.tiny import tiny_config, tiny_model, tiny_page, tiny_tokenizer
+
+
+def copy_of(path: Path) -> dict[str, torch.Tensor]:
+    """A file's tensors, held in memory, so that the file can be written again."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 @pytest.mark.parametrize("family", ["llada", "dream"])
@@ -71,6 +79,109 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path):
         Lavida.from_pretrained(tmp_path / "tiny")
     for part in ("1 missing: model.transformer.ln_f.weight", "1 unexpected: model.extra", "[32, 3]", "[32, 16]"):
         assert part in str(caught.value)
+
+
+def test_the_headers_are_checked_before_any_tensor_is_read(tmp_path, monkeypatch):
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    path = tmp_path / "tiny" / "model.safetensors"
+    save_file({**copy_of(path), "model.extra": torch.zeros(1)}, path)
+    opened = []
+
+    class Handle:
+        """The header of a file whose tensors nobody may ask for."""
+
+        def __init__(self, *arguments, **keywords):
+            self.real = safetensors.safe_open(*arguments, **keywords)
+
+        def __enter__(self):
+            opened.append(self.real.__enter__())
+            return self
+
+        def __exit__(self, *error):
+            return self.real.__exit__(*error)
+
+        def keys(self):
+            return opened[-1].keys()
+
+        def get_slice(self, name):
+            return opened[-1].get_slice(name)
+
+    monkeypatch.setattr(checkpoint, "safe_open", Handle)
+    with pytest.raises(UserError, match="1 unexpected"):
+        Lavida.from_pretrained(tmp_path / "tiny")
+    assert opened
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_weights_are_mapped_not_copied(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    model = Lavida.from_pretrained(tmp_path / "tiny")
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [[int(end, 16) for end in line[0].split("-")] for line in lines if str(tmp_path) in line[-1]]
+    for name, parameter in model.named_parameters():
+        assert any(start <= parameter.data_ptr() < end for start, end in spans), name
+
+
+def test_a_vector_for_video_may_stand_beside(tmp_path):
+    tiny_model(add_faster_video=True).save_pretrained(tmp_path / "tiny")
+    path, config = tmp_path / "tiny" / "model.safetensors", tmp_path / "tiny" / "config.json"
+    assert json.loads(config.read_text())["add_faster_video"] is False  # its tensor is not there
+    save_file({**copy_of(path), "model.faster_token": torch.zeros(32)}, path)
+    with pytest.raises(UserError, match=r"1 unexpected: model\.faster_token"):
+        Lavida.from_pretrained(tmp_path / "tiny")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "add_faster_video": True}))
+    model = Lavida.from_pretrained(tmp_path / "tiny")
+    assert all("faster" not in name for name in model.state_dict())
+
+
+def test_pickled_weights_are_never_opened(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor .* \(pickled weights are not read\)"):
+        Lavida.from_pretrained(tmp_path / "tiny")
+    for number in (1, 2):
+        (tmp_path / "tiny" / f"pytorch_model-{number:05}-of-00002.bin").write_bytes(b"no pickle at all")
+    with pytest.raises(UserError, match=r"only as pickles \(pytorch_model-00001.*take the model's safetensors version"):
+        Lavida.from_pretrained(tmp_path / "tiny")
+
+
+def test_grouped_queries_equal_repeated_heads(tmp_path):
+    """Two key heads for four query heads do what four do of which pairs are equal."""
+    grouped = tiny_model(n_kv_heads=2, n_heads=4)
+    grouped.save_pretrained(tmp_path / "grouped")
+    shutil.copytree(tmp_path / "grouped", tmp_path / "repeated")
+    path, config = tmp_path / "repeated" / "model.safetensors", tmp_path / "repeated" / "config.json"
+    state = copy_of(path)
+    for name in [name for name in state if name.endswith(("k_proj.weight", "v_proj.weight")) and "blocks" in name]:
+        assert state[name].shape == (16, 32)
+        state[name] = state[name].view(2, 8, 32).repeat_interleave(2, dim=0).view(32, 32).clone()
+    save_file(state, path)
+    config.write_text(json.dumps({**json.loads(config.read_text()), "n_kv_heads": 4}))
+    models = [Lavida.from_pretrained(tmp_path / name) for name in ("grouped", "repeated")]
+    embeds = torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(*(model.language(embeds) for model in models), atol=1e-5, rtol=1e-5)
+    assert models[0].answer(tiny_page(), "Total?", budget=16, max_new_tokens=4) == models[1].answer(
+        tiny_page(), "Total?", budget=16, max_new_tokens=4
+    )
+
+
+def test_a_revision_is_asked_of_the_hub_and_of_nothing_else(tmp_path, monkeypatch):
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    asked = []
+
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        assert not any(pattern.endswith((".bin", ".py")) for pattern in allow_patterns)
+        return str(tmp_path / "tiny")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    Lavida.from_pretrained("someone/lavida", revision="v1")
+    Lavida.from_pretrained("someone/lavida")
+    assert asked == [("someone/lavida", "v1"), ("someone/lavida", None)]
+    for name in ("nano", tmp_path / "tiny"):
+        with pytest.raises(UserError, match="revision='v1': .* is no hub id"):
+            Lavida.from_pretrained(name, revision="v1")
 
 
 def test_an_adapter_is_not_part_of_the_saved_model(tmp_path):
@@ -164,15 +275,66 @@ def test_damaged_files_are_said_clearly(tmp_path):
         Lavida.from_pretrained(tmp_path / "tiny")
 
 
-def test_special_ids_come_from_the_config_or_are_announced(caplog):
+def test_special_ids_come_from_the_config_first(caplog):
     assert tiny_config().mask_token_id == 261
+    own = {"mask_token_id": 5, "eos_token_id": 0, "pad_token_id": 7, "fim_token_id": 9}  # 0 is an id, not "none"
+    config = LavidaConfig.from_dict({**tiny_config().raw, **own}, tiny_tokenizer())
+    assert {name: getattr(config, name) for name in own} == own
+    assert not caplog.records
+
+
+def test_special_ids_come_from_the_tokenizer_next(caplog):
+    raw = {**tiny_config().raw, "mask_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    config = LavidaConfig.from_dict(raw, tiny_tokenizer())
+    assert (config.mask_token_id, config.eos_token_id, config.pad_token_id) == (261, 257, 257)
+    assert config.fim_token_id is None
+    for said in (
+        "config names no mask_token_id; taking 261, the tokenizer's <|mdm_mask|>",
+        "config names no eos_token_id; taking 257, the tokenizer's <|endoftext|>",
+        "config names no pad_token_id; taking 257, the tokenizer's <|endoftext|>",
+    ):
+        assert said in caplog.messages
+
+
+def test_special_ids_are_the_published_ones_last(caplog):
     big = {"vocab_size": 126464, "embedding_size": 126464}
     with caplog.at_level(logging.WARNING):
         config = tiny_config(**big, mask_token_id=None, eos_token_id=None, pad_token_id=7)
     assert (config.mask_token_id, config.eos_token_id, config.pad_token_id) == (126336, 126081, 7)
-    assert "mask_token_id, eos_token_id" in caplog.text
+    assert caplog.messages == [
+        "config names no mask_token_id; taking 126336, the published tokenizer's <|mdm_mask|>",
+        "config names no eos_token_id; taking 126081, the published tokenizer's <|endoftext|>",
+    ]
     with pytest.raises(UserError, match="mask_token_id=126336 is outside the vocabulary of 264"):
         tiny_config(mask_token_id=None)
+
+
+@pytest.mark.parametrize(("family", "ids", "fim"), [("llada", (275, 268, 268), 270), ("dream", (271, 268, 268), None)])
+def test_special_tokens_are_those_of_the_reference_tokenizers(reference, family, ids, fim):
+    tokenizer = checkpoint.load_tokenizer(reference.folder / f"tokenizer_{family}")
+    raw = {**json.loads((reference.folder / family / "config.json").read_text()), "fim_token_id": None}
+    raw |= dict.fromkeys(("mask_token_id", "eos_token_id", "pad_token_id"))
+    raw |= {"vocab_size": 288, "embedding_size": 288}
+    config = LavidaConfig.from_dict(raw, tokenizer)
+    assert (config.mask_token_id, config.eos_token_id, config.pad_token_id) == ids
+    assert config.fim_token_id == fim
+
+
+def test_a_model_without_ids_takes_its_tokenizers(tmp_path):
+    model = tiny_model()
+    model.config.raw["mask_token_id"] = None
+    model.save_pretrained(tmp_path / "tiny")
+    assert Lavida.from_pretrained(tmp_path / "tiny").config.mask_token_id == 261
+
+
+@pytest.mark.parametrize(
+    ("aspect", "fit"), [("pad", "pad"), ("square", "stretch"), ("anyres", "stretch"), (None, "stretch")]
+)
+def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
+    model = tiny_model(image_aspect_ratio=aspect)
+    assert model.fit == fit
+    page = tiny_page(300, 200)
+    assert bool((model.image_features(page, "lowres").pixels[0, :, 0] == -1 + 2 * 127 / 255).all()) == (fit == "pad")
 
 
 @pytest.mark.parametrize(

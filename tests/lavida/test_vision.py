@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.lavida import MODES, paths
+from shirg.lavida import MODES, Lavida, paths
 from shirg.lavida.images import square_view, tile_grid, to_pixels
 from shirg.siglip_encoder import SigLipVisionTower
 from tests.tiny import tiny_model, tiny_page
@@ -71,6 +73,82 @@ def test_spatial_merge_stitches_tiles_in_reading_order():
     assert page == [0, 1, 2, 3] + [4, 5, 8, 9, 6, 7, 10, 11] + [12, 13, 16, 17, 14, 15, 18, 19]
 
 
+@pytest.fixture(scope="module", params=["llada", "dream"])
+def official(request, reference, tmp_path_factory) -> Lavida:
+    """The reference weights of a family in one folder with its tokenizer, as official checkpoints come.
+
+    The two were made apart from each other, so the config is given the special ids that the tokenizer has.
+    """
+    folder = tmp_path_factory.mktemp(request.param)
+    for part in (request.param, f"tokenizer_{request.param}"):
+        for path in (reference.folder / part).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    eos, mask = {"llada": (268, 275), "dream": (268, 271)}[request.param]
+    config |= {"eos_token_id": eos, "pad_token_id": eos, "mask_token_id": mask}
+    (folder / "config.json").write_text(json.dumps(config))
+    return Lavida.from_pretrained(folder)
+
+
+QUESTION = "How much is the total?"
+
+
+class TestSelectionOnOfficialCheckpoints:
+    def test_the_question_is_what_was_asked(self, official):
+        assert official.config.relevance == "llm"
+        ids = official.question_ids(official.prompt_ids(QUESTION))
+        assert official.tokenizer.decode(ids).strip() == QUESTION
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(
+        ("mode", "budget"), [(mode, budget) for mode in ("shirg", "multiview") for budget in (1, 512, 768, None)]
+    )
+    def test_every_budget_gives_one_more_finite_token_and_always_the_same(self, official, reference, mode, budget):
+        image = reference.image("square")
+        features = official.image_features(image, mode)
+        assert features.num_tokens == {"shirg": 2304, "multiview": 3645}[mode]
+        budget = budget or features.num_tokens
+        ids = official.question_ids(official.prompt_ids(QUESTION))
+        embeds = official.image_embeds(features, mode, budget, ids)
+        assert embeds.shape == (budget + 1, official.config.hidden_size) and embeds.isfinite().all()
+        assert torch.equal(embeds, official.encode_images([image], mode, budget, [QUESTION])[0])
+        kept = official.select(features, budget, ids)
+        tokens = features.tokens.flatten(0, 1)
+        torch.testing.assert_close(embeds[:-1], official.mm_projector(tokens[kept.indices[0]]))
+        if budget == features.num_tokens:
+            torch.testing.assert_close(embeds[-1], official.mm_projector(tokens.mean(0)))
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("mode", ["shirg", "multiview"])
+    def test_every_word_of_the_question_counts(self, official, reference, mode):
+        features = official.image_features(reference.image("land5"), mode)
+        one, other = (official.question_ids(official.prompt_ids(text)) for text in (QUESTION, "zzz"))
+        scores = official.select(features, 64, one).scores
+        assert not torch.equal(scores, official.select(features, 64, other).scores)
+        assert not torch.equal(scores, official.select(features, 64).scores)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("mode", ["shirg", "multiview"])
+    def test_two_images_are_as_each_by_itself(self, official, reference, mode):
+        images, questions = [reference.image(name) for name in ("wide", "tall")], [QUESTION, "Who?"]
+        both = official.encode_images(images, mode, 64, questions)
+        for image, question, embeds in zip(images, questions, both, strict=True):
+            assert torch.equal(official.encode_images([image], mode, 64, [question])[0], embeds)
+        features = official.image_features(images, "shirg")
+        stacked = torch.cat([one.tokens for one in features]), torch.cat([one.pixels for one in features])
+        batch = official.gate(stacked[0], budget=64, grid=(48, 48), pixels=stacked[1])
+        singles = [official.select(one, 64).indices for one in features]
+        assert torch.equal(batch.indices, torch.cat(singles))
+
+    @pytest.mark.parametrize("mode", ["shirg", "multiview"])
+    def test_the_gate_runs_once_per_answer(self, official, reference, mode):
+        calls = []
+        hook = official.gate.register_forward_hook(lambda *_: calls.append(1))
+        official.answer(reference.image("small"), QUESTION, mode, 32, max_new_tokens=8)
+        hook.remove()
+        assert len(calls) == 1
+
+
 @pytest.mark.parametrize(
     ("mode", "budget", "count"),
     [("lowres", None, 729), ("hd", None, 980), ("highres", None, 2304), ("shirg", 50, 51), ("multiview", 60, 61)],
@@ -100,24 +178,6 @@ def test_gradient_reaches_the_projector_but_not_the_tower():
     model.image_embeds(features, "shirg", 30).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.mm_projector.parameters())
     assert all(parameter.grad is None for parameter in model.tower.parameters())
-
-
-def test_relevance_uses_the_base_projector_whatever_adapter_is_on():
-    from peft import LoraConfig, inject_adapter_in_model
-
-    model = tiny_model()
-    features = model.image_features(tiny_page(), "shirg")
-    ids = model.question_ids(model.prompt_ids("What is the total?"))
-    before, alone = model.select(features, 60, ids), model.select(features, 60)
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=["mm_projector.0", "mm_projector.2"]), model)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    assert torch.equal(model.select(features, 60, ids).scores, before.scores)
-    assert not torch.equal(alone.scores, before.scores)
-    assert not torch.equal(
-        model.mm_projector(features.tokens), model.base_projection(features.tokens)
-    )  # the adapter does act
 
 
 def test_list_of_images_gives_list_of_features():

@@ -2,7 +2,7 @@
 
 from shirg.lavida.diffusion.dream import DreamSettings, denoise_dream
 from shirg.lavida.diffusion.generation import GenerationSettings, Prefix, denoise
-from shirg.lavida.diffusion.noise import NoisyCopies, complementary_copies, forward_process, sample_times
+from shirg.lavida.diffusion.noise import NoisyCopies, complementary_copies, draw_noise, forward_process, sample_times
 from shirg.lavida.diffusion.schedule import transfer_counts
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "complementary_copies",
     "denoise",
     "denoise_dream",
+    "draw_noise",
     "forward_process",
     "sample_times",
     "transfer_counts",

@@ -5,14 +5,14 @@ GD stands for LaViDa's llava/model/language_model/dream/generation_utils.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from shirg.errors import UserError
-from shirg.lavida.diffusion.generation import AnswerModel, OnStep
+from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, OnStep, follow
 from shirg.lavida.diffusion.schedule import transfer_counts
 
 ALGORITHMS = {"low_confidence": "maskgit_plus", "entropy": "entropy", "margin": "topk_margin", "random": "origin"}
@@ -47,6 +47,7 @@ class DreamSettings:
     """Entries that stay before probabilities are taken. The official code inherits 50 from transformers' GenerationConfig,
     so its confidences, greedy decoding's too, are those of the 50 best entries."""
     prefix_lm: bool = True
+    early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.step_ratio is not None:
@@ -101,36 +102,45 @@ def denoise_dream(
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Fill the masks of `tokens` [B, N] in `settings.num_steps` passes; returns a new tensor of the same shape.
+    """Fill the masks of `tokens` [B, N] in at most `settings.num_steps` passes; returns a new tensor of the same shape.
 
-    With a schedule and as many steps as tokens the table may be a column short, since the first token is given; the
-    steps beyond it commit nothing (the official code stops there with an IndexError, GD:499).
+    Tokens that are not masked, as those of a draft, are kept; LaViDa's Dream takes no drafts. Once no mask is left there
+    are no more passes. With a schedule the table is as long as there are masks, so that with as many steps as tokens it
+    can end before the steps do: the first token is given (the official code stops there with an IndexError, GD:499).
     """
-    tokens = tokens.clone()
+    return follow(_passes(answer_model, tokens, settings, generator), tokens, settings.early_stop, on_step)
+
+
+def _passes(
+    answer_model: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    settings: DreamSettings,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
     times = torch.linspace(1, END_TIME, settings.grid_steps + 1)
     shares = 1 - times[1:] / times[:-1]  # of the masks that are left, committed by each step
     table = None
-    if settings.schedule is not None:
+    if settings.schedule is not None and settings.alg != "origin":  # which reveals each mask with its own chance
         left = (tokens == settings.mask_token_id).sum(dim=1).tolist()
         table = transfer_counts(left, settings.num_steps, settings.schedule, settings.schedule_kwargs)
-    for step in range(settings.num_steps):
+    for step in range(settings.num_steps if table is None else len(table[0])):
         masked = tokens == settings.mask_token_id
+        if not masked.any():
+            break
         logits = answer_model(tokens)[masked].float()  # [M, V], the masked positions of all rows
         share = 1.0 if step == settings.num_steps - 1 else shares[step]
         if settings.alg == "origin":
             drawn = torch.rand(len(logits), device=logits.device, generator=generator) < share
             chosen = torch.zeros_like(masked).masked_scatter(masked, drawn)
-            tokens[chosen] = _sample(logits[drawn], settings, generator)[0]
+            tokens = tokens.masked_scatter(chosen, _sample(logits[drawn], settings, generator)[0])
         else:
             guesses, rank_value = _sample(logits, settings, generator)
             score = torch.full(tokens.shape, -torch.inf, device=tokens.device).masked_scatter(masked, rank_value)
-            counts = [row[step] if step < len(row) else 0 for row in table] if table else None
+            counts = [row[step] for row in table] if table else None
             quota = _quota(masked.sum(dim=1), share) if counts is None else torch.tensor(counts, device=tokens.device)
             chosen = _best(score, quota, settings.alg_temp, generator)
             tokens = torch.where(chosen, tokens.masked_scatter(masked, guesses), tokens)
-        if on_step is not None:
-            on_step(step + 1, tokens.clone())
-    return tokens
+        yield tokens
 
 
 def _quota(num_masked: Tensor, share: float | Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,31 @@ from shirg.lavida.language import LanguageModel, PrefixCache
 
 REMASKING = ("low_confidence", "random", "entropy", "margin")
 OnStep = Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Ends denoising once no answer of the batch can change. The official code has none and fills every block.
+
+    A committed token never changes, and an answer ends at its first stop token. So nothing more can happen to an answer
+    whose first stop token has no mask before it: what is left behind is written as end of text.
+    """
+
+    mask_token_id: int
+    stop_ids: frozenset[int]
+    """Ids at which an answer ends."""
+    fill_id: int
+    """What is written in place of the masks that are left."""
+
+    def reached(self, tokens: Tensor) -> bool:
+        """Whether every row of `tokens` [B, N] has no mask left, or none before its first stop token."""
+        stops = torch.isin(tokens, torch.tensor(sorted(self.stop_ids), device=tokens.device))
+        ended = stops.cumsum(dim=1) > 0
+        return not bool(((tokens == self.mask_token_id) & ~ended).any())
+
+    def fill(self, tokens: Tensor) -> Tensor:
+        """`tokens` without masks."""
+        return tokens.masked_fill(tokens == self.mask_token_id, self.fill_id)
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,7 @@ class GenerationSettings:
     temperature: float = 0.0
     prefix_lm: bool = True
     """The prefix sees only itself and is encoded once; False encodes prefix and answer together at every step."""
+    early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.block_length < 1:
@@ -165,14 +191,42 @@ def denoise(
     """Fill the masks of `tokens` [B, N] block by block; returns a new tensor of the same shape.
 
     A position whose prediction is the mask token itself uses up its place in the step and stays masked, so masks can
-    remain. There is no early stop at an end-of-text token.
+    remain.
 
     Args:
         answer_model: tokens [B, N] -> logits [B, N, V].
         tokens: all mask tokens, or a draft with some of them filled in.
         on_step: called after every forward pass with the number of the pass and a copy of the tokens.
     """
-    tokens, passes = tokens.clone(), 0
+    return follow(_passes(answer_model, tokens, settings, generator), tokens, settings.early_stop, on_step)
+
+
+def follow(passes: Iterable[Tensor], tokens: Tensor, early_stop: EarlyStop | None, on_step: OnStep | None) -> Tensor:
+    """The last of `passes`, the tokens [B, N] after each forward pass; no more of them are run than are needed.
+
+    Args:
+        tokens: what they start from, and what there is without any pass.
+    """
+    tokens = tokens.clone()
+    if early_stop is not None and early_stop.reached(tokens):  # a draft can leave nothing to do
+        return early_stop.fill(tokens)
+    for number, tokens in enumerate(passes, start=1):
+        settled = early_stop is not None and early_stop.reached(tokens)
+        if settled:
+            tokens = early_stop.fill(tokens)
+        if on_step is not None:
+            on_step(number, tokens.clone())
+        if settled:
+            break
+    return tokens
+
+
+def _passes(
+    answer_model: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    settings: GenerationSettings,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
     for start in range(0, settings.max_new_tokens, settings.block):
         end = start + settings.block
         masked_per_row = (tokens[:, start:end] == settings.mask_token_id).sum(dim=1).tolist()
@@ -189,10 +243,7 @@ def denoise(
             rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             chosen = (rank < quota[:, None]) & (score > -torch.inf)
             tokens = torch.where(chosen, guesses, tokens)
-            passes += 1
-            if on_step is not None:
-                on_step(passes, tokens.clone())
-    return tokens
+            yield tokens
 
 
 def _rows(mask: Tensor | None, count: int) -> Tensor | None:

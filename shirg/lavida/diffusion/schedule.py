@@ -41,13 +41,15 @@ def transfer_counts(
     """Tokens to commit at each step, one row per entry of `num_masked`.
 
     Without a schedule every step commits M // S tokens, the first M % S steps one more. With one, S is first cut to
-    the first row's M; c = trunc(sigma(t) M) on S + 1 even times, and the steps commit the differences of c, at least
-    one each, *in reverse order*: "shift" with shift 1/3 commits many tokens early, the default of 3 few.
+    the largest M (LaViDa: to the first row's; its rows are always masked alike, while drafts here may differ);
+    c = trunc(sigma(t) M) on S + 1 even times, and the steps commit the differences of c, at least one each, *in reverse
+    order*: "shift" with shift 1/3 commits many tokens early, the default of 3 few.
 
     Args:
         num_masked: masked tokens M of each row.
         steps: number of steps S, at least 1.
-        schedule: None, "shift" (`schedule_kwargs={"shift": 3}`), "cosine", "logit_normal" or "linear".
+        schedule: None, "shift" (`schedule_kwargs={"shift": 3}`), "cosine", "logit_normal" (or "logit-normal") or "linear".
+            (The official code takes any other name for "linear".)
 
     Raises:
         UserError: for an unknown schedule, keywords it does not take or that make it fall, or no step.
@@ -56,12 +58,13 @@ def transfer_counts(
         raise UserError(f"steps={steps}: at least one denoising step is needed; raise step_ratio or step_per_block")
     if schedule is None:
         return [[masked // steps + (step < masked % steps) for step in range(steps)] for masked in num_masked]
-    if schedule not in SCHEDULES:
+    sigma_of = SCHEDULES.get(str(schedule).replace("-", "_"))
+    if sigma_of is None:
         raise UserError(f"schedule={schedule!r} is unknown; expected None, {', '.join(map(repr, SCHEDULES))}")
-    steps = max(min(steps, num_masked[0]), 1)
+    steps = max(min(steps, max(num_masked)), 1)
     times = torch.linspace(0, 1, steps + 1)
     try:
-        sigma = SCHEDULES[schedule](times, **(schedule_kwargs or {}))
+        sigma = sigma_of(times, **(schedule_kwargs or {}))
     except TypeError:
         raise UserError(f"schedule_kwargs={schedule_kwargs!r} do not belong to schedule {schedule!r}") from None
     if not (sigma.diff() >= 0).all():  # NaN included

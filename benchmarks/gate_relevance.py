@@ -1,0 +1,286 @@
+"""What a question does to the choice of tokens.   python benchmarks/gate_relevance.py [--json FILE]
+
+On held-out rendered pages, 672 x 672 pixels with text of 8 to 16, the answer's place is known. Every page is selected
+without a question, with a question of its own ("asked"), and with one of another page whose label words are not printed
+on this one ("unrelated"), for both signs of relevance. Reported for every budget, with paired 95 % intervals over pages:
+
+* answer whole: the share of questions whose answer's patches are all kept (patches that the answer's boxes cover by a
+  third or more; answers so small that they cover none so far are left out of this column and counted);
+* answer area: the share of the answer's boxes that lies in kept patches, over all questions;
+* page area: the same for all words of the page.
+
+A second table looks at the similarities themselves: where the lifted tokens lie, and how well the cosine alone tells the
+question's label words, and its answer, from other printed words (area under the ROC curve, 50 % is chance).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from gate_cpu import processor
+from torch import Tensor
+
+from shirg.data.pages import Page, Question
+from shirg.data.render import KINDS, render_page
+from shirg.evaluation.bootstrap import compare, mean_interval
+from shirg.evaluation.environment import describe_environment
+from shirg.gate.terms import relevance_term
+from shirg.lavida import Lavida, VisionFeatures
+from shirg.lavida.relevance import token_relevance
+
+SIZE, TEXT_PX, BUDGETS = 672, (8.0, 16.0), (128, 256, 512)
+SIGNS = (1, -1)
+COVERED = 1 / 3
+"""Share of a patch that words must cover for it to be one of theirs."""
+SHARES = ("answer whole", "answer area", "page area")
+PLACES = ("answer", "label", "other words", "no words")
+ANSWER, LABEL, OTHER, BLANK = range(4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question of a page, and one that has nothing to do with the page."""
+
+    number: int
+    page: Page
+    question: Question
+    unrelated: str
+
+
+# ---------------------------------------------------------------- pages and questions
+
+
+def held_out_pages(count: int, seed: int) -> list[Page]:
+    """Pages of all kinds in turn."""
+    return [
+        render_page(KINDS[number % len(KINDS)], 10_000 * seed + number, size=SIZE, text_px=TEXT_PX, split="heldout")
+        for number in range(count)
+    ]
+
+
+def cases(pages: Sequence[Page], per_page: int, seed: int) -> Iterator[Case]:
+    """Up to `per_page` questions of every page, each with an unrelated one."""
+    rng = random.Random(seed)
+    pool = [(page, question) for page in pages for question in page.questions if question.key_words]
+    for number, page in enumerate(pages):
+        printed = {word for text in page.words for word in _plain(text.text)}
+        for question in rng.sample(page.questions, min(per_page, len(page.questions))):
+            while True:
+                other_page, other = rng.choice(pool)
+                labels = {word for index in other.key_words for word in _plain(other_page.words[index].text)}
+                if labels and not labels & printed:
+                    break
+            yield Case(number, page, question, other.question)
+
+
+def _plain(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def cover(page: Page, words: Sequence[int], grid: tuple[int, int]) -> np.ndarray:
+    """The share of every patch that some words' boxes cover: [N] of 0 to 1, boxes of a page being disjoint."""
+    rows, columns = grid
+    covered = np.zeros(grid)
+    for index in words:
+        left, top, right, bottom = page.words[index].box
+        across = _overlap(left / page.image.width * columns, right / page.image.width * columns, columns)
+        down = _overlap(top / page.image.height * rows, bottom / page.image.height * rows, rows)
+        covered += down[:, None] * across[None]
+    return covered.ravel()
+
+
+def _overlap(start: float, end: float, count: int) -> np.ndarray:
+    """The length of [start, end] in each of `count` unit cells."""
+    cells = np.arange(count)
+    return np.clip(np.minimum(end, cells + 1) - np.maximum(start, cells), 0, 1)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure(model: Lavida, pages: Sequence[Page], per_page: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """One row per question, setting and budget, and one per question and kind of question about the similarities."""
+    rows, looks = [], []
+    features, of_page = None, -1
+    for case in cases(pages, per_page, seed):
+        if case.number != of_page:
+            features, of_page = model.image_features(case.page.image, "shirg"), case.number
+            print(f"page {case.number + 1} of {len(pages)}", end="\r", flush=True)
+        rows += _select_all(model, features, case)
+        asked, unrelated = (_ids(model, text) for text in (case.question.question, case.unrelated))
+        looks += [look_at(model, features, case, asked, "asked"), look_at(model, features, case, unrelated, "unrelated")]
+    print(" " * 30, end="\r")
+    return rows, looks
+
+
+def _ids(model: Lavida, question: str) -> Tensor:
+    return model.question_ids(model.prompt_ids(question))
+
+
+def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator[dict]:
+    """The shares kept of one case, for every setting and budget."""
+    answer = cover(case.page, case.question.answer_words, features.grid)
+    page = cover(case.page, range(len(case.page.words)), features.grid)
+    texts = {"without": None, "asked": case.question.question, "unrelated": case.unrelated}
+    for name, text in texts.items():
+        for sign in SIGNS if text else (1,):
+            model.config = dataclasses.replace(model.config, relevance="llm", relevance_sign=sign)
+            for budget in BUDGETS:
+                kept = model.select(features, budget, None if text is None else _ids(model, text))
+                bright = (kept.assignment[0] >= 0).numpy()
+                whole = answer >= COVERED
+                yield {
+                    "page": case.number,
+                    "kind": case.question.kind,
+                    "budget": budget,
+                    "setting": name if text is None else f"{name}, sign {sign:+d}",
+                    "answer whole": float(bright[whole].all()) if whole.any() else None,
+                    "answer area": float(answer[bright].sum() / answer.sum()),
+                    "page area": float(page[bright].sum() / page.sum()),
+                }
+
+
+def look_at(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, name: str) -> dict:
+    """Where the tokens lie that a question lifts (sign +1), and how its cosine ranks printed patches."""
+    model.config = dataclasses.replace(model.config, relevance="llm", relevance_sign=1)
+    cosine = token_relevance(model, features, ids)
+    lift = relevance_term(cosine)[0].numpy()
+    place = places(case, features.grid)
+    cosine = cosine[0].numpy()
+    others = cosine[place == OTHER]
+    look = {"page": case.number, "question": name, "lifted": int((lift > 0).sum())}
+    look |= {f"lift on {PLACES[part]}": float(lift[place == part].sum() / max(lift.sum(), 1e-9)) for part in range(4)}
+    look |= {f"tokens on {PLACES[part]}": float((place == part).mean()) for part in range(4)}
+    for part in (ANSWER, LABEL):
+        look[f"auc {PLACES[part]}"] = area_under_curve(cosine[place == part], others)
+    return look
+
+
+def places(case: Case, grid: tuple[int, int]) -> np.ndarray:
+    """What stands on every patch: [N], the answer before its label before other words."""
+    rest = cover(case.page, range(len(case.page.words)), grid)
+    place = np.where(rest > 0, OTHER, BLANK)
+    place[cover(case.page, case.question.key_words, grid) >= COVERED] = LABEL
+    place[cover(case.page, case.question.answer_words, grid) >= COVERED] = ANSWER
+    return place
+
+
+def area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float | None:
+    """The chance that one of `higher` is above one of `lower`, ties half; None where one of the two is empty."""
+    if not len(higher) or not len(lower):
+        return None
+    difference = higher[:, None] - lower[None]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+# ---------------------------------------------------------------- tables
+
+
+def summarise(rows: Sequence[dict], seed: int) -> list[dict]:
+    """Means with intervals of every setting, and their paired differences to the choice without a question."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["budget"], row["setting"]].append(row)
+    table = []
+    for (budget, setting), group in groups.items():
+        entry = {"budget": budget, "setting": setting}
+        for share in SHARES:
+            pairs = [
+                (row[share], plain[share], str(row["page"]))
+                for row, plain in zip(group, groups[budget, "without"], strict=True)
+                if row[share] is not None
+            ]
+            ours, theirs, of_page = zip(*pairs, strict=True)
+            entry[share] = dataclasses.asdict(mean_interval(ours, of_page, seed=seed))
+            if setting != "without":
+                compared = compare(ours, theirs, of_page, seed=seed)
+                entry[f"{share}, difference"] = dataclasses.asdict(compared.interval) | {"verdict": compared.verdict}
+        table.append(entry)
+    return sorted(table, key=lambda entry: entry["budget"])
+
+
+def summarise_looks(looks: Sequence[dict], seed: int) -> list[dict]:
+    """Means with intervals of the similarities, for asked and unrelated questions."""
+    table = []
+    for name in ("asked", "unrelated"):
+        group = [look for look in looks if look["question"] == name]
+        entry = {"question": name}
+        for key in (key for key in group[0] if key not in ("page", "question")):
+            known = [(look[key], str(look["page"])) for look in group if look[key] is not None]
+            entry[key] = dataclasses.asdict(mean_interval(*zip(*known, strict=True), seed=seed))
+        table.append(entry)
+    return table
+
+
+def _percent(interval: dict, signed: bool = False) -> str:
+    mean, low, high = (f"{100 * interval[name]:{'+' if signed else ''}.1f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def print_tables(record: dict) -> None:
+    """What a reader wants to see."""
+    print(f"{record['pages']} pages, {record['questions']} questions ({record['small']} cover no patch by a third)")
+    print(f"{'K':>4}  {'question':22}" + "".join(f"{share + ', %':>22}{'against without':>24}" for share in SHARES))
+    for entry in record["kept"]:
+        line = f"{entry['budget']:>4}  {entry['setting']:22}"
+        for share in SHARES:
+            difference = entry.get(f"{share}, difference")
+            line += f"{_percent(entry[share]):>22}{_percent(difference, True) if difference else '-':>24}"
+        print(line)
+    asked, unrelated = record["similarities"]
+    print(f"\n{'similarities':26}{'asked':>24}{'unrelated':>24}")
+    for key in (key for key in asked if key != "question"):
+        shown = [
+            f"{entry[key]['mean']:.1f}" if key == "lifted" else f"{_percent(entry[key])} %" for entry in (asked, unrelated)
+        ]
+        print(f"{key:26}{shown[0]:>24}{shown[1]:>24}")
+
+
+def main() -> None:
+    """Measure, print, and write the record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano", help="a name or folder that Lavida.from_pretrained takes")
+    parser.add_argument("--pages", type=int, default=168)
+    parser.add_argument("--questions", type=int, default=4, help="at most so many per page")
+    parser.add_argument("--seed", type=int, default=7, help="decides pages, questions and resampling")
+    parser.add_argument("--json", type=Path, help="where to write the record")
+    arguments = parser.parse_args()
+    model = Lavida.from_pretrained(arguments.model)
+    pages = held_out_pages(arguments.pages, arguments.seed)
+    rows, looks = measure(model, pages, arguments.questions, arguments.seed)
+    plain = [row for row in rows if (row["budget"], row["setting"]) == (BUDGETS[0], "without")]
+    record = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "environment": describe_environment(model),
+        "model": arguments.model,
+        "seed": arguments.seed,
+        "setting": {"size": SIZE, "text_px": TEXT_PX, "split": "heldout", "gate": dataclasses.asdict(model.gate.config)},
+        "pages": len({row["page"] for row in plain}),
+        "questions": len(plain),
+        "small": sum(row["answer whole"] is None for row in plain),
+        "kept": summarise(rows, arguments.seed),
+        "similarities": summarise_looks(looks, arguments.seed),
+    }
+    print_tables(record)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

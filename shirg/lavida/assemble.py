@@ -1,0 +1,264 @@
+"""A fresh LaViDa from its published parts: a plain LLaDA or Dream, a SigLIP, and the projector between them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import SiglipVisionConfig
+
+from shirg.errors import UserError
+from shirg.files import atomic_path
+from shirg.lavida import checkpoint
+from shirg.lavida.config import GRID_PINPOINTS, SPECIAL_IDS, LavidaConfig, read_config
+from shirg.lavida.model import Lavida
+from shirg.lavida.tower import SO400M
+
+ARCHITECTURES = {"llada": "LlavaLladaForMaskedDiffusion", "dream": "LlavaDreamForMaskedDiffusion"}
+PUBLISHED_TOWER = "google/siglip-so400m-patch14-384"
+PROJECTOR_PARTS = ("0.weight", "0.bias", "2.weight", "2.bias")
+"""The two linear layers of `mlp2x_gelu`, by the end of their official names."""
+
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+"""First bytes of what torch.save writes: an archive today, a bare pickle (protocol 2 and above) before."""
+
+HD_RECIPE = {
+    "add_faster_video": False,
+    "add_time_instruction": False,
+    "faster_token_stride": 10,
+    "force_sample": False,
+    "image_aspect_ratio": "anyres",
+    "image_crop_resolution": None,
+    "image_grid_pinpoints": [list(canvas) for canvas in GRID_PINPOINTS],
+    "image_split_resolution": None,
+    "mm_newline_position": "grid",
+    "mm_patch_merge_type": "spatial_unpad",
+    "mm_pooler_ratio": 2,
+    "mm_projector_lr": None,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_resampler_type": None,
+    "mm_spatial_pool_mode": "bilinear",
+    "mm_spatial_pool_stride": None,
+    "mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter,mm_language_model",
+    "mm_use_im_patch_token": False,
+    "mm_use_im_start_end": False,
+    "mm_vision_select_feature": "patch",
+    "mm_vision_select_layer": -2,
+    "mm_vision_tower_lr": 2e-6,
+    "pos_skipping_range": 4096,
+    "tokenizer_model_max_length": 4096,
+    "tokenizer_padding_side": "right",
+    "use_mm_proj": True,
+    "use_pos_skipping": False,
+    "vision_tower_pretrained": None,
+}
+"""What the official training of the HD model writes into `config.json` (LaViDa llada-hd-llada-s2.sh:27-75)."""
+
+VISION_FIELDS = (
+    "attention_dropout",
+    "hidden_act",
+    "hidden_size",
+    "image_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "model_type",
+    "num_attention_heads",
+    "num_channels",
+    "num_hidden_layers",
+    "patch_size",
+)
+
+
+def assemble(language: str | Path, tower: str | Path, *, projector: str | Path | None = None, seed: int = 0) -> Lavida:
+    """A LaViDa from its parts, with the HD recipe's configuration, on the CPU, in eval mode.
+
+    In the precision of the language model's files. Its tensors are not copied but mapped from the files, as in
+    `Lavida.from_pretrained`; the tower's are cast one by one.
+
+    Args:
+        language: folder or hub id of a plain LLaDA or Dream: config.json, safetensors, tokenizer.
+        tower: folder or hub id of a SigLIP (whole or vision only) for 384 pixels in patches of 14. Its last encoder
+            layer, pooling head and text half are not read.
+        projector: safetensors file of a stage-1 projector (names containing `mm_projector`). None draws one from `seed`
+            as torch initialises linear layers: it has to be trained before the model can see.
+        seed: of a fresh projector and of `image_newline`, randn / sqrt(hidden size) (LaViDa llava_arch.py:59-60).
+
+    Raises:
+        UserError: if a folder is not what it should be, or tensors are missing, unexpected or of a wrong shape.
+    """
+    tower_name, language, tower = str(tower), checkpoint.resolve(language), checkpoint.resolve(tower)
+    tokenizer = checkpoint.load_tokenizer(language)
+    config = LavidaConfig.from_dict(_raw_config(language, tower, tower_name), tokenizer)
+    config.raw.update({name: getattr(config, name) for name in SPECIAL_IDS[config.family]})
+    with torch.device("meta"):
+        model = Lavida(config, tokenizer)
+    embedding = checkpoint.official_name("language.embed_tokens.weight", config.family)
+    dtype = checkpoint.stored_dtype(checkpoint.weight_files(language), embedding)
+    state = {name: tensor.to(dtype) for name, tensor in _fresh(model, seed).items()}
+    if projector is not None:
+        state |= _stored_projector(model, Path(projector), dtype)
+    state |= _language(model, language, dtype) | _tower(model, tower, dtype)
+    model.load_state_dict(state, assign=True)
+    model.tower.restore_buffers("cpu")
+    return model.eval()
+
+
+def convert_projector(source: Path, target: Path, *, force: bool = False) -> dict[str, list[int]]:
+    """Write the projector inside a pickled `mm_projector.bin` as a safetensors file; returns {name: shape}.
+
+    The pickle is opened by torch's restricted unpickler, which makes tensors and plain containers and nothing else.
+
+    Args:
+        force: replace a different file at `target`.
+
+    Raises:
+        UserError: if the pickle asks for anything else, holds no two-layer projector, or `target` would be lost.
+    """
+    from safetensors.torch import save
+
+    found = {name: value for name, value in _unpickle(source).items() if "mm_projector" in str(name)}
+    shapes = {name: list(value.shape) if _is_dense(value) else type(value).__name__ for name, value in found.items()}
+    first = shapes.get(_named(shapes, "0.weight"), ())
+    hidden, width = first if len(first) == 2 else (0, 0)
+    two_layers = dict(zip(PROJECTOR_PARTS, ([hidden, width], [hidden], [hidden, hidden], [hidden]), strict=True))
+    if shapes != {_named(shapes, part): shape for part, shape in two_layers.items()}:
+        raise UserError(
+            f"{source} holds no two-layer projector ({', '.join(PROJECTOR_PARTS)}); found {shapes or 'none'}"
+        )
+    tensors = {name: value.detach().clone().contiguous() for name, value in found.items()}
+    data = save(tensors, metadata={"format": "pt"})
+    if target.exists() and not force and target.read_bytes() != data:
+        raise UserError(f"{target} exists and is another file; give another name, or --force to replace it")
+    with atomic_path(target) as fresh:
+        fresh.write_bytes(data)
+    return shapes
+
+
+# ---------------------------------------------------------------------- configuration
+
+
+def _raw_config(language: Path, tower: Path, tower_name: str) -> dict:
+    """The language model's config with LaViDa's fields, and without what would send others for remote code."""
+    raw = read_config(language)
+    kind = str(raw.get("model_type", "")).lower()
+    if kind not in ARCHITECTURES:
+        whole = " (a whole LaViDa: load it with from_pretrained)" if kind.startswith("llava") else ""
+        raise UserError(f"language: {language} is of model_type {kind!r}{whole}; expected a plain LLaDA or Dream")
+    vision = _vision_config(tower)
+    known = all(vision[name] == value for name, value in SO400M.items())
+    return {
+        **{name: value for name, value in raw.items() if name not in ("auto_map", "_name_or_path", "dtype")},
+        **HD_RECIPE,
+        "model_type": f"llava_{kind}",
+        "architectures": [ARCHITECTURES[kind]],
+        "mm_vision_tower": PUBLISHED_TOWER if known else tower_name,
+        "mm_hidden_size": vision["hidden_size"],
+        "vision_config": vision,
+    }
+
+
+def _vision_config(tower: Path) -> dict:
+    """Every size of a SigLIP's vision half; the hub's files name only those that differ from transformers' defaults."""
+    raw = read_config(tower)
+    kind = raw.get("model_type")
+    if kind not in ("siglip", "siglip_vision_model"):
+        raise UserError(f"tower: {tower} is of model_type {kind!r}; expected a SigLIP such as {PUBLISHED_TOWER}")
+    given = (raw.get("vision_config") or {}) if kind == "siglip" else raw
+    full = SiglipVisionConfig(**{name: given[name] for name in VISION_FIELDS if name in given}).to_dict()
+    if (full["image_size"], full["patch_size"]) != (384, 14):
+        raise UserError(
+            f"tower: {tower} sees {full['image_size']} pixels in patches of {full['patch_size']}; LaViDa's tiles need "
+            f"384 pixels in patches of 14, as {PUBLISHED_TOWER} has"
+        )
+    return {name: full[name] for name in VISION_FIELDS}
+
+
+# ---------------------------------------------------------------------- weights
+
+
+def _language(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """LaViDa keeps the names of the plain models, so the official ones are those of their files too."""
+    wanted = {
+        checkpoint.official_name(name, model.config.family): (name, tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if name.startswith("language.")
+    }
+    misfit = f"language: the weights in {folder} do not fit its config.json"
+    files = checkpoint.weight_files(folder)
+    return checkpoint.read_tensors(files, wanted, misfit, device=torch.device("cpu"), dtype=dtype)
+
+
+def _tower(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """transformers 4 puts `vision_model.` before the names of a vision-only SigLIP, transformers 5 does not."""
+    files = checkpoint.weight_files(folder)
+    stored = checkpoint.stored_shapes(files)
+    prefix = "vision_model." if any(name.startswith("vision_model.") for name in stored) else ""
+    wanted = {
+        prefix + name.removeprefix("tower.vision_model."): (name, tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if name.startswith("tower.")
+    }
+    last = model.config.vision_config["num_hidden_layers"] - 1
+    spare = re.compile(rf"text_model\.|logit_(scale|bias)$|{prefix}(head|encoder\.layers\.{last})\.")
+    unused = {name for name in stored if spare.match(name)}
+    misfit = f"tower: the weights in {folder} do not fit its config.json"
+    return checkpoint.read_tensors(files, wanted, misfit, unused=unused, device=torch.device("cpu"), dtype=dtype)
+
+
+def _stored_projector(model: Lavida, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    try:
+        stored = checkpoint.stored_shapes([path])
+    except UserError:
+        if path.is_file() and _is_pickle(path):
+            raise UserError(
+                f"projector: {path} is a pickle, which can run any code when it is opened; convert it with "
+                f"`shirg convert {path.name} {path.with_suffix('.safetensors').name}` and give that file"
+            ) from None
+        raise
+    shapes = model.mm_projector.state_dict()
+    wanted = {_named(stored, part): (f"mm_projector.{part}", shapes[part].shape) for part in PROJECTOR_PARTS}
+    unused = {name for name in stored if "mm_projector" not in name}
+    misfit = f"projector: {path} does not fit a tower of width {model.config.vision_hidden_size} and a language model "
+    misfit += f"of width {model.config.hidden_size}"
+    return checkpoint.read_tensors([path], wanted, misfit, unused=unused, device=torch.device("cpu"), dtype=dtype)
+
+
+def _fresh(model: Lavida, seed: int) -> dict[str, Tensor]:
+    """`image_newline`, then the projector as `nn.Linear` draws it: uniform within 1 / sqrt(fan-in), biases alike."""
+    draws = torch.Generator().manual_seed(seed)
+    width = model.config.hidden_size
+    state = {"image_newline": torch.randn(width, generator=draws, dtype=torch.float32) / width**0.5}
+    for part, tensor in model.mm_projector.state_dict().items():
+        bound = model.mm_projector[int(part[0])].in_features ** -0.5
+        fresh = torch.empty(tensor.shape, dtype=torch.float32)
+        state[f"mm_projector.{part}"] = fresh.uniform_(-bound, bound, generator=draws)
+    return state
+
+
+def _named(names: dict, part: str) -> str:
+    """The stored name of a projector's part: what stands before `mm_projector.` differs (LaViDa llava_arch.py:131-138)."""
+    return next((name for name in names if name.endswith(f"mm_projector.{part}")), f"model.mm_projector.{part}")
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as handle:
+        return handle.read(4).startswith(PICKLE_STARTS)
+
+
+def _unpickle(path: Path) -> dict:
+    with open(path, "rb") as handle:  # a missing file is the system's error, not the unpickler's
+        try:
+            loaded = torch.load(handle, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged pickles fail in every way
+            refused = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's text advises to open it unrestricted
+            why = f"it asks for {refused[1]}, which is no tensor; nothing in it was run" if refused else "it is damaged"
+            raise UserError(f"{path} is not a file of tensors that torch.save wrote: {why}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds a {type(loaded).__name__}; expected a dictionary of named tensors")
+    return loaded

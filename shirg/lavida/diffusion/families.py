@@ -1,0 +1,69 @@
+"""What `Lavida.generate` does differently for the two families."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shirg.errors import UserError
+from shirg.lavida.diffusion.dream import ALGORITHMS, DreamSettings, ShiftedAnswerModel, denoise_dream
+from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, OnStep, Prefix, denoise
+from shirg.lavida.language import LanguageModel
+
+
+def decoding_settings(
+    family: str,
+    *,
+    steps: int | None,
+    remasking: str,
+    block_length: int,
+    step_per_block: int | None,
+    alg: str | None,
+    alg_temp: float,
+    top_p: float | None,
+    top_k: int | None,
+    **shared: object,
+) -> GenerationSettings | DreamSettings:
+    """The settings of "llada" or "dream"; `shared` are the fields that both have.
+
+    Dream has no blocks and ignores theirs. What only Dream knows is refused for LLaDA, unless it is left at its default.
+
+    Raises:
+        UserError: for keywords of the other family, and as the settings themselves.
+    """
+    if family == "dream":
+        alg = alg or ALGORITHMS.get(remasking, remasking)
+        top_k = DreamSettings.top_k if top_k is None else top_k
+        return DreamSettings(**shared, steps=steps, alg=alg, alg_temp=alg_temp, top_p=top_p, top_k=top_k)
+    of_dream = {"alg": alg, "alg_temp": alg_temp or None, "top_p": top_p, "top_k": top_k}
+    given = [name for name, value in of_dream.items() if value is not None]
+    if given:
+        raise UserError(f"{', '.join(given)}: only Dream checkpoints take these; this one is LLaDA")
+    blocks = {"block_length": block_length, "step_per_block": step_per_block, "total_steps": steps}
+    return GenerationSettings(**shared, **blocks, remasking=remasking)
+
+
+@torch.no_grad()
+def denoise_answers(
+    language: LanguageModel,
+    prefix: Prefix,
+    vocabulary: int,
+    tokens: Tensor,
+    settings: GenerationSettings | DreamSettings,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Fill the masks of `tokens` [B, N] behind `prefix`, in the way of the settings' family; returns a new tensor.
+
+    Args:
+        vocabulary: the entries that may be generated are those below it.
+    """
+    arguments, tokens = (language, prefix, settings.prefix_lm, vocabulary), tokens.to(prefix.embeds.device)
+    if isinstance(settings, GenerationSettings):
+        return denoise(AnswerModel(*arguments), tokens, settings, generator=generator, on_step=on_step)
+    answer_model = ShiftedAnswerModel(*arguments)
+    if settings.prefix_lm:  # the prefix alone decides the first token (LaViDa dream/generation_utils.py:421-428)
+        first, given = answer_model.first_token()[:, None], tokens[:, :1]
+        first = torch.where(given == settings.mask_token_id, first, given)
+        tokens = torch.cat([first, tokens[:, 1:]], dim=1)
+    return denoise_dream(answer_model, tokens, settings, generator=generator, on_step=on_step)

@@ -1,0 +1,103 @@
+"""Drafts: the text of an answer with gaps that the model fills."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shirg.errors import UserError
+from shirg.lavida.config import FIM_TOKEN
+
+MARK = re.compile(r"\[(?:mask(?::(?P<count>[1-9]\d*))?|(?P<fim>fim))\]")
+NEARLY_A_MARK = re.compile(r"\[\s*(?:mask|fim)\b[^\]]*\]?", re.IGNORECASE)
+FILLER_TOKEN = "<|reserved_token_2|>"
+"""What a checkpoint trained to fill in the middle writes where it needs no word (LaViDa llava/train/infill_utils.py:4-5)."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The ids of a draft.
+
+    With gaps it is a form: the model fills them, and the answer ends where the form does. Without any it is the beginning
+    of an answer, which the model goes on with.
+    """
+
+    ids: tuple[int, ...]
+    mask_token_id: int
+
+    @classmethod
+    def parse(cls, text: str, tokenizer, mask_token_id: int, fim_token_id: int | None) -> Draft:
+        """`[mask]` is a gap of one token, `[mask:N]` of N, `[fim]` the control token of checkpoints that were trained to
+        fill in the middle; every other piece is tokenised on its own, special tokens included.
+
+        Raises:
+            UserError: for an empty draft, a mark that cannot be read, or `[fim]` where the model has no such token.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"draft must be a text that is not empty; got {text!r}")
+        ids, end = [], 0
+        for mark in MARK.finditer(text):
+            ids += _ids_of(text[end : mark.start()], tokenizer)
+            end = mark.end()
+            if not mark["fim"]:
+                ids += [mask_token_id] * int(mark["count"] or 1)
+            elif fim_token_id is None:
+                raise UserError(
+                    "draft: [fim] is for checkpoints trained to fill in the middle; this one has no such token"
+                )
+            else:
+                ids.append(fim_token_id)
+        return cls((*ids, *_ids_of(text[end:], tokenizer)), mask_token_id)
+
+    @property
+    def is_form(self) -> bool:
+        """Whether it has gaps."""
+        return self.mask_token_id in self.ids
+
+    def block(self, length: int, end_of_turn: int, end_of_text: int) -> Tensor:
+        """The answer block [1, length] that denoising starts from. Behind a form the turn ends and the text too, as in
+        training; behind a beginning everything is masked.
+
+        Raises:
+            UserError: if the draft, and one token behind it, do not fit.
+        """
+        room = length - len(self.ids)
+        if room < 1:
+            raise UserError(
+                f"draft: its {len(self.ids)} tokens leave no room in max_new_tokens={length}; "
+                f"use at least {len(self.ids) + 1}"
+            )
+        behind = [end_of_turn] + [end_of_text] * (room - 1) if self.is_form else [self.mask_token_id] * room
+        return torch.tensor([[*self.ids, *behind]])
+
+
+def _ids_of(piece: str, tokenizer) -> list[int]:
+    nearly = NEARLY_A_MARK.search(piece)
+    if nearly:
+        raise UserError(f"draft: cannot read {nearly[0]!r}; write [mask] or [mask:N] with N from 1 on, or [fim]")
+    return tokenizer(piece, add_special_tokens=False).input_ids
+
+
+def starting_tokens(draft: Tensor | None, batch: int, length: int, mask_token_id: int) -> Tensor:
+    """What denoising starts from, Long [batch, length] on the CPU: all masks, the ids of a draft over the first of them.
+
+    Raises:
+        UserError: for a draft that is not [1 or batch, at most length].
+    """
+    tokens = torch.full((batch, length), mask_token_id)
+    if draft is not None:
+        if draft.ndim != 2 or len(draft) not in (1, batch) or draft.shape[1] > length:
+            raise UserError(
+                f"draft_tokens must be [1 or {batch}, at most {length} (max_new_tokens)]; got {list(draft.shape)}"
+            )
+        tokens[:, : draft.shape[1]] = draft.to(tokens)
+    return tokens
+
+
+def control_ids(tokenizer, fim_token_id: int | None) -> set[int]:
+    """Ids that steer filling in the middle and are no text: the control token and the filler."""
+    known = tokenizer.get_added_vocab()
+    return {known.get(FIM_TOKEN), known.get(FILLER_TOKEN), fim_token_id} - {None}

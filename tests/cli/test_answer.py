@@ -1,0 +1,186 @@
+"""`shirg answer`: the answer alone on stdout, how it fills in on stderr, and a clean terminal afterwards."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+from shirg import cli
+from shirg.cli import answer, live
+from tests.tiny import tiny_model, tiny_page
+
+MASK = 261
+STEP = re.compile(r"step +(\d+) +(\d+)/(\d+) tokens  (.*)")
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> list[str]:
+    """The arguments of a short and cheap question."""
+    folder = tmp_path_factory.mktemp("answer")
+    tiny_model().save_pretrained(folder / "tiny")
+    tiny_page().save(folder / "page.png")
+    arguments = [folder / "page.png", "What?", "--model", folder / "tiny", "--mode", "lowres"]
+    return ["answer", *map(str, arguments)]
+
+
+def in_process(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out, printed.err
+
+
+def command(arguments: list[str]) -> dict:
+    """How to start the command in a process of its own."""
+    root = Path(__file__).resolve().parents[2]
+    program = "import sys; from shirg import cli; cli.main(sys.argv[1:])"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "PYTHONIOENCODING": "utf-8",
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        environment.pop(name, None)
+    return {"args": [sys.executable, "-c", program, *arguments], "env": environment}
+
+
+def on_a_terminal(arguments: list[str], stop_at: str | None = None) -> tuple[int, bytes, str]:
+    """Exit code, stdout and what a terminal on stderr was sent; Ctrl-C as soon as `stop_at` appears there."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(**command(arguments), stdout=subprocess.PIPE, stderr=theirs, stdin=theirs)
+    os.close(theirs)
+    sent = ""
+    try:
+        while chunk := os.read(ours, 4096):
+            sent += chunk.decode("utf-8", "replace")
+            if stop_at is not None and stop_at in sent:
+                process.send_signal(signal.SIGINT)
+                stop_at = None
+    except OSError:  # Linux's end of a terminal that nobody holds any more
+        pass
+    finally:
+        os.close(ours)
+    out = process.communicate(timeout=60)[0]
+    return process.returncode, out, sent
+
+
+def test_stdout_is_the_answer_and_nobody_else_is_told(asked, capsys):
+    code, out, err = in_process(capsys, *asked, "--max-new-tokens", "6")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+
+
+def test_every_step_can_be_printed_anywhere(asked, capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    small = [*asked, "--max-new-tokens", "6", "--steps", "3"]
+    said = in_process(capsys, *small)[1]
+    code, out, err = in_process(capsys, *small, "--show-steps")
+    assert (code, out) == (0, said)
+    lines = [STEP.fullmatch(line) for line in err.splitlines()]
+    assert [line.groups()[:3] for line in lines] == [("1", "2", "6"), ("2", "4", "6"), ("3", "6", "6")]
+    assert [max(map(line[4].count, "\u2591_")) for line in lines] == [4, 2, 0]
+
+
+def test_a_terminal_sees_one_line_redrawn(asked, capsys):
+    small = [*asked, "--max-new-tokens", "6"]
+    said = in_process(capsys, *small)[1]
+    code, out, sent = on_a_terminal(small)
+    assert (code, out.decode()) == (0, said)
+    assert re.findall(r"step +(\d+)", sent)[:6] == list("123456")
+    assert "\u2591" in sent and "\x1b[1;32m" in sent  # masks, and what a step committed
+    drawn, after = sent.split("6 passes for 6 tokens")
+    assert drawn.count("\n") == 1  # every redrawing goes back on its line; the last one is wiped
+    assert drawn.index("\x1b[?25l") < drawn.rindex("\x1b[?25h") and "\x1b[?25l" not in after
+
+
+def test_ctrl_c_leaves_a_clean_terminal(asked):
+    code, out, sent = on_a_terminal([*asked, "--mode", "highres", "--max-new-tokens", "400"], stop_at="step  2")
+    assert (code, out) == (130, b"")
+    shown_again = sent.rindex("\x1b[?25h")
+    assert sent.rindex("\x1b[?25l") < shown_again
+    assert "stopped by Ctrl-C" in sent[shown_again:] and "Traceback" not in sent
+    assert "passes for" not in sent
+
+
+def test_a_draft_is_filled(asked, capsys):
+    code, out, _ = in_process(capsys, *asked, "--draft", "Total: [mask:3] USD", "--schedule", "logit-normal")
+    assert code == 0 and out.startswith("Total: ") and out.endswith(" USD\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--draft", "[mask:x]"], "cannot read '[mask:x]'"),
+        (["--shift", "0.3"], "--shift: got 0.3, which only --schedule shift takes"),
+        (["--steps", "2", "--step-ratio", "0.5"], "give one of them"),
+        (["--schedule", "cubic"], "schedule"),
+        (["--max-new-tokens", "9", "--block-length", "4"], "must be a multiple of block_length=4"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, says, asked, capsys):
+    code, out, err = in_process(capsys, *asked, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+
+
+def test_flags_reach_the_model():
+    def keywords(*arguments: str) -> dict:
+        flags = tyro.cli(answer.Flags, args=["page.png", "What?", *arguments])
+        return answer.decoding(flags, "cpu")
+
+    plain = keywords()
+    seed = plain.pop("generator").initial_seed()
+    assert seed == 0
+    assert plain == {
+        "steps": None,
+        "step_ratio": None,
+        "schedule": None,
+        "schedule_kwargs": None,
+        "remasking": "low_confidence",
+        "temperature": 0.0,
+    }
+    given = keywords("--schedule", "shift", "--shift", "0.33", "--seed", "5", "--block-length", "8", "--steps", "4")
+    assert given.pop("generator").initial_seed() == 5
+    assert given == plain | {"schedule": "shift", "schedule_kwargs": {"shift": 0.33}, "block_length": 8, "steps": 4}
+
+
+def test_the_seed_decides_what_is_drawn(asked, capsys):
+    drawn = [*asked, "--max-new-tokens", "12", "--temperature", "1.5", "--seed"]
+    first, again, other = (in_process(capsys, *drawn, seed)[1] for seed in ("1", "1", "2"))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(("unicode", "signs"), [(True, "\u2591\u00b7\u21b5"), (False, "_. ")])
+def test_a_line_shows_what_each_token_is(unicode, signs):
+    model = tiny_model()
+    word, newline, end = model.tokenizer("ab").input_ids, *model.tokenizer("\n").input_ids, model.config.eos_token_id
+    view = live.AnswerView(model, unicode=unicode)
+    first = view.line(1, torch.tensor([[word[0], MASK, MASK, MASK]]))
+    second = view.line(2, torch.tensor([[*word, newline, end]]))
+    mask, unsaid, line_end = signs
+    assert first.plain == f"step  1  1/4 tokens  a{mask * 3}"
+    assert second.plain == f"step  2  4/4 tokens  ab{line_end}{unsaid}"
+    styled = {second.plain[span.start : span.end]: span.style for span in second.spans}
+    assert styled[f"b{line_end}"] == live.NEW and styled[unsaid] == live.NEW_UNSAID
+    assert first.spans[-1].style == live.MASK
+
+
+def test_a_plain_stream_is_not_drawn_on(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take anything for a terminal
+    with live.shown_steps(tiny_model(), every_step=False) as on_step:
+        assert on_step is None
+    assert stream.getvalue() == ""
