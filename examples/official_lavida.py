@@ -22,7 +22,7 @@ conversation.append_message(conversation.roles[0], f"<image>\n{question}")
 conversation.append_message(conversation.roles[1], None)
 ids = tokenizer_image_token(conversation.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")[None].cuda()
 
-enable_shirg(model, budget=768)
+enable_shirg(model, budget=768, tokenizer=tokenizer)
 pixels = pixels_for_shirg([Image.open(page)]).to("cuda", torch.bfloat16)
 new = model.generate(
     ids, images=pixels, max_new_tokens=32, block_length=32, step_ratio=0.5, prefix_lm=True, tokenizer=tokenizer

@@ -40,6 +40,7 @@ def describe_model(model: Lavida) -> dict:
         "nano": is_nano(model),
         "resolution": model.resolution,
         "relevance": model.config.relevance,
+        "relevance_sign": model.config.relevance_sign,
         "parameters": sum(parameter.numel() for parameter in model.parameters()) - adapter,
         "adapter_parameters": adapter,
     }

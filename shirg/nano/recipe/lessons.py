@@ -196,9 +196,7 @@ def _question(
     return prompt, np.int64(len(ids)), answer, named, keys, places
 
 
-def _answer(
-    stands: list[list[int | None]], question: Question, tokenizer, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _answer(stands: list[list[int | None]], question: Question, tokenizer, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of the answer block, and for each the patches of the characters it spells."""
     encoded = tokenizer(question.answers[0], return_offsets_mapping=True)
     answer = np.full(ANSWER_LENGTH, tokenizer.convert_tokens_to_ids(END), np.int64)
