@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     """The model of `flags`, with `adapter` if one is given, on the GPU where there is one.
 
-    The nano and a CPU compute in float32, official weights on a GPU in bfloat16, the precision they were trained in.
+    A nano computes in float32, anything else in bfloat16: what official weights were trained in, and on a CPU the
+    precision in which their files are mapped instead of copied, 17 GB for 8B parameters and not 34.
 
     Raises:
         UserError: if the model or adapter is missing, damaged, or one does not fit the other.
@@ -29,13 +30,14 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     flags.check_resolution()
     import torch
 
-    from shirg.lavida import Lavida
+    from shirg.lavida import Lavida, checkpoint
+    from shirg.lavida.config import read_config
 
     on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu and flags.model != "nano" else torch.float32
     with quiet_libraries():
-        device = "cuda" if on_gpu else "cpu"
-        model = Lavida.from_pretrained(flags.model, revision=flags.revision, device=device, dtype=dtype)
+        folder = checkpoint.resolve(flags.model, flags.revision)
+        dtype = torch.float32 if read_config(folder).get("shirg", {}).get("nano") else torch.bfloat16
+        model = Lavida.from_pretrained(folder, device="cuda" if on_gpu else "cpu", dtype=dtype)
         model.resolution = flags.image_resolution
         model.fit = flags.fit or model.fit
         _set_relevance(model, flags)

@@ -131,6 +131,7 @@ def model_settings(model: nn.Module) -> dict:
         "relevance": model.config.relevance,
         "relevance_sign": model.config.relevance_sign,
         "resolution": model.resolution,
+        "fit": model.fit,
         "base_fingerprint": base_fingerprint(model),
     }
 
@@ -304,7 +305,7 @@ def _settle_selection(model: nn.Module, settings: dict, folder: str | Path) -> N
         except (TypeError, ValueError) as error:
             raise UserError(f"adapter {folder}: its gate settings are not ones this version knows ({error})") from error
     own = model_settings(model)
-    for name in ("gate", "relevance", "relevance_sign", "resolution"):
+    for name in ("gate", "relevance", "relevance_sign", "resolution", "fit"):
         if name in settings and settings[name] != own[name]:
             logger.warning(
                 "adapter %s was trained with %s %s; this model has %s", folder, name, settings[name], own[name]

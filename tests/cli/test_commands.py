@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from shirg import cli
-from shirg.cli import answer, components, evaluate, prepare, run, select, train
+from shirg.cli import answer, assemble, components, convert, describe, evaluate, prepare, run, select, train
 from shirg.errors import UserError
 
 MODULES = {
@@ -20,8 +20,15 @@ MODULES = {
     "evaluate": evaluate,
     "select": select,
     "answer": answer,
+    "describe": describe,
+    "assemble": assemble,
+    "convert": convert,
     "components": components,
 }
+
+
+POSITIONAL = ("image", "question", "model", "source", "target")
+"""Told apart by place: help shows them by what they are."""
 
 
 def parse(module, *arguments: str):
@@ -81,7 +88,7 @@ def test_help_explains_every_flag(name, capsys, monkeypatch):
     text = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
     assert stop.value.code == 0
     for field in dataclasses.fields(MODULES[name].Flags):
-        assert field.name.replace("_", "-") in text or field.name in ("image", "question")
+        assert field.name.replace("_", "-") in text or field.name in POSITIONAL
     for kind in MODULES[name].Flags.__mro__:
         for field in vars(kind).get("__annotations__", {}):
             assert documented(kind, field), f"{kind.__module__}.{kind.__name__}.{field}"

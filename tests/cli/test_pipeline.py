@@ -75,9 +75,9 @@ def test_skip_training_evaluates_the_adapter_that_is_there_and_keeps_the_older_r
 
 def test_select_draws_and_answer_answers(output, model, tmp_path, capsys):
     page = output / "figures" / "loss_per_step.png"
-    assert shirg("select", page, "--model", model, "--budget", 100, "--output", tmp_path / "kept.png") == 0
-    assert "kept 100 of 2304 patches" in capsys.readouterr().out
-    assert (tmp_path / "kept.png").is_file()
+    assert shirg("select", page, "--model", model, "--budget", 100, "--output-dir", tmp_path) == 0
+    assert "100 of 2,304 patches kept (4%)" in capsys.readouterr().out
+    assert (tmp_path / "loss_per_step.kept.png").is_file()
     adapter = output / "checkpoints" / "best_model"
     assert shirg("answer", page, "What?", "--model", model, "--adapter", adapter, "--budget", 9) == 0
     assert capsys.readouterr().out.count("\n") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -138,6 +139,15 @@ def test_precision_is_the_language_models(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_the_language_model_is_mapped_not_copied(parts):
+    model = assemble(*parts)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [[int(end, 16) for end in line[0].split("-")] for line in lines if str(parts[0]) in line[-1]]
+    for name, parameter in model.language.named_parameters():
+        assert any(start <= parameter.data_ptr() < end for start, end in spans), name
+
+
 def test_fresh_parts_come_from_the_seed(parts):
     model, again, other = assemble(*parts, seed=3), assemble(*parts, seed=3), assemble(*parts, seed=4)
     assert equal_states(model, again)
@@ -230,7 +240,7 @@ def test_what_is_no_projector_is_not_converted(tmp_path, content, says):
 
 
 def test_damaged_pickles_are_said_clearly(tmp_path):
-    for data in (b"", b"PK\x03\x04rubbish", b"\x80\x02rubbish", pickle.dumps({"a": 1})[:-3], b"text"):
+    for data in (b"", b"PK\x03\x04rubbish", b"\x80\x02rubbish", pickle.dumps({"a": 1}, protocol=2)[:-3], b"text"):
         (tmp_path / "p.bin").write_bytes(data)
         with pytest.raises(UserError, match="it is damaged"):
             convert_projector(tmp_path / "p.bin", tmp_path / "p.safetensors")
