@@ -10,7 +10,9 @@ on this one ("unrelated"), for both signs of relevance. Reported for every budge
 * page area: the same for all words of the page.
 
 A second table looks at the similarities themselves: where the lifted tokens lie, and how well the cosine alone tells the
-question's label words, and its answer, from other printed words (area under the ROC curve, 50 % is chance).
+question's label words, and its answer, from other printed words (area under the ROC curve, 50 % is chance). Last comes
+what decides whether any of this can work: of all words in the vocabulary, how many are nearer to a printed word's patches
+than the word itself (50 % is chance)?
 """
 
 from __future__ import annotations
@@ -110,19 +112,23 @@ def _overlap(start: float, end: float, count: int) -> np.ndarray:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(model: Lavida, pages: Sequence[Page], per_page: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """One row per question, setting and budget, and one per question and kind of question about the similarities."""
-    rows, looks = [], []
+def measure(model: Lavida, pages: Sequence[Page], per_page: int, seed: int) -> tuple[list[dict], ...]:
+    """One row per question, setting and budget; one per question about the similarities; one per printed word."""
+    rows, looks, words = [], [], []
     features, of_page = None, -1
     for case in cases(pages, per_page, seed):
         if case.number != of_page:
             features, of_page = model.image_features(case.page.image, "shirg"), case.number
+            words += nearer_words(model, features, case)
             print(f"page {case.number + 1} of {len(pages)}", end="\r", flush=True)
         rows += _select_all(model, features, case)
         asked, unrelated = (_ids(model, text) for text in (case.question.question, case.unrelated))
-        looks += [look_at(model, features, case, asked, "asked"), look_at(model, features, case, unrelated, "unrelated")]
+        looks += [
+            look_at(model, features, case, asked, "asked"),
+            look_at(model, features, case, unrelated, "unrelated"),
+        ]
     print(" " * 30, end="\r")
-    return rows, looks
+    return rows, looks, words
 
 
 def _ids(model: Lavida, question: str) -> Tensor:
@@ -166,6 +172,19 @@ def look_at(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, na
     for part in (ANSWER, LABEL):
         look[f"auc {PLACES[part]}"] = area_under_curve(cosine[place == part], others)
     return look
+
+
+def nearer_words(model: Lavida, features: VisionFeatures, case: Case) -> Iterator[dict]:
+    """For every printed word that is one token: the share of the vocabulary that its patches are nearer to."""
+    projected = model.base_projection(features.tokens[0]).float()
+    projected = projected - projected.mean(dim=0)
+    vocabulary = torch.nn.functional.normalize(model.language.embed_tokens.weight.float(), dim=-1)
+    for index, word in enumerate(case.page.words):
+        ids = model.tokenizer(word.text, add_special_tokens=False).input_ids
+        covered = torch.from_numpy(cover(case.page, [index], features.grid) >= COVERED).to(projected.device)
+        if len(ids) == 1 and covered.any():
+            cosines = vocabulary @ projected[covered].mean(dim=0)
+            yield {"page": case.number, "nearer": float((cosines > cosines[ids[0]]).float().mean())}
 
 
 def places(case: Case, grid: tuple[int, int]) -> np.ndarray:
@@ -243,9 +262,12 @@ def print_tables(record: dict) -> None:
     print(f"\n{'similarities':26}{'asked':>24}{'unrelated':>24}")
     for key in (key for key in asked if key != "question"):
         shown = [
-            f"{entry[key]['mean']:.1f}" if key == "lifted" else f"{_percent(entry[key])} %" for entry in (asked, unrelated)
+            f"{entry[key]['mean']:.1f}" if key == "lifted" else f"{_percent(entry[key])} %"
+            for entry in (asked, unrelated)
         ]
         print(f"{key:26}{shown[0]:>24}{shown[1]:>24}")
+    nearer = record["vocabulary nearer than the printed word"]
+    print(f"\nnearer to a printed word's patches than the word: {_percent(nearer)} % of the vocabulary")
 
 
 def main() -> None:
@@ -259,7 +281,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = Lavida.from_pretrained(arguments.model)
     pages = held_out_pages(arguments.pages, arguments.seed)
-    rows, looks = measure(model, pages, arguments.questions, arguments.seed)
+    rows, looks, words = measure(model, pages, arguments.questions, arguments.seed)
     plain = [row for row in rows if (row["budget"], row["setting"]) == (BUDGETS[0], "without")]
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -268,12 +290,22 @@ def main() -> None:
         "environment": describe_environment(model),
         "model": arguments.model,
         "seed": arguments.seed,
-        "setting": {"size": SIZE, "text_px": TEXT_PX, "split": "heldout", "gate": dataclasses.asdict(model.gate.config)},
+        "setting": {
+            "size": SIZE,
+            "text_px": TEXT_PX,
+            "split": "heldout",
+            "gate": dataclasses.asdict(model.gate.config),
+        },
         "pages": len({row["page"] for row in plain}),
         "questions": len(plain),
         "small": sum(row["answer whole"] is None for row in plain),
         "kept": summarise(rows, arguments.seed),
         "similarities": summarise_looks(looks, arguments.seed),
+        "vocabulary nearer than the printed word": dataclasses.asdict(
+            mean_interval(
+                [word["nearer"] for word in words], [str(word["page"]) for word in words], seed=arguments.seed
+            )
+        ),
     }
     print_tables(record)
     if arguments.json:

@@ -1,11 +1,15 @@
-"""`shirg select IMAGE`: draw which patches of a page are kept."""
+"""`shirg select IMAGE_OR_FOLDER`: draw which patches of a page, or of every page of a folder, are kept."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from tyro.conf import Positional, arg
 
@@ -13,58 +17,227 @@ from shirg.cli.flags import AdaptedModelFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from shirg.gate import Kept
+    from shirg.lavida import Lavida
+
+SELECTORS = (
+    "shirg", "random", "uniform", "divprune", "rediprune", "cdpruner", "vispruner", "visionzip", "prumerge", "tome",
+    "pool", "downsample",
+)  # fmt: skip
+"""The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+"""Names by which images of a folder are known; what they are is judged by their content."""
+DRAWN = ".kept.png"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(AdaptedModelFlags):
-    """Draw a page with its kept patches bright, its dropped ones dimmed, and the borders of the clusters."""
+    """Draw a page with its kept patches bright, its dropped ones dimmed, and the borders of the clusters.
 
-    image: Positional[Path]
-    """A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file."""
+    For PAGE.png there will be PAGE.kept.png, and PAGE.kept.json with index, row, column and score of every kept patch.
+    Of a folder every image is taken, sub-folders aside. Unreadable ones are named and passed over; the exit code is
+    then 2. What is interrupted leaves complete files only.
+
+    shirg select page.png --budget 512 --question "What is the total?"
+
+    shirg select scans/ --selector visionzip --output-dir visionzip/
+    """
+
+    image: Positional[Annotated[Path, arg(metavar="IMAGE|FOLDER")]]
+    """A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file, or a folder of them."""
 
     budget: int = 768
-    """Patches to keep, from 1 to the number of patches (2304 at 672 pixels)."""
+    """Patches to keep, from 1 to the number of patches (2304 at 672 pixels). One more token sums up the others."""
 
     question: str = ""
     """Choose with this question in mind; without it by the page alone."""
 
-    selector: str = "shirg"
-    """The rule that chooses: shirg, or for comparison random, uniform."""
+    selector: Annotated[
+        str,
+        arg(metavar="NAME", help=f"The rule that chooses: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."),
+    ] = "shirg"
+    """The rule that chooses, by its name in `shirg.gate.SELECTORS`."""
 
-    output: Annotated[
-        Path | None, arg(metavar="FILE.png", help_behavior_hint="(default: IMAGE's name with .kept.png)")
-    ] = None
-    """Where the picture goes."""
+    output_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside each image)")] = None
+    """Where pictures and JSON files go."""
 
 
 def command(flags: Flags) -> None:
     """Choose, draw, and say what was kept."""
     from rich.console import Console
 
-    from shirg.cli.models import load_image, load_model
-    from shirg.evaluation.figures import draw_kept
-    from shirg.files import atomic_path
-    from shirg.gate import GateConfig, ShirgGate
-    from shirg.lavida.images import square_view
+    from shirg.cli.models import check_writable, load_model
+    from shirg.lavida.vision import check_budget
 
-    page = load_image(flags.image)
+    pages = find_pages(flags.image)
+    if flags.output_dir is not None:
+        check_writable(flags.output_dir)
     model = load_model(flags, flags.adapter)
+    check_budget(flags.budget, (model.resolution // model.tower.patch_size) ** 2)
+    _use_selector(model, flags.selector)
+    question_ids = model.question_ids(model.prompt_ids(flags.question)) if flags.question else None
+    if not flags.image.is_dir():
+        said = draw_page(model, flags.image, output_of(flags.image, pages, flags.output_dir), question_ids, flags)
+        Console(soft_wrap=True).print(said, highlight=False, markup=False)
+        return
+    broken = []
+    with _progress(len(pages)) as advance:
+        for page in pages:
+            try:
+                draw_page(model, page, output_of(page, pages, flags.output_dir), question_ids, flags)
+            except UserError as error:
+                broken.append(page.name)
+                advance(f"shirg: passed over: {error}")
+            else:
+                advance(None)
+    drawn, where = len(pages) - len(broken), flags.output_dir or flags.image
+    Console(soft_wrap=True).print(f"drew {drawn} of {len(pages)} images: {where}", highlight=False, markup=False)
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(pages)} images cannot be read: {', '.join(broken)}; the others are drawn"
+        )
+
+
+def find_pages(path: Path) -> list[Path]:
+    """The image at `path`, or the images of a folder by name: no hidden ones, and none that this command drew.
+
+    Raises:
+        UserError: if there is nothing at `path`, or a folder without images.
+    """
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"image {path}: no such file or folder")
+        return [path]
+    found = [
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.name.endswith(DRAWN)
+    ]
+    if not found:
+        raise UserError(f"folder {path}: no image in it; expected names that end in {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def output_of(page: Path, pages: Sequence[Path], folder: Path | None) -> Path:
+    """Where a page's picture goes: scan.kept.png; where scan.png and scan.jpg meet, scan.png.kept.png."""
+    namesakes = Counter(other.stem.lower() for other in pages)  # file systems may not tell A from a
+    name = page.name if namesakes[page.stem.lower()] > 1 else page.stem
+    return (folder or page.parent) / f"{name}{DRAWN}"
+
+
+def draw_page(model: Lavida, page: Path, output: Path, question_ids: Tensor | None, flags: Flags) -> str:
+    """Write the picture and the JSON of one page; returns a line about it.
+
+    Raises:
+        UserError: if the image cannot be read.
+    """
+    from shirg.cli.models import load_image
+    from shirg.evaluation.kept_picture import Tally, draw_kept, save_picture
+    from shirg.files import write_text
+
+    image = load_image(page)
+    features = model.image_features(image, "shirg")
+    kept = model.select(features, flags.budget, question_ids)
+    unasked = kept if question_ids is None else model.select(features, flags.budget)
+    changed = _changed(kept, unasked)
+    picture = draw_kept(image, kept, features.grid, fit=model.fit, notes=_notes(model, changed, flags))
+    save_picture(output, picture)
+    value = describe(model, image, page, kept, features.grid, flags) | {"changed_by_question": changed}
+    write_text(output.with_suffix(".json"), _one_line_per_key(value))
+    return f"{Tally.of(kept).headline()}: {output}"
+
+
+def _changed(kept: Kept, unasked: Kept) -> int:
+    """Patches that are kept because of the question; where patches are merged, those that are merged otherwise."""
+    ours, plain = kept.assignment[0], unasked.assignment[0]
+    return int((ours != plain).sum() if kept.indices is None else ((ours >= 0) & (plain < 0)).sum())
+
+
+def describe(
+    model: Lavida, image: Image.Image, page: Path, kept: Kept, grid: tuple[int, int], flags: Flags
+) -> dict[str, object]:
+    """What the JSON holds. Lists of patches are in reading order; `clusters` and `groups` number what they share.
+
+    Row r and column c of a stretched page cover its pixels from c * width / columns and r * height / rows on.
+    """
+    from shirg.evaluation.kept_picture import Tally
+
+    tally = Tally.of(kept)
+    rows, columns = grid
+    places = (kept.assignment[0] >= 0).nonzero().flatten()
+    return {
+        "image": page.name,
+        "width": image.width,
+        "height": image.height,
+        "model": flags.model,
+        "adapter": None if flags.adapter is None else str(flags.adapter),
+        "resolution": model.resolution,
+        "fit": model.fit,
+        "grid": {"rows": rows, "columns": columns},
+        "selector": flags.selector,
+        "budget": flags.budget,
+        "question": flags.question,
+        "relevance": model.config.relevance if flags.question else "none",
+        "relevance_sign": model.config.relevance_sign,
+        "merged": tally.merged,
+        "tokens": kept.tokens.shape[1],
+        "summary": {"token": tally.summary, "patches": tally.dropped, "share": round(tally.dropped / tally.patches, 4)},
+        "indices": places.tolist(),
+        "rows": (places // columns).tolist(),
+        "columns": (places % columns).tolist(),
+        "scores": [round(score, 6) for score in kept.scores[0][places].tolist()],
+        "clusters": kept.clusters[0][places].tolist(),
+        "groups": kept.assignment[0][places].tolist(),
+    }
+
+
+def _one_line_per_key(value: dict[str, object]) -> str:
+    """JSON that people can read: thousands of numbers are one line, not thousands of lines."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(part, ensure_ascii=False)}" for key, part in value.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _notes(model: Lavida, changed: int, flags: Flags) -> list[str]:
+    name = "LaViDa-nano" if flags.model == "nano" else Path(flags.model).name
+    adapted = "" if flags.adapter is None else f" with adapter {flags.adapter.name}"
+    notes = [f"Selector {flags.selector}, {name}{adapted} at {model.resolution} x {model.resolution} px"]
+    if flags.question:
+        effect = f"changes {changed:,} patches" if changed else "changes nothing"
+        notes.append(f"Question: {flags.question} ({effect})")
+    return notes
+
+
+def _use_selector(model: Lavida, name: str) -> None:
+    from shirg.gate import ShirgGate
+
     try:
-        model.gate = ShirgGate(GateConfig(**dataclasses.asdict(model.gate.config) | {"selector": flags.selector}))
+        model.gate = ShirgGate(dataclasses.replace(model.gate.config, selector=name))
     except ValueError as error:
         raise UserError(f"--selector: {error}") from error
-    question_ids = model.question_ids(model.prompt_ids(flags.question)) if flags.question else None
-    features = model.image_features(page, "shirg")
-    kept = model.select(features, flags.budget, question_ids)
 
-    output = flags.output or flags.image.with_suffix(".kept.png")
-    picture = draw_kept(square_view(page, model.resolution, model.fit), kept, features.grid)
-    with atomic_path(output) as fresh:
-        picture.save(fresh, "PNG")
-    count, total = int(kept.assignment.max()) + 1, kept.scores.shape[1]
-    clusters = kept.clusters[0].unique().numel()
-    Console(soft_wrap=True).print(
-        f"kept {count} of {total} patches ({count / total:.0%}) in {clusters} clusters: {output}", highlight=False
-    )
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str | None], None]]:
+    """A bar on standard error; yields what advances it, printing a line above it if one is given."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(file=sys.stderr, soft_wrap=True)
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("drawing", total=total)
+
+        def advance(line: str | None) -> None:
+            if line is not None:
+                console.print(line, highlight=False, markup=False)
+            bar.update(task, advance=1)
+
+        yield advance
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

@@ -3,14 +3,11 @@ well."""
 
 from __future__ import annotations
 
-import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from shirg.evaluation.markdown import count
 from shirg.evaluation.tasks import METRIC_TITLES
@@ -20,8 +17,6 @@ from shirg.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from shirg.gate import Kept
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -33,62 +28,6 @@ MODE_COLOURS = {
     "multiview": "#009E73",
 }
 MODE_MARKERS = {"lowres": "v", "hd": "s", "highres": "D", "shirg": "o", "multiview": "^"}
-
-OUTLINE = (230, 159, 0)
-DIMMED = (0.50, 0.52, 0.60)
-"""What is left of a dropped patch's red, green and blue: darker and colder than kept on every ground, its text still there."""
-
-
-def draw_kept(image: Image.Image, kept: Kept, grid: tuple[int, int], *, side: int = 1152, outlines: bool = True):
-    """The page as the tower sees it, stretched to a square, kept patches bright, dropped ones dimmed.
-
-    Args:
-        image: the page as the tower sees it, or one that is stretched to a square as it does.
-        kept: the gate's result for this page; its first row is drawn.
-        grid: rows and columns of patches, `kept.scores.shape[1]` in all.
-        side: least side of the picture in pixels; it is rounded up so that every patch has the same size.
-        outlines: draw the borders of the clusters.
-
-    Returns:
-        An RGB image.
-    """
-    rows, columns = grid
-    patch = -(-side // max(rows, columns))
-    page = np.asarray(image.convert("RGB").resize((columns * patch, rows * patch), Image.Resampling.LANCZOS))
-    bright = (kept.assignment[0] >= 0).cpu().numpy()
-    dropped = ~_enlarged(bright.reshape(grid), patch)[..., None]
-    faded = page * np.array(DIMMED)
-    picture = np.where(dropped, faded, page).astype(np.uint8)
-    if outlines:
-        picture[_borders(_enlarged(kept.clusters[0].cpu().numpy().reshape(grid), patch))] = OUTLINE
-    return Image.fromarray(picture)
-
-
-def kept_page_figure(
-    path: Path,
-    image: Image.Image,
-    kept: Kept,
-    grid: tuple[int, int],
-    *,
-    question: str = "",
-    answer: str = "",
-    truth: str = "",
-) -> None:
-    """Save `draw_kept` with how much was kept above it and the question, the model's answer and the truth below."""
-    total, chosen = kept.scores.shape[1], int(kept.assignment[0].max()) + 1
-    lines = [("question", question), ("answer", answer), ("truth", truth)]
-    caption = [_wrapped(f"{name}: {text}") for name, text in lines if text]
-    height = 7.6 + 0.22 * sum(text.count("\n") + 1 for text in caption)
-    figure = _figure(7.2, height)
-    axes = figure.add_axes((0.02, 1 - 7.4 / height, 0.96, 6.9 / height))
-    axes.imshow(draw_kept(image, kept, grid), interpolation="nearest")
-    axes.set_axis_off()
-    clusters = kept.clusters[0].unique().numel()
-    axes.set_title(
-        f"{chosen} of {total} patches kept ({chosen / total:.0%}); orange: borders of {clusters} clusters", fontsize=11
-    )
-    figure.text(0.03, 1 - 7.5 / height, "\n".join(caption), va="top", fontsize=10, parse_math=False, linespacing=1.4)
-    _save(figure, path)
 
 
 def loss_figure(path: Path, steps: Sequence[dict], validations: Sequence[dict] = ()) -> None:
@@ -215,23 +154,6 @@ def _score_series(axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[f
     )
 
 
-def _wrapped(text: str, width: int = 92, limit: int = 400) -> str:
-    line = " ".join(text.split())
-    return "\n".join(textwrap.wrap(line if len(line) <= limit else line[: limit - 3] + "...", width))
-
-
-def _enlarged(cells: np.ndarray, patch: int) -> np.ndarray:
-    return cells.repeat(patch, axis=0).repeat(patch, axis=1)
-
-
-def _borders(clusters: np.ndarray) -> np.ndarray:
-    """True on the pixel before every change of cluster, to the right and downwards."""
-    border = np.zeros(clusters.shape, dtype=bool)
-    border[:, :-1] |= clusters[:, :-1] != clusters[:, 1:]
-    border[:-1] |= clusters[:-1] != clusters[1:]
-    return border
-
-
 def _figure(width: float, height: float) -> Figure:
     """A figure of its own, outside pyplot's global state; saving it as PNG uses Agg, whatever the display."""
     from matplotlib.figure import Figure
@@ -246,6 +168,5 @@ def _plain(axes: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as fresh, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # questions come in every script
+    with atomic_path(path) as fresh:
         figure.savefig(fresh, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})

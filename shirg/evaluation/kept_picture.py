@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from shirg.data.render.fonts import Face
 from shirg.files import atomic_path
 from shirg.gate import Kept
-from shirg.lavida.images import FITS, PAD_COLOUR
+from shirg.lavida.images import PAD_COLOUR
 
 LONG_SIDE = 1344
 """Pixels of the page's longer side in the picture: 28 for each of 48 patches."""
@@ -25,14 +25,15 @@ LEAST_WIDTH = 900
 """Pixels of caption that a narrow page is given."""
 
 PAPER, INK, GREY = (255, 255, 255), (24, 27, 33), (92, 98, 108)
-DIMMED, HAZE = (0.46, 0.48, 0.53), (13.0, 15.0, 20.0)
-"""What is left of a dropped patch's grey, channel by channel, and the haze over it: colder than any kept patch, darker
-than all but the blackest, its text still there."""
+DIMMED = (0.51, 0.54, 0.60)
+"""What is left of a dropped patch's grey, channel by channel: darker and colder than kept, its text still there."""
 COLOUR_LEFT = 0.12
 """Share of its colours that a dropped patch shows."""
 SHADOW = 0.38
 """How much darker dropped patches are where a kept one stands beside them."""
-BORDER, BORDER_ON_DROPPED, BORDER_ON_KEPT = (236, 168, 36), 0.55, 0.30
+RIM = 0.6
+"""How strongly a light hairline runs round what was kept: on dark pages it is what tells kept from dropped."""
+BORDER, BORDER_ON_DROPPED, BORDER_ON_KEPT = (240, 173, 40), 0.75, 0.38
 """Lines between clusters, and how strongly they cover what they cross; on kept patches lightly, since there is text."""
 TINTS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
 """Okabe and Ito's colours, which stay apart for colour-blind readers: neighbouring merged groups get different ones."""
@@ -86,16 +87,17 @@ class Tally:
     def details(self) -> str:
         """Clusters or groups, and what became of the rest."""
         parts = []
-        if self.merged and self.alone < self.outputs:
-            groups = self.outputs - self.alone
-            parts.append(f"{self.alone:,} tokens are single patches, {groups:,} are means of several")
+        groups = self.outputs - self.alone
+        if self.merged and groups:
+            single = f"{self.alone:,} tokens are single patches, " if self.alone else ""
+            parts.append(f"{single}{groups:,} {'are ' if single else ''}means of several patches")
         elif self.clusters > 1:
             parts.append(f"{self.clusters:,} clusters")
         if self.dropped:
             fate = "in one summary token" if self.summary else "dropped"
             parts.append(f"the other {self.dropped:,} {fate}")
         elif self.summary:
-            parts.append("one more token is the mean of all")
+            parts.append("one more for the mean of all")
         text = ", ".join(parts)
         return text[:1].upper() + text[1:]
 
@@ -149,7 +151,6 @@ def save_picture(path: Path, picture: Image.Image) -> None:
 def _enlarged_page(page: Image.Image, fit: str) -> Image.Image:
     """The page, padded as the tower saw it, at the size it is drawn in."""
     if fit == "pad":
-        assert fit in FITS
         side = max(page.size)
         square = Image.new("RGB", (side, side), PAD_COLOUR)
         square.paste(page, ((side - page.width) // 2, (side - page.height) // 2))
@@ -168,9 +169,11 @@ def _cells(side: int, count: int) -> np.ndarray:
 def _dim(page: np.ndarray, bright: np.ndarray) -> np.ndarray:
     """Grey and darken what was dropped, a little more beside kept patches, which so seem to stand out: [H, W, 3]."""
     grey = page @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    faded = (grey[..., None] + COLOUR_LEFT * (page - grey[..., None])) * np.array(DIMMED) + np.array(HAZE)
-    near = Image.fromarray(bright.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(5))
+    faded = (grey[..., None] + COLOUR_LEFT * (page - grey[..., None])) * np.array(DIMMED)
+    shape = Image.fromarray(bright.astype(np.uint8) * 255)
+    near, rim = (shape.filter(brush) for brush in (ImageFilter.GaussianBlur(5), ImageFilter.MaxFilter(3)))
     faded *= 1 - SHADOW * np.asarray(near, dtype=np.float32)[..., None] / 255
+    faded += RIM * np.asarray(rim, dtype=np.float32)[..., None] / 255 * (255 - faded)
     return np.where(bright[..., None], page, faded)
 
 
@@ -228,12 +231,12 @@ def _framed(drawn: Image.Image, tally: Tally, notes: Sequence[str]) -> Image.Ima
 def _legend(frame: Image.Image, tally: Tally, top: int) -> None:
     """What bright, dim, tinted and lined patches mean, as swatches in one row."""
     draw, left = ImageDraw.Draw(frame), MARGIN
-    dim = tuple(round(255 * share + haze) for share, haze in zip(DIMMED, HAZE, strict=True))
+    dim = tuple(round(255 * share) for share in DIMMED)
     tinted = tuple(round(255 * (1 - TINT) + TINT * part) for part in TINTS[0])
     line = tuple(round(part + BORDER_ON_DROPPED * (edge - part)) for part, edge in zip(dim, BORDER, strict=True))
-    entries = [("a token of its own" if tally.merged else "kept", PAPER, GREY)]
+    entries = [("a token of its own" if tally.merged else "kept", PAPER, GREY)] if tally.alone else []
     if tally.merged and tally.alone < tally.outputs:
-        entries.append(("merged with the patches of its tint", tinted, tinted))
+        entries.append(("merged with others", tinted, tinted))
     if tally.dropped:
         entries.append(("in the summary token" if tally.summary else "dropped", dim, dim))
     if not tally.merged and tally.clusters > 1:

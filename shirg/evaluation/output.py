@@ -9,13 +9,13 @@ import torch
 
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
-from shirg.evaluation.figures import accuracy_figure, kept_page_figure, kv_figure
+from shirg.evaluation.figures import accuracy_figure, kv_figure
+from shirg.evaluation.kept_picture import draw_kept, save_picture
 from shirg.evaluation.report import evaluation_report
 from shirg.evaluation.sample import SamplePage
 from shirg.evaluation.variants import Variant
 from shirg.files import write_json, write_text
 from shirg.lavida import Lavida
-from shirg.lavida.images import square_view
 
 RESULTS_FILE = "evaluation_results.json"
 DETAILS_FILE = "detailed_results.json"
@@ -66,12 +66,6 @@ def draw_selection(path: Path, model: Lavida, sample: SamplePage, variant: Varia
     features = Page(model, sample.image).features(variant)
     kept = model.select(features, variant.budget, model.question_ids(model.prompt_ids(sample.prompt)))
     record = sample.record
-    kept_page_figure(
-        path,
-        square_view(sample.image, model.resolution, model.fit),
-        kept,
-        features.grid,
-        question=record.question,
-        answer=answer,
-        truth=" / ".join(dict.fromkeys(record.answers)),
-    )
+    truth = " / ".join(dict.fromkeys(record.answers))
+    notes = [f"{name}: {text}" for name, text in (("Question", record.question), ("Answer", answer), ("Truth", truth))]
+    save_picture(path, draw_kept(sample.image, kept, features.grid, fit=model.fit, notes=notes))
