@@ -41,7 +41,8 @@ class Flags(AdaptedModelFlags):
     """Longest answer in tokens, a draft included."""
 
     block_length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one block)")] = None
-    """Tokens filled in together, from left to right; after the block in which an answer ends no other is begun."""
+    """Tokens filled in together, from left to right; after the block in which an answer ends no other is begun. LLaDA
+    only: Dream always fills in one block."""
 
     steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint=ONE_PER_TOKEN)] = None
     """Denoising steps for the whole answer: fewer are faster, and commit more tokens at once."""

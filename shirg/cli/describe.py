@@ -53,7 +53,10 @@ class Flags(CommonFlags):
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """`llada-8b` or `dream-7b` (shapes of the published models), `nano`, a folder in LaViDa's official layout, or an id on
-    the Hugging Face hub. Only config.json is read."""
+    the Hugging Face hub. Only config.json is read, and a folder's tokenizer for special ids that it does not name."""
+
+    revision: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the main branch)")] = None
+    """Branch, tag or commit of a model on the hub."""
 
     image_size: Annotated[str, arg(metavar="WxH")] = "1000x1000"
     """Width and height of the image in pixels. The tiles of `hd` and `multiview` follow its shape, the other paths square
@@ -96,7 +99,7 @@ def command(flags: Flags) -> None:
         dtype=flags.dtype,
     )
     known = {"model": flags.model, "published": flags.model in PUBLISHED}
-    found = {**known, **describe(load_config(flags.model), budgets, scenario)}
+    found = {**known, **describe(load_config(flags.model, flags.revision), budgets, scenario)}
     if flags.json is not None:
         write_json(flags.json, found)
     console = Console(highlight=False)
@@ -115,43 +118,27 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[1]), int(parts[2])
 
 
-def load_config(model: str) -> LavidaConfig:
+def load_config(model: str, revision: str | None = None) -> LavidaConfig:
     """The configuration that `model` names; of a hub id only `config.json` is downloaded.
 
     Raises:
-        UserError: if there is no such model; the message lists what there is.
+        UserError: if there is no such model or revision; the message lists what there is.
     """
     from shirg.lavida import checkpoint
     from shirg.lavida.config import LavidaConfig, read_config
     from shirg.lavida.shapes import PUBLISHED, published_config
 
     if model in PUBLISHED:
+        if revision is not None:
+            raise UserError(f"--revision: got {revision}, but {model} is a shape known here, no model on the hub")
         return published_config(model)
-    folder = Path(model).expanduser()
-    if model == "nano" or folder.is_dir():
-        return LavidaConfig.from_dict(read_config(checkpoint.resolve(model)))
-    names = (*PUBLISHED, "nano")
-    if folder.is_absolute() or model.startswith((".", "~")) or len(folder.parts) != 2:
-        near = difflib.get_close_matches(model.lower(), names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? Else give" if near else "give"
-        raise UserError(
-            f"model {model!r}: no such shape or folder; {hint} {', '.join(names)}, a folder with a config.json, or a "
-            'hub id such as "owner/name"'
-        )
-    return LavidaConfig.from_dict(read_config(_download_config(model).parent))
-
-
-def _download_config(model: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(model, "config.json"))
-    except Exception as error:  # errors of the hub's client, of its HTTP library and of the disk share no base class
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"model {model!r} is neither a folder here nor in the local hub cache, and its config.json could not be "
-            f"downloaded ({type(error).__name__}: {reason}); give its folder, llada-8b, dream-7b or nano"
-        ) from error
+        folder = checkpoint.config_file(model, revision).parent
+    except UserError as error:
+        near = difflib.get_close_matches(model.lower(), (*PUBLISHED, "nano"), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"shapes known by name: {', '.join(PUBLISHED)}"
+        raise UserError(f"{error}; {hint}") from error
+    return LavidaConfig.from_dict(read_config(folder), checkpoint.load_tokenizer(folder))
 
 
 # -------------------- printing

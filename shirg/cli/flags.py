@@ -15,7 +15,8 @@ PATCH = 14
 
 EMBEDDED_OR_OFFICIAL = "(default: documents charts for the nano, ChartQA DocVQA for official weights)"
 
-MODELS_OWN = "(default: the model's own)"
+MODELS_OWN = "(default: the adapter's or the model's own)"
+MODELS_OWN_SIDE = "(default: the adapter's or the model's own, mostly 672)"
 
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 
@@ -38,7 +39,7 @@ class ModelFlags(CommonFlags):
     revision: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the main branch)")] = None
     """Branch, tag or commit of a model on the hub."""
 
-    image_resolution: int = 672
+    image_resolution: Annotated[int | None, arg(metavar="INT", help_behavior_hint=MODELS_OWN_SIDE)] = None
     """Pixels per side at which SHIRG sees a page, a multiple of 14; 672 gives 48x48 = 2304 tokens to choose from."""
 
     fit: Annotated[Literal["stretch", "pad"] | None, arg(metavar="{stretch,pad}", help_behavior_hint=MODELS_OWN)] = None
@@ -57,7 +58,7 @@ class ModelFlags(CommonFlags):
 
     def check_resolution(self) -> None:
         """Raise `UserError` for a side that the patches do not divide."""
-        if self.image_resolution < PATCH or self.image_resolution % PATCH:
+        if self.image_resolution is not None and (self.image_resolution < PATCH or self.image_resolution % PATCH):
             below = max(self.image_resolution // PATCH, 1) * PATCH
             raise UserError(
                 f"--image-resolution: got {self.image_resolution}, must be a multiple of {PATCH} such as {below} or "

@@ -67,19 +67,22 @@ def shown_steps(model: Lavida, *, every_step: bool) -> Iterator[OnStep | None]:
 
     Args:
         every_step: one line per step that stays, on a terminal or not. Otherwise a terminal gets a line that is redrawn,
-            and anything else nothing.
+            and anything else nothing. Nor is anything drawn without a tokenizer: there is no answer either, and that is
+            for `Lavida.answer` to say.
     """
     console = Console(stderr=True, highlight=False)
+    redrawn = sys.stderr.isatty() and not console.is_dumb_terminal
+    if model.tokenizer is None or not (every_step or redrawn):
+        yield None
+        return
     view = AnswerView(model, unicode=console.encoding.startswith("utf"))
     if every_step:
         yield lambda number, tokens: console.print(view.line(number, tokens), soft_wrap=True)
-    elif sys.stderr.isatty() and not console.is_dumb_terminal:
+    else:
         # Transient: whatever ends the run, Ctrl-C included, the line goes and the cursor comes back.
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda number, tokens: live.update(_one_line(view.line(number, tokens)), refresh=True)
         console.print(f"{view.passes} passes for {len(view.before)} tokens", style="dim")
-    else:
-        yield None
 
 
 def _one_line(text: Text) -> Text:

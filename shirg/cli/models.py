@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     """The model of `flags`, with `adapter` if one is given, on the GPU where there is one.
 
+    What the flags leave open the adapter decides, and what that leaves open the checkpoint.
+
     A nano computes in float32, anything else in bfloat16: what official weights were trained in, and on a CPU the
     precision in which their files are mapped instead of copied, 17 GB for 8B parameters and not 34.
 
@@ -31,6 +33,7 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     import torch
 
     from shirg.lavida import Lavida, checkpoint
+    from shirg.lavida.adapter import load_adapter, warn_of_differences
     from shirg.lavida.config import read_config
 
     on_gpu = torch.cuda.is_available()
@@ -38,29 +41,31 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
         folder = checkpoint.resolve(flags.model, flags.revision)
         dtype = torch.float32 if read_config(folder).get("shirg", {}).get("nano") else torch.bfloat16
         model = Lavida.from_pretrained(folder, device="cuda" if on_gpu else "cpu", dtype=dtype)
-        model.resolution = flags.image_resolution
+        settings = {} if adapter is None else load_adapter(model, adapter)
+        model.resolution = flags.image_resolution or model.resolution
         model.fit = flags.fit or model.fit
         _set_relevance(model, flags)
-        if adapter is not None:
-            model.load_adapter(adapter)
+        warn_of_differences(model, settings, adapter)
     return model
 
 
 def _set_relevance(model: Lavida, flags: ModelFlags) -> None:
+    """A text tower that the checkpoint or adapter asks for may be missing: not every mode looks at the question."""
+    if flags.relevance == "siglip" and flags.text_tower is None:
+        raise UserError(
+            "--relevance siglip: needs --text-tower, the SigLIP checkpoint that the model's tower was made from"
+        )
     given = {"relevance": flags.relevance, "relevance_sign": flags.relevance_sign}
     changes = {name: value for name, value in given.items() if value is not None}
     model.config = dataclasses.replace(model.config, **changes)
-    if model.config.relevance != "siglip" and flags.text_tower is not None:
+    if flags.text_tower is None:
+        return
+    if model.config.relevance != "siglip":
         raise UserError(
             f"--text-tower: got {flags.text_tower}, but tokens are compared by relevance "
             f"{model.config.relevance!r}, which needs none; add --relevance siglip"
         )
-    if model.config.relevance == "siglip":
-        if flags.text_tower is None:
-            raise UserError(
-                "--relevance siglip: needs --text-tower, the SigLIP checkpoint that the model's tower was made from"
-            )
-        model.load_text_tower(flags.text_tower)
+    model.load_text_tower(flags.text_tower)
 
 
 def load_image(path: Path) -> Image.Image:

@@ -54,7 +54,8 @@ def command(flags: Flags) -> None:
     # ------------------------------------------------------------- check
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
-    data = prepare.dataset_config(flags, flags.image_resolution, flags.output_dir / "data")
+    side = flags.image_resolution or prepare.Flags.image_resolution
+    data = prepare.dataset_config(flags, side, flags.output_dir / "data")
     training = train.training_config(flags, flags.model, flags.output_dir)
     evaluation = evaluate.evaluation_config(flags, flags.output_dir / "evaluation")
     check_writable(flags.output_dir)

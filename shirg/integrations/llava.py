@@ -20,11 +20,27 @@ be pooled, merged or broken into lines, and adapters are trained without newline
 it is (LaViDa llava_arch.py:285, 447-448); everything after (placeholders, labels, truncation, padding) is its own.
 `image_sizes` is then not needed. As ever in that code base, several prompts need `modalities=["image"] * B`.
 
-Up to three methods of the instance are replaced. No class is touched, and so no other model of that class.
+Up to three methods of the instance are replaced. No class is touched, and so no other model of that class. What stands
+around a model and passes calls on (a `PeftModel`, `torch.compile`) is refused: give the model inside, and go on using
+the outer one.
+
+An adapter trained by SHIRG fits the official model as well. Its layers are named as seen from `get_model()`, and peft
+puts them there in place; on the whole model peft would find the layers, but none of their weights. The selection it
+was trained with is in its folder:
+
+    PeftModel.from_pretrained(model.get_model(), folder)
+    settings = json.loads(Path(folder, "shirg_settings.json").read_text())
+    enable_shirg(model, budget=768, gate_config=GateConfig(**settings["gate"]), tokenizer=tokenizer,
+                 relevance_sign=settings["relevance_sign"])
+    pixels = pixels_for_shirg([image], settings["resolution"], settings["fit"])
+
+That is for the relevance "llm". With settings["relevance"] "none" leave the tokenizer out; "siglip" needs a text tower,
+which only `Lavida` knows. `load_adapter` of `Lavida` also refuses an adapter of another base, which peft cannot.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -32,14 +48,14 @@ from types import MethodType
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
-from shirg.lavida.config import IMAGE_TOKEN_INDEX
+from shirg.lavida.config import IMAGE_TOKEN_INDEX, RELEVANCE_SIGNS
 from shirg.lavida.images import square_view, to_pixels, to_rgb
-from shirg.lavida.prompt import question_part
+from shirg.lavida.prompt import question_marks, question_part
 from shirg.lavida.relevance import word_relevance
+from shirg.lavida.tower import embed_patches
 
 _SETTINGS = "_shirg_settings"
 
@@ -52,10 +68,15 @@ class _Settings:
     budget: int
     marks: frozenset[int] | None
     """Ids that end a question; None where questions are not looked at."""
+    relevance_sign: int
 
 
 def enable_shirg(
-    model: nn.Module, budget: int = 768, gate_config: GateConfig | None = None, tokenizer=None
+    model: nn.Module,
+    budget: int = 768,
+    gate_config: GateConfig | None = None,
+    tokenizer=None,
+    relevance_sign: int = 1,
 ) -> nn.Module:
     """Make this one model read images through SHIRG; returns the model. See the module for what `images` may be.
 
@@ -66,19 +87,20 @@ def enable_shirg(
         tokenizer: the checkpoint's. With it tokens are compared with the words of the question behind the placeholder,
             as with `Lavida`'s relevance "llm"; without it, and where `encode_images` is called by itself, the image
             alone decides.
+        relevance_sign: -1 where the space is inverted, so that the least similar tokens are the relevant ones.
 
     Raises:
-        UserError: if the model lacks an attribute of the official code base, or the budget is below 1.
+        UserError: if the model lacks an attribute of the official code base or stands around another one, the budget
+            is below 1, or the sign is neither 1 nor -1.
     """
     _check_model(model)
     if budget < 1:
         raise UserError(f"budget: got {budget}, must be 1 or more kept tokens per image")
-    marks = None
-    if (
-        tokenizer is not None
-    ):  # all_special_ids would leave out LLaDA's marks of turns, which have no role in its config
-        marks = frozenset(id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
-    setattr(model, _SETTINGS, _Settings(ShirgGate(gate_config or GateConfig()), budget, marks))
+    if relevance_sign not in RELEVANCE_SIGNS:
+        raise UserError(f"relevance_sign: got {relevance_sign!r}, must be 1 or -1")
+    marks = None if tokenizer is None else question_marks(tokenizer)
+    gate = ShirgGate(gate_config or GateConfig())
+    setattr(model, _SETTINGS, _Settings(gate, budget, marks, relevance_sign))
     for name, function in _WRAPPERS.items():
         if hasattr(type(model), name):  # bound, so that copy.deepcopy binds it to the copy
             setattr(model, name, MethodType(function, model))
@@ -86,34 +108,56 @@ def enable_shirg(
 
 
 def disable_shirg(model: nn.Module) -> nn.Module:
-    """Give the model its own image path back; returns the model. Nothing happens to a model that is not wrapped."""
+    """Give the model its own image path back; returns the model. Nothing happens to one that SHIRG is not in.
+
+    Raises:
+        UserError: if the model stands around another one, as `enable_shirg` does.
+    """
+    _refuse_shell(model)
     for name in (*_WRAPPERS, _SETTINGS):
         model.__dict__.pop(name, None)
     return model
 
 
-def pixels_for_shirg(images: Sequence[Image.Image], resolution: int = 672) -> Tensor:
-    """Normalised pixels [B, 3, resolution, resolution] of PIL images, stretched to the square as LaViDa's base view is.
+def pixels_for_shirg(images: Sequence[Image.Image], resolution: int = 672, fit: str = "stretch") -> Tensor:
+    """Normalised pixels [B, 3, resolution, resolution] of PIL images, each made a square.
 
     Float32 on the CPU; the wrapped model moves them to its own device and precision.
 
+    Args:
+        fit: "stretch" as LaViDa's base view is, or "pad" with grey to keep the shape.
+
     Raises:
-        UserError: if `resolution` is not a positive multiple of 14.
+        UserError: if `resolution` is not a positive multiple of 14, or for another `fit`.
     """
     if resolution < 14 or resolution % 14:
         raise UserError(f"resolution: got {resolution}, must be a positive multiple of 14")
-    return to_pixels([square_view(to_rgb(image), resolution) for image in images])
+    return to_pixels([square_view(to_rgb(image), resolution, fit) for image in images])
 
 
 def _check_model(model: nn.Module) -> None:
-    for name in ("encode_images", "get_model"):
-        if not callable(getattr(model, name, None)):
+    _refuse_shell(model)
+    for name in ("encode_images", "prepare_inputs_labels_for_multimodal", "get_model"):
+        if not callable(getattr(type(model), name, None)):
             raise UserError(f"model: {type(model).__name__} has no {name}(); a LLaVA-style model is needed")
     inner = model.get_model()
     for name in ("get_vision_tower", "mm_projector"):
         if getattr(inner, name, None) is None:
             raise UserError(f"model: {type(inner).__name__} has no {name}; a LLaVA-style model is needed")
     _siglip(inner.get_vision_tower())
+
+
+def _refuse_shell(model: nn.Module) -> None:
+    """A module that passes calls on to one inside has its methods by name, but replacing them there reaches nobody."""
+    shells = {
+        "get_base_model()": hasattr(type(model), "get_base_model"),  # peft
+        "_orig_mod": "_orig_mod" in dict(model.named_children()),  # torch.compile
+    }
+    for inside, found in shells.items():
+        if found:
+            raise UserError(
+                f"model: a {type(model).__name__} passes calls on to the model inside; give model.{inside} instead"
+            )
 
 
 def _siglip(tower: nn.Module) -> nn.Module:
@@ -204,7 +248,7 @@ def _embed(model: nn.Module, views: Tensor, question: Tensor | None) -> Tensor:
     if question is not None and len(question):
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             words = inner.embed_tokens(question.to(tokens.device))
-            relevance = word_relevance(projector, tokens, words)[None]
+            relevance = settings.relevance_sign * word_relevance(projector, tokens, words)[None]
     kept = settings.gate(
         tokens[None], budget=settings.budget, grid=(len(views), *grid), pixels=pixels[None], relevance=relevance
     )
@@ -212,10 +256,9 @@ def _embed(model: nn.Module, views: Tensor, question: Tensor | None) -> Tensor:
 
 
 def _tokens(siglip: nn.Module, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Raw tokens [V, N, D] of the last encoder layer and their grid, with the position table interpolated to it."""
-    patches, positions = siglip.embeddings.patch_embedding, siglip.embeddings.position_embedding.weight
-    side = round(positions.shape[0] ** 0.5)
-    patch = patches.kernel_size[0]
+    """Raw tokens [V, N, D] of the last encoder layer and their grid."""
+    side = math.isqrt(len(siglip.embeddings.position_embedding.weight))
+    patch = siglip.embeddings.patch_embedding.kernel_size[0]
     height, width = images.shape[-2:]
     rows, cols = height // patch, width // patch
     trained = (rows, cols) == (side, side)  # 384 pixels are no multiple of 14: the last 6 belong to no patch
@@ -226,9 +269,4 @@ def _tokens(siglip: nn.Module, images: Tensor) -> tuple[Tensor, tuple[int, int]]
         )
     if not trained and (height % patch or width % patch):
         raise UserError(f"images: got {height}x{width} pixels, both must be multiples of the patch size {patch}")
-    embedded = patches(images.to(patches.weight.dtype))  # [V, D, rows, cols]
-    table = positions.T.reshape(1, -1, side, side)
-    if not trained:
-        table = functional.interpolate(table.float(), size=(rows, cols), mode="bicubic", align_corners=False)
-    hidden = (embedded + table.to(embedded.dtype)).flatten(2).transpose(1, 2)  # [V, N, D]
-    return siglip.encoder(inputs_embeds=hidden)[0], (rows, cols)
+    return siglip.encoder(inputs_embeds=embed_patches(siglip.embeddings, images))[0], (rows, cols)

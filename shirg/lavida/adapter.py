@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from shirg.errors import UserError
 from shirg.files import atomic_path, write_json, write_text
 from shirg.gate import GateConfig, ShirgGate
+from shirg.lavida.config import SHIRG_DEFAULTS, LavidaConfig, shirg_settings
+from shirg.lavida.images import FITS
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,12 @@ PEFT_PREFIX = "base_model.model."
 
 ROLES = {"tower": "vision", "mm_projector": "projector", "image_newline": "projector", "language": "language"}
 """Child of the model -> its role in the printed table."""
+
+SELECTION = ("gate", "relevance", "relevance_sign", "resolution", "fit")
+"""What decides which tokens an adapter is trained on: it brings these settings along."""
+
+_TAKEN = "_taken_from_adapter"
+"""Attribute of the model: the settings that the adapter on it brought along."""
 
 
 def attach_lora(
@@ -82,7 +90,9 @@ def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def unload_adapter(model: nn.Module) -> None:
-    """Take the adapter off; the base layers stand again as they were, frozen."""
+    """Take the adapter off; the base layers stand again as they were, frozen, and so do the settings it replaced."""
+    _select_by(model, _returned(model))
+    model.__dict__.pop(_TAKEN, None)
     for name, layer in _lora_layers(model).items():
         model.set_submodule(name, layer.base_layer)
     if has_adapter(model):
@@ -126,18 +136,20 @@ def write_adapter(model: nn.Module, folder: Path, *, settings: dict) -> None:
 def model_settings(model: nn.Module) -> dict:
     """What of the model decides how an adapter sees images: the gate, where relevance comes from and its sign,
     resolution, the base."""
-    return {
-        "gate": dataclasses.asdict(model.gate.config),
-        "relevance": model.config.relevance,
-        "relevance_sign": model.config.relevance_sign,
-        "resolution": model.resolution,
-        "fit": model.fit,
-        "base_fingerprint": base_fingerprint(model),
-    }
+    return {**_selection(model), "base_fingerprint": base_fingerprint(model)}
+
+
+def base_config(model: nn.Module) -> LavidaConfig:
+    """The model's configuration with the settings that it has now, but for those that its adapter brought along."""
+    own = {"resolution": model.resolution, **_returned(model)}
+    return dataclasses.replace(model.config, **{name: own[name] for name in own.keys() & SHIRG_DEFAULTS})
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> dict:
     """Attach the adapter saved in `folder`, in place of one that is there. Returns the settings it was trained with.
+
+    Of these the model takes over gate, relevance and its sign, resolution and fit, until the adapter is taken off. Those
+    that are no longer what its checkpoint says were set by someone: they stay, with a warning where they differ.
 
     Raises:
         UserError: if the folder is no SHIRG adapter, was trained on another base (the model is left as it is), or is
@@ -297,16 +309,61 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> N
         parameter.data.copy_(weights[name])
 
 
+def warn_of_differences(model: nn.Module, settings: dict, folder: str | Path) -> None:
+    """Warn of each setting of the selection in which the model is not what the adapter was trained with."""
+    own = _selection(model)
+    for name, value in _brought(settings).items():
+        if value != own[name]:
+            logger.warning("adapter %s was trained with %s %s; this model has %s", folder, name, value, own[name])
+
+
 def _settle_selection(model: nn.Module, settings: dict, folder: str | Path) -> None:
-    """Take over the adapter's gate in place of a default one; say so where something the user set stays and differs."""
-    if model.gate.config == GateConfig() and "gate" in settings:
-        try:
-            model.gate = ShirgGate(GateConfig(**settings["gate"]))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"adapter {folder}: its gate settings are not ones this version knows ({error})") from error
-    own = model_settings(model)
-    for name in ("gate", "relevance", "relevance_sign", "resolution", "fit"):
-        if name in settings and settings[name] != own[name]:
-            logger.warning(
-                "adapter %s was trained with %s %s; this model has %s", folder, name, settings[name], own[name]
-            )
+    own, stored = _selection(model), _stored_selection(model.config)
+    try:
+        taken = {name: value for name, value in _brought(settings).items() if own[name] == stored[name] != value}
+        _select_by(model, taken)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"adapter {folder}: its settings are not ones this version knows ({error})") from error
+    setattr(model, _TAKEN, taken)
+    warn_of_differences(model, settings, folder)
+
+
+def _brought(settings: dict) -> dict:
+    """The settings of the selection among an adapter's, with the defaults of gate settings that are younger than it."""
+    found = {name: settings[name] for name in SELECTION if name in settings}
+    return found | ({"gate": dataclasses.asdict(GateConfig(**found["gate"]))} if "gate" in found else {})
+
+
+def _selection(model: nn.Module) -> dict:
+    found = {name: getattr(model.config, name) for name in ("relevance", "relevance_sign")}
+    return {"gate": dataclasses.asdict(model.gate.config), **found, "resolution": model.resolution, "fit": model.fit}
+
+
+def _stored_selection(config: LavidaConfig) -> dict:
+    """How a model selects that was just read from its checkpoint."""
+    return {"gate": dataclasses.asdict(GateConfig()), **shirg_settings(config.raw), "fit": config.fit}
+
+
+def _returned(model: nn.Module) -> dict:
+    """What the checkpoint says of the settings that the model has from its adapter."""
+    taken = getattr(model, _TAKEN, None)
+    if not taken:
+        return {}
+    own, stored = _selection(model), _stored_selection(model.config)
+    return {name: stored[name] for name, value in taken.items() if own[name] == value}
+
+
+def _select_by(model: nn.Module, settings: dict) -> None:
+    """Give the model these settings of the selection, or, if one makes no sense, none of them."""
+    if "resolution" in settings:
+        model.tower.grid(settings["resolution"], settings["resolution"])
+    if settings.get("fit", FITS[0]) not in FITS:
+        raise UserError(f"fit={settings['fit']!r} is unknown")
+    own = {name: settings[name] for name in ("resolution", "fit") if name in settings}
+    if "gate" in settings:
+        own["gate"] = ShirgGate(GateConfig(**settings["gate"]))
+    in_config = {name: settings[name] for name in ("relevance", "relevance_sign") if name in settings}
+    if in_config:
+        own["config"] = dataclasses.replace(model.config, **in_config)
+    for name, value in own.items():
+        setattr(model, name, value)

@@ -80,22 +80,51 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         UserError: if it is none of them, the hub does not give it and no copy is in the local cache, or something that
             has no revisions is given one.
     """
-    if revision is not None and (str(name) == "nano" or Path(name).expanduser().is_dir()):
-        raise UserError(f"revision={revision!r}: model {str(name)!r} is no hub id, and only those have revisions")
-    if str(name) == "nano":
-        if not (NANO_FOLDER / "config.json").is_file():
-            raise UserError(f"the embedded model is missing: no {NANO_FOLDER / 'config.json'}; reinstall the package")
-        return NANO_FOLDER
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = _local_folder(name, revision)
+    if folder is not None:
         return folder
-    if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) != 2:
-        raise UserError(f'model {str(name)!r}: no such folder; give "nano", a folder, or a hub id such as "owner/name"')
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-    try:
+    with _hub_errors(name, revision):
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+
+
+def config_file(name: str | Path, revision: str | None = None) -> Path:
+    """The `config.json` of a checkpoint named as for `resolve`; of a hub id nothing else is downloaded.
+
+    Raises:
+        UserError: as `resolve`; a folder without the file is no error here.
+    """
+    folder = _local_folder(name, revision)
+    if folder is not None:
+        return folder / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(name, revision):
+        return Path(hf_hub_download(str(name), "config.json", revision=revision))
+
+
+def _local_folder(name: str | Path, revision: str | None) -> Path | None:
+    """The folder that `name` stands for, or None where it is a hub id."""
+    folder = NANO_FOLDER if str(name) == "nano" else Path(name).expanduser()
+    if folder is not NANO_FOLDER and not folder.is_dir():
+        if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) != 2:
+            raise UserError(
+                f'model {str(name)!r}: no such folder; give "nano", a folder, or a hub id such as "owner/name"'
+            )
+        return None
+    if revision is not None:
+        raise UserError(f"revision={revision!r}: model {str(name)!r} is no hub id, and only those have revisions")
+    if folder is NANO_FOLDER and not (folder / "config.json").is_file():
+        raise UserError(f"the embedded model is missing: no {folder / 'config.json'}; reinstall the package")
+    return folder
+
+
+@contextmanager
+def _hub_errors(name: str | Path, revision: str | None) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # errors of the hub's client, of its HTTP library and of the disk share no base class
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

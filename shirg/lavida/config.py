@@ -60,10 +60,18 @@ POOL_MODES = ("bilinear", "average", "max")
 RELEVANCE = ("llm", "siglip", "none")
 RELEVANCE_SIGNS = (1, -1)
 
+SHIRG_DEFAULTS = {
+    "relevance": "llm",
+    "relevance_sign": 1,
+    "resolution": SHIRG_RESOLUTION,
+    "answer_tokens": ANSWER_TOKENS,
+}
+"""Our own keys, under "shirg" in the file; see `LavidaConfig`."""
+
 
 @dataclass
 class LavidaConfig:
-    """A checkpoint's configuration. Build it with `from_dict`; `raw` is the file, word for word.
+    """A checkpoint's configuration. Build it with `from_dict`; `raw` is the file, word for word, `to_dict` the next one.
 
     Keys of ours live in the file under "shirg": `relevance` ("llm" compares projected tokens with the question's word
     embeddings, "siglip" with its embedding by SigLIP, "none" chooses by the image alone), `relevance_sign` (-1 where a
@@ -82,16 +90,18 @@ class LavidaConfig:
     patch_merge_type: str = "flat"
     pool_mode: str = "bilinear"
     pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
-    relevance: str = "llm"
-    relevance_sign: int = 1
-    resolution: int = SHIRG_RESOLUTION
-    answer_tokens: int = ANSWER_TOKENS
+    relevance: str = SHIRG_DEFAULTS["relevance"]
+    relevance_sign: int = SHIRG_DEFAULTS["relevance_sign"]
+    resolution: int = SHIRG_DEFAULTS["resolution"]
+    answer_tokens: int = SHIRG_DEFAULTS["answer_tokens"]
     vision_hidden_size: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.vision_hidden_size = self.vision_config["hidden_size"]
         for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
+            if not isinstance(value, int):
+                raise UserError(f"config: {name}={value!r} must be one id of the vocabulary")
             if not 0 <= value < self.body.vocab_size:
                 raise UserError(f"config: {name}={value} is outside the vocabulary of {self.body.vocab_size} entries")
         if self.raw.get("mm_hidden_size", self.vision_hidden_size) != self.vision_hidden_size:
@@ -142,7 +152,6 @@ class LavidaConfig:
         """
         family = _family(raw)
         _expect("mm_projector_type", raw.get("mm_projector_type", "mlp2x_gelu"), ("mlp2x_gelu",))
-        shirg = raw.get("shirg", {})
         known = {} if tokenizer is None else tokenizer.get_added_vocab()
         return cls(
             raw=raw,
@@ -153,11 +162,19 @@ class LavidaConfig:
             patch_merge_type=raw.get("mm_patch_merge_type", "flat"),
             pool_mode=raw.get("mm_spatial_pool_mode") or "bilinear",
             pinpoints=_pinpoints(raw.get("image_grid_pinpoints")),
-            relevance=shirg.get("relevance", "llm"),
-            relevance_sign=shirg.get("relevance_sign", 1),
-            resolution=shirg.get("resolution", SHIRG_RESOLUTION),
-            answer_tokens=shirg.get("answer_tokens", ANSWER_TOKENS),
+            **shirg_settings(raw),
         )
+
+    def to_dict(self) -> dict:
+        """The contents of a `config.json` that says the same: `raw`, and under "shirg" what has been changed since."""
+        stored, own = shirg_settings(self.raw), {name: getattr(self, name) for name in SHIRG_DEFAULTS}
+        changes = {name: value for name, value in own.items() if value != stored[name]}
+        return {**self.raw, "shirg": {**self.raw.get("shirg", {}), **changes}} if changes else self.raw
+
+
+def shirg_settings(raw: dict) -> dict:
+    """What a `config.json` says of our own keys, defaults included."""
+    return {name: raw.get("shirg", {}).get(name, default) for name, default in SHIRG_DEFAULTS.items()}
 
 
 def read_config(folder: str | Path) -> dict:

@@ -2,8 +2,8 @@
 
 Both bodies are ordinary decoder blocks (Llama's and Qwen2's) in which every position may look both ways. What differs
 from the causal models that transformers ships: attention is never causal, masks are Boolean and optional, positions
-are rotated in float32 whatever the weights are (LLaDA's `rope_full_precision`), and float64 stays float64 all the
-way.
+are rotated in float32 whatever the weights are (as LLaDA's `rope_full_precision` asks; the official Dream rounds its
+tables to the weights' precision), and float64 stays float64 all the way.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shirg.errors import UserError
 from shirg.gate import Kept, ShirgGate
 from shirg.lavida import checkpoint, paths, prompt, vision
+from shirg.lavida.adapter import base_config, load_adapter, unload_adapter
 from shirg.lavida.config import LavidaConfig, read_config
 from shirg.lavida.diffusion.families import decoding_settings, denoise_answers
 from shirg.lavida.diffusion.generation import EarlyStop, OnStep, Prefix
@@ -90,19 +91,15 @@ class Lavida(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the base model in the official layout, without any adapter; what is read back is equal bit for bit."""
-        checkpoint.save_checkpoint(self, self.config.raw, self.config.family, self.tokenizer, folder)
+        checkpoint.save_checkpoint(self, base_config(self).to_dict(), self.config.family, self.tokenizer, folder)
 
     def load_adapter(self, folder: str | Path) -> None:
-        """Load a SHIRG adapter, its selection settings included."""
-        from shirg.lavida import adapter
-
-        adapter.load_adapter(self, folder)
+        """Load a SHIRG adapter and its settings of the selection; the model's stay where they are not its checkpoint's."""
+        load_adapter(self, folder)
 
     def unload_adapter(self) -> None:
-        """Take the adapter off again; the base model is as it was."""
-        from shirg.lavida import adapter
-
-        adapter.unload_adapter(self)
+        """Take the adapter and the settings that it brought off again; the base model is as it was."""
+        unload_adapter(self)
 
     @property
     def device(self) -> torch.device:
@@ -246,7 +243,7 @@ class Lavida(nn.Module):
         """The part of a prompt [L] that is asked about its image: behind the placeholder, up to the next mark of a turn."""
         marks = self.stop_ids
         if self.tokenizer is not None:  # some templates begin the answer without having ended the question
-            marks = marks | set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+            marks |= prompt.question_marks(self.tokenizer)
         return prompt.question_part(input_ids, self.config.image_token_index, marks)
 
     @property
@@ -275,7 +272,7 @@ class Lavida(nn.Module):
         budget: int | None = None,
         image_embeds: Sequence[Tensor] | None = None,
         max_new_tokens: int = 32,
-        block_length: int = 32,
+        block_length: int | None = None,
         step_ratio: float | None = None,
         step_per_block: int | None = None,
         steps: int | None = None,
@@ -301,11 +298,11 @@ class Lavida(nn.Module):
             steps: denoising steps for the whole answer, instead of `step_ratio` or `step_per_block`. LLaDA's blocks share
                 them evenly, at least one each and at most one per token. (The official code takes no notice of it for
                 LLaDA, generate.py:146.)
-            block_length, step_per_block: LLaDA only; Dream has no blocks and ignores them.
+            block_length, step_per_block: LLaDA only, 32 and None by default; Dream has no blocks.
             draft_tokens: [B or 1, D <= max_new_tokens]: the start of the answer; its masks are filled in, what is no mask
                 is kept. (The official Dream has no drafts, and always takes its first token from the prefix.)
             alg, alg_temp, top_p, top_k: Dream only, see `DreamSettings`; without `alg`, `remasking` is translated.
-            generator: source of chance; None is torch's own.
+            generator: source of chance, on the model's device; None is torch's own.
             on_step: called with (number of forward passes so far, tokens [B, max_new_tokens]) after each.
             stop_early: end once no row has a mask before its first stop token (`stop_ids`, a draft's included), and write
                 the config's end of text behind it. Texts are those of a full run, passes fewer. (Official: never.)
@@ -362,7 +359,7 @@ class Lavida(nn.Module):
 
         Args:
             max_new_tokens: length of the answer block, a draft included; None takes the model's own,
-                `config.answer_tokens`, or as many as a draft with gaps needs.
+                `config.answer_tokens`, or as many as a draft with gaps needs, in whole blocks.
             draft: how the answer is to look. With gaps, "[mask]" for one token and "[mask:6]" for six, it is a form: "Total:
                 [mask:6] USD" is returned with the gap filled, and ends there. (Where words begin with their space, leave it
                 to the gap.) Without gaps it is how the answer begins: "The total is". Checkpoints trained to fill in the
@@ -376,7 +373,7 @@ class Lavida(nn.Module):
         if draft is not None:
             if "draft_tokens" in generate_keywords:
                 raise UserError("give draft or draft_tokens, not both")
-            block, form_length = self._draft_block(draft, max_new_tokens)
+            block, form_length = self._draft_block(draft, max_new_tokens, generate_keywords.get("block_length"))
             max_new_tokens, generate_keywords["draft_tokens"] = block.shape[1], block
         length = self.config.answer_tokens if max_new_tokens is None else max_new_tokens
         keywords = {"block_length": length, "stop_early": True, **generate_keywords}
@@ -399,12 +396,15 @@ class Lavida(nn.Module):
         said = [token for token in ids[:end] if token not in unsaid]
         return tokenizer.decode(said, skip_special_tokens=True).strip()
 
-    def _draft_block(self, text: str, max_new_tokens: int | None) -> tuple[Tensor, int]:
+    def _draft_block(self, text: str, max_new_tokens: int | None, block_length: int | None) -> tuple[Tensor, int]:
         """The block [1, N] that a draft is, and how many of its tokens are a form."""
         config = self.config
         draft = Draft.parse(text, self._need_tokenizer(), config.mask_token_id, config.fim_token_id)
         form_length = len(draft.ids) if draft.is_form else 0
-        length = max(config.answer_tokens, form_length + 1) if max_new_tokens is None else max_new_tokens
+        length = max_new_tokens
+        if length is None:
+            length = max(config.answer_tokens, form_length + 1)
+            length += -length % min(max(block_length or 1, 1), length)
         end_of_turn = prompt.end_of_turn_id(self.tokenizer, config.family)
         stops = (config.eos_token_id if end_of_turn is None else end_of_turn), config.eos_token_id
         return draft.block(length, *stops), form_length

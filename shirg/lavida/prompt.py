@@ -25,6 +25,17 @@ def end_of_turn_id(tokenizer, family: str) -> int | None:
     return None if found == tokenizer.unk_token_id else found
 
 
+def question_marks(tokenizer) -> frozenset[int]:
+    """Ids that end a question, for `question_part`: every special token, and what ends a turn in either family.
+
+    All that the tokenizer adds as special counts: LLaDA's marks of turns play no role in its config, so that
+    `all_special_ids` lacks them. The unknown token is none of them; it stands for a word.
+    """
+    marks = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marks |= {*tokenizer.all_special_ids, *(end_of_turn_id(tokenizer, family) for family in END_OF_TURN)}
+    return frozenset(marks - {None, tokenizer.unk_token_id})
+
+
 def prompt_text(tokenizer, question: str) -> str:
     """The chat that asks `question` about one image, ready for the answer (LaViDa conversation.py:98-110).
 
@@ -60,6 +71,8 @@ def tokenize_with_images(tokenizer, text: str, image_token_index: int) -> Tensor
 def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tensor], image_token_index: int) -> Tensor:
     """Embeddings [P, H] of `input_ids` [L] in which each placeholder gives way to its image's embeddings [n, H].
 
+    In the precision of the words, whatever that of the images is.
+
     Raises:
         UserError: if placeholders and images differ in number.
     """
@@ -70,7 +83,7 @@ def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tenso
         )
     parts, start = [], 0
     for place, image in zip(places, images, strict=True):
-        parts += [embed_tokens(input_ids[start:place]), image]
+        parts += [embed_tokens(input_ids[start:place]), image.to(embed_tokens.weight.dtype)]
         start = place + 1
     return torch.cat([*parts, embed_tokens(input_ids[start:])])
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from shirg.errors import UserError
 from shirg.gate.terms import text_cosine
 from shirg.lavida import checkpoint
-from shirg.lavida.config import read_config
+from shirg.lavida.config import RELEVANCE, read_config
 from shirg.lavida.vision import VisionFeatures
 
 LAST_LAYER = "vision_model.encoder.layers.{}."
@@ -32,8 +32,8 @@ def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Te
         question_ids: ids [L] of what is asked.
 
     Raises:
-        UserError: if `config.relevance` is "siglip" and the model has no text tower, or no tokenizer to read the
-            question with.
+        UserError: if `config.relevance` is unknown, or is "siglip" and the model has no text tower, or no tokenizer to
+            read the question with.
     """
     kind = model.config.relevance
     if kind == "none" or question_ids is None or not len(question_ids):
@@ -43,8 +43,10 @@ def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Te
         if kind == "llm":
             words = model.language.embed_tokens(question_ids.to(model.device))
             scores = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
-        else:
+        elif kind == "siglip":
             scores = _need_text_tower(model).relevance(features.tokens, _question_text(model, question_ids))
+        else:  # set by hand: a config from a file has been checked
+            raise UserError(f"relevance={kind!r} is unknown; expected {' or '.join(map(repr, RELEVANCE))}")
         return model.config.relevance_sign * scores[None]
 
 

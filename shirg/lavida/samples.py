@@ -46,7 +46,10 @@ class Batch:
     labels: Tensor
     """[B, L] Long, -100 where nothing is to be predicted."""
     attention_mask: Tensor
-    """[B, L] Boolean, False at padding."""
+    """[B, L] Boolean, False at padding; the 0 and 1 of a tokenizer become it."""
+
+    def __post_init__(self) -> None:
+        self.attention_mask = self.attention_mask.bool()  # numbers would be taken for places
 
 
 def chat_sample(

@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import copy
 
-from shirg.lavida.config import GRID_PINPOINTS, LavidaConfig
+from shirg.lavida.assemble import ARCHITECTURES, HD_RECIPE, PUBLISHED_TOWER
+from shirg.lavida.config import LavidaConfig
+from shirg.lavida.tower import SO400M
 
-_HD_VISION = {
-    "mm_vision_tower": "google/siglip-so400m-patch14-384",
-    "mm_hidden_size": 1152,
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_patch_merge_type": "spatial_unpad",
-    "mm_spatial_pool_mode": "bilinear",
-    "image_aspect_ratio": "anyres",
-    "image_grid_pinpoints": [list(canvas) for canvas in GRID_PINPOINTS],
-}
+_HD_VISION = {**HD_RECIPE, "mm_vision_tower": PUBLISHED_TOWER, "mm_hidden_size": SO400M["hidden_size"]}
 
 PUBLISHED: dict[str, dict] = {
     "llada-8b": {
         "model_type": "llava_llada",
-        "architectures": ["LlavaLladaForMaskedDiffusion"],
+        "architectures": [ARCHITECTURES["llada"]],
         "d_model": 4096,
         "n_heads": 32,
         "n_kv_heads": 32,
@@ -50,7 +44,7 @@ PUBLISHED: dict[str, dict] = {
     },
     "dream-7b": {
         "model_type": "llava_dream",
-        "architectures": ["LlavaDreamForMaskedDiffusion"],
+        "architectures": [ARCHITECTURES["dream"]],
         "hidden_size": 3584,
         "intermediate_size": 18944,
         "num_hidden_layers": 28,

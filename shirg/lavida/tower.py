@@ -33,6 +33,33 @@ ATTENTION_CHUNK = 2**22
 """Attention weights held at once when a layer's attention is recomputed: 16 MiB in float32."""
 
 
+def positions_for(table: Tensor, rows: int, cols: int) -> Tensor:
+    """A square position table [P * P, D] for a grid of `rows` x `cols` patches, [rows * cols, D] in raster order.
+
+    The grid it was trained for gets the table itself, another one its bicubic interpolation. That is computed in float32
+    at least and rounded to the table's precision once: in half precision every step would be rounded, and tokens at
+    672 pixels would change with the code that interpolates.
+    """
+    side = math.isqrt(len(table))
+    if (rows, cols) == (side, side):
+        return table
+    square = table.view(1, side, side, -1).permute(0, 3, 1, 2)
+    square = square.to(torch.promote_types(table.dtype, torch.float32))
+    fitted = functional.interpolate(square, size=(rows, cols), mode="bicubic", align_corners=False)
+    return fitted[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)
+
+
+def embed_patches(embeddings: nn.Module, images: Tensor) -> Tensor:
+    """Normalised pixels [V, C, H, W] to the input of a SigLIP's first layer, [V, N, D], N = rows * columns.
+
+    Args:
+        embeddings: has `patch_embedding` and `position_embedding`, as those of transformers and of LaViDa do.
+    """
+    patch = embeddings.patch_embedding
+    patches = patch(images.to(patch.weight.dtype))  # [V, D, rows, cols]
+    return patches.flatten(2).transpose(1, 2) + positions_for(embeddings.position_embedding.weight, *patches.shape[2:])
+
+
 class SigLipVisionTower(nn.Module):
     """SigLIP without its last encoder layer and pooling head; returns the raw output of the layer that is then last.
 
@@ -159,7 +186,7 @@ class SigLipVisionTower(nn.Module):
                 f"images must be [views, {self.config.num_channels}, height, width]; got shape {list(images.shape)}"
             )
         self.grid(*images.shape[-2:])
-        return self.vision_model.embeddings(images, interpolate_pos_encoding=True)
+        return embed_patches(self.vision_model.embeddings, images)
 
     def get_multiview_tokens_for_shirg(self, images: Tensor) -> Tensor:
         """Tokens to choose from: [B, 2304, D] of [B, 3, 672, 672], [B, 3645, D] of five views [B, 5, 3, 384, 384].

@@ -135,6 +135,16 @@ def test_mistakes_are_one_line(arguments, says, asked, capsys):
     assert says in err
 
 
+@pytest.mark.parametrize("flags", [["--show-steps"], []])
+def test_a_model_without_a_tokenizer_is_one_line(flags, asked, tmp_path, capsys, monkeypatch):
+    tiny_model(tokenizer=False).save_pretrained(tmp_path)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, err = in_process(capsys, *asked, "--model", str(tmp_path), *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "without a tokenizer" in err
+
+
 def test_flags_reach_the_model():
     def keywords(*arguments: str) -> dict:
         flags = tyro.cli(answer.Flags, args=["page.png", "What?", *arguments])

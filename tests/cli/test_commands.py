@@ -40,7 +40,7 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
     assert dataclasses.asdict(flags) == {
         "dataset_size": 1000,
         "ocr_samples": 200,
-        "image_resolution": 672,
+        "image_resolution": None,
         "enable_augmentation": False,
         "lora_rank": 16,
         "lora_alpha": 32,

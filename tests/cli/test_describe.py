@@ -9,7 +9,8 @@ import pytest
 
 from shirg import cli
 from shirg.cli import describe
-from tests.tiny import tiny_config
+from shirg.errors import UserError
+from tests.tiny import tiny_config, tiny_tokenizer
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -93,18 +94,29 @@ def test_flags_reach_the_numbers_and_the_file_has_them(folder, tmp_path, capsys)
 def test_of_a_hub_id_only_the_config_is_fetched(folder, capsys, monkeypatch):
     asked = []
 
-    def fetch(*arguments):
-        asked.append(arguments)
+    def fetch(*arguments, **keywords):
+        asked.append((*arguments, keywords))
         return str(folder / "config.json")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     code, out, _ = run(capsys, "owner/name")
-    assert code == 0 and asked == [("owner/name", "config.json")]
+    assert code == 0 and asked == [("owner/name", "config.json", {"revision": None})]
     assert out.startswith("owner/name: ")
+    run(capsys, "owner/name", "--revision", "v1")
+    assert asked[1:] == [("owner/name", "config.json", {"revision": "v1"})]
+
+
+def test_ids_that_the_config_does_not_name_are_the_tokenizers(folder):
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**raw, "eos_token_id": None, "pad_token_id": None}))
+    with pytest.raises(UserError, match="eos_token_id=151643 is outside the vocabulary"):
+        describe.load_config(str(folder))
+    tiny_tokenizer("dream").save_pretrained(folder)
+    assert describe.load_config(str(folder)).eos_token_id == 257
 
 
 def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ConnectionError("no network\nat all")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
@@ -117,8 +129,11 @@ def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
     ("arguments", "says"),
     [
         (["llada8b"], "did you mean llada-8b?"),
-        (["lavida"], "give llada-8b, dream-7b, nano, a folder with a config.json, or a hub id"),
-        (["./nowhere"], "no such shape or folder"),
+        (["lavida"], 'or a hub id such as "owner/name"; did you mean llada-8b?'),
+        (["phi"], "; shapes known by name: llada-8b, dream-7b"),
+        (["./nowhere"], "no such folder"),
+        (["llada-8b", "--revision", "v1"], "--revision: got v1, but llada-8b is a shape"),
+        (["nano", "--revision", "v1"], "'nano' is no hub id"),
         (["."], "holds no config.json"),
         (["nano", "--image-size", "1000"], "must be width x height in pixels, such as 1000x1000"),
         (["nano", "--image-size", "0x10"], "image_size: 0x10"),

@@ -54,7 +54,7 @@ def test_median_after_warm_up(monkeypatch):
 
 @pytest.mark.parametrize(
     ("family", "decoding", "expected"),
-    [("llada", Decoding(8, 8, 0.5), 4), ("llada", Decoding(8, 4, 1.0), 8), ("dream", Decoding(8, 4, 0.5), 4)],
+    [("llada", Decoding(8, 8, 0.5), 4), ("llada", Decoding(8, 4, 1.0), 8), ("dream", Decoding(8, 8, 0.5), 4)],
 )
 def test_steps_are_counted_while_an_answer_is_denoised(family, decoding, expected):
     model = tiny_model(family)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +18,13 @@ from torch.nn.functional import interpolate
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from shirg.errors import UserError
-from shirg.gate import ShirgGate
+from shirg.gate import GateConfig, ShirgGate
 from shirg.integrations.llava import disable_shirg, enable_shirg, pixels_for_shirg
+from shirg.lavida.adapter import attach_lora, load_adapter, lora_parameters, save_adapter
 from shirg.lavida.images import anyres_views, to_pixels
 from shirg.lavida.relevance import word_relevance
-from tests.tiny import tiny_tokenizer
+from shirg.lavida.tower import SigLipVisionTower
+from tests.tiny import tiny_model, tiny_page, tiny_tokenizer
 
 WIDTH = 24
 IMAGE, IGNORE = -200, -100
@@ -214,15 +221,48 @@ def test_wrong_use_names_what_is_missing(model):
         enable_shirg(model, budget=0)
     with pytest.raises(UserError, match="encode_images"):
         enable_shirg(nn.Linear(1, 1))
+    for sign in (0, -2, None):
+        with pytest.raises(UserError, match="relevance_sign"):
+            enable_shirg(model, relevance_sign=sign)
     model.model.mm_projector = None
     with pytest.raises(UserError, match="mm_projector"):
         enable_shirg(model)
+
+
+def in_peft(model):
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=2, target_modules=["mm_projector.0"]))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "inside"),
+    [(in_peft, "model.get_base_model()"), (lambda model: torch.compile(model, backend="eager"), "model._orig_mod")],
+)
+def test_what_stands_around_a_model_is_refused_and_the_model_inside_serves_it(model, page, wrap, inside):
+    shell = wrap(model)
+    for change in (enable_shirg, disable_shirg):
+        with pytest.raises(UserError) as caught:
+            change(shell)
+        assert type(shell).__name__ in str(caught.value) and f"give {inside}" in str(caught.value)
+    enable_shirg(eval(inside, {"model": shell}), budget=16)
+    assert shell.generate(PROMPT, images=pixels_for_shirg([page])).shape == (1, 4 + 17, WIDTH)
+
+
+def test_models_without_the_official_flow_are_refused(model):
+    class Older(nn.Module):
+        encode_images, get_model = Model.encode_images, Model.get_model
+
+    with pytest.raises(UserError, match="Older has no prepare_inputs_labels_for_multimodal"):
+        enable_shirg(Older())
 
 
 def test_pixels_for_shirg_are_normalised_squares():
     pixels = pixels_for_shirg([Image.new("L", (300, 100), 255), Image.new("RGB", (50, 90))])
     assert pixels.shape == (2, 3, 672, 672)
     assert pixels[0].unique().tolist() == [1.0] and pixels[1].unique().tolist() == [-1.0]
+    padded = pixels_for_shirg([Image.new("L", (300, 100), 255)], 84, "pad")
+    assert padded.shape == (1, 3, 84, 84) and padded[0, 0, 0, 0] == pytest.approx(127 / 127.5 - 1, abs=1e-6)
     with pytest.raises(UserError, match="multiple of 14"):
         pixels_for_shirg([], resolution=670)
 
@@ -341,3 +381,118 @@ def test_with_a_tokenizer_the_question_decides_too(model, page):
 def test_pixels_in_another_precision_than_the_weights_are_taken(model, page):
     enable_shirg(model.bfloat16(), budget=16)
     assert model.generate(PROMPT, pixels_for_shirg([page])).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_are_those_of_our_own_tower_bit_for_bit(model, page, dtype):
+    siglip, inner = model.get_model().get_vision_tower().vision_tower, model.get_model()
+    ours = SigLipVisionTower(siglip.config.to_dict() | {"num_hidden_layers": 2})  # counts the layer LaViDa removes
+    ours.vision_model.load_state_dict(siglip.state_dict())
+    inner.mm_projector = nn.Sequential(nn.Linear(32, 32))
+    inner.mm_projector[0].weight.copy_(torch.eye(32))
+    inner.mm_projector[0].bias.zero_()
+    pixels = pixels_for_shirg([page])
+    wanted = ours.eval().to(dtype)(pixels)
+    assert torch.equal(enable_shirg(model.to(dtype), budget=2304).encode_images(pixels)[:, :-1], wanted)
+
+
+def like_official(lavida) -> Model:
+    """The stand-in with the tower, projector and embeddings of a `Lavida`."""
+    official = Model().eval()
+    inner = official.get_model()
+    inner.vision_tower.vision_tower = lavida.tower.vision_model
+    inner.mm_projector, inner.wte = lavida.mm_projector, lavida.language.embed_tokens
+    return official
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_same_question_and_sign_choose_as_in_lavida(family, sign):
+    lavida = tiny_model(family, shirg={"relevance_sign": sign})
+    asked = lavida.prompt_ids("How much is the total?")
+    features = lavida.image_features(tiny_page(), "shirg")
+    wanted = lavida.image_embeds(features, "shirg", 40, lavida.question_ids(asked))
+    assert not torch.equal(wanted, lavida.image_embeds(features, "shirg", 40))
+    official = enable_shirg(like_official(lavida), 40, tokenizer=lavida.tokenizer, relevance_sign=sign)
+    seen = official.generate(asked[None], pixels_for_shirg([tiny_page()]))[0]
+    place = asked.tolist().index(IMAGE)
+    torch.testing.assert_close(seen[place : place + 41], wanted)
+
+
+def test_an_adapter_of_ours_does_in_the_official_model_what_it_does_in_lavida(tmp_path):
+    """The lines that the module's text gives, with other settings than the defaults throughout."""
+    from peft import PeftModel
+
+    trained = tiny_model(shirg={"relevance_sign": -1, "resolution": 448})
+    trained.gate, trained.fit = ShirgGate(GateConfig(alpha=0.5)), "pad"
+    base = copy.deepcopy(trained)
+    attach_lora(trained)
+    for parameter in lora_parameters(trained).values():
+        nn.init.normal_(parameter, std=0.2)
+    folder = save_adapter(trained, tmp_path / "adapter", settings={})
+    asked, page = trained.prompt_ids("How much?"), tiny_page()
+    place = asked.tolist().index(IMAGE)
+
+    def official_sees(model):
+        settings = json.loads(Path(folder, "shirg_settings.json").read_text())
+        enable_shirg(
+            model,
+            budget=40,
+            gate_config=GateConfig(**settings["gate"]),
+            tokenizer=trained.tokenizer,
+            relevance_sign=settings["relevance_sign"],
+        )
+        pixels = pixels_for_shirg([page], settings["resolution"], settings["fit"])
+        return model.generate(asked[None], pixels)[0, place : place + 41]
+
+    model = like_official(copy.deepcopy(base))
+    without = official_sees(model)
+    PeftModel.from_pretrained(model.get_model(), folder)
+    load_adapter(base, folder)
+    with torch.no_grad():
+        features = base.image_features(page, "shirg")
+        wanted = base.image_embeds(features, "shirg", 40, base.question_ids(asked))
+    torch.testing.assert_close(official_sees(model), wanted)
+    assert not torch.allclose(without, wanted, atol=1e-3)
+
+
+def test_the_example_runs_in_bfloat16_as_the_official_prediction_does(model, page, tmp_path, monkeypatch, capsys):
+    seen = {}
+
+    class Official(Model):
+        device = torch.device("cpu")
+
+        def generate(self, inputs, images, tokenizer, **settings):
+            seen["dtypes"] = {parameter.dtype for parameter in self.parameters()}
+            seen["images"], seen["training"] = images.dtype, self.training
+            seen["embeds"] = super().generate(inputs, images)
+            return torch.tensor([list(b"12.50")])
+
+    def load_pretrained_model(path, base, name, torch_dtype="float16", **kwargs):
+        seen["loaded"] = path, base, name, torch_dtype
+        return tiny_tokenizer(), Official().to(getattr(torch, torch_dtype)).train(), None, None
+
+    conversation = SimpleNamespace(roles=("user", "assistant"), append_message=lambda *_: None, get_prompt=str)
+    conversation.copy = lambda: conversation
+    modules = {
+        "llava": {},
+        "llava.constants": {"IMAGE_TOKEN_INDEX": IMAGE},
+        "llava.conversation": {"conv_templates": {"llada": conversation}},
+        "llava.mm_utils": {"tokenizer_image_token": lambda *_, **__: PROMPT[0]},
+        "llava.model": {},
+        "llava.model.builder": {"load_pretrained_model": load_pretrained_model},
+    }
+    for name, contents in modules.items():
+        module = ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    page.save(tmp_path / "page.png")
+    monkeypatch.setattr(sys, "argv", ["", "folder", str(tmp_path / "page.png"), "How much?"])
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "official_lavida.py"))
+    assert seen["loaded"] == ("folder", None, "llava_llada", "bfloat16")
+    assert seen["dtypes"] == {torch.bfloat16} and not seen["training"]
+    assert seen["images"] == torch.float32  # the edge term looks at pixels that nothing has rounded
+    assert seen["embeds"].shape == (1, 4 + 769, WIDTH)
+    assert len(capsys.readouterr().out) > 1

@@ -11,7 +11,7 @@ from torch import nn
 
 from shirg import GateConfig, ShirgGate
 from shirg.errors import UserError
-from shirg.lavida import adapter
+from shirg.lavida import Lavida, adapter
 from tests.tiny import tiny_model, tiny_page
 
 SMALL = {"resolution": 112}
@@ -152,7 +152,7 @@ def test_missing_keys_missing_files_and_damage_are_errors(trained, tmp_path):
         model.load_adapter(folder)
     adapter.save_adapter(trained, folder, settings={})
     settings = json.loads((folder / "shirg_settings.json").read_text())
-    for damage, message in (("[1]", "damaged"), (json.dumps({**settings, "gate": {"alpha": 7}}), "gate settings")):
+    for damage, message in (("[1]", "damaged"), (json.dumps({**settings, "gate": {"alpha": 7}}), "alpha")):
         (folder / "shirg_settings.json").write_text(damage)
         with pytest.raises(UserError, match=message):
             model.load_adapter(folder)
@@ -195,17 +195,90 @@ def test_the_adapters_gate_replaces_a_default_one_only(trained, tmp_path, caplog
     assert "trained with gate" in caplog.text
 
 
-def test_where_relevance_comes_from_is_saved_and_compared(tmp_path, caplog):
-    trained = tiny_model(shirg={**SMALL, "relevance": "siglip", "relevance_sign": -1})
+def selection(model) -> tuple:
+    config = model.config
+    return model.gate.config.alpha, config.relevance, config.relevance_sign, model.resolution, model.fit
+
+
+@pytest.fixture
+def special(tmp_path):
+    """An adapter trained with a selection of its own."""
+    trained = tiny_model(shirg={"resolution": 168, "relevance": "none", "relevance_sign": -1}, image_aspect_ratio="pad")
+    trained.gate = ShirgGate(GateConfig(alpha=0.5))
     adapter.attach_lora(trained, rank=4)
-    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
-    settings = json.loads((folder / "shirg_settings.json").read_text())
-    assert (settings["relevance"], settings["relevance_sign"]) == ("siglip", -1)
+    return adapter.save_adapter(trained, tmp_path / "special", settings={})
+
+
+TRAINED_WITH, PLAIN = (0.5, "none", -1, 168, "pad"), (0.25, "llm", 1, 112, "stretch")
+
+
+def test_the_whole_selection_goes_with_the_adapter(special, tmp_path, caplog):
+    model = tiny_model(shirg=SMALL)
     with caplog.at_level(logging.WARNING):
-        trained.load_adapter(folder)
+        model.load_adapter(special)
+        assert selection(model) == TRAINED_WITH
+        model.save_pretrained(tmp_path / "base")  # of which the adapter is no part
+        assert selection(Lavida.from_pretrained(tmp_path / "base", adapter=special)) == TRAINED_WITH
+        assert selection(Lavida.from_pretrained(tmp_path / "base")) == PLAIN
+        adapter.attach_lora(plain := tiny_model(shirg=SMALL), rank=4)
+        model.load_adapter(adapter.save_adapter(plain, tmp_path / "plain", settings={}))
+        assert selection(model) == PLAIN
+        model.load_adapter(special)
+        model.unload_adapter()
+        assert selection(model) == PLAIN
+    assert not caplog.text
+
+
+def test_what_someone_set_stays_and_is_told(special, caplog):
+    model = tiny_model(shirg=SMALL)
+    model.config.relevance, model.resolution = "siglip", 224
+    with caplog.at_level(logging.WARNING):
+        model.load_adapter(special)
+    assert selection(model) == (0.5, "siglip", -1, 224, "pad")
+    assert "trained with relevance none; this model has siglip" in caplog.text
+    assert "trained with resolution 168; this model has 224" in caplog.text
+    assert len(caplog.records) == 2
+    model.unload_adapter()
+    assert selection(model) == (0.25, "siglip", 1, 224, "stretch")
+
+
+def test_flags_count_for_more_than_the_adapter(special, tmp_path, caplog):
+    from shirg.cli.flags import AdaptedModelFlags
+    from shirg.cli.models import load_model
+
+    tiny_model(shirg=SMALL).save_pretrained(tmp_path / "base")
+    base = {"model": str(tmp_path / "base"), "adapter": special}
+    with caplog.at_level(logging.WARNING):
+        assert selection(load_model(AdaptedModelFlags(model=base["model"]))) == PLAIN
+        assert selection(load_model(AdaptedModelFlags(**base), special)) == TRAINED_WITH
         assert not caplog.text
-        other = tiny_model(shirg=SMALL)
-        other.load_adapter(folder)
-    assert "trained with relevance siglip; this model has llm" in caplog.text
-    assert "trained with relevance_sign -1; this model has 1" in caplog.text
-    assert (other.config.relevance, other.config.relevance_sign) == ("llm", 1)  # told, not changed
+        flags = AdaptedModelFlags(**base, relevance="llm", image_resolution=224)  # the checkpoint says "llm" too
+        assert selection(load_model(flags, special)) == (0.5, "llm", -1, 224, "pad")
+    assert "trained with relevance none; this model has llm" in caplog.text
+    assert "trained with resolution 168; this model has 224" in caplog.text
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("damage", [{"relevance": "clip"}, {"resolution": 670}, {"resolution": "x"}, {"fit": "crop"}])
+def test_a_selection_that_makes_no_sense_is_refused(special, damage):
+    settings = json.loads((special / "shirg_settings.json").read_text())
+    (special / "shirg_settings.json").write_text(json.dumps({**settings, **damage}))
+    model = tiny_model(shirg=SMALL)
+    with pytest.raises(UserError, match="special: its settings are not ones this version knows"):
+        model.load_adapter(special)
+    assert selection(model) == PLAIN and not adapter.has_adapter(model)
+
+
+def test_gate_settings_younger_than_the_adapter_have_their_defaults(special, caplog):
+    settings = json.loads((special / "shirg_settings.json").read_text())
+    del settings["gate"]["beta"]
+    (special / "shirg_settings.json").write_text(json.dumps(settings))
+    model = tiny_model(shirg=SMALL)
+    with caplog.at_level(logging.WARNING):
+        model.load_adapter(special)
+    assert selection(model) == TRAINED_WITH and not caplog.text
+
+
+def test_where_relevance_comes_from_is_saved(special):
+    settings = json.loads((special / "shirg_settings.json").read_text())
+    assert (settings["relevance"], settings["relevance_sign"]) == ("none", -1)

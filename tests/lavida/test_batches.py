@@ -50,6 +50,18 @@ def test_rows_without_padding_targets_equal_the_official_code(llada, expected, i
 
 
 @torch.no_grad()
+def test_a_mask_of_numbers_is_one_of_truth_values():
+    ids, model = torch.tensor([[5, 6, -200, 7], [8, 9, 0, 0]]), tiny_model()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])  # as tokenizers give it
+    truth, numbers = (
+        embed_batch(model, Batch(ids.clone(), ids.clone(), one), [torch.ones(2, 32)]) for one in (mask.bool(), mask)
+    )
+    assert truth.input_ids.tolist() == [[5, 6, -200, -200, 7], [8, 9, -100, -100, -100]]
+    for name in ("embeds", "labels", "attention_mask", "input_ids"):
+        assert torch.equal(getattr(truth, name), getattr(numbers, name))
+
+
+@torch.no_grad()
 def test_left_padding_equals_the_official_code(llada, expected, image_embeds):
     rows = splice_batch(llada.language.embed_tokens, official_batch(expected), image_embeds, padding_side="left")
     assert_equal(rows, expected, "left")

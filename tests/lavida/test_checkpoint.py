@@ -212,6 +212,20 @@ def test_saving_replaces_a_checkpoint_and_nothing_else(tmp_path):
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["scores.json"]
 
 
+def test_settings_changed_since_are_saved(tmp_path):
+    model = tiny_model(shirg={"nano": True, "relevance": "siglip"})
+    raw = dict(model.config.raw)
+    model.config.relevance, model.config.relevance_sign, model.resolution = "none", -1, 224
+    model.save_pretrained(tmp_path / "tiny")
+    again = Lavida.from_pretrained(tmp_path / "tiny")
+    assert (again.config.relevance, again.config.relevance_sign, again.resolution) == ("none", -1, 224)
+    stored = {"nano": True, "relevance": "none", "relevance_sign": -1, "resolution": 224}
+    assert again.config.raw["shirg"] == stored and model.config.raw == raw
+    model.config.relevance = "sigclip"
+    with pytest.raises(UserError, match="shirg.relevance='sigclip'"):
+        model.save_pretrained(tmp_path / "tiny")
+
+
 def test_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     model = tiny_model()
     model.save_pretrained(tmp_path / "tiny")
@@ -296,15 +310,23 @@ def test_special_ids_come_from_the_tokenizer_next(caplog):
         assert said in caplog.messages
 
 
-def test_special_ids_are_the_published_ones_last(caplog):
-    big = {"vocab_size": 126464, "embedding_size": 126464}
+@pytest.mark.parametrize(
+    ("family", "rows", "mask", "token", "end"),
+    [("llada", 126464, 126336, "<|mdm_mask|>", 126081), ("dream", 152064, 151666, "<|mask|>", 151643)],
+)
+def test_special_ids_are_the_published_ones_last(family, rows, mask, token, end, caplog):
+    unnamed = dict.fromkeys(("mask_token_id", "eos_token_id", "pad_token_id"))
     with caplog.at_level(logging.WARNING):
-        config = tiny_config(**big, mask_token_id=None, eos_token_id=None, pad_token_id=7)
-    assert (config.mask_token_id, config.eos_token_id, config.pad_token_id) == (126336, 126081, 7)
+        config = tiny_config(family, vocab_size=rows, embedding_size=rows, **unnamed)
+    assert (config.mask_token_id, config.eos_token_id, config.pad_token_id) == (mask, end, end)
     assert caplog.messages == [
-        "config names no mask_token_id; taking 126336, the published tokenizer's <|mdm_mask|>",
-        "config names no eos_token_id; taking 126081, the published tokenizer's <|endoftext|>",
+        f"config names no mask_token_id; taking {mask}, the published tokenizer's {token}",
+        f"config names no eos_token_id; taking {end}, the published tokenizer's <|endoftext|>",
+        f"config names no pad_token_id; taking {end}, the published tokenizer's <|endoftext|>",
     ]
+
+
+def test_a_special_id_outside_the_vocabulary_is_refused():
     with pytest.raises(UserError, match="mask_token_id=126336 is outside the vocabulary of 264"):
         tiny_config(mask_token_id=None)
 
@@ -351,6 +373,7 @@ def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
         ({"image_grid_pinpoints": "wide"}, "'wide'"),
         ({"image_grid_pinpoints": [384]}, "pairs"),
         ({"shirg": {"relevance": "clip"}}, "shirg.relevance='clip'"),
+        ({"eos_token_id": [257, 260]}, r"eos_token_id=\[257, 260\] must be one id"),
     ],
 )
 def test_configs_we_have_no_code_for_are_refused(change, message):

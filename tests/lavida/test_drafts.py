@@ -80,6 +80,22 @@ def test_forms_come_back_filled(family):
     assert MASK not in last.tolist()
 
 
+@pytest.mark.parametrize(("block_length", "length"), [(8, 40), (37, 37), (64, 37)])
+def test_a_form_takes_whole_blocks(block_length, length):
+    seen = []
+    said = tiny_model().answer(
+        tiny_page(),
+        "Total?",
+        "lowres",
+        draft="Total: [mask:25] USD",
+        block_length=block_length,
+        on_step=lambda _number, tokens: seen.append(tokens.shape[1]),
+    )
+    assert said.endswith(" USD") and set(seen) == {length}
+    with pytest.raises(UserError, match="max_new_tokens=37 must be a multiple of block_length=8"):
+        tiny_model().answer(tiny_page(), "?", "lowres", 9, 37, draft="Total: [mask:25] USD", block_length=8)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beginnings_go_on(family):
     model = tiny_model(family)

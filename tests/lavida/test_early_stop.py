@@ -128,7 +128,7 @@ def test_batch_of_ragged_prompts_says_the_same(family, prefix_lm):
         "input_ids": torch.tensor([[65, place, 66], [67, place, 68], [69, place, 70]]),
         "image_embeds": images,
         "max_new_tokens": 24,
-        "block_length": 8,
+        "block_length": {"llada": 8, "dream": None}[family],
         "prefix_lm": prefix_lm,
     }
     (few, early), (many, whole) = (passes_and_texts(model, early, **keywords) for early in (True, False))

@@ -341,6 +341,17 @@ def test_arguments_that_make_no_sense_are_refused(keywords, message):
         tiny_model().generate(torch.tensor([[1, 2, 3]]), **keywords)
 
 
+@pytest.mark.parametrize("keywords", [{"block_length": -5}, {"block_length": 8}, {"step_per_block": 4}])
+def test_dream_has_no_blocks(keywords):
+    with pytest.raises(UserError, match="only LLaDA checkpoints take these"):
+        tiny_model("dream").generate(torch.tensor([[1, 2, 3]]), max_new_tokens=16, **keywords)
+
+
+def test_that_dream_has_one_block_may_be_said():
+    model, prompt = tiny_model("dream"), torch.tensor([[1, 2, 3]])
+    assert torch.equal(*(model.generate(prompt, max_new_tokens=16, block_length=block) for block in (16, None)))
+
+
 def test_wrong_answers_are_refused():
     model = tiny_model()
     for keywords, message in [

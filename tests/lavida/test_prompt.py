@@ -28,6 +28,12 @@ def test_image_takes_the_place_of_the_placeholder():
         prompt.splice(embedding, torch.tensor([1, -200, 3]), [image, image], -200)
 
 
+def test_images_take_the_precision_of_the_words():
+    model, ids = tiny_model().bfloat16(), torch.tensor([[1, -200, 3]])
+    assert model.splice(ids[0], [torch.ones(2, 32)]).dtype == torch.bfloat16
+    assert model.generate(ids, image_embeds=[torch.ones(2, 32)], max_new_tokens=2).shape == (1, 2)
+
+
 def test_inference_prompt_embeddings_equal_the_official_code(reference, llada):
     theirs = reference.arrays("multimodal")
     with torch.no_grad():

@@ -205,6 +205,12 @@ class TestSelection:
         assert features.tokens.dtype == torch.float64  # and the text tower goes along
         assert model.select(features, 9, asked(model)).indices.shape == (1, 9)
 
+    def test_a_kind_nobody_knows_is_refused(self, model):
+        model.config.relevance = "sigclip"
+        features = model.image_features(tiny_page(), "shirg")
+        with pytest.raises(UserError, match="relevance='sigclip' is unknown; expected 'llm' or 'siglip' or 'none'"):
+            model.select(features, 9, asked(model))
+
     def test_none_takes_no_notice_of_the_question(self):
         model = tiny_model(shirg={**SMALL, "relevance": "none"})
         features = model.image_features(tiny_page(), "shirg")
@@ -306,3 +312,14 @@ class TestCommandLine:
             load_model(ModelFlags(**base, relevance="siglip"))
         with pytest.raises(UserError, match="add --relevance siglip"):
             load_model(ModelFlags(**base, text_tower=str(siglip_folder)))
+
+    def test_a_mode_that_does_not_select_needs_no_text_tower(self, siglip_folder, tmp_path):
+        from shirg.cli.flags import ModelFlags
+        from shirg.cli.models import load_model
+
+        tiny_model(shirg={**SMALL, "relevance": "siglip"}).save_pretrained(tmp_path)
+        model = load_model(ModelFlags(model=str(tmp_path)))
+        model.answer(tiny_page(), "Total?", "lowres", max_new_tokens=2)
+        with pytest.raises(UserError, match="give --text-tower"):
+            model.answer(tiny_page(), "Total?", "shirg", 9, max_new_tokens=2)
+        assert load_model(ModelFlags(model=str(tmp_path), text_tower=str(siglip_folder))).text_tower is not None

@@ -10,6 +10,8 @@ import torch
 from shirg.errors import UserError
 from shirg.lavida import MODES, Lavida, paths
 from shirg.lavida.images import square_view, tile_grid, to_pixels
+from shirg.lavida.prompt import END_OF_TURN, question_marks
+from shirg.lavida.tower import positions_for
 from shirg.siglip_encoder import SigLipVisionTower
 from tests.tiny import tiny_model, tiny_page
 
@@ -98,6 +100,14 @@ class TestSelectionOnOfficialCheckpoints:
         assert official.config.relevance == "llm"
         ids = official.question_ids(official.prompt_ids(QUESTION))
         assert official.tokenizer.decode(ids).strip() == QUESTION
+
+    def test_every_mark_of_a_turn_ends_the_question(self, official):
+        marks = question_marks(official.tokenizer)
+        assert official.tokenizer.convert_tokens_to_ids(END_OF_TURN[official.config.family]) in marks
+        special = {id_ for id_, token in official.tokenizer.added_tokens_decoder.items() if token.special}
+        assert special - {official.tokenizer.unk_token_id} <= marks
+        for mark in marks:
+            assert official.question_ids(torch.tensor([5, -200, 70, 71, mark, 72])).tolist() == [70, 71]
 
     @torch.no_grad()
     @pytest.mark.parametrize(
@@ -234,6 +244,26 @@ class TestTower:
         assert tower(torch.randn(1, 3, 28, 70)).shape == (1, 10, 16)
         assert tower.get_multiview_tokens_for_shirg(torch.randn(1, 3, 672, 672)).shape == (1, 2304, 16)
         assert tower.get_multiview_tokens_for_shirg(torch.randn(1, 5, 3, 384, 384)).shape == (1, 3645, 16)
+
+    @pytest.mark.parametrize("size", [(672, 672), (384, 384), (378, 378), (28, 70)])
+    def test_float32_positions_are_those_of_transformers_bit_for_bit(self, tower, size):
+        images = torch.randn(2, 3, *size)
+        theirs = tower.vision_model.embeddings(images, interpolate_pos_encoding=True)
+        theirs = tower.vision_model.encoder(inputs_embeds=theirs).last_hidden_state
+        assert torch.equal(tower(images), theirs)
+        assert torch.equal(tower.forward_with_input(images)[0], theirs)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_positions_are_interpolated_in_float32_and_rounded_once(self, dtype):
+        table = torch.randn(729, 16).to(dtype)
+        fitted = positions_for(table, 48, 48)
+        assert fitted.dtype == dtype and torch.equal(fitted, positions_for(table.float(), 48, 48).to(dtype))
+        assert positions_for(table, 27, 27) is table
+
+    def test_positions_lie_in_raster_order(self):
+        rows, cols = torch.meshgrid(torch.arange(27.0), torch.arange(27.0), indexing="ij")
+        fitted = positions_for(torch.stack([rows, cols], dim=-1).flatten(0, 1), 9, 27).unflatten(0, (9, 27))
+        torch.testing.assert_close(fitted, torch.stack([rows, cols], dim=-1)[1::3])  # middles of each three rows
 
     def test_views_are_joined_in_order(self, tower):
         views = torch.randn(1, 5, 3, 384, 384)

@@ -16,7 +16,7 @@ def decoding_settings(
     *,
     steps: int | None,
     remasking: str,
-    block_length: int,
+    block_length: int | None,
     step_per_block: int | None,
     alg: str | None,
     alg_temp: float,
@@ -26,12 +26,18 @@ def decoding_settings(
 ) -> GenerationSettings | DreamSettings:
     """The settings of "llada" or "dream"; `shared` are the fields that both have.
 
-    Dream has no blocks and ignores theirs. What only Dream knows is refused for LLaDA, unless it is left at its default.
+    What only the other family knows is refused, unless it is left at its default. Dream has no blocks; that its answer is
+    a single one may be said.
 
     Raises:
         UserError: for keywords of the other family, and as the settings themselves.
     """
     if family == "dream":
+        if step_per_block is not None or (block_length is not None and block_length < shared["max_new_tokens"]):
+            raise UserError(
+                f"block_length={block_length}, step_per_block={step_per_block}: only LLaDA checkpoints take these; Dream "
+                "denoises its answer as a whole"
+            )
         alg = alg or ALGORITHMS.get(remasking, remasking)
         top_k = DreamSettings.top_k if top_k is None else top_k
         return DreamSettings(**shared, steps=steps, alg=alg, alg_temp=alg_temp, top_p=top_p, top_k=top_k)
@@ -39,7 +45,8 @@ def decoding_settings(
     given = [name for name, value in of_dream.items() if value is not None]
     if given:
         raise UserError(f"{', '.join(given)}: only Dream checkpoints take these; this one is LLaDA")
-    blocks = {"block_length": block_length, "step_per_block": step_per_block, "total_steps": steps}
+    length = GenerationSettings.block_length if block_length is None else block_length
+    blocks = {"block_length": length, "step_per_block": step_per_block, "total_steps": steps}
     return GenerationSettings(**shared, **blocks, remasking=remasking)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from shirg.data.pages import Word
+from shirg.lavida.tower import positions_for
 from shirg.nano.recipe.geometry import LARGE_GRID, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import IGNORE, MAX_INDEX, NUM_CLASSES, PATCH, SLOTS, draw_sheet, glyph_targets, moved
 from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
@@ -112,9 +113,8 @@ def _inside(indices: np.ndarray) -> np.ndarray:
 
 
 def enlarged(table: Tensor) -> Tensor:
-    """The position table [1, 729, D] or [729, D] as SigLIP enlarges it for a 672 px view, [48, 48, D]."""
-    square = table.view(1, POSITIONS, POSITIONS, -1).permute(0, 3, 1, 2)
-    return F.interpolate(square, size=(LARGE_GRID, LARGE_GRID), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    """The position table [729, D] as the tower enlarges it for a 672 px view, [48, 48, D]."""
+    return positions_for(table, LARGE_GRID, LARGE_GRID).unflatten(0, (LARGE_GRID, LARGE_GRID))
 
 
 def crop_positions(table: Tensor, count: int, rng: random.Random) -> tuple[Tensor, Tensor]:
