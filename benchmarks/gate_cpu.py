@@ -50,9 +50,12 @@ def measure(batch: int, warm_up: int, runs: int) -> dict[str, list[float]]:
     text = torch.randn(batch, WORDS, WIDTH, generator=generator)
     pixels = torch.randn(batch, 3, GRID[0] * 14, GRID[1] * 14, generator=generator)
     gates = {name: ShirgGate(GateConfig(selector=name)) for name in ("shirg", "random", "uniform")}
+    ocr = ShirgGate(GateConfig.preset("ocr"))
     calls = {
         "text and pixels": lambda: gates["shirg"](tokens, BUDGET, GRID, text, pixels),
         "pixels": lambda: gates["shirg"](tokens, BUDGET, GRID, pixels=pixels),
+        "text and pixels, ocr": lambda: ocr(tokens, BUDGET, GRID, text, pixels),
+        "pixels, ocr": lambda: ocr(tokens, BUDGET, GRID, pixels=pixels),
         "tokens only": lambda: gates["shirg"](tokens, BUDGET, GRID),
         "random": lambda: gates["random"](tokens, BUDGET, GRID),
         "uniform": lambda: gates["uniform"](tokens, BUDGET, GRID),
@@ -93,10 +96,10 @@ def main() -> None:
         },
     }
     print(f"{record['processor']}, {record['threads']} threads, load {record['load_average']}, torch {record['torch']}")
-    print(f"{arguments.batch} image(s): {'ms/image':>14}{'best':>9}{'x L2 norm':>11}{'x floor':>9}")
+    print(f"{arguments.batch} image(s): {'ms/image':>18}{'best':>9}{'x L2 norm':>11}{'x floor':>9}")
     norm, floor = times["L2-norm top-k"][0], times["byte floor"][0]
     for name, (median, best) in times.items():
-        print(f"{name:18}{median:9.2f}{best:9.2f}{median / norm:11.1f}{median / floor:9.1f}")
+        print(f"{name:22}{median:9.2f}{best:9.2f}{median / norm:11.1f}{median / floor:9.1f}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train one LoRA adapter that serves every token budget",
     "evaluate": "score and time every vision path and budget, before and after an adapter",
     "select": "draw which patches of a page are kept",
+    "sweep": "measure what each part of the gate is worth, on pages whose words are known",
     "answer": "ask one question about one page",
     "describe": "compute what a model costs: parameters, cache and FLOPs of every vision path",
     "assemble": "join a language model and a vision tower to a fresh LaViDa",

@@ -141,7 +141,10 @@ def _cell_of(side: int, cells: int, device: torch.device) -> Tensor:
 
 
 def _gather_cells(tokens: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Sums over uneven cells by two products with 0/1 matrices: [B, V, R, C, D] -> [B, V, r, c, D]."""
+    """Sums over cells, uneven ones by two products with 0/1 matrices: [B, V, R, C, D] -> [B, V, r, c, D]."""
+    rows, cols = tokens.shape[2:4]
+    if rows % cells[0] == 0 and cols % cells[1] == 0:
+        return _pool(tokens, (rows // cells[0], cols // cells[1]))
     row_cell, col_cell = (_cell_of(tokens.shape[axis], cells[axis - 2], tokens.device) for axis in (2, 3))
     row_sums = (torch.arange(cells[0], device=tokens.device).unsqueeze(-1) == row_cell).float()  # [r, R]
     col_sums = (torch.arange(cells[1], device=tokens.device).unsqueeze(-1) == col_cell).float()  # [c, C]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+EDGES = ("gradient", "density", "strokes", "variance")
+"""What `GateConfig.edge` may be: see `shirg.gate.terms.pixel_edges`."""
+
 
 @dataclass(frozen=True)
 class GateConfig:
@@ -34,6 +37,21 @@ class GateConfig:
     """Which rule chooses: a name in `shirg.gate.SELECTORS`."""
     seed: int = 0
     """Seed of the `random` selector; no other selector draws anything."""
+    edge: str = "gradient"
+    """What of its pixels makes a patch an edge: mean "gradient" magnitude of the luminance, "density" of steep pixels, steep
+    pixels in both directions ("strokes"), or "variance" of the luminance; see `shirg.gate.terms.pixel_edges`. Without
+    pixels, all are the token map's gradient."""
+    edge_spread: float = 0.0
+    """Share of its edge that a patch lends to the patches left and right of it; those above and below get a third of that.
+    Between 0 and 1.
+
+    A word's first and last patch hold little of its ink and rank low, though without them it cannot be read; its
+    neighbours speak for them. Lines of text are wide, hence more to the sides.
+    """
+    min_cell: int = 1
+    """Shortest side of a cluster, in tokens: cells that would have to be shorter are not split. At least 1."""
+    diversity: float = 0.0
+    """How much a token's score falls for likeness (cosine) to the best token of its cluster. At least 0; 0 costs nothing."""
 
     def __post_init__(self) -> None:
         """Refuse settings that no image could be scored with."""
@@ -45,3 +63,40 @@ class GateConfig:
             raise ValueError(f"clusters_per_budget must be between 0 and 1, got {self.clusters_per_budget}")
         if not isinstance(self.max_cell, int) or self.max_cell < 1:
             raise ValueError(f"max_cell must be a whole number of tokens, at least 1, got {self.max_cell!r}")
+        if self.edge not in EDGES:
+            raise ValueError(f"edge must be one of {', '.join(EDGES)}, got {self.edge!r}")
+        if not 0 <= self.edge_spread <= 1:
+            raise ValueError(f"edge_spread must be between 0 and 1, got {self.edge_spread}")
+        if not isinstance(self.min_cell, int) or self.min_cell < 1:
+            raise ValueError(f"min_cell must be a whole number of tokens, at least 1, got {self.min_cell!r}")
+        if not 0 <= self.diversity < math.inf:
+            raise ValueError(f"diversity must be a number of at least 0, got {self.diversity}")
+
+    @classmethod
+    def preset(cls, name: str) -> GateConfig:
+        """Settings by name: "default", SHIRG-v2's weights, or "ocr", tuned for the words of a page.
+
+        Raises:
+            ValueError: for a name that is not in `PRESETS`.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset {name!r} is unknown; there are {', '.join(PRESETS)}")
+        return cls(**PRESETS[name])
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    "default": {},
+    "ocr": {
+        "alpha": 0.1,
+        "beta": 1.0,
+        "edge": "strokes",
+        "edge_spread": 0.3,
+        "clusters_per_budget": 0.3,
+        "min_cell": 4,
+    },
+}
+"""Preset -> the fields in which it differs from the default.
+
+"ocr": edges lead, but not those of rules and borders; words keep their ends; clusters are spread evenly. In 48 x 48 tokens
+every 4 x 4 tile is sure of a token from a budget of 480 on, and no cluster is spent on anything finer.
+"""

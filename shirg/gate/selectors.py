@@ -10,6 +10,7 @@ to keep (`Selection.indices`), or, when it merges tokens, with the output that e
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .clusters import grow_clusters, plan_quadtree
+from .clusters import Quadtree, grow_clusters, plan_quadtree
 from .config import GateConfig
 from .ranking import cluster_tops, keep_best, rank_tokens
-from .terms import pixel_edges, relevance_term, text_cosine, token_edges, unusualness, variance_term
+from .terms import pixel_edges, relevance_term, spread_edges, text_cosine, token_edges, unusualness, variance_term
 
 
 @dataclass
@@ -116,6 +117,8 @@ def select_shirg(request: Request) -> Selection:
     mean_square = torch.linalg.vector_norm(tokens, dim=-1).square_() / tokens.shape[-1]
     # 2. Clusters
     tree = plan_quadtree(request.grid, config.max_cell)
+    if config.min_cell > 1:
+        tree = _stop_at(tree, config.min_cell)
     splits = tree.splits(request.budget, config.clusters_per_budget)
     squares = (mean_square * tokens.shape[-1]).unflatten(1, request.grid)
     clusters, total = grow_clusters(grid_tokens, squares, tree, splits)
@@ -124,8 +127,20 @@ def select_shirg(request: Request) -> Selection:
     # 4. Coverage and global rank
     ranks = rank_tokens(scores)
     count = tree.count(request.budget, config.clusters_per_budget)
-    tops = cluster_tops(ranks, clusters, count) if config.coverage else None
-    return Selection(keep_best(ranks, request.budget, tops), scores, clusters, total)
+    tops = cluster_tops(ranks, clusters, count) if config.coverage or config.diversity else None
+    if config.diversity:
+        scores = scores - config.diversity * _likeness(tokens, mean_square, clusters, tops, count)
+        ranks = rank_tokens(scores)
+    return Selection(keep_best(ranks, request.budget, tops if config.coverage else None), scores, clusters, total)
+
+
+def _stop_at(tree: Quadtree, least: int) -> Quadtree:
+    """The tree without the levels whose cells have a side shorter than `least` tokens."""
+    sides = tree.grid[1:]
+    depth = tree.depth
+    while depth and any(side // cells < least for side, cells in zip(sides, tree.cells(depth), strict=True)):
+        depth -= 1
+    return dataclasses.replace(tree, depth=depth)
 
 
 def _saliency(request: Request, grid_tokens: Tensor, mean: Tensor, mean_square: Tensor, centre: Tensor) -> Tensor:
@@ -135,7 +150,9 @@ def _saliency(request: Request, grid_tokens: Tensor, mean: Tensor, mean_square: 
     """
     alpha, beta = request.config.alpha, request.config.beta
     pixels = request.pixels
-    edges = token_edges(grid_tokens) if pixels is None else pixel_edges(pixels, *request.grid[1:])
+    edges = token_edges(grid_tokens) if pixels is None else pixel_edges(pixels, *request.grid[1:], request.config.edge)
+    if request.config.edge_spread:
+        edges = spread_edges(edges, request.grid, request.config.edge_spread)
     score = alpha * variance_term(mean, mean_square) + beta * unusualness(edges)
     cosine = request.relevance
     if request.text is not None:
@@ -143,6 +160,25 @@ def _saliency(request: Request, grid_tokens: Tensor, mean: Tensor, mean_square: 
     if cosine is None:
         return score / (alpha + beta)
     return (score + (1 - alpha) * relevance_term(cosine)) / (1 + beta)
+
+
+def _likeness(tokens: Tensor, mean_square: Tensor, clusters: Tensor, tops: Tensor, count: int) -> Tensor:
+    """Cosine of every token to the best of its cluster, at least 0, and 0 for the best themselves: [B, N].
+
+    Args:
+        tops: [B, N] bool, true once in each of the `count` clusters.
+    """
+    batch, number, width = tokens.shape
+    places = torch.arange(number, device=tokens.device).expand(batch, number)
+    # The others are written to one place more, which is cut off: shapes stay fixed.
+    leaders = clusters.new_zeros(batch, count + 1).scatter_(1, torch.where(tops, clusters, count), places)[:, :count]
+    offsets = torch.arange(batch, device=tokens.device).unsqueeze(1) * number
+    rows = (leaders.gather(1, clusters) + offsets).flatten()  # [B * N], the leader of each token
+    flat = tokens.flatten(0, 1)
+    products = flat.index_select(0, rows).mul_(flat).sum(-1)  # in place: another copy costs more than the arithmetic
+    squares = mean_square.flatten() * width
+    lengths = (squares * squares.index_select(0, rows)).sqrt_().clamp_min_(torch.finfo(torch.float32).tiny)
+    return (products / lengths).view(batch, number).clamp_min_(0).masked_fill_(tops, 0.0)
 
 
 @register("random")

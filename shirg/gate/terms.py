@@ -12,6 +12,9 @@ PATCH = 14
 """Side of a patch in pixels (SigLIP so400m-patch14)."""
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the luminance (ITU-R BT.601)."""
+STEEP = 2.0
+"""A pixel is steep, for edges of kind "density" and "strokes", if its squared gradient is above this many times the mean of
+its image. Lower, the grain of photographs and scans gets in; at 4, thin grey print begins to fall out."""
 COSINE_FLOOR = 1e-3
 """Spread of cosines below which differences are rounding noise, not relevance."""
 MOMENT_NOISE = 1e-6
@@ -94,21 +97,66 @@ def relevance_term(cosine: Tensor) -> Tensor:
     return ((robust_z(cosine, COSINE_FLOOR) - 2) / 4).clamp(0, 1)
 
 
-def pixel_edges(pixels: Tensor, rows: int, cols: int) -> Tensor:
-    """Mean gradient magnitude of the luminance inside every patch: [B, V, 3, H, W] -> [B, V * rows * cols].
+def pixel_edges(pixels: Tensor, rows: int, cols: int, kind: str = "gradient") -> Tensor:
+    """How much of an edge is inside every patch, from the luminance: [B, V, 3, H, W] -> [B, V * rows * cols].
 
-    Forward differences; pixels beyond `rows * 14` x `cols * 14` belong to no patch and are left out.
+    Pixels beyond `rows * 14` x `cols * 14` belong to no patch and are left out.
+
+    Args:
+        kind: "gradient", the mean gradient magnitude by forward differences; "density", the share of pixels whose squared
+            gradient is above `STEEP` times the image's mean: grey print counts as much as black, and grain, though it is
+            everywhere, does not; "strokes", the share of such pixels by their difference to the right alone or downwards
+            alone, whichever is less: glyphs have both, the rules of forms and the borders of charts one; "variance", the
+            variance of the luminance.
     """
     height, width = rows * PATCH, cols * PATCH
     red, green, blue = pixels.flatten(0, 1)[..., :height, :width].float().unbind(1)  # [B * V, H, W] each
     luminance = (red * LUMINANCE[0]).add_(green, alpha=LUMINANCE[1]).add_(blue, alpha=LUMINANCE[2])
+    images = pixels.shape[0]
+    if kind == "variance":
+        mean = _patch_means(luminance, rows, cols)
+        return _patch_means(luminance.square_(), rows, cols).sub_(mean.square_()).clamp_min_(0).reshape(images, -1)
+    if kind == "strokes":
+        return _strokes(luminance, rows, cols, images)
     squared = torch.zeros_like(luminance)
     squared[:, :, :-1] = (luminance[:, :, 1:] - luminance[:, :, :-1]).square_()
     squared[:, :-1] += (luminance[:, 1:] - luminance[:, :-1]).square_()
-    bands = (
-        squared.sqrt_().unflatten(1, (rows, PATCH)).sum(2)
-    )  # [B * V, rows, W]: whole rows first, they are contiguous
-    return bands.unflatten(2, (cols, PATCH)).sum(-1).reshape(pixels.shape[0], -1) / PATCH**2
+    values = squared.sqrt_() if kind == "gradient" else squared.gt_(_steep(squared, images))  # 0 or 1
+    return _patch_means(values, rows, cols).reshape(images, -1)
+
+
+def _strokes(luminance: Tensor, rows: int, cols: int, images: int) -> Tensor:
+    """The lesser share of pixels steep to the right and steep downwards: [B * V, H, W] -> [B, V * rows * cols]."""
+    across, down = torch.zeros_like(luminance), torch.zeros_like(luminance)
+    across[:, :, :-1] = (luminance[:, :, 1:] - luminance[:, :, :-1]).square_()
+    down[:, :-1] = (luminance[:, 1:] - luminance[:, :-1]).square_()
+    steep = _steep(across, images) + _steep(down, images)
+    shares = (_patch_means(squared.gt_(steep), rows, cols) for squared in (across, down))
+    return torch.minimum(*shares).reshape(images, -1)
+
+
+def _steep(squared: Tensor, images: int) -> Tensor:
+    """`STEEP` times the mean over all views of an image: [B * V, H, W] -> [B * V, 1, 1]."""
+    typical = squared.reshape(images, -1).mean(dim=1)
+    return (STEEP * typical).repeat_interleave(squared.shape[0] // images).view(-1, 1, 1)
+
+
+def _patch_means(values: Tensor, rows: int, cols: int) -> Tensor:
+    """Mean of every patch's pixels: [B * V, H, W] -> [B * V, rows, cols]."""
+    bands = values.unflatten(1, (rows, PATCH)).sum(2)  # [B * V, rows, W]: whole rows first, they are contiguous
+    return bands.unflatten(2, (cols, PATCH)).sum(-1) / PATCH**2
+
+
+def spread_edges(edges: Tensor, grid: tuple[int, int, int], share: float) -> Tensor:
+    """Lend part of every token's edge to its neighbours: [B, N] -> [B, N].
+
+    `share` of it goes left and right each, a third of that up and down; the map's border repeats its own.
+    """
+    views, rows, cols = grid
+    cells = torch.nn.functional.pad(edges.reshape(-1, 1, rows, cols), (1, 1, 1, 1), mode="replicate")[:, 0]
+    sides = cells[:, 1:-1, :-2] + cells[:, 1:-1, 2:]
+    stacked = cells[:, :-2, 1:-1] + cells[:, 2:, 1:-1]
+    return cells[:, 1:-1, 1:-1].add(sides, alpha=share).add_(stacked, alpha=share / 3).reshape(edges.shape)
 
 
 def token_edges(grid_tokens: Tensor) -> Tensor:

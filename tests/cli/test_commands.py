@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from shirg import cli
-from shirg.cli import answer, assemble, components, convert, describe, evaluate, prepare, run, select, train
+from shirg.cli import answer, assemble, components, convert, describe, evaluate, prepare, run, select, sweep, train
 from shirg.errors import UserError
 
 MODULES = {
@@ -19,6 +19,7 @@ MODULES = {
     "train": train,
     "evaluate": evaluate,
     "select": select,
+    "sweep": sweep,
     "answer": answer,
     "describe": describe,
     "assemble": assemble,

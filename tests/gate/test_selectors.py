@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -103,3 +104,99 @@ def test_a_need_that_nobody_can_meet_is_refused():
 def test_an_unknown_selector_is_refused_with_the_list():
     with pytest.raises(ValueError, match="'magic' is unknown; there are .*random.*shirg.*uniform"):
         ShirgGate(GateConfig(selector="magic"))
+
+
+# ---------------------------------------------------------------- settings of the gate's own selector
+
+
+def page_of_words() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [2, 576, 8] and pixels of 24 x 24 patches: strokes in some patches, nothing in the others."""
+    torch.manual_seed(0)
+    pixels = torch.ones(2, 3, 24 * 14, 24 * 14)
+    strokes = torch.ones(14 * 24, 14 * 24)
+    strokes[:, ::3] = -1
+    printed = (torch.rand(2, 1, 24, 24) < 0.3).repeat_interleave(14, 2).repeat_interleave(14, 3)
+    return torch.randn(2, 576, 8), torch.where(printed, strokes, pixels)
+
+
+def test_new_settings_at_their_defaults_change_no_bit():
+    tokens, pixels = page_of_words()
+    plain = ShirgGate()(tokens, 144, (24, 24), pixels=pixels)
+    named = ShirgGate(GateConfig(edge="gradient", edge_spread=0.0, min_cell=1, diversity=0.0))
+    named = named(tokens, 144, (24, 24), pixels=pixels)
+    assert torch.equal(plain.indices, named.indices) and torch.equal(plain.scores, named.scores)
+
+
+@pytest.mark.parametrize("change", [{"edge": "density"}, {"edge": "variance"}, {"edge_spread": 0.3}])
+def test_settings_of_the_edge_change_scores_only_where_there_are_edges(change):
+    tokens, pixels = page_of_words()
+    gates = ShirgGate(), ShirgGate(GateConfig(**change))
+    plain, changed = (gate(tokens, 144, (24, 24), pixels=pixels) for gate in gates)
+    assert not torch.equal(plain.scores, changed.scores) and torch.equal(plain.clusters, changed.clusters)
+    alone = (
+        ShirgGate(dataclasses.replace(gate.config, beta=0.0))(tokens, 144, (24, 24), pixels=pixels) for gate in gates
+    )
+    assert torch.equal(next(alone).indices, next(alone).indices)
+
+
+def test_edge_spread_needs_no_pixels():
+    tokens, _ = page_of_words()
+    plain, spread = (ShirgGate(GateConfig(edge_spread=share))(tokens, 144, (24, 24)) for share in (0.0, 0.3))
+    assert not torch.equal(plain.scores, spread.scores)
+
+
+@pytest.mark.parametrize(("least", "clusters"), [(1, 36), (2, 36), (3, 36), (4, 36), (6, 9), (8, 9)])
+def test_no_cluster_is_cut_below_its_least_side(least, clusters):
+    # 24 x 24: nine cells of 8, halved to 4, 2 and 1. 144 * 0.25 = 36 clusters are wished for: all cells of 4, or a mixture.
+    tokens, _ = page_of_words()
+    gate = ShirgGate(GateConfig(min_cell=least))
+    kept = gate(tokens, 144, (24, 24))
+    counts = [image.bincount() for image in kept.clusters]
+    assert all(len(count) == clusters and count.min() >= least**2 for count in counts)
+    if least == 4:
+        assert all(count.eq(16).all() for count in counts)
+        tiles = kept.clusters.view(2, 6, 4, 6, 4)
+        assert tiles.amax((2, 4)).equal(tiles.amin((2, 4)))
+
+
+def test_clusters_with_a_least_side_are_the_upper_levels_of_those_without():
+    tokens, _ = page_of_words()
+    tokens[:, :300] *= torch.linspace(1, 5, 300)[:, None]
+    fine, coarse = (ShirgGate(GateConfig(min_cell=least))(tokens, 96, (24, 24)).clusters for least in (1, 4))
+    assert fine[0].bincount().min() < 16  # so there is something to be held back
+    assert coarse[0].bincount().tolist().count(16) == 20 and coarse[0].unique().numel() == 24  # (24 - 9) / 3 splits
+
+
+def test_diversity_takes_from_tokens_like_the_best_of_their_cluster():
+    # One cluster of 2 x 2. Token 0 is best; 1 points the same way, 2 is at right angles, 3 points away.
+    tokens = torch.tensor([[[9.0, -9.0, 0, 0], [4.0, -4.0, 0, 0], [0, 0, 3.0, -3.0], [-2.0, 2.0, 0, 0]]])
+    plain, diverse = (ShirgGate(GateConfig(alpha=1, beta=0, diversity=share)) for share in (0.0, 0.5))
+    before, after = (gate(tokens, 2, (2, 2)) for gate in (plain, diverse))
+    torch.testing.assert_close(before.scores - after.scores, torch.tensor([[0.0, 0.5, 0.0, 0.0]]))
+    assert before.indices.tolist() == [[0, 1]] and after.indices.tolist() == [[0, 2]]
+
+
+def test_diversity_looks_at_each_cluster_of_each_image_alone():
+    torch.manual_seed(0)
+    tokens = torch.randn(3, 64, 8)
+    gate = ShirgGate(GateConfig(diversity=0.3, max_cell=4))
+    kept, plain = (g(tokens, 32, (8, 8)) for g in (gate, ShirgGate(GateConfig(max_cell=4))))
+    for image in range(3):
+        for cluster in range(7):  # four cells of 4 x 4, one of them cut
+            own = (kept.clusters[image] == cluster).nonzero().flatten()
+            best = own[plain.scores[image, own].argmax()]
+            likeness = torch.cosine_similarity(tokens[image, own], tokens[image, best][None]).clamp_min(0)
+            likeness[own == best] = 0
+            torch.testing.assert_close(plain.scores[image, own] - kept.scores[image, own], 0.3 * likeness)
+    alone = gate(tokens[1:2], 32, (8, 8))
+    assert torch.equal(alone.indices[0], kept.indices[1])
+
+
+def test_the_ocr_preset_leaves_no_tile_empty_where_the_budget_allows():
+    torch.manual_seed(0)
+    tokens, gate = torch.randn(1, 2304, 16), ShirgGate(GateConfig.preset("ocr"))
+    for budget, empty in ((480, 0), (512, 0), (1024, 0)):
+        kept = gate(tokens, budget, (48, 48))
+        tiles = (kept.assignment[0] >= 0).view(12, 4, 12, 4).any(3).any(1)
+        assert int((~tiles).sum()) == empty and kept.clusters.unique().numel() == 144
+    assert gate(tokens, 256, (48, 48)).clusters.unique().numel() == 75  # 36 + 13 * 3, of 76

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
+from shirg.gate.config import EDGES
 from shirg.gate.terms import (
     pixel_edges,
     relevance_term,
     robust_z,
+    spread_edges,
     text_cosine,
     token_edges,
     unusualness,
@@ -113,6 +115,77 @@ def test_pixels_beyond_the_last_patch_do_not_count():
     changed = pixels.clone()
     changed[..., 28:, :] = changed[..., 28:] = 9
     assert torch.equal(pixel_edges(pixels, 2, 2), pixel_edges(changed, 2, 2))
+
+
+def test_density_is_the_share_of_steep_pixels():
+    # 27 steep pixels of 196 in one patch, whatever their contrast: the mean squared gradient is that of 28 x 28 pixels
+    pixels = torch.zeros(1, 1, 3, 28, 28)
+    pixels[..., :14, :14] = 0.01
+    torch.testing.assert_close(pixel_edges(pixels, 2, 2, "density"), torch.tensor([[27 / 196, 0.0, 0.0, 0.0]]))
+
+
+def test_density_counts_grey_print_as_much_as_black_and_grain_not_at_all():
+    torch.manual_seed(0)
+    pixels = 0.02 * torch.randn(1, 1, 1, 28, 42).expand(1, 1, 3, 28, 42)
+    pixels = pixels.clone()
+    pixels[..., 2:12, 2:12:4] -= 1.6  # black strokes
+    pixels[..., 2:12, 16:26:4] -= 0.8  # the same in grey
+    black, grey, *blank = pixel_edges(pixels, 2, 3, "density")[0].tolist()
+    assert grey == pytest.approx(black, rel=0.1) and max(blank) == 0
+    black, grey, *_ = pixel_edges(pixels, 2, 3)[0].tolist()
+    assert grey < 0.6 * black
+
+
+def test_density_has_a_threshold_for_every_image_not_for_every_view():
+    strokes = torch.zeros(14, 14)
+    strokes[:, ::2] = 1
+    faint, strong = 0.1 * strokes, strokes
+    pixels = torch.stack([torch.stack([strong, faint]), torch.stack([faint, faint])])  # [B, V, H, W]
+    edges = pixel_edges(pixels.unsqueeze(2).expand(2, 2, 3, 14, 14), 1, 1, "density")
+    # 13 of 14 columns are steep: more than half, so none is above twice the mean where all views are alike
+    assert edges[0, 0] > 0.8 and edges[0, 1] == 0 and edges[1].eq(0).all()
+
+
+def test_strokes_are_the_lesser_of_steep_to_the_right_and_steep_downwards():
+    # Three patches: a white square of 4 x 6 (12 steep pixels to the right, left and right side of 6 rows each; 8
+    # downwards, above and below 4 columns each), a rule of one row, a bar of one column
+    pixels = torch.zeros(1, 1, 3, 14, 42)
+    pixels[..., 4:10, 4:8] = 1
+    pixels[..., 7, 14:28] = 1
+    pixels[..., 35] = 1
+    edges = pixel_edges(pixels, 1, 3, "strokes")
+    # The rule begins and ends: its first pixel is steep from the patch to the left, its last from its own
+    torch.testing.assert_close(edges, torch.tensor([[8 / 196, 1 / 196, 0.0]]))
+    density = pixel_edges(pixels, 1, 3, "density")[0]
+    assert density[1] > density[0]  # the rule outranks the glyph there
+
+
+def test_variance_of_the_luminance_by_hand():
+    # half of a patch at 1, half at 0: 1/4; red alone counts by its weight squared
+    pixels = torch.zeros(1, 1, 3, 14, 28)
+    pixels[0, 0, :, :, 7:14] = 1
+    pixels[0, 0, 0, :, 21:] = 1
+    torch.testing.assert_close(pixel_edges(pixels, 1, 2, "variance"), torch.tensor([[0.25, 0.25 * 0.299**2]]))
+
+
+@pytest.mark.parametrize("kind", EDGES)
+def test_no_edge_in_a_flat_image(kind):
+    assert pixel_edges(torch.full((2, 1, 3, 28, 28), 0.5), 2, 2, kind).abs().max() < 1e-7
+
+
+def test_edges_are_lent_to_the_sides_and_a_third_of_that_up_and_down():
+    edges = torch.zeros(1, 2 * 3 * 4)
+    edges[0, 5] = 1.0  # first view, row 1, column 1: nothing goes to the second view
+    wanted = torch.zeros(2, 3, 4)
+    wanted[0, 1, 1], wanted[0, 1, 0], wanted[0, 1, 2] = 1, 0.6, 0.6
+    wanted[0, 0, 1], wanted[0, 2, 1] = 0.2, 0.2
+    torch.testing.assert_close(spread_edges(edges, (2, 3, 4), 0.6)[0], wanted.flatten())
+
+
+def test_equal_edges_stay_equal_at_the_border():
+    spread = spread_edges(torch.full((2, 12), 0.5), (1, 3, 4), 0.3)
+    torch.testing.assert_close(spread, torch.full((2, 12), 0.5 * 1.8))
+    assert spread_edges(torch.ones(1, 1), (1, 1, 1), 0.3).shape == (1, 1)
 
 
 def test_token_edges_by_hand():

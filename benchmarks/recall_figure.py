@@ -1,0 +1,125 @@
+"""All selectors side by side on one rendered page: kept patches bright, the others dim, lost words framed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from noisy_pages import noisy_page
+from PIL import Image, ImageDraw
+
+from shirg.data.render.fonts import Face
+from shirg.evaluation.recall import PageWords, word_recall
+from shirg.files import atomic_path
+from shirg.gate import Kept
+
+KIND, NUMBER, BUDGET = "document", 7, 512
+COLUMNS, PANEL, GAP, MARGIN, CAPTION = 5, 528, 28, 40, 84
+"""PANEL is 11 pixels for each of 48 patches."""
+COLOURS = 256
+"""Of the picture's palette: a third of the bytes, and no difference that a reader would see."""
+
+INK, GREY, LOST, PAPER = (24, 27, 33), (92, 98, 108), (213, 94, 0), (255, 255, 255)
+DIMMED, HAZE = 0.30, np.array((38.0, 42.0, 52.0))
+"""What is left of a dropped patch, as grey, and the haze over it."""
+TITLE, NAME, NOTE = Face("DejaVuSans-Bold", 40.0), Face("DejaVuSans-Bold", 27.0), Face("DejaVuSans", 22.0)
+NAMES = {
+    "shirg (ocr)": "SHIRG, preset ocr",
+    "shirg (default)": "SHIRG",
+    "shirg (default, no coverage)": "SHIRG without coverage",
+    "random": "Random",
+    "uniform": "Uniform grid",
+    "divprune": "DivPrune",
+    "rediprune": "ReDiPrune-like",
+    "cdpruner": "CDPruner",
+    "vispruner": "VisPruner-like",
+    "visionzip": "VisionZip",
+    "prumerge": "PruMerge+",
+    "tome": "ToMe",
+    "pool": "Average pool",
+    "downsample": "Down-sampling",
+}
+
+
+def draw_selectors(path: Path, selecting, seed: int) -> None:
+    """Draw the page and every variant's choice on it.
+
+    Args:
+        selecting: the variants and the model, a `Selecting`.
+    """
+    page = noisy_page(KIND, NUMBER, "heldout", seed)
+    words = PageWords.of(page.boxes, page.image.size, selecting.grid)
+    panels = [
+        (
+            "The page",
+            f"{len(page.boxes)} words, one photograph",
+            page.image.resize((PANEL, PANEL), Image.Resampling.LANCZOS),
+        )
+    ]
+    for variant, _, kept in selecting.choices(page, [BUDGET], set()):
+        name = NAMES.get(variant, variant)
+        if kept.indices is None:
+            panels.append((name, "merges: recall of words is not defined", _draw(page.image, kept, selecting.grid)))
+            continue
+        result = word_recall(kept.assignment[0] >= 0, words)
+        note = f"{result.recall:.0%} of words, {result.empty_tiles:.0%} of tiles empty"
+        lost = [box for box, found in zip(page.boxes, result.found, strict=True) if not found]
+        panels.append((name, note, _draw(page.image, kept, selecting.grid, lost)))
+    sheet = _sheet(
+        panels, f"What is left of one page at K = {BUDGET} of {selecting.grid[0] * selecting.grid[1]:,} patches"
+    )
+    with atomic_path(path) as fresh:
+        sheet.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+            fresh, "PNG", optimize=True
+        )
+
+
+def _draw(image: Image.Image, kept: Kept, grid: tuple[int, int], lost=()) -> Image.Image:
+    """The page with dropped patches dimmed; merged ones show the mean of their group instead."""
+    page = np.asarray(image.resize((PANEL, PANEL), Image.Resampling.LANCZOS), dtype=np.float64)
+    groups = np.kron(
+        kept.assignment[0].numpy().reshape(grid), np.ones([PANEL // side for side in grid], dtype=np.int64)
+    )
+    if kept.indices is None:
+        page = _blended(page, groups)
+    grey = page @ np.array([0.299, 0.587, 0.114])
+    page = np.where((groups < 0)[..., None], DIMMED * grey[..., None] + HAZE, page)
+    drawn = Image.fromarray(page.round().clip(0, 255).astype(np.uint8))
+    pen = ImageDraw.Draw(drawn)
+    for box in lost:
+        left, top, right, bottom = (edge * PANEL / image.width for edge in box)
+        pen.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline=LOST, width=2)
+    return drawn
+
+
+def _blended(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Every patch as the mean, pixel by pixel, of the patches that share its token: what merging does to a glyph."""
+    side = PANEL // 48
+    patches = page.reshape(48, side, 48, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    labels = groups[::side, ::side].ravel()
+    shown = patches.copy()
+    for label in np.unique(labels[labels >= 0]):
+        shown[labels == label] = patches[labels == label].mean(axis=0)
+    return shown.reshape(48, 48, side, side, 3).swapaxes(1, 2).reshape(PANEL, PANEL, 3)
+
+
+def _sheet(panels, title: str) -> Image.Image:
+    rows = -(-len(panels) // COLUMNS)
+    top = MARGIN + 3 * MARGIN
+    width = 2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP
+    sheet = Image.new("RGB", (width, top + rows * (CAPTION + PANEL + GAP) + MARGIN - GAP), PAPER)
+    _write(sheet, TITLE, INK, MARGIN, MARGIN + 34, title)
+    legend = "bright: kept   dim: dropped   orange: a word that lost a patch   merging selectors: means of what shares a token"
+    _write(sheet, NOTE, GREY, MARGIN, MARGIN + 84, legend)
+    for place, (name, note, picture) in enumerate(panels):
+        row, column = divmod(place, COLUMNS)
+        x, y = MARGIN + column * (PANEL + GAP), top + row * (CAPTION + PANEL + GAP)
+        _write(sheet, NAME, INK, x, y + 30, name)
+        _write(sheet, NOTE, GREY, x, y + 64, note)
+        sheet.paste(picture, (x, y + CAPTION - 6))
+    return sheet
+
+
+def _write(sheet: Image.Image, face: Face, colour: tuple[int, int, int], left: int, baseline: int, text: str) -> None:
+    ink, across, up = face.mask(text)
+    sheet.paste(colour, (left + across, baseline + up), ink)

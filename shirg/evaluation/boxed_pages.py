@@ -1,0 +1,117 @@
+"""Real pages whose words have boxes, for counting what a selection keeps of them. Texts and answers are not read.
+
+Sets that mark lines are cut into words where the transcript has spaces, each character as wide as the others of its line:
+good to a fraction of a character.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from shirg.data.pages import Box
+from shirg.data.sources.base import fields, read_json
+from shirg.errors import UserError
+from shirg.lavida.images import to_rgb
+
+ILLEGIBLE = "###"
+"""ICDAR's transcript of what nobody could read."""
+
+
+@dataclass(frozen=True)
+class BoxedPage:
+    """A page image and the boxes of its words."""
+
+    name: str
+    image: Image.Image
+    boxes: tuple[Box, ...]
+    """Left, top, right, bottom in pixels of `image`."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    folder: str
+    pattern: str
+    image: str
+    """Path of the image, from the set's folder: "{stem}" is the annotation's, "{part}" the folder two above it."""
+    read: Callable[[Path], list[Box]]
+
+
+def split_line(box: Box, text: str) -> Iterator[Box]:
+    """Boxes of a line's words, by the share of its characters that they and the spaces before them take."""
+    line = text.strip()
+    left, top, right, bottom = box
+    place = 0
+    for word in line.split():
+        start = line.index(word, place)
+        place = start + len(word)
+        step = (right - left) / len(line)
+        yield left + step * start, top, left + step * place, bottom
+
+
+def _read_corners(path: Path) -> list[Box]:
+    """Rows of eight numbers, four corners, and a transcript that may hold commas (SROIE, ICDAR 2015)."""
+    boxes = []
+    for row in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        *corners, text = row.split(",", 8)
+        if len(corners) != 8 or text.strip() == ILLEGIBLE:
+            continue
+        xs, ys = [float(x) for x in corners[::2]], [float(y) for y in corners[1::2]]
+        boxes += split_line((min(xs), min(ys), max(xs), max(ys)), text)
+    return boxes
+
+
+def _read_form(path: Path) -> list[Box]:
+    """FUNSD: entities of words."""
+    entities = fields(read_json(path)).get("form", [])
+    return [tuple(word["box"]) for entity in entities for word in entity["words"] if word["text"].strip()]
+
+
+def _read_chart(path: Path) -> list[Box]:
+    """OpenCQA: lines that an OCR engine found, left, top, right, bottom whatever the set's own description says."""
+    return [box for line in read_json(path) for box in split_line(tuple(line["bounding_box"]), line["sentence"])]
+
+
+LAYOUTS = {
+    "sroie": _Layout("sroie", "box/*.csv", "img/{stem}.jpg", _read_corners),
+    "funsd": _Layout("funsd", "*/annotations/*.json", "{part}/images/{stem}.png", _read_form),
+    "icdar2015": _Layout("icdar2015_incidental", "Gts/gt_*.txt", "Imgs/{stem}.jpg", _read_corners),
+    "opencqa": _Layout("opencqa", "bboxes/*.json", "chart_images/{stem}.png", _read_chart),
+}
+"""Set -> where its files are."""
+
+
+def boxed_pages(data_dir: Path, name: str, limit: int | None = None, seed: int = 0) -> list[BoxedPage]:
+    """Pages of one set in a seeded order, those without a word left out.
+
+    Args:
+        data_dir: folder that holds one folder per set.
+        name: one of `LAYOUTS`.
+        limit: most pages; all when None.
+        seed: of the order. A smaller limit gives the first pages of a larger one.
+
+    Raises:
+        UserError: for an unknown set, or one that has no usable page.
+    """
+    if name not in LAYOUTS:
+        raise UserError(f"set {name!r} has no reader of word boxes; there are {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[name]
+    folder = data_dir / layout.folder
+    files = sorted(folder.glob(layout.pattern))
+    random.Random(f"{name}:{seed}").shuffle(files)
+    pages: list[BoxedPage] = []
+    for path in files:
+        if limit is not None and len(pages) == limit:
+            break
+        boxes = layout.read(path)
+        if boxes:
+            stem, part = path.stem.removeprefix("gt_"), path.parent.parent.name
+            image = Image.open(folder / layout.image.format(stem=stem, part=part))
+            pages.append(BoxedPage(f"{name}/{stem}", to_rgb(image), tuple(boxes)))
+    if not pages:
+        raise UserError(f"{folder}: no page with word boxes ({layout.pattern})")
+    return pages

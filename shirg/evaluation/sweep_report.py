@@ -1,0 +1,116 @@
+"""`sweep.md`: the table of a sweep, with how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shirg.evaluation.markdown import count, escape, interval, milliseconds, points, table
+from shirg.evaluation.sweep_summary import MEASURES, Measure
+
+MARKS = {"better": " +", "worse": " -", "not distinguishable": ""}
+
+LEGEND = """\
+Shares are in percent. In brackets the paired difference to the default in points, and whether it is better or worse: that
+is said where the 95% bootstrap interval of the difference, pages resampled, leaves out zero and at least six pages
+differ; without a word the two are not distinguishable, and "=" means equal on every page."""
+
+COLUMNS = """\
+* words: words of which every patch that their box covers by a third or more is kept; small words: those of them that are
+  under 12 px high as the model sees the page
+* answer, asked / unasked: of the patches that the answer is read from, those kept with and without the question given
+* precision: of the kept patches, those that touch a word; empty tiles: of the 4 x 4 tiles of patches, those of which nothing
+  is kept (fewer is better)
+* gate ms: best and median time of the gate alone on one page, without a question (what it costs to compare a question is
+  not in it); all pages take the same work, so on a busy machine the best says more"""
+
+ALONE = """\
+Similarity only cannot choose without a question: its words, precision, empty tiles and time are those with the page's
+questions, mean over them, held against the default without one (a dash where the model compares with no question)."""
+
+ANSWERS = """\
+* exact match, ANLS: the model's answers, read from what is kept with the question given. The summary token and what the
+  question is worth show only here."""
+
+NO_ANSWERS = """\
+The summary token changes no choice of patches: what it is worth shows only in the model's answers (`--answers`)."""
+
+
+def sweep_report(record: dict) -> str:
+    """The whole report as Markdown, from what `sweep.json` holds."""
+    run, counts, environment, hardware = (record[name] for name in ("run", "counts", "environment", "hardware"))
+    measures = taken(record["results"])
+    asked = any(measure.key == "anls" for measure in measures)
+    parts = [
+        "# What each part of the gate is worth",
+        f"{count(counts['pages'], 'held-out rendered page')} (seed {run['seed']}), {count(counts['questions'], 'question')}, "
+        f"{count(counts['words'], 'word')}, {counts['small_words']:,} of them under 12 px; model {escape(run['model'])}"
+        f"{'' if run['adapter'] is None else ' with adapter ' + escape(run['adapter'])} at {run['resolution']} px, "
+        f"relevance {run['relevance']} ({run['relevance_sign']:+d}).",
+        f"{record['date']}, {escape(hardware['processor'])}, {environment['device']}, "
+        f"{count(environment['threads'], 'thread')}, load average {hardware['load_average']}, "
+        f"torch {environment['packages']['torch']}.",
+        LEGEND,
+        COLUMNS + ("\n" + ANSWERS if asked else ""),
+        ALONE if asked else f"{ALONE}\n\n{NO_ANSWERS}",
+    ]
+    for budget in run["token_budgets"]:
+        entries = [entry for entry in record["results"] if entry["budget"] == budget]
+        parts += [f"## K = {budget}", _levels(entries, measures)]
+    parts += ["## Differences to the default, with their intervals", _differences(record["results"], measures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def taken(results: Sequence[dict]) -> list[Measure]:
+    """The measures that a sweep has values of."""
+    return [measure for measure in MEASURES if any(entry.get(measure.key) for entry in results)]
+
+
+def _levels(entries: Sequence[dict], measures: Sequence[Measure]) -> str:
+    header = ["setting", *(measure.title for measure in measures), "gate ms, best / median"]
+    rows = [
+        [_name(entry), *(_cell(entry[measure.key], entry is entries[0]) for measure in measures)] + [times(entry)]
+        for entry in entries
+    ]
+    return table(header, rows)
+
+
+def _name(entry: dict) -> str:
+    return entry["setting"] if entry["same_as"] is None else f"{entry['setting']} (same as {entry['same_as']})"
+
+
+def _cell(value: dict | None, is_default: bool) -> str:
+    """ "41.2 (-3.0 worse)"; the default with its own interval."""
+    if value is None:
+        return "-"
+    level = share(value["mean"])
+    if is_default:
+        return f"**{level}** {interval(value, share)}"
+    difference = value["difference"]
+    if not difference["differing_pages"]:
+        return f"{level} (=)"
+    verdict = "" if difference["verdict"] == "not distinguishable" else f" {difference['verdict']}"
+    return f"{level} ({points(difference['mean'])}{verdict})"
+
+
+def share(value: float) -> str:
+    """A share in percent, "41.2"."""
+    return f"{100 * value:.1f}"
+
+
+def times(entry: dict) -> str:
+    """ "4.1 / 5.0", best and median milliseconds of the gate."""
+    return "-" if entry["gate_ms"] is None else " / ".join(map(milliseconds, entry["gate_ms"].values()))
+
+
+def _differences(results: Sequence[dict], measures: Sequence[Measure]) -> str:
+    """One row for each setting, budget and measure that differs anywhere."""
+    rows = [
+        [entry["setting"], str(entry["budget"]), measure.title, points(difference["mean"])]
+        + [interval(difference, points), str(difference["differing_pages"]), difference["verdict"]]
+        for entry in results
+        if entry["same_as"] is None
+        for measure in measures
+        if entry[measure.key] is not None and (difference := entry[measure.key]["difference"])["differing_pages"]
+    ]
+    header = ["setting", "K", "measure", "difference, points", "95% interval", "pages that differ", "verdict"]
+    return table(header, rows)

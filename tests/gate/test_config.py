@@ -1,0 +1,51 @@
+"""The settings: what is refused, and that they survive a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from shirg.gate import GateConfig
+from shirg.gate.config import PRESETS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("alpha", 1.1, "alpha must be between 0 and 1, got 1.1"),
+        ("alpha", math.nan, "alpha must be"),
+        ("beta", -0.1, "beta must be a number of at least 0, got -0.1"),
+        ("beta", math.inf, "beta must be"),
+        ("clusters_per_budget", 2, "clusters_per_budget must be between 0 and 1, got 2"),
+        ("max_cell", 0, "max_cell must be a whole number of tokens, at least 1, got 0"),
+        ("max_cell", 2.0, "max_cell must be a whole number"),
+        ("edge", "sobel", "edge must be one of gradient, density, strokes, variance, got 'sobel'"),
+        ("edge_spread", 1.5, "edge_spread must be between 0 and 1, got 1.5"),
+        ("edge_spread", math.nan, "edge_spread must be"),
+        ("min_cell", 0, "min_cell must be a whole number of tokens, at least 1, got 0"),
+        ("diversity", -1, "diversity must be a number of at least 0, got -1"),
+        ("diversity", math.nan, "diversity must be"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        GateConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_a_json_file(name):
+    config = GateConfig.preset(name)
+    assert GateConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_the_default_preset_is_the_default():
+    assert GateConfig.preset("default") == GateConfig() != GateConfig.preset("ocr")
+    assert (GateConfig().alpha, GateConfig().beta, GateConfig().edge) == (0.25, 0.15, "gradient")
+
+
+def test_an_unknown_preset_is_refused_with_the_list():
+    with pytest.raises(ValueError, match="preset 'fast' is unknown; there are default, ocr"):
+        GateConfig.preset("fast")
