@@ -21,6 +21,10 @@ MODELS_OWN_SIDE = "(default: the adapter's or the model's own, mostly 672)"
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 
 
+MAX_RESOLUTION = 1792
+"""Pixels per side; the tower's work grows with their fourth power."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CommonFlags:
     """What every command takes."""
@@ -57,7 +61,11 @@ class ModelFlags(CommonFlags):
     """SigLIP checkpoint that --relevance siglip compares with: google/siglip-so400m-patch14-384 for released LaViDa."""
 
     def check_resolution(self) -> None:
-        """Raise `UserError` for a side that the patches do not divide."""
+        """Raise `UserError` for a side that the patches do not divide, or so large that one page would take minutes."""
+        if self.image_resolution is not None and self.image_resolution > MAX_RESOLUTION:
+            raise UserError(
+                f"--image-resolution: got {self.image_resolution}, must be at most {MAX_RESOLUTION}, 128x128 tokens"
+            )
         if self.image_resolution is not None and (self.image_resolution < PATCH or self.image_resolution % PATCH):
             below = max(self.image_resolution // PATCH, 1) * PATCH
             raise UserError(

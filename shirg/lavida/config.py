@@ -98,6 +98,11 @@ class LavidaConfig:
 
     def __post_init__(self) -> None:
         self.vision_hidden_size = self.vision_config["hidden_size"]
+        if self.body.hidden_size % self.body.num_heads or self.body.num_heads % self.body.num_kv_heads:
+            raise UserError(
+                f"config: width {self.body.hidden_size}, {self.body.num_heads} heads and {self.body.num_kv_heads} key-value "
+                "heads do not divide each other"
+            )
         for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
             if not isinstance(value, int):
@@ -123,6 +128,11 @@ class LavidaConfig:
     def hidden_size(self) -> int:
         """Width of the language model."""
         return self.body.hidden_size
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence that the language model was made for, or None if the file does not say."""
+        return self.raw.get("max_sequence_length") or self.raw.get("max_position_embeddings")
 
     @property
     def has_newline(self) -> bool:
@@ -151,6 +161,7 @@ class LavidaConfig:
             UserError: naming the field that is missing or asks for something LaViDa's models do not have.
         """
         family = _family(raw)
+        _check_own_keys(raw)
         _expect("mm_projector_type", raw.get("mm_projector_type", "mlp2x_gelu"), ("mlp2x_gelu",))
         known = {} if tokenizer is None else tokenizer.get_added_vocab()
         return cls(
@@ -175,6 +186,16 @@ class LavidaConfig:
 def shirg_settings(raw: dict) -> dict:
     """What a `config.json` says of our own keys, defaults included."""
     return {name: raw.get("shirg", {}).get(name, default) for name, default in SHIRG_DEFAULTS.items()}
+
+
+def _check_own_keys(raw: dict) -> None:
+    """A key that is misspelt would leave its default in force without a word."""
+    own = raw.get("shirg", {})
+    if not isinstance(own, dict):
+        raise UserError(f"config: shirg={own!r} must be an object with keys such as relevance")
+    unknown = sorted(own.keys() - SHIRG_DEFAULTS.keys() - {"nano"})
+    if unknown:
+        raise UserError(f"config: shirg has unknown {', '.join(unknown)}; there are {', '.join(SHIRG_DEFAULTS)}")
 
 
 def read_config(folder: str | Path) -> dict:
@@ -212,6 +233,9 @@ def _require(raw: dict, names: tuple[str, ...]) -> list:
     missing = [name for name in names if raw.get(name) is None]
     if missing:
         raise UserError(f"config: missing {', '.join(missing)}")
+    for name in names:
+        if isinstance(raw[name], bool) or not isinstance(raw[name], int | float) or raw[name] <= 0:
+            raise UserError(f"config: {name}={raw[name]!r} must be a number above 0")
     return [raw[name] for name in names]
 
 
@@ -282,6 +306,9 @@ def _pinpoints(given: object) -> tuple[tuple[int, int], ...]:
         except (SyntaxError, ValueError):
             raise UserError(f"config: image_grid_pinpoints={given!r} is neither a list nor a range of grids") from None
     try:
-        return tuple((int(width), int(height)) for width, height in given)
+        pairs = tuple((int(width), int(height)) for width, height in given)
     except (TypeError, ValueError):
-        raise UserError(f"config: image_grid_pinpoints={given!r} must hold pairs (width, height)") from None
+        pairs = ()
+    if not pairs:
+        raise UserError(f"config: image_grid_pinpoints={given!r} must hold pairs (width, height)")
+    return pairs

@@ -132,11 +132,9 @@ def tower_sizes(config: LavidaConfig) -> SiglipVisionConfig:
 
 
 def check_sizes(config: LavidaConfig) -> None:
-    """Raise UserError for sizes that no model can be built with."""
-    body, tower = config.body, tower_sizes(config)
+    """Raise UserError for sizes of the tower that no model can be built with."""
+    tower = tower_sizes(config)
     for what, whole, part in (
-        ("the language model's width and heads", body.hidden_size, body.num_heads),
-        ("the language model's heads and key-value heads", body.num_heads, body.num_kv_heads),
         ("the tower's width and heads", tower.hidden_size, tower.num_attention_heads),
         ("shirg.resolution and the tower's patch size", config.resolution, tower.patch_size),
     ):

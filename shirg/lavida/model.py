@@ -336,7 +336,16 @@ class Lavida(nn.Module):
         tokens = starting_tokens(draft_tokens, len(input_ids), max_new_tokens, self.config.mask_token_id)
         embeds = self._embeds_per_placeholder(input_ids, images, mode, budget, image_embeds)
         prefix = Prefix.of(self._spliced_rows(input_ids, embeds))
+        self._check_length(prefix.embeds.shape[1], max_new_tokens)
         return denoise_answers(self.language, prefix, self.vocabulary_size, tokens, settings, generator, on_step)
+
+    def _check_length(self, prefix: int, answer: int) -> None:
+        longest = self.config.max_positions
+        if longest is not None and prefix + answer > longest:
+            raise UserError(
+                f"{prefix} prefix tokens and max_new_tokens={answer} are more than the {longest} that this model was made "
+                "for; ask for a shorter answer or a smaller budget"
+            )
 
     def _early_stop(self) -> EarlyStop:
         return EarlyStop(self.config.mask_token_id, self.stop_ids, self.config.eos_token_id)

@@ -130,6 +130,8 @@ def test_resolution_is_a_multiple_of_the_patch(resolution):
     with pytest.raises(UserError, match="multiple of 14"):
         parse(run, "--image-resolution", resolution).check_resolution()
     parse(run, "--image-resolution", "336").check_resolution()
+    with pytest.raises(UserError, match="at most 1792"):
+        parse(run, "--image-resolution", "14000").check_resolution()
 
 
 @pytest.mark.parametrize(

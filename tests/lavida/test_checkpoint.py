@@ -364,6 +364,13 @@ def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
     [
         ({"model_type": "llava_qwen"}, "llava_qwen"),
         ({"block_type": "sequential"}, "block_type='sequential'"),
+        ({"d_model": "32"}, "d_model='32' must be a number"),
+        ({"n_layers": -1}, "n_layers=-1 must be a number above 0"),
+        ({"n_heads": 5}, "5 heads"),
+        ({"n_kv_heads": 3}, "3 key-value"),
+        ({"shirg": "llm"}, "shirg='llm'"),
+        ({"shirg": {"relevanz": "llm"}}, "unknown relevanz"),
+        ({"image_grid_pinpoints": []}, "must hold pairs"),
         ({"d_model": None}, "missing d_model"),
         ({"mm_projector_type": "linear"}, "mm_projector_type='linear'"),
         ({"mm_patch_merge_type": "spatial_nobase"}, "spatial_nobase"),

@@ -306,8 +306,6 @@ def test_impossible_scenarios_are_named(keywords, message):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"n_heads": 5}, "width and heads are 32 and 5"),
-        ({"n_kv_heads": 3}, "key-value heads are 4 and 3"),
         ({"shirg": {"resolution": 670}}, "are 670 and 14"),
         (
             {"vision_config": {"hidden_size": 16, "num_attention_heads": 2, "patch_size": 14, "num_hidden_layers": 1}},

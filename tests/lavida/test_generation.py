@@ -302,6 +302,21 @@ def test_chance_repeats_with_the_generator():
     assert not torch.equal(draws[0], draws[2])
 
 
+def test_longer_than_the_model_was_made_for_is_refused():
+    model = tiny_model(max_sequence_length=12)
+    ids = torch.tensor([[1, 2, 3]])
+    assert model.generate(ids, max_new_tokens=9).shape == (1, 9)
+    with pytest.raises(UserError, match="3 prefix tokens and max_new_tokens=10 are more than the 12"):
+        model.generate(ids, max_new_tokens=10)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf")])
+def test_temperatures_are_numbers(family, temperature):
+    with pytest.raises(UserError, match="temperature="):
+        tiny_model(family).generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, temperature=temperature)
+
+
 def test_ids_the_tokenizer_does_not_know_are_never_generated():
     model = tiny_model(vocab_size=400, embedding_size=400)
     with torch.no_grad():

@@ -5,6 +5,7 @@ GD stands for LaViDa's llava/model/language_model/dream/generation_utils.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -61,8 +62,10 @@ class DreamSettings:
             )
         if self.alg not in ALGORITHMS.values():
             raise UserError(f"alg={self.alg!r} is unknown; expected {', '.join(map(repr, ALGORITHMS.values()))}")
-        if min(self.temperature, self.alg_temp) < 0:
-            raise UserError(f"temperature={self.temperature} and alg_temp={self.alg_temp} must not be negative")
+        if not (0 <= self.temperature < math.inf and 0 <= self.alg_temp < math.inf):
+            raise UserError(
+                f"temperature={self.temperature} and alg_temp={self.alg_temp} must be numbers of at least 0"
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
         if self.top_k < 1:

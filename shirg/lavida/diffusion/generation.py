@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -84,8 +85,8 @@ class GenerationSettings:
                 f"remasking={self.remasking!r} is unknown; expected {', '.join(map(repr, REMASKING))} "
                 "(or 'entrophy', as LaViDa spells it)"
             )
-        if self.temperature < 0:
-            raise UserError(f"temperature={self.temperature} must not be negative")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature={self.temperature} must be a number of at least 0")
         transfer_counts([self.block], self.steps, self.schedule, self.schedule_kwargs)
 
     def _check_steps(self) -> None:
