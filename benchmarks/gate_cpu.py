@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from shirg.evaluation.environment import processor
 from shirg.gate import GateConfig, ShirgGate
 
 GRID, WIDTH, BUDGET, WORDS = (48, 48), 1152, 768, 32
@@ -64,13 +64,6 @@ def measure(batch: int, warm_up: int, runs: int) -> dict[str, list[float]]:
     }
     with torch.inference_mode():
         return {name: [ms / batch for ms in time_call(call, warm_up, runs)] for name, call in calls.items()}
-
-
-def processor() -> str:
-    """The CPU's name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

@@ -28,13 +28,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gate_cpu import processor
 from noisy_pages import noisy_pages
 from recall_figure import draw_selectors
 
 from shirg.evaluation.bootstrap import Interval, compare, mean_interval
 from shirg.evaluation.boxed_pages import LAYOUTS, BoxedPage, boxed_pages
-from shirg.evaluation.environment import describe_environment
+from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, WordRecall, word_recall
 from shirg.files import write_json

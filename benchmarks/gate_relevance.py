@@ -31,13 +31,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gate_cpu import processor
 from torch import Tensor
 
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.evaluation.bootstrap import compare, mean_interval
-from shirg.evaluation.environment import describe_environment
+from shirg.evaluation.environment import describe_environment, processor
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.relevance import token_relevance

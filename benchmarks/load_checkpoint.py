@@ -25,8 +25,8 @@ from pathlib import Path
 
 import safetensors
 import torch
-from gate_cpu import processor
 
+from shirg.evaluation.environment import processor
 from shirg.lavida import Lavida, LavidaConfig
 from shirg.lavida.checkpoint import official_name
 from shirg.lavida.shapes import PUBLISHED

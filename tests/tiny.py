@@ -30,6 +30,15 @@ TEMPLATES = {
     ),
 }
 VOCABULARY = 256 + len(SPECIALS)
+VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 384,
+    "patch_size": 14,
+}
 SIZES = {
     "llada": {
         "model_type": "llava_llada",
@@ -69,15 +78,7 @@ def tiny_config(family: str = "llada", **overrides: object) -> LavidaConfig:
         "mm_patch_merge_type": "flat",
         "mm_spatial_pool_mode": "bilinear",
         "image_aspect_ratio": "anyres",
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 384,
-            "patch_size": 14,
-        },
+        "vision_config": dict(VISION),
     }
     return LavidaConfig.from_dict({**raw, **overrides})
 

@@ -250,6 +250,12 @@ def _group_table(results: dict, cells: dict, groups: Sequence[str]) -> str:
     return table(header, rows)
 
 
+def _selection_line(model: dict) -> str:
+    if model["relevance"] == "none":
+        return "- Selection: by the page alone (relevance none)."
+    return f"- Selection: the question takes part by relevance {model['relevance']}, sign {model['relevance_sign']:+d}."
+
+
 def _method(results: dict) -> str:
     config = results["config"]
     suffix = (
@@ -262,6 +268,8 @@ def _method(results: dict) -> str:
         f"{config['step_ratio']:g} denoising steps per position, the most certain predictions first, no sampling. {suffix}",
         f"- Intervals: {RESAMPLES} resamples of whole pages, since questions about one page stand or fall together.",
     ]
+    if any(variant["mode"] in BUDGETED_MODES for variant in results["variants"]):
+        lines.append(_selection_line(results["model"]))
     lines.append(dataset_lines(results))
     if results["efficiency"]:
         efficiency = results["efficiency"]

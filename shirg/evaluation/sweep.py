@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-import platform
 import random
 import statistics
 import time
@@ -26,7 +25,7 @@ from shirg.data.render import KINDS, render_page
 from shirg.errors import UserError
 from shirg.evaluation.answering import generated_text
 from shirg.evaluation.config import SHIRGEvaluationConfig
-from shirg.evaluation.environment import describe_environment, describe_model, is_nano
+from shirg.evaluation.environment import describe_environment, describe_model, is_nano, processor
 from shirg.evaluation.metrics import anls, exact_match
 from shirg.evaluation.recall import PageWords, patches_of_box, word_recall
 from shirg.evaluation.sweep_journal import SweepJournal
@@ -355,11 +354,8 @@ def page_and_questions(number: int, seed: int, most: int) -> tuple[Page, list[Qu
 
 def _hardware() -> dict:
     """The CPU's name where the system tells, its cores, and how busy they are."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
-    return {"processor": (names or [platform.processor()])[0], "cores": os.cpu_count(), "load_average": load}
+    return {"processor": processor(), "cores": os.cpu_count(), "load_average": load}
 
 
 @contextmanager

@@ -91,6 +91,17 @@ def test_text_from_data_is_escaped(run):
     assert "&lt;b&gt;\\|x" in report
 
 
+def test_the_kind_of_relevance_is_named(run):
+    _, results, _ = run
+    turned = copy.deepcopy(results)
+    turned["model"] |= {"relevance": "siglip", "relevance_sign": -1}
+    assert "relevance siglip, sign -1" in evaluation_report(turned)
+    turned["model"]["relevance"] = "none"
+    assert "by the page alone" in evaluation_report(turned)
+    turned["variants"] = [variant for variant in turned["variants"] if variant["mode"] == "lowres"]
+    assert "Selection: by" not in evaluation_report(turned | {"efficiency": None, "comparisons": []})
+
+
 def test_a_run_without_timing_and_selection_claims_neither(run):
     _, results, _ = run
     plain = copy.deepcopy(results) | {"efficiency": None, "comparisons": []}

@@ -17,17 +17,8 @@ from transformers import SiglipConfig, SiglipModel
 from shirg.errors import UserError
 from shirg.lavida import Lavida, checkpoint
 from shirg.lavida.assemble import assemble, convert_projector
-from tests.tiny import SIZES, tiny_model, tiny_page, tiny_tokenizer
+from tests.tiny import SIZES, VISION, tiny_model, tiny_page, tiny_tokenizer
 
-VISION = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 384,
-    "patch_size": 14,
-}
 IDS = {"mask_token_id": 261, "eos_token_id": 257, "pad_token_id": 257}
 
 
