@@ -48,6 +48,11 @@ class GateConfig:
     A word's first and last patch hold little of its ink and rank low, though without them it cannot be read; its
     neighbours speak for them. Lines of text are wide, hence more to the sides.
     """
+    relevance_spread: float = 0.0
+    """Share of its relevance that a token lends to all tokens of its row. Between 0 and 1.
+
+    A question names a label ("Total"), and what answers it stands on the same line, where nothing says that it is wanted.
+    """
     min_cell: int = 1
     """Shortest side of a cluster, in tokens: cells that would have to be shorter are not split. At least 1."""
     diversity: float = 0.0
@@ -67,6 +72,8 @@ class GateConfig:
             raise ValueError(f"edge must be one of {', '.join(EDGES)}, got {self.edge!r}")
         if not 0 <= self.edge_spread <= 1:
             raise ValueError(f"edge_spread must be between 0 and 1, got {self.edge_spread}")
+        if not 0 <= self.relevance_spread <= 1:
+            raise ValueError(f"relevance_spread must be between 0 and 1, got {self.relevance_spread}")
         if not isinstance(self.min_cell, int) or self.min_cell < 1:
             raise ValueError(f"min_cell must be a whole number of tokens, at least 1, got {self.min_cell!r}")
         if not 0 <= self.diversity < math.inf:

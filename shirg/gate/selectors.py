@@ -21,7 +21,16 @@ from torch import Tensor
 from .clusters import Quadtree, grow_clusters, plan_quadtree
 from .config import GateConfig
 from .ranking import cluster_tops, keep_best, rank_tokens
-from .terms import pixel_edges, relevance_term, spread_edges, text_cosine, token_edges, unusualness, variance_term
+from .terms import (
+    pixel_edges,
+    relevance_term,
+    spread_edges,
+    spread_relevance,
+    text_cosine,
+    token_edges,
+    unusualness,
+    variance_term,
+)
 
 
 @dataclass
@@ -159,7 +168,10 @@ def _saliency(request: Request, grid_tokens: Tensor, mean: Tensor, mean_square: 
         cosine = text_cosine(request.tokens, mean_square, centre, request.text)
     if cosine is None:
         return score / (alpha + beta)
-    return (score + (1 - alpha) * relevance_term(cosine)) / (1 + beta)
+    relevance = relevance_term(cosine)
+    if request.config.relevance_spread:
+        relevance = spread_relevance(relevance, request.grid, request.config.relevance_spread)
+    return (score + (1 - alpha) * relevance) / (1 + beta)
 
 
 def _likeness(tokens: Tensor, mean_square: Tensor, clusters: Tensor, tops: Tensor, count: int) -> Tensor:

@@ -97,6 +97,15 @@ def relevance_term(cosine: Tensor) -> Tensor:
     return ((robust_z(cosine, COSINE_FLOOR) - 2) / 4).clamp(0, 1)
 
 
+def spread_relevance(relevance: Tensor, grid: tuple[int, int, int], share: float) -> Tensor:
+    """Lend `share` of the greatest relevance in every row of every view to all of that row: [B, N] -> [B, N].
+
+    Nothing falls: a token keeps its own where that is more. Which tokens of a lifted row are printed is for the edges to say.
+    """
+    rows = relevance.unflatten(1, grid)  # [B, V, R, C]
+    return torch.maximum(rows, share * rows.amax(dim=-1, keepdim=True)).flatten(1)
+
+
 def pixel_edges(pixels: Tensor, rows: int, cols: int, kind: str = "gradient") -> Tensor:
     """How much of an edge is inside every patch, from the luminance: [B, V, 3, H, W] -> [B, V * rows * cols].
 

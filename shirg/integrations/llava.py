@@ -91,15 +91,21 @@ def enable_shirg(
 
     Raises:
         UserError: if the model lacks an attribute of the official code base or stands around another one, the budget
-            is below 1, or the sign is neither 1 nor -1.
+            is below 1, the sign is neither 1 nor -1, or the selector needs the tower's attention or keys, which only
+            `Lavida` computes.
     """
     _check_model(model)
     if budget < 1:
         raise UserError(f"budget: got {budget}, must be 1 or more kept tokens per image")
     if relevance_sign not in RELEVANCE_SIGNS:
         raise UserError(f"relevance_sign: got {relevance_sign!r}, must be 1 or -1")
-    marks = None if tokenizer is None else question_marks(tokenizer)
     gate = ShirgGate(gate_config or GateConfig())
+    if gate.needs:
+        raise UserError(
+            f"gate_config: selector {gate.config.selector!r} needs the tower's {' and '.join(gate.needs)}, which are not at "
+            "hand here; take one that needs neither, or shirg.Lavida"
+        )
+    marks = None if tokenizer is None else question_marks(tokenizer)
     setattr(model, _SETTINGS, _Settings(gate, budget, marks, relevance_sign))
     for name, function in _WRAPPERS.items():
         if hasattr(type(model), name):  # bound, so that copy.deepcopy binds it to the copy

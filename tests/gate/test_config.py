@@ -24,6 +24,7 @@ from shirg.gate.config import PRESETS
         ("max_cell", 2.0, "max_cell must be a whole number"),
         ("edge", "sobel", "edge must be one of gradient, density, strokes, variance, got 'sobel'"),
         ("edge_spread", 1.5, "edge_spread must be between 0 and 1, got 1.5"),
+        ("relevance_spread", -0.5, "relevance_spread must be between 0 and 1, got -0.5"),
         ("edge_spread", math.nan, "edge_spread must be"),
         ("min_cell", 0, "min_cell must be a whole number of tokens, at least 1, got 0"),
         ("diversity", -1, "diversity must be a number of at least 0, got -1"),

@@ -122,7 +122,7 @@ def page_of_words() -> tuple[torch.Tensor, torch.Tensor]:
 def test_new_settings_at_their_defaults_change_no_bit():
     tokens, pixels = page_of_words()
     plain = ShirgGate()(tokens, 144, (24, 24), pixels=pixels)
-    named = ShirgGate(GateConfig(edge="gradient", edge_spread=0.0, min_cell=1, diversity=0.0))
+    named = ShirgGate(GateConfig(edge="gradient", edge_spread=0.0, relevance_spread=0.0, min_cell=1, diversity=0.0))
     named = named(tokens, 144, (24, 24), pixels=pixels)
     assert torch.equal(plain.indices, named.indices) and torch.equal(plain.scores, named.scores)
 
@@ -137,6 +137,22 @@ def test_settings_of_the_edge_change_scores_only_where_there_are_edges(change):
         ShirgGate(dataclasses.replace(gate.config, beta=0.0))(tokens, 144, (24, 24), pixels=pixels) for gate in gates
     )
     assert torch.equal(next(alone).indices, next(alone).indices)
+
+
+def test_relevance_spread_brings_the_printed_tokens_of_a_lifted_row():
+    tokens, pixels = page_of_words()
+    relevance = torch.zeros(2, 576)
+    relevance[:, 100] = 1.0  # row 4
+    plain, spread = (
+        ShirgGate(GateConfig(relevance_spread=share))(tokens, 100, (24, 24), pixels=pixels, relevance=relevance)
+        for share in (0.0, 0.5)
+    )
+    lifted = spread.scores > plain.scores
+    row = torch.arange(576) // 24 == 4
+    assert torch.equal(lifted, (row & (relevance == 0)).expand(2, -1))
+    printed = pixels[:, 0, ::14, ::14].flatten(1) < 0  # a patch's first column is a stroke where it is printed
+    kept = torch.zeros(2, 576, dtype=torch.bool).scatter_(1, spread.indices, True)
+    assert kept[row.expand(2, -1) & printed].all()
 
 
 def test_edge_spread_needs_no_pixels():

@@ -13,6 +13,7 @@ from shirg.gate.terms import (
     relevance_term,
     robust_z,
     spread_edges,
+    spread_relevance,
     text_cosine,
     token_edges,
     unusualness,
@@ -180,6 +181,16 @@ def test_edges_are_lent_to_the_sides_and_a_third_of_that_up_and_down():
     wanted[0, 1, 1], wanted[0, 1, 0], wanted[0, 1, 2] = 1, 0.6, 0.6
     wanted[0, 0, 1], wanted[0, 2, 1] = 0.2, 0.2
     torch.testing.assert_close(spread_edges(edges, (2, 3, 4), 0.6)[0], wanted.flatten())
+
+
+def test_relevance_is_lent_to_its_row_and_nothing_falls():
+    relevance = torch.zeros(2, 2 * 2 * 3)
+    relevance[0, 1], relevance[0, 2] = 1.0, 0.6  # first image, first view, first row
+    relevance[0, 6] = 0.5  # second view, first row
+    wanted = torch.zeros(2, 2, 2, 3)
+    wanted[0, 0, 0] = torch.tensor([0.5, 1.0, 0.6])
+    wanted[0, 1, 0] = torch.tensor([0.5, 0.25, 0.25])
+    torch.testing.assert_close(spread_relevance(relevance, (2, 2, 3), 0.5), wanted.flatten(1))
 
 
 def test_equal_edges_stay_equal_at_the_border():

@@ -224,6 +224,8 @@ def test_wrong_use_names_what_is_missing(model):
     for sign in (0, -2, None):
         with pytest.raises(UserError, match="relevance_sign"):
             enable_shirg(model, relevance_sign=sign)
+    with pytest.raises(UserError, match="'tome' needs the tower's keys"):
+        enable_shirg(model, gate_config=GateConfig(selector="tome"))
     model.model.mm_projector = None
     with pytest.raises(UserError, match="mm_projector"):
         enable_shirg(model)

@@ -65,24 +65,26 @@ class Lessons(torch.utils.data.IterableDataset):
     """Endless lessons, `batch` at a time of one kind of view and about as many inked patches, so that little is padded.
 
     Args:
+        seed: of the pages and their questions.
+        order_seed: of which kind of view comes when, and whether its fuller pages come first or last.
         views: weights of "page" (a page seen whole at 384 px), "window" (a part of a 672 px page, with the positions it has
             there), "large" (a 672 px page seen whole) and "tiles" (LaViDa's five views of a 672 px page).
     """
 
-    def __init__(self, seed: int, text_px: tuple[float, float], batch: int, views: dict[str, float]):
-        self.seed, self.text_px, self.batch, self.views = seed, text_px, batch, views
+    def __init__(self, seed: int, order_seed: int, text_px: tuple[float, float], batch: int, views: dict[str, float]):
+        self.seed, self.order_seed, self.text_px, self.batch, self.views = seed, order_seed, text_px, batch, views
 
     def __iter__(self) -> Iterator[Lesson]:
         tokenizer = build_tokenizer()
         worker = torch.utils.data.get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in itertools.count(first, step):
-            rng = random.Random(self.seed * 1_000_003 + number)
-            view = rng.choices(list(self.views), self.views.values())[0]
+            rng, order = (random.Random(seed * 1_000_003 + number) for seed in (self.seed, self.order_seed))
+            view = order.choices(list(self.views), self.views.values())[0]
             lessons = [self._draw(view, tokenizer, rng) for _ in range(CHUNK * self.batch)]
             lessons.sort(key=lambda one: one.inked.sum())
             batches = [lessons[start : start + self.batch] for start in range(0, len(lessons), self.batch)]
-            rng.shuffle(batches)
+            order.shuffle(batches)
             yield from itertools.chain.from_iterable(batches)
 
     def _draw(self, view: str, tokenizer, rng: random.Random) -> Lesson:

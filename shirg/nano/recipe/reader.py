@@ -33,6 +33,7 @@ from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, nor
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
 STRETCHED, MAX_STRETCH = 0.25, 3.0  # share of steps, and how far: positions up to those of 2304 tokens become familiar
+NAMED, SHARP = 0.3, 0.1  # cosine above which a token names a word, and the temperature of the loss that says so
 PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block and soon known
 
 
@@ -62,6 +63,9 @@ class Reader(nn.Module):
             )
         )
         nn.init.normal_(self.language.embed_tokens.weight, std=0.5)
+        labels = [number for word, number in self.tokenizer.get_vocab().items() if len(word) > 1]
+        labels = torch.tensor(sorted(set(labels) - set(self.tokenizer.all_special_ids)))
+        self.register_buffer("labels", labels, persistent=False)
 
     def see(self, batch: dict[str, Tensor], kept: Tensor) -> Tensor:
         """Raw tower output [B, K, D] of the patches `kept` [B, K], which are all that the tower is shown.
@@ -91,6 +95,20 @@ class Reader(nn.Module):
         pooled = pool_views(views, (POSITIONS, POSITIONS)).reshape(len(seen), -1, views.shape[-1])
         kept = contrast(batch["pixels"]).topk(rng.choice((384, 512, pooled.shape[1]))).indices.sort().values
         return take(pooled, kept)
+
+    def naming(self, page: Tensor, words: Tensor, centred: float) -> Tensor:
+        """Cross-entropy of the word that every projected token [B, K, H] names, by the cosine to the words' embeddings.
+
+        A token that shows no label word, `words` [B, K] says which, is to stay below `NAMED` with all of them. Large models
+        come to have such a space by captions; here it is taught, because SHIRG's relevance compares tokens and words in it.
+        `centred` is how much of the mean token is taken off: relevance takes off that of whole images, blank paper included.
+        """
+        names = F.normalize(self.language.embed_tokens.weight[self.labels], dim=-1)
+        cosines = F.normalize(page.float() - centred * page.float().mean(1, keepdim=True), dim=-1) @ names.T
+        logits = F.pad(cosines, (0, 1), value=NAMED) / SHARP  # [B, K, L + 1], the last for "no label"
+        is_label = torch.isin(words, self.labels)
+        target = torch.where(is_label, torch.searchsorted(self.labels, words), len(self.labels))
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
 def take(tokens: Tensor, kept: Tensor) -> Tensor:
@@ -253,6 +271,7 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
     losses = {"answer": (each * weight).sum() / weight.sum()}
     if not tiled:
         losses |= guidance(batch, kept, looks, layout)
+        losses["naming"] = reader.naming(page, take(batch["words"], kept), rng.random())
     if learn_tower and not tiled:
         side = math.isqrt(batch["inked"].shape[1])
         glyphs = (batch["characters"].flatten(1, 2), batch["indices"].flatten(1, 2), _places(batch["origin"], side))
@@ -311,11 +330,11 @@ def train_reader(
         guide: weight of the attention losses at the start and at the end.
         batch: pages a step.
     """
-    own = stage.own_seed(seed)
-    rng, generator = random.Random(own), torch.Generator().manual_seed(own)
+    own, common = stage.own_seed(seed), stage.common_seed(seed)
+    rng, generator = random.Random(common), torch.Generator().manual_seed(own)
     reader.tower.requires_grad_(learn_tower)
     reader.glyph_heads.requires_grad_(learn_tower)
-    lessons = Lessons(own, text_px, batch, views)
+    lessons = Lessons(own, common, text_px, batch, views)
     loader = iter(
         torch.utils.data.DataLoader(lessons, batch_size=batch, collate_fn=collate, num_workers=1, prefetch_factor=6)
     )
@@ -324,6 +343,6 @@ def train_reader(
         with torch.autocast("cpu", torch.bfloat16):
             losses, right = step(reader, next(loader), rng, generator, learn_tower)
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
-        weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5}
+        weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.3}
         descend(reader, steppers, sum(weights.get(name, guided) * loss for name, loss in losses.items()))
         curve.add({"right": right, **{name: loss.item() for name, loss in losses.items()}})

@@ -55,9 +55,13 @@ class Stage:
     def finished(self) -> bool:
         return self.spent >= self.seconds
 
+    def common_seed(self, seed: int) -> int:
+        """Another one for every sitting, the same for all processes: they draw work of like size, and none waits for another."""
+        return seed + 1000 * self.sittings
+
     def own_seed(self, seed: int) -> int:
         """Another one for every process and every sitting, so that no page is shown twice."""
-        return seed + 1000 * self.sittings + 100 * rank()
+        return self.common_seed(seed) + 100 * (1 + rank())
 
     def run(self, modules: nn.Module, steppers: list[torch.optim.Optimizer]) -> Iterator[float]:
         """Yield the share done (0 to 1) before every step, with the learning rates set; saves on the way and at the end."""
