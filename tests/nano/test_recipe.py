@@ -152,6 +152,23 @@ class TestReader:
         look = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 1, 1, 1, 3)
         target = torch.tensor([[[[False, True, True]]]])
         assert mass(look, target).item() == pytest.approx(-np.log(0.5))
+        assert mass(look, torch.zeros_like(target)).item() == 0
+
+    def test_a_token_names_a_word_by_pointing_where_its_embedding_points(self, reader):
+        ids = reader.tokenizer.convert_tokens_to_ids
+        table = reader.language.embed_tokens.weight.detach()
+        total, spelled = table[ids("Total")], torch.zeros(len(table[0])).index_fill(0, torch.tensor(0), 1.0)
+        page = torch.stack([3 * total, spelled])[None]
+        words = torch.tensor([[ids("Total"), IGNORE]])
+        right = reader.naming(page, words, 0.0)
+        assert (
+            right < reader.naming(page, words.flip(1), 0.0) - 3
+        )  # exchanged: cosine 1 where none is to be, 0 where one is
+        with_common_part = page + 5 * torch.ones(len(table[0]))
+        centred = page - page.mean(1, keepdim=True)
+        assert torch.allclose(
+            reader.naming(with_common_part, words, 1.0), reader.naming(centred, words, 0.0), atol=1e-4
+        )
 
     def test_export_keeps_every_weight(self, reader):
         model = as_lavida(reader)

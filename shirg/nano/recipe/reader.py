@@ -225,10 +225,10 @@ def _branch_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout)
 
 
 def mass(look: Tensor, target: Tensor) -> Tensor:
-    """-log of the attention [B, heads, Q, R, L] that falls on `target` [B, Q, R, L], over the rows that have one."""
+    """-log of the attention [B, heads, Q, R, L] that falls on `target` [B, Q, R, L], over the rows that have one, if any."""
     there = target.any(-1)
     on = look.masked_fill(~target[:, None], -1e4).logsumexp(-1).transpose(0, 1)  # [heads, B, Q, R]
-    return -on[:, there].mean()
+    return -on[:, there].sum() / (on.shape[0] * there.sum()).clamp_min(1)
 
 
 def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
