@@ -27,9 +27,10 @@ WIDTH = {False: 80, True: 100}
 class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
     """Leave parts of the gate out, or weigh them otherwise, and count what is kept of pages whose words are known.
 
-    Measured are: the default; no coverage; no edge term; edges as mean gradient, density or patch variance; no summary;
-    variance only; similarity only; the `ocr` preset; and a grid of alpha and beta. The pages are rendered and held out
-    from training, so every word, question and answer has a known place. Each page goes through the tower once.
+    Measured are: the default; no coverage; no edge term; edges as mean gradient, density, strokes or patch variance;
+    relevance lent to its row; no summary; variance only; similarity only; the `ocr` preset; and a grid of alpha and beta.
+    The pages are rendered and held out from training, so every word, question and answer has a known place. Each page goes
+    through the tower once.
 
     The default takes two minutes on a free CPU core, five on a busy one. Ctrl-C keeps the pages that are done; --resume
     goes on, also to more --pages. Everything but the times is the same for the same --seed.

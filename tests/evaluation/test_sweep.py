@@ -76,9 +76,10 @@ def test_every_ablation_of_the_seed_is_there():
     default = GateConfig()
     assert next(iter(settings.items())) == ("default", default)
     assert not settings["no coverage"].coverage and not settings["no summary"].summary
-    assert [settings[f"edge: {name}"].edge for name in ("mean gradient", "density", "patch variance")] == [
+    assert [settings[f"edge: {name}"].edge for name in ("mean gradient", "density", "strokes", "patch variance")] == [
         "gradient",
         "density",
+        "strokes",
         "variance",
     ]
     weights = {name: (settings[name].alpha, settings[name].beta) for name in settings}
