@@ -32,13 +32,18 @@ def main() -> None:
     parser.add_argument(
         "--hours", type=float, default=2.0, help="hours of training in all on this machine (default: 2)"
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to train; one process has a GPU to itself"
+    )
     parser.add_argument("--output", type=Path, help="folder of the finished checkpoint (default: WORK/nano)")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     torch.manual_seed(SEED)
-    reader = Reader()
+    reader = Reader().to(arguments.device)
     seconds = {name: share * arguments.hours * 3600 for name, share in SHARES.items()}
     glyphs(Stage(arguments.work / "glyphs", seconds["glyphs"]), reader)
     look(Stage(arguments.work / "look", seconds["look"]), reader)

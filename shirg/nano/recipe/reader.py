@@ -136,8 +136,8 @@ def keep_patches(inked: Tensor, rng: random.Random) -> Tensor:
     else:
         count = -(-int(most * rng.choice((1.0, 1.0, 1.2))) // 32) * 32
     count = min(everything, count)
-    order = torch.rand(inked.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) + inked
-    return order.topk(count).indices.sort().values
+    order = torch.rand(inked.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) + inked.cpu()
+    return order.topk(count).indices.sort().values.to(inked.device)
 
 
 @dataclass
@@ -161,14 +161,16 @@ def lay_out(lengths: Tensor, prompt: int, block: int, shared: int, stretch: floa
 
     `stretch` > 1 spreads the page's rows over as many times more positions, as if the patches left out were there.
     """
-    part = torch.tensor([0] * prompt + [1] * block + [2] * block)
-    inner = torch.cat([torch.arange(prompt), torch.arange(block), torch.arange(block)])
-    page = (torch.arange(shared) * stretch).long()
+    device = lengths.device
+    part = torch.tensor([0] * prompt + [1] * block + [2] * block, device=device)
+    inner = torch.cat([torch.arange(length, device=device) for length in (prompt, block, block)])
+    page = (torch.arange(shared, device=device) * stretch).long()
     positions = page[-1] + 1 + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
     positions = torch.cat([page.expand(len(lengths), -1), positions.flatten(1)], 1)
     real = (part > 0) | (inner < lengths[..., None])  # [B, Q, R]: padding of prompts is seen by nobody
     allowed = (part[None] == 0) | (part[:, None] == part[None])  # [R, R]
-    page_sees = torch.cat([torch.ones(len(lengths), shared, dtype=torch.bool), real[:, 0, :prompt]], 1)
+    everywhere = torch.ones(len(lengths), shared, dtype=torch.bool, device=device)
+    page_sees = torch.cat([everywhere, real[:, 0, :prompt]], 1)
     return Layout(
         shared, prompt, len(part), positions,
         page_sees[:, None, None].expand(-1, -1, shared, -1),
@@ -240,7 +242,7 @@ def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
     masked, _ = forward_process(
         sample_times(len(flat), generator=generator), torch.rand(flat.shape, generator=generator)
     )
-    return masked.view_as(answers)
+    return masked.view_as(answers).to(answers.device)
 
 
 def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool):
@@ -258,7 +260,7 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
     masked = noise(answers, generator)
     copies = [torch.where(masked, reader.mask_id, answers), torch.where(masked, answers, reader.mask_id)]
     branches = torch.cat([batch["prompts"][..., :prompt], *copies], 2)  # [B, Q, R]
-    user = torch.full((len(answers), 1), reader.user_id)
+    user = answers.new_full((len(answers), 1), reader.user_id)
     sequence = torch.cat([embed(user), page.to(torch.float32), embed(branches.flatten(1))], 1)
     stretch = rng.uniform(1.0, MAX_STRETCH) if rng.random() < STRETCHED else 1.0
     layout = lay_out(batch["prompt_lengths"], prompt, block, 1 + page.shape[1], stretch)
@@ -304,7 +306,7 @@ def guidance(batch: dict[str, Tensor], kept: Tensor, looks: dict[int, Tensor], l
 
 def _places(origin: Tensor, side: int) -> Tensor:
     """Coordinates [B, N, 2] in 0..1 on the whole page of the side x side patches of views that begin at `origin` [B, 3]."""
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    y, x = torch.meshgrid(*[torch.arange(side, device=origin.device)] * 2, indexing="ij")
     inner = torch.stack([y, x], -1).flatten(0, 1)
     return (inner + origin[:, None, 1:] + 0.5) / origin[:, None, :1]
 
@@ -338,10 +340,11 @@ def train_reader(
     loader = iter(
         torch.utils.data.DataLoader(lessons, batch_size=batch, collate_fn=collate, num_workers=1, prefetch_factor=6)
     )
-    steppers, curve = optimizers(reader, matrix_lr), Curve(stage)
+    steppers, curve, device = optimizers(reader, matrix_lr), Curve(stage), reader.labels.device
     for progress in stage.run(reader, steppers):
-        with torch.autocast("cpu", torch.bfloat16):
-            losses, right = step(reader, next(loader), rng, generator, learn_tower)
+        lesson = {name: value.to(device) for name, value in next(loader).items()}
+        with torch.autocast(device.type, torch.bfloat16):
+            losses, right = step(reader, lesson, rng, generator, learn_tower)
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
         weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.3}
         descend(reader, steppers, sum(weights.get(name, guided) * loss for name, loss in losses.items()))

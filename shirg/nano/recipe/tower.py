@@ -68,7 +68,7 @@ class GlyphHeads(nn.Module):
 
 def fourier(positions: Tensor) -> Tensor:
     """Sines and cosines of [..., 2] coordinates in 0..1, as [..., 4 * POSITION_FREQUENCIES]."""
-    angles = positions.unsqueeze(-1) * math.pi * 2.0 ** torch.arange(0, POSITION_FREQUENCIES) / 2
+    angles = positions.unsqueeze(-1) * math.pi * 2.0 ** torch.arange(POSITION_FREQUENCIES, device=positions.device) / 2
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
@@ -128,7 +128,7 @@ def crop_positions(table: Tensor, count: int, rng: random.Random) -> tuple[Tenso
         windows.append(grid[top : top + CROP_ROWS, left : left + CROP_COLS].reshape(-1, width))
         y, x = torch.meshgrid(torch.arange(CROP_ROWS) + top, torch.arange(CROP_COLS) + left, indexing="ij")
         places.append((torch.stack([y, x], -1).flatten(0, 1) + 0.5) / side)
-    return torch.stack(windows), torch.stack(places)
+    return torch.stack(windows), torch.stack(places).to(table.device)
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -160,10 +160,11 @@ def train_tower(stage: Stage, lesson: TowerLesson, seed: int, batch: int = 32, m
     crops = Crops(own)
     loader = iter(torch.utils.data.DataLoader(crops, batch_size=batch, num_workers=1, prefetch_factor=8))
     steppers, curve = optimizers(lesson, matrix_lr), Curve(stage)
+    table = lesson.tower.embeddings.position_embedding.weight
     for _ in stage.run(lesson, steppers):
-        pixels, characters, indices = next(loader)
-        positions, places = crop_positions(lesson.tower.embeddings.position_embedding.weight, batch, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels, characters, indices = (value.to(table.device) for value in next(loader))
+        positions, places = crop_positions(table, batch, rng)
+        with torch.autocast(table.device.type, torch.bfloat16):
             patches = lesson.tower.embeddings.patch_embedding(normalise(pixels)).flatten(2).transpose(1, 2)
             hidden = encode(lesson.tower, patches + positions)
             loss, right = lesson.glyph_heads.loss(hidden, characters.flatten(1, 2), indices.flatten(1, 2), places)
