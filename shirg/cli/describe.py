@@ -74,7 +74,10 @@ class Flags(CommonFlags):
     steps: int = 16
     """Denoising steps, at most one per answer token."""
 
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None,
+        arg(help_behavior_hint="(default: float32 for the nano, bfloat16 for other models)"),
+    ] = None
     """Precision of weights and cache."""
 
     json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
@@ -85,21 +88,23 @@ def command(flags: Flags) -> None:
     """Compute, print, and write the numbers if asked to."""
     from rich.console import Console
 
+    from shirg.cli.models import usual_dtype
     from shirg.files import write_json
     from shirg.lavida.costs import Scenario, describe
     from shirg.lavida.shapes import PUBLISHED
     from shirg.training.budgets import check_budgets
 
     budgets = check_budgets(flags.token_budgets)
+    config = load_config(flags.model, flags.revision)
     scenario = Scenario(
         image_size=parse_size(flags.image_size),
         prompt_tokens=flags.prompt_tokens,
         answer_tokens=flags.answer_tokens,
         steps=flags.steps,
-        dtype=flags.dtype,
+        dtype=flags.dtype or usual_dtype(config.raw),
     )
     known = {"model": flags.model, "published": flags.model in PUBLISHED}
-    found = {**known, **describe(load_config(flags.model, flags.revision), budgets, scenario)}
+    found = {**known, **describe(config, budgets, scenario)}
     if flags.json is not None:
         write_json(flags.json, found)
     console = Console(highlight=False)

@@ -23,8 +23,7 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
 
     What the flags leave open the adapter decides, and what that leaves open the checkpoint.
 
-    A nano computes in float32, anything else in bfloat16: what official weights were trained in, and on a CPU the
-    precision in which their files are mapped instead of copied, 17 GB for 8B parameters and not 34.
+    Its precision is `usual_dtype`.
 
     Raises:
         UserError: if the model or adapter is missing, damaged, or one does not fit the other.
@@ -39,7 +38,7 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     on_gpu = torch.cuda.is_available()
     with quiet_libraries():
         folder = checkpoint.resolve(flags.model, flags.revision)
-        dtype = torch.float32 if read_config(folder).get("shirg", {}).get("nano") else torch.bfloat16
+        dtype = getattr(torch, usual_dtype(read_config(folder)))
         model = Lavida.from_pretrained(folder, device="cuda" if on_gpu else "cpu", dtype=dtype)
         settings = {} if adapter is None else load_adapter(model, adapter)
         model.resolution = flags.image_resolution or model.resolution
@@ -47,6 +46,15 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
         _set_relevance(model, flags)
         warn_of_differences(model, settings, adapter)
     return model
+
+
+def usual_dtype(config: dict) -> str:
+    """The precision in which a model computes here, by its `config.json`.
+
+    A nano in float32, anything else in bfloat16: what official weights were trained in, and on a CPU the precision in which
+    their files are mapped instead of copied, 17 GB for 8B parameters and not 34.
+    """
+    return "float32" if config.get("shirg", {}).get("nano") else "bfloat16"
 
 
 def _set_relevance(model: Lavida, flags: ModelFlags) -> None:

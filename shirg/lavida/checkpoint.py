@@ -90,6 +90,39 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
 
 
+def as_device(device: torch.device | str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        UserError: if torch knows none of that name, or it is a GPU and torch sees none, or not that many.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f'device={device!r} is unknown; give "cpu", "cuda" or "cuda:1"') from error
+    seen = torch.cuda.device_count()
+    if found.type == "cuda" and (found.index or 0) >= seen:
+        raise UserError(
+            f'device={device!r}: torch sees {seen} CUDA devices here; give "cpu", or install torch for CUDA'
+        )
+    return found
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """One of the precisions that a model can compute in.
+
+    Raises:
+        UserError: for any other; the message lists them.
+    """
+    known = {
+        str(one).removeprefix("torch."): one for one in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    }
+    found = known.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise UserError(f"dtype={dtype!r}: must be one of {', '.join(known)}")
+    return found
+
+
 def config_file(name: str | Path, revision: str | None = None) -> Path:
     """The `config.json` of a checkpoint named as for `resolve`; of a hub id nothing else is downloaded.
 

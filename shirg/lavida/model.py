@@ -62,24 +62,25 @@ class Lavida(nn.Module):
         name: str | Path,
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         revision: str | None = None,
         adapter: str | Path | None = None,
     ) -> Lavida:
         """Load "nano", a folder in the official layout, or a hub id; returned in eval mode.
 
         Args:
+            dtype: torch.bfloat16 or "bfloat16", likewise float32, float16 and float64.
             revision: branch, tag or commit of a hub id.
             adapter: folder of a SHIRG adapter to load on top.
 
         Raises:
-            UserError: if there is no such model, or its files do not fit each other.
+            UserError: if there is no such model, device or precision, or the files do not fit each other.
         """
+        device, dtype = checkpoint.as_device(device), checkpoint.as_dtype(dtype)
         folder = checkpoint.resolve(name, revision)
         raw = read_config(folder)
         tokenizer = checkpoint.load_tokenizer(folder)
         config = LavidaConfig.from_dict(raw, tokenizer)
-        device = torch.device(device)
         with torch.device("meta"):
             model = cls(config, tokenizer)
         unused = config.unused_tensors

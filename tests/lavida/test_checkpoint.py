@@ -272,6 +272,18 @@ def test_what_is_not_there_is_said_clearly(tmp_path, monkeypatch):
             Lavida.from_pretrained("someone/lavida", revision="v1")
 
 
+def test_precision_and_device_by_name(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "model")
+    assert Lavida.from_pretrained(tmp_path / "model", device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(UserError, match="dtype='int8': must be one of float32, bfloat16, float16, float64"):
+        Lavida.from_pretrained(tmp_path / "model", dtype="int8")
+    with pytest.raises(UserError, match="device='gpu' is unknown"):
+        Lavida.from_pretrained(tmp_path / "model", device="gpu")
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(UserError, match=f"device='{absent}': torch sees"):
+        Lavida.from_pretrained(tmp_path / "model", device=absent)
+
+
 def test_damaged_files_are_said_clearly(tmp_path):
     tiny_model().save_pretrained(tmp_path / "tiny")
     shutil.copytree(tmp_path / "tiny", tmp_path / "cut")

@@ -1,0 +1,415 @@
+"""What LaViDa-nano reads and what SHIRG does for it, bar by bar: the claim as one table.
+
+    python benchmarks/nano_claim.py --json benchmarks/results/nano_claim.json
+
+1. Large print (384 px pages, 14-22 px): `lowres`, shown the right page, another page of its kind, and a blank one.
+2. Four LoRA adapters are trained as the main job trains its one (its defaults, same records, steps and seed): one on mixed
+   ratios, and one each for 512, 768 and all 2304 tokens alone. What training validates best is what is measured.
+3. Small print (672 px pages, 8-13 px): every vision path without an adapter, then with the mixed one, then with its own.
+
+Pages are held out and no other program of ours draws them: their seeds are negative. Intervals are 95 %, by resampling
+pages; comparisons are paired. Bars are compared in points of exact match.
+
+Everything is kept in --output-dir: answers page by page, adapters with their checkpoints. The same command goes on where
+it was stopped, Ctrl-C and kill -9 included, and may ask for more questions. Several processes share the work:
+
+    OMP_NUM_THREADS=1 python benchmarks/nano_claim.py --num-shards 2 --shard-index 0 &
+    OMP_NUM_THREADS=1 python benchmarks/nano_claim.py --num-shards 2 --shard-index 1
+    python benchmarks/nano_claim.py --report --json benchmarks/results/nano_claim.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nano_claim_bars import LARGE, SMALL, print_report, record_of
+from PIL import Image
+
+from shirg.cli.flags import DataFlags, ModelFlags, TrainingFlags
+from shirg.cli.models import check_writable, load_model
+from shirg.cli.prepare import Flags as PrepareFlags
+from shirg.cli.prepare import dataset_config
+from shirg.cli.runner import guarded
+from shirg.cli.train import train, training_config
+from shirg.data.pages import Page, Question
+from shirg.data.preparation import SHIRGDatasetProcessor
+from shirg.data.render import KINDS, render_page
+from shirg.errors import UserError
+from shirg.evaluation import answering
+from shirg.evaluation.environment import describe_environment, processor
+from shirg.evaluation.metrics import METRICS
+from shirg.evaluation.sweep_journal import SweepJournal
+from shirg.evaluation.variants import Variant
+from shirg.files import write_json
+from shirg.lavida import Lavida
+from shirg.nano.recipe import score
+
+FORMAT = "shirg-nano-claim-1"
+"""Says how the output folder is laid out; a change of layout, pages or paths changes it."""
+RUN_FILE, JOURNALS = "run.json", "pages-*.jsonl"
+BUDGETS = (512, 768)
+MIXED = "mixed"
+SAVE_STEPS = 20
+"""Optimizer steps that a killed training loses at most."""
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True)
+class PageSet:
+    """Held-out pages of one print size. What is page `number` does not depend on how many there are."""
+
+    name: str
+    size: int
+    text_px: tuple[float, float]
+    first_seed: int
+
+    def page(self, number: int, further: int = 0) -> Page:
+        """Page `number`, or another one of its kind."""
+        kind, seed = KINDS[number % len(KINDS)], self.first_seed - further - number
+        return render_page(kind, seed, size=self.size, text_px=self.text_px, split="heldout")
+
+    def questions(self, page: Page, number: int) -> list[Question]:
+        """Up to four questions of page `number`, drawn from all over it."""
+        most = min(score.QUESTIONS_PER_PAGE, len(page.questions))
+        return random.Random(f"{self.name} {number}").sample(page.questions, most)
+
+
+LARGE_PRINT = PageSet(LARGE, score.SIZE, score.TEXT_PX, -1)
+SMALL_PRINT = PageSet(SMALL, 672, (8.0, 13.0), -2_000_001)
+OTHER_PAGE = 1_000_000
+SETS = {pages.name: pages for pages in (LARGE_PRINT, SMALL_PRINT)}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A row of the small-print table: a vision path, and the name of the adapter that is on."""
+
+    name: str
+    variant: Variant
+    adapter: str | None = None
+
+
+def readings(all_tokens: int) -> list[Reading]:
+    """The rows of the small-print table."""
+    served = [Variant("highres"), *(Variant("shirg", budget) for budget in BUDGETS)]
+    plain = [Reading(variant.path, variant) for variant in (Variant("lowres"), Variant("hd"), *served)]
+    mixed = [Reading(f"{variant.path}+adapter", variant, MIXED) for variant in served]
+    alone = [Reading(f"{one.path}+own adapter", one, only(one.budget or all_tokens)) for one in served]
+    return [*plain, *mixed, *alone]
+
+
+def only(budget: int) -> str:
+    """The adapter that is trained for one budget."""
+    return f"only-{budget}"
+
+
+# ---------------------------------------------------------------- a run
+
+
+@dataclass
+class Run:
+    """What all stages share."""
+
+    folder: Path
+    model: str
+    settings: dict
+    all_tokens: int
+    shard: tuple[int, int]
+
+    @property
+    def adapters(self) -> dict[str, tuple[int, ...]]:
+        """Adapter -> the budgets that it is trained on."""
+        alone = {only(budget): (budget,) for budget in (*BUDGETS, self.all_tokens)}
+        return {MIXED: tuple(self.settings["mixed_budgets"])} | alone
+
+    @property
+    def journal(self) -> Path:
+        """Gets the pages that this process reads."""
+        index, shards = self.shard
+        return self.folder / f"pages-{index}-of-{shards}.jsonl"
+
+    def adapter(self, name: str) -> Path:
+        """Where an adapter's training happens."""
+        return self.folder / "adapters" / name
+
+    def load(self, adapter: str | None = None) -> Lavida:
+        """The model, with an adapter on."""
+        best = None if adapter is None else self.adapter(adapter) / "checkpoints" / "best_model"
+        return load_model(ModelFlags(model=self.model), best)
+
+
+def start(arguments: argparse.Namespace) -> Run:
+    """The run of the output folder, begun now or going on.
+
+    Raises:
+        UserError: if the folder is of a run with other settings, or there is no such shard.
+    """
+    if not 0 <= arguments.shard_index < arguments.num_shards:
+        raise UserError(
+            f"--shard-index: got {arguments.shard_index}, must be from 0 to --num-shards - 1 = {arguments.num_shards - 1}"
+        )
+    check_writable(arguments.output_dir)
+    model = load_model(ModelFlags(model=arguments.model))
+    settings = {
+        "format": FORMAT,
+        "weights": weights_digest(model),
+        "pages": pages_digest(),
+        "decoding": dataclasses.asdict(score.DECODING),
+        **{name: getattr(arguments, name) for name in ("dataset_size", "ocr_samples", "epochs", "batch_size")},
+        "learning_rate": arguments.learning_rate,
+        "mixed_budgets": list(arguments.mixed_budgets),
+        "device": model.device.type,
+    }
+    settle(arguments.output_dir, settings, describe_environment(model) | {"processor": processor()})
+    rows, columns = model.tower.grid(model.resolution, model.resolution)
+    shard = arguments.shard_index, arguments.num_shards
+    return Run(arguments.output_dir, arguments.model, settings, rows * columns, shard)
+
+
+def settle(folder: Path, settings: dict, environment: dict) -> None:
+    """Write down what the folder is for, or check it against what was written before."""
+    with turn(folder / ".run.lock", wait=True):
+        if not (folder / RUN_FILE).exists():
+            write_json(folder / RUN_FILE, {"settings": settings, "environment": environment})
+        before = read_run(folder)["settings"]
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise UserError(
+                f"--output-dir: {folder} holds a run with {name} {before.get(name)!r}, this one has {value!r}; "
+                "use another folder"
+            )
+
+
+def read_run(folder: Path) -> dict:
+    """Settings and environment of the run in a folder."""
+    try:
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"--output-dir: {folder} holds no run yet; leave --report out to begin one") from error
+
+
+def weights_digest(model: Lavida) -> str:
+    """The model by its numbers: SHA-256, 12 digits of it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def pages_digest() -> str:
+    """Changes with the renderer, its fonts and Pillow, as far as the first page of every kind shows it."""
+    digest = hashlib.sha256()
+    for pages in SETS.values():
+        for number in range(len(KINDS)):
+            page = pages.page(number)
+            digest.update(page.image.tobytes() + repr(pages.questions(page, number)).encode())
+    return digest.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def turn(lock: Path, wait: bool) -> Iterator[bool]:
+    """Whether this process holds `lock`, which one process at a time does until it ends, however it ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def train_adapters(run: Run) -> None:
+    """All adapters that are not there yet. What another process is training is left to it, and waited for at the end."""
+    for wait in (False, True):
+        for name in run.adapters:
+            with turn(run.adapter(name).with_suffix(".lock"), wait) as mine:
+                if mine and not trained(run.adapter(name)):
+                    train_adapter(run, name)
+
+
+def trained(folder: Path) -> bool:
+    """Whether the training in `folder` came to its end."""
+    return (folder / "logs" / "training_results.json").exists()
+
+
+def train_adapter(run: Run, name: str) -> None:
+    """One adapter by the main job's own steps, from its latest checkpoint if it has one."""
+    told = run.settings
+    flags = TrainingFlags(
+        token_budgets=run.adapters[name],
+        include_pooled=name == MIXED,
+        epochs=told["epochs"],
+        batch_size=told["batch_size"],
+        learning_rate=told["learning_rate"],
+        resume=True,
+    )
+    data = DataFlags(dataset_size=told["dataset_size"], ocr_samples=told["ocr_samples"])
+    with turn(run.folder / ".data.lock", wait=True):
+        prepared = dataset_config(data, PrepareFlags.image_resolution, run.folder / "data")
+        folder = SHIRGDatasetProcessor(prepared).prepare_full_dataset()
+    config = training_config(flags, run.model, run.adapter(name))
+    train(flags, dataclasses.replace(config, save_steps=SAVE_STEPS), run.load(), folder)
+
+
+# ---------------------------------------------------------------- pages
+
+
+def read_pages(run: Run, name: str, count: int) -> None:
+    """Ask about this process's share of the pages of a set that no journal has yet."""
+    index, shards = run.shard
+    share = range(count)[index::shards]
+    done = {entry["number"] for entry in measured(run.folder) if entry["set"] == name}
+    missing = [number for number in share if number not in done]
+    if not missing:
+        return
+    journal = SweepJournal(run.journal, run.settings, resume=True)
+    models = {None: run.load()}
+    if name == SMALL:
+        models |= {adapter: run.load(adapter) for adapter in run.adapters}
+    with progress_bar(name, len(share), len(share) - len(missing)) as advance:
+        for number in missing:
+            journal.add(ask(run, models, SETS[name], number))
+            advance()
+
+
+def ask(run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int) -> dict:
+    """Answers to the questions of one page in every way that its set compares, and their scores."""
+    began = time.perf_counter()
+    page = pages.page(number)
+    asked = pages.questions(page, number)
+    entry = {
+        "page": f"{pages.name} {number}",
+        "set": pages.name,
+        "number": number,
+        "kind": page.kind,
+        "seed": page.seed,
+    }
+    entry["asked"] = [dataclasses.asdict(question) for question in asked]
+    entry |= {"said": {}, "tokens": {}, **{measure: {} for measure in score.MEASURES}}
+    for name, view, variant in ways(run, models, pages, number, page.image):
+        answers = view.answers(variant, [question.question for question in asked], score.DECODING)
+        said, tokens = zip(*answers, strict=True)
+        entry["said"][name], entry["tokens"][name] = list(said), tokens[0]
+        for measure, metric in score.MEASURES.items():
+            marks = [METRICS[metric](text, one.answers) for text, one in zip(said, asked, strict=True)]
+            entry[measure][name] = marks
+    return entry | {"seconds": round(time.perf_counter() - began, 3)}
+
+
+def ways(
+    run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int, image: Image.Image
+) -> Iterator[tuple[str, answering.Page, Variant]]:
+    """(row of the table, page before a model, vision path). Small print is seen by the tower once for every view."""
+    if pages.name == LARGE:
+        other, blank = pages.page(number, OTHER_PAGE).image, Image.new("RGB", image.size, "white")
+        for name, shown in (("right", image), ("another", other), ("blank", blank)):
+            yield name, answering.Page(models[None], shown), Variant("lowres")
+        return
+    seen = answering.Page(models[None], image)
+    for reading in readings(run.all_tokens):
+        # The adapters are on the projector, behind the tower: all models share what it saw.
+        yield reading.name, dataclasses.replace(seen, model=models[reading.adapter]), reading.variant
+
+
+def measured(folder: Path) -> list[dict]:
+    """The pages in all journals of a folder, each once; a line that is being written, or never was to its end, is none."""
+    found = {}
+    for path in sorted(folder.glob(JOURNALS)):
+        with contextlib.suppress(json.JSONDecodeError), open(path, encoding="utf-8") as handle:
+            next(handle, None)  # the run's settings
+            for line in handle:
+                entry = json.loads(line)
+                found.setdefault((entry["set"], entry["number"]), entry)
+    return [found[key] for key in sorted(found)]
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, total: int, done: int):
+    """A bar on standard error; yields a function that advances it by one page."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description} pages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total, completed=done)
+        yield lambda: bar.update(task, advance=1)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Measure what is missing, then print the table of all that is there."""
+    asked = {LARGE: arguments.large_questions, SMALL: arguments.questions}
+    pages = {name: -(-questions // score.QUESTIONS_PER_PAGE) for name, questions in asked.items()}
+    folder = arguments.output_dir
+    if not arguments.report:
+        run = start(arguments)
+        with turn(run.journal.with_suffix(".lock"), wait=False) as mine:
+            if not mine:
+                raise UserError(f"--shard-index: another process is at work on this share of {folder}")
+            read_pages(run, LARGE, pages[LARGE])
+            train_adapters(run)
+            read_pages(run, SMALL, pages[SMALL])
+    record = record_of(measured(folder), read_run(folder), trainings(folder), pages)
+    print_report(record)
+    if arguments.json:
+        write_json(arguments.json, record)
+
+
+def trainings(folder: Path) -> dict[str, dict]:
+    """What the finished trainings in a folder say of themselves."""
+    names = sorted(path.name for path in (folder / "adapters").glob("*/") if trained(path))
+    paths = {name: folder / "adapters" / name / "logs" / "training_results.json" for name in names}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; the training's defaults are those of the main job."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano", help="checkpoint folder (default: the one in the package)")
+    parser.add_argument("--output-dir", type=Path, default=Path("nano_work/claim"), help="default: %(default)s")
+    parser.add_argument("--questions", type=int, default=3000, help="about small print (default: %(default)s)")
+    parser.add_argument("--large-questions", type=int, default=560, help="about large print (default: %(default)s)")
+    parser.add_argument("--shard-index", type=int, default=0, help="which share of the pages this process reads")
+    parser.add_argument("--num-shards", type=int, default=1, help="how many processes share the pages")
+    parser.add_argument("--report", action="store_true", help="measure nothing, print what is there")
+    parser.add_argument("--json", type=Path, help="where to write the record")
+    training = parser.add_argument_group("training of the adapters")
+    training.add_argument("--dataset-size", type=int, default=DataFlags.dataset_size, help="default: %(default)s")
+    training.add_argument("--ocr-samples", type=int, default=DataFlags.ocr_samples, help="default: %(default)s")
+    training.add_argument("--epochs", type=int, default=TrainingFlags.epochs, help="default: %(default)s")
+    training.add_argument("--batch-size", type=int, default=TrainingFlags.batch_size, help="default: %(default)s")
+    training.add_argument(
+        "--learning-rate", type=float, default=TrainingFlags.learning_rate, help="default: %(default)s"
+    )
+    training.add_argument(
+        "--mixed-budgets",
+        type=int,
+        nargs="+",
+        default=TrainingFlags.token_budgets,
+        help="of the mixed adapter, beside the pooled path (default: %(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # preparing starts worker processes, which import this file again
+    called = parse()
+    sys.exit(guarded(lambda: work(called), debug=False))
