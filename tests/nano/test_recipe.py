@@ -16,7 +16,7 @@ from shirg.nano.recipe import __main__ as recipe
 from shirg.nano.recipe.export import as_lavida, nano_config
 from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, glyph_targets, moved
 from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
-from shirg.nano.recipe.reader import Reader, attend, lay_out, mass, noise
+from shirg.nano.recipe.reader import Reader, attend, lay_out, mass, noise, whole_mean
 from shirg.nano.recipe.stage import Stage, learning_rate
 from shirg.nano.recipe.tokenizer import build_tokenizer
 from shirg.nano.recipe.tower import enlarged
@@ -160,15 +160,16 @@ class TestReader:
         total, spelled = table[ids("Total")], torch.zeros(len(table[0])).index_fill(0, torch.tensor(0), 1.0)
         page = torch.stack([3 * total, spelled])[None]
         words = torch.tensor([[ids("Total"), IGNORE]])
-        right = reader.naming(page, words, 0.0)
-        assert (
-            right < reader.naming(page, words.flip(1), 0.0) - 3
-        )  # exchanged: cosine 1 where none is to be, 0 where one is
-        with_common_part = page + 5 * torch.ones(len(table[0]))
-        centred = page - page.mean(1, keepdim=True)
-        assert torch.allclose(
-            reader.naming(with_common_part, words, 1.0), reader.naming(centred, words, 0.0), atol=1e-4
-        )
+        right, exchanged = (reader.naming(page, asked, torch.zeros(1)) for asked in (words, words.flip(1)))
+        assert right < exchanged - 3  # cosine 1 where none is to be, 0 where one is
+        assert torch.allclose(reader.naming(page + 5, words, torch.full((1,), 5.0)), right, atol=1e-4)
+
+    def test_blank_tokens_that_are_shown_speak_for_all(self):
+        tokens = torch.tensor([[[1.0], [3.0], [10.0], [10.0], [10.0], [10.0]]])
+        inked = torch.tensor([[True, True, False, False, False, False]])
+        assert whole_mean(tokens[:, :3], torch.tensor([[0, 1, 2]]), inked).item() == pytest.approx(44 / 6)
+        assert whole_mean(tokens, torch.arange(6)[None], inked).item() == pytest.approx(44 / 6)
+        assert whole_mean(tokens[:, :2], torch.tensor([[0, 1]]), inked).item() == pytest.approx(2)  # none is shown
 
     def test_export_keeps_every_weight(self, reader):
         model = as_lavida(reader)

@@ -96,19 +96,30 @@ class Reader(nn.Module):
         kept = contrast(batch["pixels"]).topk(rng.choice((384, 512, pooled.shape[1]))).indices.sort().values
         return take(pooled, kept)
 
-    def naming(self, page: Tensor, words: Tensor, centred: float) -> Tensor:
+    def naming(self, page: Tensor, words: Tensor, centre: Tensor) -> Tensor:
         """Cross-entropy of the word that every projected token [B, K, H] names, by the cosine to the words' embeddings.
 
         A token that shows no label word, `words` [B, K] says which, is to stay below `NAMED` with all of them. Large models
-        come to have such a space by captions; here it is taught, because SHIRG's relevance compares tokens and words in it.
-        `centred` is how much of the mean token is taken off: relevance takes off that of whole images, blank paper included.
+        come to have such a space by captions; here it is taught, because SHIRG's relevance compares tokens and words in it,
+        and like relevance it first takes off `centre` [B, 1, H], the mean token of the image.
         """
         names = F.normalize(self.language.embed_tokens.weight[self.labels], dim=-1)
-        cosines = F.normalize(page.float() - centred * page.float().mean(1, keepdim=True), dim=-1) @ names.T
+        cosines = F.normalize(page.float() - centre, dim=-1) @ names.T
         logits = F.pad(cosines, (0, 1), value=NAMED) / SHARP  # [B, K, L + 1], the last for "no label"
         is_label = torch.isin(words, self.labels)
         target = torch.where(is_label, torch.searchsorted(self.labels, words), len(self.labels))
         return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+def whole_mean(page: Tensor, kept: Tensor, inked: Tensor) -> Tensor:
+    """The mean [B, 1, H] of all N tokens of an image, of which only `kept` [B, K] are there: every one that is `inked` [B, N]
+    and some of the blank ones, which speak for the others."""
+    shown = take(inked, kept).float()
+    blank, share = 1 - shown, inked.float().mean(1, keepdim=True)
+    share = torch.where(blank.any(1, keepdim=True), share, 1.0)
+    weight = shown * share / shown.sum(1, keepdim=True).clamp_min(1)
+    weight += blank * (1 - share) / blank.sum(1, keepdim=True).clamp_min(1)
+    return (weight[..., None] * page.float()).sum(1, keepdim=True)
 
 
 def take(tokens: Tensor, kept: Tensor) -> Tensor:
@@ -273,7 +284,7 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
     losses = {"answer": (each * weight).sum() / weight.sum()}
     if not tiled:
         losses |= guidance(batch, kept, looks, layout)
-        losses["naming"] = reader.naming(page, take(batch["words"], kept), rng.random())
+        losses["naming"] = reader.naming(page, take(batch["words"], kept), whole_mean(page, kept, batch["inked"]))
     if learn_tower and not tiled:
         side = math.isqrt(batch["inked"].shape[1])
         glyphs = (batch["characters"].flatten(1, 2), batch["indices"].flatten(1, 2), _places(batch["origin"], side))
@@ -346,6 +357,6 @@ def train_reader(
         with torch.autocast(device.type, torch.bfloat16):
             losses, right = step(reader, lesson, rng, generator, learn_tower)
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
-        weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.3}
+        weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.6}
         descend(reader, steppers, sum(weights.get(name, guided) * loss for name, loss in losses.items()))
         curve.add({"right": right, **{name: loss.item() for name, loss in losses.items()}})
