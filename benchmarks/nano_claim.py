@@ -263,6 +263,7 @@ def train_adapter(run: Run, name: str) -> None:
     data = DataFlags(dataset_size=told["dataset_size"], ocr_samples=told["ocr_samples"])
     with turn(run.folder / ".data.lock", wait=True):
         prepared = dataset_config(data, PrepareFlags.image_resolution, run.folder / "data")
+        prepared = dataclasses.replace(prepared, num_workers=0)  # a share is one process
         folder = SHIRGDatasetProcessor(prepared).prepare_full_dataset()
     config = training_config(flags, run.model, run.adapter(name))
     train(flags, dataclasses.replace(config, save_steps=SAVE_STEPS), run.load(), folder)
@@ -410,6 +411,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":  # preparing starts worker processes, which import this file again
-    called = parse()
-    sys.exit(guarded(lambda: work(called), debug=False))
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0, 2 for what the user can mend, 130 for Ctrl-C; these two with one line on standard error."""
+    arguments = parse(argv)
+    return guarded(lambda: work(arguments), debug=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

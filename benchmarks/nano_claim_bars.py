@@ -38,9 +38,10 @@ class Bar:
             return f"{self.group}: {self.ours} page at least {percent(self.least)}"
         if self.least == 0:
             return f"{self.ours} above {self.theirs}"
-        way = "ahead of" if self.least > 0 else "behind"
-        most = "at least" if self.least > 0 else "at most"
-        return f"{self.ours} {most} {abs(100 * self.least):g} points {way} {self.theirs}"
+        lead = count(round(abs(100 * self.least)), "point")
+        return f"{self.ours} " + (
+            f"at least {lead} ahead of {self.theirs}" if self.least > 0 else f"at most {lead} behind {self.theirs}"
+        )
 
 
 BARS = (
@@ -165,8 +166,9 @@ def print_report(record: dict) -> None:
     """All tables, in Markdown."""
     print(f"LaViDa-nano, weights {record['settings']['weights']}: held-out rendered pages, 95% intervals over pages")
     for name, found in record["sets"].items():
-        part = "" if found["pages"] >= found["planned pages"] else f" of {found['planned pages']:,}"
-        asked = f"{count(found['questions'], 'question')} about {found['pages']:,}{part} pages"
+        pages, planned = found["pages"], found["planned pages"]
+        about = count(pages, "page") if pages >= planned else f"{pages:,} of {planned:,} pages"
+        asked = f"{count(found['questions'], 'question')} about {about}"
         print(f"\n{name.capitalize()} ({HOW[name]}): {asked}")
         if found["rows"]:
             print(f"\n{scores_table(name, found['rows'])}\n\n{kinds_table(name, found['rows'])}")

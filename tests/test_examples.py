@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import shirg
 from shirg import Lavida
@@ -25,6 +27,14 @@ def test_select_tokens(capsys):
     assert all(
         f"tokens (1, {budget + 1}, 1152)" in line for budget, line in zip((256, 512, 768, 1024), said, strict=True)
     )
+
+
+def test_contact_sheet(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["contact_sheet.py", "--output", str(tmp_path / "pages.png")])
+    runpy.run_path(str(EXAMPLES / "contact_sheet.py"), run_name="__main__")
+    assert "16 pages, 1640 x 1640 pixels" in capsys.readouterr().out
+    with Image.open(tmp_path / "pages.png") as sheet:
+        assert sheet.size == (1640, 1640) and (tmp_path / "pages.png").stat().st_size < 700_000
 
 
 def test_prepare_train_evaluate(tmp_path, monkeypatch, capsys):
