@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """Steps done and to do, loss, rate, ratio and speed; shows nothing when `shown` is False."""
+    """Steps done and to do, loss, rate, ratio and speed; on standard error; shows nothing when `shown` is False."""
 
     def __init__(self, total_steps: int, done: int, *, shown: bool):
         columns = [
@@ -17,7 +18,7 @@ class Progress:
             TextColumn("{task.fields[line]}"),
             TimeRemainingColumn(),
         ]
-        self.bar = RichProgress(*columns, disable=not shown)
+        self.bar = RichProgress(*columns, console=Console(stderr=True), disable=not shown)
         self.task = self.bar.add_task("training", total=total_steps, completed=done, line="")
 
     def __enter__(self) -> Progress:

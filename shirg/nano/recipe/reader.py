@@ -33,7 +33,7 @@ from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, nor
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
 STRETCHED, MAX_STRETCH = 0.25, 3.0  # share of steps, and how far: positions up to those of 2304 tokens become familiar
-NAMED, SHARP = 0.3, 0.1  # cosine above which a token names a word, and the temperature of the loss that says so
+NAMED, SHARP = 0.3, 0.05  # cosine above which a token names a word, and the temperature of the loss that says so
 PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block and soon known
 
 
