@@ -63,6 +63,7 @@ RELEVANCE_SIGNS = (1, -1)
 SHIRG_DEFAULTS = {
     "relevance": "llm",
     "relevance_sign": 1,
+    "relevance_floor": -1.0,
     "resolution": SHIRG_RESOLUTION,
     "answer_tokens": ANSWER_TOKENS,
 }
@@ -75,8 +76,10 @@ class LavidaConfig:
 
     Keys of ours live in the file under "shirg": `relevance` ("llm" compares projected tokens with the question's word
     embeddings, "siglip" with its embedding by SigLIP, "none" chooses by the image alone), `relevance_sign` (-1 where a
-    space is inverted, so that the least similar tokens are the relevant ones), `resolution` (pixels per side that SHIRG
-    encodes) and `answer_tokens` (length of the answer block that the model is used with).
+    space is inverted, so that the least similar tokens are the relevant ones), `relevance_floor` (the cosine, times the
+    sign, up to which "llm" takes a token for no match; a space that was trained to have such a border gains from it, in
+    others -1 leaves all cosines as they are), `resolution` (pixels per side that SHIRG encodes) and `answer_tokens`
+    (length of the answer block that the model is used with).
     """
 
     raw: dict
@@ -92,6 +95,7 @@ class LavidaConfig:
     pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
     relevance: str = SHIRG_DEFAULTS["relevance"]
     relevance_sign: int = SHIRG_DEFAULTS["relevance_sign"]
+    relevance_floor: float = SHIRG_DEFAULTS["relevance_floor"]
     resolution: int = SHIRG_DEFAULTS["resolution"]
     answer_tokens: int = SHIRG_DEFAULTS["answer_tokens"]
     vision_hidden_size: int = field(init=False)
@@ -118,6 +122,10 @@ class LavidaConfig:
         _expect("mm_spatial_pool_mode", self.pool_mode, POOL_MODES)
         _expect("shirg.relevance", self.relevance, RELEVANCE)
         _expect("shirg.relevance_sign", self.relevance_sign, RELEVANCE_SIGNS)
+        if not isinstance(self.relevance_floor, int | float) or not -1 <= self.relevance_floor < 1:
+            raise UserError(
+                f"config: shirg.relevance_floor={self.relevance_floor!r} must be a cosine from -1 to below 1"
+            )
 
     @property
     def family(self) -> str:

@@ -25,6 +25,8 @@ LAST_LAYER = "vision_model.encoder.layers.{}."
 def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
     """Cosine of every token of all views to the question, times `config.relevance_sign`: [1, V * N] float32.
 
+    In the space of "llm", cosines below `config.relevance_floor` are raised to it, and are all one to the gate.
+
     None where the image alone decides: without a question, or with `config.relevance == "none"`.
 
     Args:
@@ -43,11 +45,11 @@ def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Te
         if kind == "llm":
             words = model.language.embed_tokens(question_ids.to(model.device))
             scores = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
-        elif kind == "siglip":
+            return (model.config.relevance_sign * scores[None]).clamp_min(model.config.relevance_floor)
+        if kind == "siglip":
             scores = _need_text_tower(model).relevance(features.tokens, _question_text(model, question_ids))
-        else:  # set by hand: a config from a file has been checked
-            raise UserError(f"relevance={kind!r} is unknown; expected {' or '.join(map(repr, RELEVANCE))}")
-        return model.config.relevance_sign * scores[None]
+            return model.config.relevance_sign * scores[None]
+        raise UserError(f"relevance={kind!r} is unknown; expected {' or '.join(map(repr, RELEVANCE))}")  # set by hand
 
 
 def word_relevance(projector: nn.Sequential, tokens: Tensor, words: Tensor) -> Tensor:

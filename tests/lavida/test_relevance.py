@@ -251,6 +251,27 @@ def test_sign_by_hand(sign, kept):
     assert (choice.scores[0, kept] - choice.scores[0, other]).item() == pytest.approx(0.75 / 1.15)
 
 
+def test_below_the_floor_all_tokens_are_one():
+    model, features = signed_case(1)
+    model.config.relevance_floor = 0.4
+    relevance = token_relevance(model, features, torch.tensor([7]))[0]
+    assert relevance[10].item() == pytest.approx(1) and torch.equal(
+        relevance.unique(), torch.tensor([0.4, relevance[10]])
+    )
+    with torch.no_grad():
+        model.language.embed_tokens.weight[8] = torch.eye(32)[5]  # a word that nothing matches
+    relevance = token_relevance(model, features, torch.tensor([8]))
+    assert torch.equal(relevance, torch.full((1, 64), 0.4))
+    without = model.select(features, 9)
+    assert torch.equal(model.select(features, 9, torch.tensor([8])).indices, without.indices)
+
+
+@pytest.mark.parametrize("wrong", [1, -1.5, "0.3", None])
+def test_a_floor_is_a_cosine(wrong):
+    with pytest.raises(UserError, match="shirg.relevance_floor"):
+        LavidaConfig.from_dict({**tiny_config().raw, "shirg": {"relevance_floor": wrong}})
+
+
 def test_config_has_kind_and_sign_and_refuses_others():
     default = tiny_config()
     assert (default.relevance, default.relevance_sign) == ("llm", 1)
