@@ -101,7 +101,13 @@ class DataFlags(SeedFlags):
     """Records of the part that is about reading text, added to the general part."""
 
     data_dir: OptionalFolder = None
-    """Your images: a folder with one folder per data set (docs/data.md). What it lacks is rendered, and counted so."""
+    """Your images: a folder with one folder per data set (docs/data.md). Without it everything is rendered."""
+
+    allow_fewer: bool = False
+    """Take what there is where the folder holds fewer records than asked; else that is an error."""
+
+    render_missing: bool = False
+    """Fill up with rendered pages where the folder holds fewer records than asked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

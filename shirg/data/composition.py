@@ -1,257 +1,208 @@
-"""In which order which records go into a prepared data set, in exact numbers, from any point on."""
+"""Which records go into a prepared data set, in which order and on which side, in exact numbers."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import itertools
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
-from shirg.data.records import Record
-from shirg.data.sources.base import ImageGroup, Index, Rejected
-from shirg.data.sources.rendered import RenderedPages
-from shirg.errors import UserError
+import numpy as np
 
-PARTS = ("base", "ocr", "rendered")
+from shirg.data.likeness import Lookalikes
+from shirg.data.sources.base import Rejected
+from shirg.data.survey import Looks, sha256_of_row
+
+PARTS = ("base", "ocr")
+SPLITS = ("validation", "train")
+"""In the order in which they are written."""
+
+Missing = Literal["refuse", "fewer", "render"]
+"""What happens where a part's sources hold fewer records than asked."""
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A run of records of one split from one part: `quota` of them, or what the split still lacks when None."""
+class Pool:
+    """Images of one part in their seeded order, as far as they were looked at.
 
-    split: str
-    part: str
-    quota: int | None
+    Attributes:
+        groups: their numbers in the catalogue; [n].
+        counts: questions about each; [n].
+        looks: what was seen of each.
+        item: (source, name) of an image by its place here, for the list of rejected things.
+    """
+
+    groups: np.ndarray
+    counts: np.ndarray
+    looks: Looks
+    item: Callable[[int], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive records of a split: of real images, or of rendered pages where `groups` is None."""
+
+    length: int
+    groups: np.ndarray | None = None
+    ends: np.ndarray | None = None
+    """Running sum of the records taken of every image; [n], the last is `length`."""
 
 
 @dataclass
-class Composition:
-    """What the data set is made of. Groups are in their seeded order; pages are rendered where groups do not suffice.
+class Plan:
+    """What the data set is made of.
 
     Attributes:
-        groups: images of the two real parts.
-        pages: the renderer's series.
-        totals: records per split.
-        segments: the runs of records, validation first.
+        runs: of every split, in order.
+        real: records of real images per part.
+        lacking: records per part that its sources should give and do not.
+        rejected: images that cannot be used, with the reason.
     """
 
-    groups: dict[str, list[ImageGroup]]
-    pages: RenderedPages
-    totals: dict[str, int]
-    segments: tuple[Segment, ...]
+    runs: dict[str, list[Run]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    real: dict[str, int] = field(default_factory=dict)
+    lacking: dict[str, int] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
 
-    def digest(self) -> str:
-        """Changes with any question, image name or number in it (not with the images themselves)."""
-        state = hashlib.sha256()
-        for part in sorted(self.groups):
-            for group in self.groups[part]:
-                state.update(repr((part, group.source, group.name, group.drafts)).encode())
-        state.update(repr((self.pages, self.totals, self.segments)).encode())
-        return state.hexdigest()
+    def total(self, split: str) -> int:
+        """Records of a split."""
+        return sum(run.length for run in self.runs[split])
+
+    def pieces(self, split: str, start: int, stop: int) -> Iterator[tuple[Run, int, int]]:
+        """The runs that hold records `start` to `stop` of a split, with the places within each."""
+        begin = 0
+        for run in self.runs[split]:
+            first, last = max(start - begin, 0), min(stop - begin, run.length)
+            if first < last:
+                yield run, first, last
+            begin += run.length
 
 
-@dataclass
-class Progress:
-    """How far the stream of records has come; what a continued run needs to know.
+class HeldOut:
+    """The images of the evaluation sets, which training must not contain."""
 
-    Attributes:
-        segment: number of the current segment.
-        taken: records taken from it.
-        positions: next group (or page) of every part.
-        question: records already taken of that group.
-        records: per split.
-        images: per split.
-        sources: records per source.
-        rejected: how many entries of the list of rejected things belong to the stream so far.
-    """
+    def __init__(self, name: Callable[[int], str], looks: Looks):
+        """Names by place (for messages) and looks; unusable images are passed over."""
+        self.name = name
+        usable = np.ones(len(looks), dtype=bool)
+        usable[list(looks.reasons)] = False
+        self._exact = {sha256_of_row(looks.table[place]): place for place in np.flatnonzero(usable).tolist()}
+        self._pictured = np.flatnonzero(usable & ~looks.table["blank"])
+        self._alike = Lookalikes(looks.table["likeness"][self._pictured])
 
-    segment: int = 0
-    taken: int = 0
-    positions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
-    question: int = 0
-    records: dict[str, int] = field(default_factory=lambda: {"train": 0, "validation": 0})
-    images: dict[str, int] = field(default_factory=lambda: {"train": 0, "validation": 0})
-    sources: dict[str, int] = field(default_factory=dict)
-    rejected: int = 0
+    def reasons(self, looks: Looks) -> dict[int, str]:
+        """Why an image must not be used, by its place; the others may."""
+        reasons = {}
+        pictured = np.ones(len(looks), dtype=bool) & ~looks.table["blank"]
+        pictured[list(looks.reasons)] = False
+        asked = np.flatnonzero(pictured)
+        near = self._alike.find(looks.table["likeness"][asked])
+        for place, found in zip(asked[near >= 0].tolist(), near[near >= 0].tolist(), strict=True):
+            reasons[place] = f"the same picture as {self.name(int(self._pictured[found]))}, which is evaluated on"
+        words = np.array([_first_word(name) for name in self._exact], dtype=np.uint64)
+        for place in np.flatnonzero(np.isin(looks.table["sha256"][:, 0], words)).tolist():
+            same = self._exact.get(sha256_of_row(looks.table[place]))
+            if same is not None:
+                reasons[place] = f"the same file as {self.name(same)}, which is evaluated on"
+        return reasons
 
-    def copy(self) -> Progress:
-        """A state of its own."""
-        return copy.deepcopy(self)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; `Progress(**...)` reads it back."""
-        return asdict(self)
+def _first_word(digest: str) -> int:
+    return int.from_bytes(bytes.fromhex(digest[:16]), "little")
+
+
+def seeded_order(part: str, groups: np.ndarray, seed: int) -> np.ndarray:
+    """The images of a part in the order in which they are drawn."""
+    order = groups.tolist()
+    random.Random(f"{part}:{seed}").shuffle(order)
+    return np.array(order, dtype=np.int64)
 
 
 def compose(
-    base: Iterable[Index],
-    ocr: Iterable[Index],
-    sizes: tuple[int, int],
-    fraction: float,
-    seed: int,
-    pages: RenderedPages,
-) -> Composition:
-    """Decides how many records of each split come from which part.
+    pools: dict[str, Pool], held_out: HeldOut, sizes: dict[str, int], fraction: float, missing: Missing
+) -> Plan:
+    """Decides which images go where.
 
-    The validation split takes the same share of real and of rendered records. A part with fewer records than asked is
-    filled by the renderer.
+    A part takes whole images into validation until its share is reached without being exceeded; an image whose
+    questions do not fit is left to training. Where real records are missing, `missing` says what happens: with `refuse`
+    and `fewer` the plan has fewer (and tells so in `lacking`), with `render` pages take their place.
 
     Args:
-        base: of the base part; `ocr` likewise.
-        ocr: of the OCR part.
-        sizes: records asked of the base and of the OCR part.
-        fraction: of all records that go into validation (at least one record unless 0).
-        seed: of the order in which images are drawn.
-        pages: the renderer's series for training.
+        pools: of both parts.
+        held_out: evaluation images.
+        sizes: records asked of both parts.
+        fraction: of the records that go into validation.
+        missing: see above.
     """
-    groups = {"base": [g for index in base for g in index.groups], "ocr": [g for index in ocr for g in index.groups]}
-    for part in ("base", "ocr"):
-        random.Random(f"{part}:{seed}").shuffle(groups[part])
-    real = {part: min(size, _num_records(groups[part])) for part, size in zip(("base", "ocr"), sizes, strict=True)}
-    total = sum(sizes)
-    held = min(max(round(fraction * total), 1), total - 1) if fraction else 0
-    # Rounded as a running sum, so that together they are neither more than `held` nor leave training more than its share.
-    held_base = round(held * real["base"] / total)
-    held_real = {"base": held_base, "ocr": round(held * sum(real.values()) / total) - held_base}
-    segments = (
-        *(Segment("validation", part, held_real[part]) for part in real),
-        Segment("validation", "rendered", None),
-        *(Segment("train", part, real[part] - held_real[part]) for part in real),
-        Segment("train", "rendered", None),
-    )
-    return Composition(groups, pages, {"train": total - held, "validation": held}, segments)
+    plan = Plan()
+    usable = {part: _usable(pools[part], held_out, plan.rejected) for part in PARTS}
+    real = {part: min(sizes[part], int(pools[part].counts[usable[part]].sum())) for part in PARTS}
+    total = sum(sizes.values()) if missing == "render" else sum(real.values())
+    held = min(max(round(fraction * total), 1), total - 1) if fraction and total else 0
+    chosen = _choose_validation(pools, usable, real, held, total)
+    seen = np.concatenate([pools[part].looks.table["sha256"][chosen[part]] for part in PARTS])
+    train: dict[str, Run] = {}
+    for part in PARTS:
+        validation = _run(pools[part], chosen[part], None)
+        plan.runs["validation"].append(validation)
+        rest = _unseen(pools[part], np.setdiff1d(usable[part], chosen[part]), seen, plan.rejected)
+        train[part] = _run(pools[part], rest, max(sizes[part] - validation.length, 0))
+        plan.real[part] = validation.length + train[part].length
+        plan.lacking[part] = sizes[part] - plan.real[part]
+    rendered = sum(plan.lacking.values()) if missing == "render" else 0
+    held_rendered = min(max(held - plan.total("validation"), 0), rendered)
+    plan.runs["validation"].append(Run(held_rendered))
+    plan.runs["train"] = [*train.values(), Run(rendered - held_rendered)]
+    return plan
 
 
-class RecordStream:
-    """The records of a composition in order. `progress` and `rejected` always belong to the record given last."""
-
-    def __init__(
-        self,
-        composition: Composition,
-        progress: Progress,
-        rejected: list[Rejected],
-        held_images: set[str],
-        num_workers: int,
-    ):
-        """Continues at `progress`.
-
-        Args:
-            composition: what to give.
-            progress: where to begin; taken over and moved on.
-            rejected: the list so far; taken over and added to.
-            held_images: ids of the validation images given before; training never shows one of them.
-            num_workers: processes that open and render images; 0 does it in this one. The records are the same.
-        """
-        self.composition, self.progress, self.rejected = composition, progress, rejected
-        self.held_images, self.num_workers = held_images, num_workers
-
-    def __iter__(self) -> Iterator[Record]:
-        segments = self.composition.segments
-        while self.progress.segment < len(segments):
-            yield from self._segment_records(segments[self.progress.segment])
-            self.progress.segment += 1
-            self.progress.taken = 0
-
-    def _segment_records(self, segment: Segment) -> Iterator[Record]:
-        progress, wanted = self.progress, self._num_wanted(segment)
-        if wanted <= 0:
-            return
-        for result in self._opened(segment):
-            records = self._unseen(result, segment)
-            for number in range(progress.question, len(records)):
-                wanted -= 1
-                # The state moves before the record is given: whoever holds the record may stop and continue from here.
-                self._count(records[number], segment.split, new_image=number == 0)
-                progress.question = number + 1
-                if not wanted or progress.question == len(records):
-                    self._next_group(segment.part)  # what is left of a group is dropped: its image is on this side now
-                yield records[number]
-                if not wanted:
-                    return
-
-    def _num_wanted(self, segment: Segment) -> int:
-        if segment.quota is not None:
-            return segment.quota - self.progress.taken
-        return self.composition.totals[segment.split] - self.progress.records[segment.split]
-
-    def _opened(self, segment: Segment) -> Iterator[list[Record] | Rejected]:
-        """The groups of a segment from the current one on, opened in workers, in order."""
-        import torch
-        from torch.utils.data import DataLoader
-
-        start = self.progress.positions[segment.part]
-        if segment.part == "rendered":
-            pages = replace(self.composition.pages, split=segment.split)
-            opener, numbers = _PageOpener(pages), itertools.count(start)
-        else:
-            groups = self.composition.groups[segment.part]
-            opener, numbers = _GroupOpener(groups, segment.split), iter(range(start, len(groups)))
-        loader = DataLoader(  # hands work out in order and a bounded stretch ahead, which an endless series needs
-            opener,
-            batch_size=None,
-            sampler=numbers,
-            num_workers=self.num_workers,
-            collate_fn=_same,
-            generator=torch.Generator(),  # else it draws from the global one, and preparing would change the training
-        )
-        return iter(loader)
-
-    def _unseen(self, result: list[Record] | Rejected, segment: Segment) -> list[Record]:
-        """The records of an opened group, or none (and the next group) if it cannot be used."""
-        if isinstance(result, list) and result:
-            image = result[0].image_id
-            if segment.split == "validation":
-                self.held_images.add(image)
-            elif image in self.held_images:
-                name = result[0].id.rpartition(":")[0].partition(":")[2]
-                result = Rejected(result[0].source, name, "the same image is in the validation split", len(result))
-        if isinstance(result, Rejected):
-            self.rejected.append(result)
-            self.progress.rejected = len(self.rejected)
-        if isinstance(result, Rejected) or not result:
-            self._next_group(segment.part)
-            return []
-        return result
-
-    def _next_group(self, part: str) -> None:
-        self.progress.positions[part] += 1
-        self.progress.question = 0
-
-    def _count(self, record: Record, split: str, new_image: bool) -> None:
-        progress = self.progress
-        progress.taken += 1
-        progress.records[split] += 1
-        progress.images[split] += new_image
-        progress.sources[record.source] = progress.sources.get(record.source, 0) + 1
+def _usable(pool: Pool, held_out: HeldOut, rejected: list[Rejected]) -> np.ndarray:
+    """Places of the images that may be used; the others are listed."""
+    reasons = held_out.reasons(pool.looks) | pool.looks.reasons
+    for place in sorted(reasons):
+        rejected.append(Rejected(*pool.item(place), reasons[place], int(pool.counts[place])))
+    return np.setdiff1d(np.arange(len(pool.looks)), np.fromiter(reasons, np.int64, len(reasons)), assume_unique=True)
 
 
-@dataclass(frozen=True)
-class _GroupOpener:
-    groups: list[ImageGroup]
-    split: str
+def _choose_validation(
+    pools: dict[str, Pool], usable: dict[str, np.ndarray], real: dict[str, int], held: int, total: int
+) -> dict[str, np.ndarray]:
+    chosen, shares, begun = {}, {}, 0
+    for part in PARTS:  # rounded as a running sum, so that together they are not more than `held`
+        ended = begun + real[part]
+        shares[part] = (round(held * ended / total) - round(held * begun / total)) if total else 0
+        begun = ended
+    for part in PARTS:
+        left, places = shares[part], []
+        for place in usable[part].tolist():
+            if not left:
+                break
+            if pools[part].counts[place] <= left:
+                places.append(place)
+                left -= int(pools[part].counts[place])
+        chosen[part] = np.array(places, dtype=np.int64)
+    images = sum(map(len, usable.values()))
+    if held and sum(real.values()) == total and not any(map(len, chosen.values())) and images > 1:
+        # Every image has more questions than are asked for: one is better than none, if others are left to train on.
+        _, part, place = min((pools[part].counts[place], part, place) for part in PARTS for place in usable[part])
+        chosen[part] = np.array([place], dtype=np.int64)
+    return chosen
 
-    def __getitem__(self, number: int) -> list[Record] | Rejected:
-        group = self.groups[number]
-        try:
-            return group.records(self.split)
-        except UserError as error:
-            return Rejected(group.source, group.item, str(error), len(group.drafts))
+
+def _unseen(pool: Pool, places: np.ndarray, seen: np.ndarray, rejected: list[Rejected]) -> np.ndarray:
+    """Places whose images are not among `seen` (digests [n, 4]); the others are listed."""
+    # One 64-bit word tells 600,000 images apart but for one chance in 10^8, and what it costs is an image.
+    again = np.isin(pool.looks.table["sha256"][places, 0], seen[:, 0])
+    for place in places[again].tolist():
+        reason = "the same image is in the validation split"
+        rejected.append(Rejected(*pool.item(place), reason, int(pool.counts[place])))
+    return places[~again]
 
 
-@dataclass(frozen=True)
-class _PageOpener:
-    pages: RenderedPages
-
-    def __getitem__(self, number: int) -> list[Record]:
-        return self.pages.page_records(number)
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _num_records(groups: list[ImageGroup]) -> int:
-    return sum(len(group.drafts) for group in groups)
+def _run(pool: Pool, places: np.ndarray, quota: int | None) -> Run:
+    """All records of these images, or the first `quota`: what is left of the last image is dropped."""
+    ends = np.cumsum(pool.counts[places])
+    if quota is not None:
+        cut = int(np.searchsorted(ends, quota)) + 1 if quota else 0
+        places, ends = places[:cut], np.minimum(ends[:cut], quota)
+    return Run(int(ends[-1]) if len(ends) else 0, pool.groups[places], ends)

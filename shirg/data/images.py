@@ -20,6 +20,9 @@ MAX_BYTES = 256 * 2**20
 # By content, never by file name. PostScript is left out on purpose: Pillow hands it to another program.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 
+KEPT = ("PNG", "JPEG", "MPO")
+"""Formats whose files are stored as they are. MPO is a JPEG with further pictures behind it."""
+
 
 def safe_relative(name: str) -> PurePosixPath:
     """`name` from a data set's record as a path that cannot leave the data folder.
@@ -64,7 +67,7 @@ def open_image(data: bytes, what: str = "image") -> Image.Image:
     Raises:
         UserError: if the data is not such an image, is damaged, or has more than `MAX_PIXELS` pixels.
     """
-    return _decode(data, what)[0]
+    return decode(data, what)[0]
 
 
 def as_png_or_jpeg(data: bytes, what: str = "image") -> tuple[bytes, int, int]:
@@ -75,10 +78,29 @@ def as_png_or_jpeg(data: bytes, what: str = "image") -> tuple[bytes, int, int]:
     Raises:
         UserError: as `open_image`.
     """
-    image, file_format = _decode(data, what)
-    if file_format not in ("PNG", "JPEG", "MPO"):  # MPO is a JPEG with further pictures behind it
-        data = encode_png(image)
-    return data, image.width, image.height
+    image, file_format = decode(data, what)
+    return (data if file_format in KEPT else encode_png(image)), image.width, image.height
+
+
+def within(data: bytes, max_side: int, what: str = "image") -> tuple[bytes, int, int]:
+    """As `as_png_or_jpeg`, with images whose longer side is above `max_side` shrunk to it.
+
+    A shrunk JPEG stays a JPEG (quality 95, no chroma subsampling), everything else becomes PNG.
+
+    Raises:
+        UserError: as `open_image`.
+    """
+    image, file_format = decode(data, what)
+    if max(image.size) <= max_side:
+        return (data if file_format in KEPT else encode_png(image)), image.width, image.height
+    scale = max_side / max(image.size)
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    if file_format not in ("JPEG", "MPO"):
+        return encode_png(image), *size
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue(), *size
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -88,7 +110,12 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(data: bytes, what: str) -> tuple[Image.Image, str]:
+def decode(data: bytes, what: str = "image") -> tuple[Image.Image, str]:
+    """The image as `open_image` gives it, and the format that its content has (`PNG`, `JPEG`, `GIF`, ...).
+
+    Raises:
+        UserError: as `open_image`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on damaged metadata and on size, which is judged here

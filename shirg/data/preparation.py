@@ -1,4 +1,4 @@
-"""Preparing training data: real sets where they are, rendered pages where they are not, in Parquet shards."""
+"""Preparing training data: real sets as asked, rendered pages where wanted, in Parquet shards that many can share."""
 
 from __future__ import annotations
 
@@ -6,85 +6,42 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from shirg.data.composition import Composition, Progress, RecordStream, compose
-from shirg.data.journal import MANIFEST, Journal
+from shirg.data.catalogue import Catalogue, CatalogueWriter
+from shirg.data.composition import PARTS, SPLITS, Plan
+from shirg.data.configuration import SHIRGDatasetConfig
+from shirg.data.journal import WORK, Journal
+from shirg.data.likeness import THRESHOLD
+from shirg.data.locks import locked
+from shirg.data.making import Maker, TaskList, stored_as
+from shirg.data.planning import EVALUATION, Planner, shortage
+from shirg.data.progress import bar
 from shirg.data.records import Record
 from shirg.data.render import KINDS, render_page
-from shirg.data.shards import COLUMNS, SPLITS, image_ids, write_shard
-from shirg.data.sources import BASE_SOURCE, OCR_SOURCES, LocalSource, RenderedPages, find_source
-from shirg.data.sources.base import Index, Rejected
+from shirg.data.shards import COLUMNS, column_values, write_shard
+from shirg.data.sources import (
+    BASE_SOURCE,
+    EMBEDDED,
+    HELD_OUT,
+    OCR_SOURCES,
+    LlavaJson,
+    LocalSource,
+    RenderedPages,
+    find_source,
+)
+from shirg.data.workers import ordered_map
 from shirg.errors import UserError
-from shirg.files import write_json
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Number of the folder's layout; shards of another format are not continued."""
-
-
-@dataclass
-class SHIRGDatasetConfig:
-    """What to prepare and where. The same configuration and data give the same bytes."""
-
-    base_dataset_size: int = 558_000
-    """Records of the base part: LLaVA-Pretrain LCS-558K, the renderer for what it lacks."""
-    ocr_enhancement_size: int = 50_000
-    """Records of the OCR part: training parts of the document and chart sets, the renderer for what they lack."""
-    output_dir: str | Path = "./shirg_dataset"
-    """Folder for the shards and the manifest."""
-    image_resolution: int = 672
-    """Side of rendered pages, pixels; a multiple of 14. Real images keep their size."""
-    validation_fraction: float = 0.05
-    """Share of the records that go into the validation split, whole images at a time."""
-    seed: int = 0
-    """Of the choice and order of images, and of the rendered pages."""
-    data_dir: str | Path | None = None
-    """Folder with one folder per data set in the layout of its release (docs/data.md); None renders everything."""
-    shard_size: int = 10_000
-    """Records per Parquet file."""
-    text_px: tuple[float, float] = (6.0, 28.0)
-    """Smallest and largest font size of rendered pages, pixels of the page."""
-    num_workers: int | None = None
-    """Processes that open and render images; 0 works in this one, None takes up to two. The result is the same."""
-
-    @property
-    def total_samples(self) -> int:
-        """Records over both parts."""
-        return self.base_dataset_size + self.ocr_enhancement_size
-
-    def check(self) -> None:
-        """Refuses what cannot be prepared.
-
-        Raises:
-            UserError: names the field, its value and what would work.
-        """
-        low, high = self.text_px
-        rules = [
-            ("base_dataset_size", self.base_dataset_size >= 0, "0 or more"),
-            ("ocr_enhancement_size", self.ocr_enhancement_size >= 0, "0 or more"),
-            ("total_samples", self.total_samples >= 1, "at least 1 record in base and OCR part together"),
-            ("image_resolution", self.image_resolution > 0 and self.image_resolution % 14 == 0, "a multiple of 14"),
-            ("validation_fraction", 0 <= self.validation_fraction < 1, "from 0 to below 1"),
-            ("shard_size", self.shard_size >= 1, "at least 1"),
-            ("text_px", 4 <= low <= high, "smallest and largest size in pixels, both 4 or more"),
-            (
-                "image_resolution",
-                self.image_resolution >= 16 * low,
-                f"at least {16 * low:g}: 16 x the smallest text_px",
-            ),
-            ("num_workers", self.num_workers is None or self.num_workers >= 0, "0 or more, or None"),
-            ("data_dir", self.data_dir is None or Path(self.data_dir).is_dir(), "an existing folder, or None"),
-        ]
-        for name, holds, advice in rules:
-            if not holds:
-                raise UserError(f"{name}: {getattr(self, name)}; {advice}")
 
 
 class SHIRGDatasetProcessor:
@@ -104,121 +61,207 @@ class SHIRGDatasetProcessor:
         config.check()
         self.config = config
         self.folder = Path(config.output_dir)
+        self.alone = config.num_shards == 1
 
     def prepare_full_dataset(self) -> Path:
         """Writes `train-*.parquet`, `validation-*.parquet` and `manifest.json`, and returns their folder.
 
-        A run that was stopped continues after the last finished shard, and the result is byte-equal to that of a run
-        in one go. A folder that is already complete is returned as it is. Shards of another configuration are replaced.
+        Every image is looked at before anything is written, so the numbers are known first. A run that was stopped
+        continues where it was, and the result is byte-equal to that of a run in one go. A folder that is already complete
+        is returned as it is. Shards of another configuration are replaced.
+
+        One of several processes (`num_shards` above 1) does its share and returns; the manifest is left to a last run
+        alone, which also does what is still missing.
 
         Raises:
-            UserError: if a data set's annotation file is damaged or the folder cannot be written.
+            UserError: if a part has fewer records than asked, a data set's annotation file is damaged, another process
+                prepares the folder, or it cannot be written.
         """
-        indexes = {part: list(self._indexes(part)) for part in ("base", "ocr")}
-        composition = self._compose(indexes)
+        work = self.folder / WORK
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            journal = Journal(self.folder, self._fingerprint(composition))
-            if not journal.complete:
-                progress = self._write_shards(composition, journal)
-                unusable = [entry for part in indexes.values() for index in part for entry in index.rejected]
-                write_json(self.folder / MANIFEST, self._manifest(journal, progress, unusable + journal.rejected))
+            work.mkdir(parents=True, exist_ok=True)
+            with self._lock(work), tempfile.TemporaryDirectory(prefix="catalogue-", dir=work) as scratch:
+                self._prepare(Path(scratch))
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(f"output_dir {self.folder}: {reason}; shards finished so far are kept") from error
         return self.folder
 
-    def _indexes(self, part: str) -> Iterator[Index]:
-        if self.config.data_dir is None:
+    @contextlib.contextmanager
+    def _lock(self, work: Path) -> Iterator[None]:
+        what, config = f"output_dir {self.folder}", self.config
+        with locked(work / "lock", what, shared=not self.alone):
+            if self.alone:
+                yield
+                return
+            with locked(
+                work / f"lock-{config.shard_index}-of-{config.num_shards}", f"{what}, share {config.shard_index}"
+            ):
+                yield
+
+    def _prepare(self, scratch: Path) -> None:
+        catalogue, notes = self._catalogue(scratch / "questions.arrow")
+        self._refuse_shortage(catalogue)
+        journal = Journal(self.folder, self._fingerprint(catalogue), alone=self.alone)
+        if journal.manifest is not None:
+            if self.alone:
+                journal.finish(journal.manifest)
             return
-        kinds: tuple[type[LocalSource], ...] = (BASE_SOURCE,) if part == "base" else OCR_SOURCES
-        for kind in kinds:
-            source = find_source(kind, Path(self.config.data_dir), "train")
-            if source is not None:
-                index = source.index("train")
-                logger.info("%s: %d records in %s", source.name, index.num_records, source.folder)
-                yield index
+        planner = Planner(self.config, catalogue, self.folder / WORK / "survey")
+        plan = planner.plan()
+        if plan is None:
+            logger.info("share %d is looked at; when all are, give the same commands again", self.config.shard_index)
+            return
+        if self.config.missing == "refuse" and any(plan.lacking.values()):
+            raise UserError(shortage(self.config, plan.real, planner.rejected(plan)))
+        self._write_shards(plan, planner, journal)
+        if self.alone:
+            journal.finish(self._manifest(journal, plan, planner, notes))
+        else:
+            logger.info("share %d is written; a run without --shard-index ends it", self.config.shard_index)
 
-    def _compose(self, indexes: dict[str, list[Index]]) -> Composition:
+    # ------------------------------------------------------------- sources
+    def _catalogue(self, path: Path) -> tuple[Catalogue, dict[str, int]]:
+        """All questions there are, and how many images every evaluation set has."""
+        writer, config = CatalogueWriter(path), self.config
+        for part, kinds, files in (
+            ("base", (BASE_SOURCE,), config.base_json),
+            ("ocr", OCR_SOURCES, config.ocr_json),
+        ):
+            for source in chain(self._found(kinds, "train"), (LlavaJson(Path(file)) for file in files)):
+                count = writer.read(part, source, "train")
+                logger.info("%s: %d records in %s", source.name, count, source.folder)
+        excluded = []
+        for source in self._excluded():
+            excluded.append(len(writer.origins))
+            writer.read(EVALUATION, source, "test")
+        catalogue = writer.close()
+        images = Counter(catalogue.origin.tolist())
+        return catalogue, {catalogue.origins[number].name: images[number] for number in excluded}
+
+    def _found(self, kinds: tuple[type[LocalSource], ...], split: str) -> Iterator[LocalSource]:
+        if self.config.data_dir is not None:
+            for kind in kinds:
+                source = find_source(kind, Path(self.config.data_dir), split)
+                if source is not None:
+                    yield source
+
+    def _excluded(self) -> Iterator[LocalSource]:
+        """The evaluation sets whose images are kept out. Embedded ones share no page with training to begin with."""
         config = self.config
-        pages = RenderedPages(config.seed, config.image_resolution, tuple(config.text_px))
-        sizes = (config.base_dataset_size, config.ocr_enhancement_size)
-        return compose(indexes["base"], indexes["ocr"], sizes, config.validation_fraction, config.seed, pages)
+        folder = config.exclude_data_dir or config.data_dir
+        if config.exclude_datasets is None:
+            names = list(HELD_OUT) if folder is not None else []
+        else:
+            names = [_held_out_key(name) for name in config.exclude_datasets]
+        for name in names:
+            source = None if name in EMBEDDED or folder is None else find_source(HELD_OUT[name], Path(folder), "test")
+            if source is not None:
+                yield source
+            elif config.exclude_datasets is not None and name not in EMBEDDED:
+                layout = HELD_OUT[name].layout
+                raise UserError(
+                    f"exclude_datasets: {name} is not in {folder or 'any folder named'}; needed are {layout}"
+                )
 
-    def _configuration(self) -> dict[str, Any]:
-        config = asdict(self.config)
-        del config["output_dir"], config["num_workers"]  # neither changes the content
-        config["data_dir"] = None if config["data_dir"] is None else str(config["data_dir"])
-        return config | {"text_px": list(self.config.text_px), "total_samples": self.config.total_samples}
+    def _refuse_shortage(self, catalogue: Catalogue) -> None:
+        """Before any image is opened: the sources cannot give more than their files say."""
+        have = {part: int(catalogue.counts[catalogue.part(part)].sum()) for part in PARTS}
+        asked = self.config.sizes
+        if self.config.missing == "refuse" and any(have[part] < asked[part] for part in PARTS):
+            raise UserError(shortage(self.config, have, catalogue.rejected))
 
-    def _fingerprint(self, composition: Composition) -> str:
+    def _fingerprint(self, catalogue: Catalogue) -> str:
         """Changes with all that the shards depend on; a page of each kind stands for renderer, fonts and Pillow."""
-        state = hashlib.sha256(json.dumps([FORMAT, self._configuration(), composition.digest()]).encode())
+        state = hashlib.sha256(json.dumps([FORMAT, self.config.content(), catalogue.digest]).encode())
         for kind in KINDS:
-            page = render_page(kind, 0, size=composition.pages.size, text_px=composition.pages.text_px)
+            page = render_page(kind, 0, size=self.config.image_resolution, text_px=tuple(self.config.text_px))
             state.update(page.image.tobytes() + repr(page.questions).encode())
         return state.hexdigest()
 
-    def _write_shards(self, composition: Composition, journal: Journal) -> Progress:
-        """Writes the shards that are still missing; returns the state of the stream at its end."""
-        held = {name for path in journal.paths("validation") for name in image_ids(path)}
-        workers = self.config.num_workers
-        workers = min(2, os.cpu_count() or 1) if workers is None else workers
-        stream = RecordStream(composition, journal.progress, list(journal.rejected), held, workers)
-        progress = stream.progress
-        with _bar(self.config.total_samples, sum(progress.records.values())) as advance:
-            records = map(advance, stream)
-            for split in ("validation", "train"):  # the order of the stream
-                while (left := composition.totals[split] - progress.records[split]) > 0:
-                    path = journal.next_path(split)
-                    count = write_shard(path, islice(records, min(left, self.config.shard_size)))
-                    journal.add(path, split, count, progress, stream.rejected)
-        return progress
+    # ------------------------------------------------------------- shards
+    def _write_shards(self, plan: Plan, planner: Planner, journal: Journal) -> None:
+        """Writes the shards that are still missing, those of this process's share if the work is shared."""
+        config = self.config
+        shards = list(_shards(plan, config.shard_size))
+        mine = [shard for number, shard in enumerate(shards) if number % config.num_shards == config.shard_index]
+        missing = [shard for shard in mine if shard[0] not in journal.shards]
+        work = TaskList(plan, planner.pools, planner.catalogue, self._pages)
+        tasks = chain.from_iterable(
+            work.tasks(split, start, stop, lambda row: stored_as(row, config.images, config.max_image_side))
+            for _, split, start, stop in missing
+        )
+        total = sum(stop - start for _, _, start, stop in mine)
+        left = sum(stop - start for _, _, start, stop in missing)
+        with bar("writing records", total, total - left) as advance:
+            results = ordered_map(Maker(config.max_image_side), tasks, config.num_workers)
+            records = (record for result in results for record in _checked(result, advance))
+            for name, split, start, stop in missing:
+                count = write_shard(self.folder / name, islice(records, stop - start))
+                journal.add(self.folder / name, split, count)
 
-    def _manifest(self, journal: Journal, progress: Progress, rejected: list[Rejected]) -> dict[str, Any]:
-        sources = dict(sorted(progress.sources.items()))
-        real = {"base": sources.get(BASE_SOURCE.name, 0)}
-        real["ocr"] = sum(sources.values()) - real["base"] - sources.get(RenderedPages.name, 0)
-        asked = {"base": self.config.base_dataset_size, "ocr": self.config.ocr_enhancement_size}
+    def _pages(self, split: str) -> RenderedPages:
+        return RenderedPages(self.config.seed, self.config.image_resolution, tuple(self.config.text_px), split)
+
+    def _manifest(self, journal: Journal, plan: Plan, planner: Planner, excluded: dict[str, int]) -> dict[str, Any]:
+        shards = [journal.shards[name] for name, *_ in _shards(plan, self.config.shard_size)]
+        images, sources = _told_by(self.folder, shards)
+        asked, rendering = self.config.sizes, self.config.missing == "render"
+        parts = {
+            part: {
+                "asked": asked[part],
+                "records": asked[part] if rendering else plan.real[part],
+                "real": plan.real[part],
+                "rendered": asked[part] - plan.real[part] if rendering else 0,
+            }
+            for part in PARTS
+        }
         return {
             "format": FORMAT,
-            "configuration": self._configuration(),
+            "configuration": self.config.content(),
             "fingerprint": journal.fingerprint,
-            "total_samples": self.config.total_samples,
+            "total_samples": sum(plan.total(split) for split in SPLITS),
             "splits": {
-                split: {"records": progress.records[split], "images": progress.images[split]} for split in SPLITS
+                split: {"records": plan.total(split), "images": images[split]} for split in ("train", "validation")
             },
-            "sources": sources,
-            "parts": {
-                part: {"records": asked[part], "real": real[part], "rendered": asked[part] - real[part]}
-                for part in asked
-            },
+            "sources": dict(sorted(sources.items())),
+            "parts": parts,
+            "excluded": {"images": excluded, "perceptual_hash_bits": THRESHOLD},
             "columns": COLUMNS,
-            "shards": journal.shards,
-            "rejected": [entry.as_dict() for entry in rejected],
+            "shards": shards,
+            "rejected": [entry.as_dict() for entry in planner.rejected(plan)],
         }
 
 
-@contextlib.contextmanager
-def _bar(total: int, done: int) -> Iterator[Callable[[Record], Record]]:
-    """A progress bar on stderr, if that is a terminal; gives a function that counts a record and returns it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _shards(plan: Plan, size: int) -> Iterator[tuple[str, str, int, int]]:
+    """File name, split, first and last record of every shard."""
+    for split in SPLITS:
+        for number, start in enumerate(range(0, plan.total(split), size)):
+            yield f"{split}-{number:05d}.parquet", split, start, min(start + size, plan.total(split))
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} records/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("preparing", total=total, completed=done, rate="-")
 
-        def advance(record: Record) -> Record:
-            speed = bar.tasks[task].speed
-            bar.update(task, advance=1, rate="-" if speed is None else f"{speed:.1f}")
-            return record
+def _checked(result: list[Record] | str, advance: Any) -> list[Record]:
+    if isinstance(result, str):
+        raise UserError(result)
+    advance(len(result))
+    return result
 
-        yield advance
+
+def _told_by(folder: Path, shards: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+    """Images per split and records per source, counted in the finished files."""
+    images, sources = Counter(), Counter()
+    for split in SPLITS:
+        seen: set[bytes] = set()
+        for shard in shards:
+            if shard["split"] == split:
+                seen.update(bytes.fromhex(name)[:8] for name in column_values(folder / shard["file"], "image_id"))
+                sources.update(column_values(folder / shard["file"], "source"))
+        images[split] = len(seen)
+    return images, sources
+
+
+def _held_out_key(name: str) -> str:
+    key = "".join(sign for sign in name.lower() if sign.isalnum())
+    if key not in HELD_OUT and key not in EMBEDDED:
+        raise UserError(f"exclude_datasets: {name!r} is not known; known: {', '.join([*EMBEDDED, *HELD_OUT])}")
+    return key

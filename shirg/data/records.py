@@ -34,6 +34,7 @@ class Record:
         kind: what the image or the question is, e.g. `receipt` or `human`; empty if the source does not tell.
         text_px: font size of the answer's text in pixels of the image; 0 where unknown.
         split: `train`, `validation` or `test`.
+        path: of the image file where a data set links to it; empty where it holds the image.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Record:
     kind: str = ""
     text_px: float = 0.0
     split: str = "train"
+    path: str = ""
 
     @property
     def conversations(self) -> list[dict[str, str]]:

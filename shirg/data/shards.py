@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shirg.data.images import read_bytes
 from shirg.data.records import Record
 from shirg.errors import UserError
 from shirg.files import atomic_path
 
 if TYPE_CHECKING:
     import pyarrow
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation")
 
@@ -24,8 +28,8 @@ ROWS_PER_GROUP = 32
 
 COLUMNS = {
     "id": "unique within its source",
-    "image": "struct of `bytes` (a PNG or JPEG file) and `path` (null), which `datasets` shows as an image",
-    "image_id": "sha256 of the image bytes; records about one image share it",
+    "image": "struct of `bytes` (a PNG or JPEG file) and `path` (of a linked one), which `datasets` shows as an image",
+    "image_id": "sha256 of the image file; records about one image share it",
     "question": "as it is put to the model, without the image placeholder",
     "answers": "accepted answers; training uses the first",
     "conversations": "the same in LLaVA's form: a list of {from, value}",
@@ -101,11 +105,11 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-[0-9]*.parquet"))
 
 
-def image_ids(path: Path) -> set[str]:
-    """The image ids in a shard, without reading its images."""
+def column_values(path: Path, name: str) -> list[str]:
+    """One text column of a shard, without reading its images."""
     import pyarrow.parquet as pq
 
-    return set(pq.read_table(path, columns=["image_id"]).column("image_id").to_pylist())
+    return pq.read_table(path, columns=[name]).column(name).to_pylist()
 
 
 def sha256_of(path: Path) -> str:
@@ -164,13 +168,25 @@ class ShardReader:
 
 def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(record, name) for name in COLUMNS}
-    row["image"] = {"bytes": record.image, "path": None}
+    row["image"] = {"bytes": None, "path": record.path} if record.path else {"bytes": record.image, "path": None}
     row["answers"] = list(record.answers)
     return row
 
 
 def _record(row: dict[str, Any]) -> Record:
     del row["conversations"]
-    row["image"] = row["image"]["bytes"]
+    image = row["image"]
+    row["image"], row["path"] = image["bytes"], image["path"] or ""
+    if row["image"] is None:
+        row["image"] = _linked(row["path"])
     row["answers"] = tuple(row["answers"])
     return Record(**row)
+
+
+def _linked(path: str) -> bytes:
+    """The bytes of a linked image; none if it is gone, which training lists as an image that cannot be opened."""
+    try:
+        return read_bytes(Path(path))
+    except UserError as error:
+        logger.warning("%s", error)
+        return b""

@@ -14,8 +14,9 @@ from PIL import Image
 
 from shirg.data import load_benchmark
 from shirg.data.images import encode_png
-from shirg.data.sources import BENCHMARKS, EMBEDDED, OCR_SOURCES, RenderedPages, find_source, hub
-from shirg.data.sources.base import Collector
+from shirg.data.sources import BENCHMARKS, EMBEDDED, HELD_OUT, OCR_SOURCES, LlavaJson, RenderedPages, find_source, hub
+from shirg.data.sources import base as base_module
+from shirg.data.sources.base import Collector, Index, iter_json_list
 from shirg.data.sources.funsd import linked_pairs
 from shirg.data.sources.llava_pretrain import LlavaPretrain, question_answer_turns
 from shirg.errors import UserError
@@ -75,6 +76,29 @@ def funsd(folder: Path) -> None:
         {"id": 1, "text": "May 2", "label": "answer", "box": [10, 0, 19, 9], "linking": [[0, 1]]},
     ]
     put_json(folder / "testing_data/annotations/f1.json", {"form": form})
+
+
+def ocrvqa(folder: Path, parts: tuple[int, ...] = (1, 2, 3)) -> None:
+    covers = {}
+    for part in parts:
+        put_image(folder / f"images/b{part}.jpg", part)
+        about = {"imageURL": "http://x/y/b.gif", "genre": "Law", "split": part}
+        covers[f"b{part}"] = about | {"questions": ["Who wrote this?", "Title?"], "answers": ["A. B.", f"Book {part}"]}
+    put_json(folder / "dataset.json", covers)
+
+
+def ai2d(folder: Path) -> None:
+    for number, grey in (("0", 10), ("7", 20)):
+        put_image(folder / f"images/{number}.png", grey)
+        about = {"answerTexts": ["egg", "larva"], "correctAnswer": 1, "abcLabel": False}
+        questions = {"What comes first?": about, "Broken?": about | {"correctAnswer": 5}}
+        put_json(folder / f"questions/{number}.png.json", {"imageName": f"{number}.png", "questions": questions})
+    (folder / "ai2d_test_ids.csv").write_text("7\n", encoding="utf-8")
+
+
+def opencqa(folder: Path, part: str) -> None:
+    put_image(folder / "chart_images/5.png")
+    put_json(folder / f"etc/data/{part}.json", {"5": ["5.png", "title", "text", "How?", "So.", "text"], "6": ["6.png"]})
 
 
 MAKERS = {function.__name__: function for function in (chartqa, docvqa, infovqa, textvqa, tabmwp, sroie, funsd)}
@@ -222,7 +246,11 @@ def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch):
 def test_training_part_never_contains_the_test_part(tmp_path: Path):
     for name, make in MAKERS.items():
         make(tmp_path / name)
-    assert [kind.name for kind in OCR_SOURCES if find_source(kind, tmp_path, "train")] == []
+    ocrvqa(tmp_path / "ocrvqa", parts=(3,))
+    ai2d(tmp_path / "ai2d")
+    opencqa(tmp_path / "opencqa", "test")
+    found = {kind.name: find_source(kind, tmp_path, "train") for kind in OCR_SOURCES}
+    assert sum(source.index("train").num_records for source in found.values() if source) == 1  # of ai2d
 
 
 def test_llava_pretrain_layout(tmp_path: Path):
@@ -335,17 +363,133 @@ def test_rendered_series_does_not_depend_on_where_it_begins():
     assert {r.image_id for r in first}.isdisjoint(r.image_id for r in pages.records(15, seed=6))
 
 
+def of(name: str, folder: Path, split: str) -> Index:
+    source = find_source(HELD_OUT[name], folder, split)
+    assert source is not None
+    return source.index(split)
+
+
+def test_ocrvqa_parts_are_told_by_number(tmp_path: Path):
+    ocrvqa(tmp_path / "OCR-VQA-200K")
+    for split, part in (("train", 1), ("test", 3)):
+        (group,) = of("ocrvqa", tmp_path, split).groups
+        assert group.name == f"images/b{part}.jpg"  # the address says .gif, the copy at hand says .jpg
+        assert [(d.question, d.answers, d.kind) for d in group.drafts] == [
+            ("Who wrote this?", ("A. B.",), "Law"),
+            ("Title?", (f"Book {part}",), "Law"),
+        ]
+    covers = {"b1": {"split": 1, "questions": ["a"], "answers": []}, "../../b": {"split": 1, "questions": ["a"]}}
+    covers["../up"] = {"split": 1, "questions": ["a"], "answers": ["b"]}
+    put_json(tmp_path / "OCR-VQA-200K/dataset.json", covers)
+    index = of("ocrvqa", tmp_path, "train")
+    assert not index.groups and [entry.item for entry in index.rejected] == ["b1", "../../b", "../up.jpg"]
+
+
+def test_ai2d_test_diagrams_are_those_of_the_list(tmp_path: Path):
+    ai2d(tmp_path / "ai2d")
+    for split, name in (("train", "images/0.png"), ("test", "images/7.png")):
+        index = of("ai2d", tmp_path, split)
+        (group,) = index.groups
+        assert group.name == name
+        assert [(d.question, d.answers) for d in group.drafts] == [
+            ("What comes first?\nChoices: egg; larva", ("larva",))
+        ]
+        assert [entry.reason for entry in index.rejected] == ["answer is missing or empty"]
+    (tmp_path / "ai2d/ai2d_test_ids.csv").unlink()
+    assert find_source(HELD_OUT["ai2d"], tmp_path, "train") is None
+
+
+def test_opencqa_takes_the_edited_answer(tmp_path: Path):
+    opencqa(tmp_path / "OpenCQA", "train")
+    index = of("opencqa", tmp_path, "train")
+    (group,) = index.groups
+    assert (group.name, group.drafts[0].question, group.drafts[0].answers) == ("chart_images/5.png", "How?", ("So.",))
+    assert [entry.item for entry in index.rejected] == ["6"]
+    assert find_source(HELD_OUT["opencqa"], tmp_path, "test") is None
+
+
+def test_receipts_with_a_training_part(tmp_path: Path):
+    folder = tmp_path / "SROIE2019"
+    for part, total in (("train", "1.00"), ("test", "2.00")):
+        put_image(folder / part / "img/x.jpg")
+        put_json(folder / part / "entities/x.json", {"total": total})
+        (folder / part / "entities/x.json").rename(folder / part / "entities/x.txt")
+    for split, total in (("train", "1.00"), ("test", "2.00")):
+        (group,) = of("sroie", tmp_path, split).groups
+        assert (group.name, group.drafts[0].answers) == (f"{split}/img/x.jpg", (total,))
+
+
+def test_llava_form_of_any_name_with_broken_lines(tmp_path: Path):
+    turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
+    lines = [
+        json.dumps({"id": 1, "image": "coco/1.png", "conversations": turns}),
+        '{"id": 2, "image": ',
+        "",
+        json.dumps({"id": 1, "image": "coco/1.png", "conversations": turns}),
+        json.dumps({"id": 3, "conversations": turns}),
+        json.dumps({"id": 4, "image": "/etc/passwd", "conversations": turns}),
+        json.dumps({"id": 5, "image": "2.png", "conversations": "none"}),
+        "[" * 100_000,
+        "7",
+    ]
+    (tmp_path / "My Mix.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    source = LlavaJson(tmp_path / "My Mix.jsonl")
+    index = source.index("train")
+    assert source.name == "my_mix"
+    assert [(group.source, group.name) for group in index.groups] == [("my_mix", "coco/1.png")]
+    assert [entry.item for entry in index.rejected] == [
+        "My Mix.jsonl line 2",
+        "coco/1.png",
+        "entry without image",
+        "/etc/passwd",
+        "2.png",
+        "My Mix.jsonl line 8",
+        "entry",
+    ]
+    assert "twice" in index.rejected[1].reason
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=6)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(VALUES, max_size=6), indent=st.sampled_from([None, 2]), piece=st.integers(1, 9), data=st.data())
+def test_long_lists_are_read_a_piece_at_a_time(values, indent, piece, data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "list.json"
+    text = json.dumps(values, indent=indent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_module, "JSON_CHUNK", piece)
+        path.write_text(text, encoding="utf-8")
+        assert list(iter_json_list(path)) == values
+        path.write_text(text[: data.draw(st.integers(0, len(text) - 1))], encoding="utf-8")
+        given_before = []
+        with pytest.raises(UserError, match=r"list\.json: cannot be read as a JSON list"):
+            given_before.extend(iter_json_list(path))
+
+
+@pytest.mark.parametrize("text", ["{}", "[1 2]", "[1,]", "[1;2]", "", "[" * 5000])
+def test_what_is_no_list_is_named(text: str, tmp_path: Path):
+    (tmp_path / "list.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"list\.json: cannot be read as a JSON list"):
+        list(iter_json_list(tmp_path / "list.json"))
+
+
 @pytest.mark.parametrize(
-    ("name", "total"), [("chartqa", 548), ("docvqa", 22), ("tabmwp", 500), ("sroie", None), ("funsd", None)]
+    ("name", "total"),
+    [("opencqa", 200), ("chartqa", 548), ("docvqa", 22), ("tabmwp", 500), ("sroie", None), ("funsd", None)],
 )
 def test_real_pages(name: str, total: int | None, shared: Path):
-    source = find_source(BENCHMARKS[name], shared / "data", "test")
+    source = find_source(HELD_OUT[name], shared / "data", "test")
     assert source is not None
     index = source.index()
     if total is not None:
         assert index.num_records == total
     assert index.num_records > 20
-    records = load_benchmark(name, shared / "data", 5)
+    records = source.records(5)
     assert len(records) == 5
     assert all(r.open_image().size == (r.width, r.height) for r in records)
 

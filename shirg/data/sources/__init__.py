@@ -7,12 +7,16 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
+from shirg.data.sources.ai2d import AI2D
 from shirg.data.sources.base import LocalSource, Records, find_source
 from shirg.data.sources.chartqa import ChartQA
 from shirg.data.sources.docvqa import DocVQA, InfoVQA
 from shirg.data.sources.funsd import FUNSD
 from shirg.data.sources.hub import HUB, hub_records
+from shirg.data.sources.llava_json import LlavaJson
 from shirg.data.sources.llava_pretrain import LlavaPretrain
+from shirg.data.sources.ocrvqa import OCRVQA
+from shirg.data.sources.opencqa import OpenCQA
 from shirg.data.sources.rendered import EMBEDDED, EmbeddedSet, RenderedPages
 from shirg.data.sources.sroie import SROIE
 from shirg.data.sources.tabmwp import TabMWP
@@ -24,6 +28,8 @@ __all__ = [
     "BENCHMARKS",
     "EMBEDDED",
     "EmbeddedSet",
+    "HELD_OUT",
+    "LlavaJson",
     "LocalSource",
     "OCR_SOURCES",
     "Records",
@@ -43,7 +49,21 @@ BENCHMARKS: dict[str, type[LocalSource]] = {
 }
 """Readers of evaluation sets by lower-case name."""
 
-OCR_SOURCES: tuple[type[LocalSource], ...] = (ChartQA, DocVQA, InfoVQA, TextVQA, TabMWP, FUNSD)
+HELD_OUT: dict[str, type[LocalSource]] = BENCHMARKS | {source.name: source for source in (OCRVQA, AI2D, OpenCQA)}
+"""Sets whose test parts may be kept out of training: what SHIRG evaluates on, and more."""
+
+OCR_SOURCES: tuple[type[LocalSource], ...] = (
+    ChartQA,
+    DocVQA,
+    InfoVQA,
+    TextVQA,
+    OCRVQA,
+    TabMWP,
+    AI2D,
+    OpenCQA,
+    SROIE,
+    FUNSD,
+)
 """What `ocr_enhancement_size` is filled from: the training parts of these."""
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from shirg.data.images import as_png_or_jpeg, read_bytes, safe_relative
 from shirg.data.records import Record, image_id
 from shirg.errors import UserError
+
+JSON_CHUNK = 2**20
+"""Characters of a long list that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,11 @@ class ImageGroup:
             UserError: if the image is missing, damaged or too large.
         """
         data, width, height = as_png_or_jpeg(read_bytes(self.root / self.name), self.name)
-        name = image_id(data)
+        return self.records_from(data, image_id(data), (width, height), split)
+
+    def records_from(self, data: bytes, name: str, size: tuple[int, int], split: str, path: str = "") -> list[Record]:
+        """One record per question about an image of that content, id and size (width, height)."""
+        width, height = size
         return [
             Record(
                 id=f"{self.source}:{self.name}:{number}",
@@ -73,6 +82,7 @@ class ImageGroup:
                 height=height,
                 kind=draft.kind,
                 split=split,
+                path=path,
             )
             for number, draft in enumerate(self.drafts)
         ]
@@ -102,28 +112,42 @@ class Records(list[Record]):
         self.note = note
 
 
+TWICE = "the same question with the same answer stands there twice"
+
+
 class Collector:
     """Gathers a source's entries into an `Index`; whatever is wrong with one becomes a reason in its list."""
 
+    note = ""
+    """What the source says about all its records, see `Index`."""
+
     def __init__(self, source: str, licence: str, root: Path):
         self.source, self.licence, self.root = source, licence, root
-        self._drafts: dict[str, list[Draft]] = {}
+        self._drafts: dict[str, dict[Draft, None]] = {}
         self._rejected: list[Rejected] = []
 
     def add(self, folder: Path, name: object, question: object, answers: object, kind: str = "") -> None:
         """Adds one question about the image `folder / name`; `folder` lies in the root."""
         try:
-            path = folder / safe_relative(_text(name, "image name"))
+            name = _text(name, "image name")
+            path = folder / safe_relative(name)
             draft = Draft(_text(question, "question"), _texts(answers), kind)
         except UserError as error:
             item = str(name) if isinstance(name, (str, int)) else "entry without image"
             self.reject(item.encode(errors="replace").decode(), str(error))
             return
-        self._drafts.setdefault(path.relative_to(self.root).as_posix(), []).append(draft)
+        self.take(path.relative_to(self.root).as_posix(), draft)
 
-    def reject(self, item: str, reason: str) -> None:
+    def take(self, name: str, draft: Draft) -> None:
+        """Keeps a sound question about the image `root / name`; one that was asked before is listed instead."""
+        drafts = self._drafts.setdefault(name, {})
+        if draft in drafts:
+            self.reject(name, TWICE)
+        drafts[draft] = None
+
+    def reject(self, item: str, reason: str, records: int = 1) -> None:
         """Lists an entry that cannot be used."""
-        self._rejected.append(Rejected(self.source, item, reason))
+        self._rejected.append(Rejected(self.source, item, reason, records))
 
     def index(self) -> Index:
         """Everything gathered so far."""
@@ -131,7 +155,7 @@ class Collector:
             ImageGroup(self.source, self.licence, self.root, name, tuple(drafts))
             for name, drafts in self._drafts.items()
         ]
-        return Index(groups, self._rejected)
+        return Index(groups, self._rejected, self.note)
 
 
 class LocalSource(ABC):
@@ -146,6 +170,10 @@ class LocalSource(ABC):
     """The files it needs, one line, for messages and documentation."""
     folders: tuple[str, ...]
     """Folder names it goes by; also as the beginning of a longer name, in any case."""
+    size: str
+    """How much the release holds, for `shirg prepare --list`."""
+    home: str
+    """Where the release is to be had."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -156,12 +184,22 @@ class LocalSource(ABC):
         """Whether `folder` has this source's files for `split` (`train` or `test`)."""
 
     @abstractmethod
-    def index(self, split: str = "test") -> Index:
-        """Reads the annotation files, not the images.
+    def read(self, split: str, collector: Collector) -> None:
+        """Gives every entry of the annotation files to `collector`; images are not opened.
 
         Raises:
             UserError: if an annotation file cannot be read.
         """
+
+    def index(self, split: str = "test") -> Index:
+        """Everything of a split in memory, grouped by image.
+
+        Raises:
+            UserError: as `read`.
+        """
+        collector = Collector(self.name, self.licence, self.folder)
+        self.read(split, collector)
+        return collector.index()
 
     def records(self, limit: int | None = None, seed: int = 0, split: str = "test") -> Records:
         """A seeded sample of `limit` records (all when None, in file order), images opened.
@@ -247,6 +285,93 @@ def read_json_list(path: Path, key: str | None = None) -> list[object]:
         where = f"a list under {key!r}" if key else "a list"
         raise UserError(f"{path}: {where} was expected")
     return value
+
+
+def iter_json_list(path: Path) -> Iterator[object]:
+    """The entries of a file that holds one JSON list, in the memory of one entry and `JSON_CHUNK` characters.
+
+    Raises:
+        UserError: if the file cannot be read, is no list, or is broken somewhere; what stands before that was given.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as handle:
+            yield from _Pieces(handle).entries()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as a JSON list ({error})") from error
+
+
+class _Pieces:
+    """A JSON list, read a piece at a time; what lies before `place` was given and goes with the next piece."""
+
+    blanks = re.compile(r"[ \t\r\n]*")
+    longest_entry = 64 * JSON_CHUNK
+
+    def __init__(self, handle: TextIO):
+        self.handle, self.text, self.place = handle, "", 0
+        self.decode = json.JSONDecoder().raw_decode
+
+    def entries(self) -> Iterator[object]:
+        if self._sign() != "[":
+            raise ValueError("a list was expected")
+        self.place += 1
+        if self._sign() == "]":
+            return
+        while True:
+            yield self._value()
+            sign = self._sign()
+            if sign == "]":
+                return
+            if sign != ",":
+                raise ValueError(f"',' or ']' was expected, not {self.text[self.place : self.place + 20]!r}")
+            self.place += 1
+
+    def _value(self) -> object:
+        self._sign()
+        while True:
+            try:
+                value, end = self.decode(self.text, self.place)
+                behind = self.blanks.match(self.text, end).end()
+                # Without a comma or bracket behind it the value may go on in the next piece: "1" as "1.5".
+                if self.text[behind : behind + 1] in (",", "]") or not self._more():
+                    self.place = end
+                    return value
+            except ValueError:
+                if len(self.text) - self.place > self.longest_entry or not self._more():
+                    raise
+
+    def _sign(self) -> str:
+        """The next character that is not blank; `place` moves to it."""
+        while True:
+            self.place = self.blanks.match(self.text, self.place).end()
+            if self.place < len(self.text):
+                return self.text[self.place]
+            if not self._more():
+                raise ValueError("the list does not end")
+
+    def _more(self) -> bool:
+        rest = self.text[self.place :]
+        piece = self.handle.read(max(JSON_CHUNK, len(rest)))  # at least doubled, so that long entries are read quickly
+        self.text, self.place = rest + piece, 0
+        return bool(piece)
+
+
+def iter_json_lines(path: Path, collector: Collector) -> Iterator[object]:
+    """The entries of a file with one JSON value a line; a broken line is listed and left out.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as handle:
+            for number, line in enumerate(handle, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except (ValueError, RecursionError) as error:
+                    collector.reject(f"{path.name} line {number}", f"not JSON ({error})")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
 
 
 def fields(entry: object) -> dict[str, object]:

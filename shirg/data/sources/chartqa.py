@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, Index, LocalSource, fields, glob_upto, read_json_list
+from shirg.data.sources.base import Collector, LocalSource, fields, glob_upto, read_json_list
 
 
 class ChartQA(LocalSource):
@@ -18,6 +18,8 @@ class ChartQA(LocalSource):
     licence = "GPL-3.0 (charts: their publishers)"
     layout = "test/test_human.json, test/test_augmented.json, test/png/*.png (train/ likewise)"
     folders = ("chartqa",)
+    size = "28,299 training questions on 18,317 charts; 2,500 test questions"
+    home = "github.com/vis-nlp/ChartQA, or huggingface.co/datasets/ahmed-masry/ChartQA (ChartQA Dataset.zip)"
     origins = ("human", "augmented")
 
     @classmethod
@@ -25,13 +27,11 @@ class ChartQA(LocalSource):
         """Whether an annotation file of the split stands beside a `png/` folder."""
         return bool(cls._files(folder, split))
 
-    def index(self, split: str = "test") -> Index:
+    def read(self, split: str, collector: Collector) -> None:
         """Entries `{"imgname", "query", "label"}`."""
-        collector = Collector(self.name, self.licence, self.folder)
         for path, origin in self._files(self.folder, split):
             for entry in map(fields, read_json_list(path)):
                 collector.add(path.parent / "png", entry.get("imgname"), entry.get("query"), entry.get("label"), origin)
-        return collector.index()
 
     @classmethod
     def _files(cls, folder: Path, split: str) -> list[tuple[Path, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from shirg.data.sources.base import Collector, Index, LocalSource, fields, glob_upto, read_json_list
+from shirg.data.sources.base import Collector, LocalSource, fields, glob_upto, read_json_list
 from shirg.errors import UserError
 
 
@@ -19,6 +19,8 @@ class DocVQA(LocalSource):
     licence = "research use (pages: UCSF Industry Documents Library)"
     layout = "val_v1.0*.json with a `data` list, documents/ or spdocvqa_images/ (train_v1.0*.json likewise)"
     folders = ("docvqa", "spdocvqa")
+    size = "39,463 training questions on 10,194 pages; 5,349 validation questions"
+    home = "rrc.cvc.uab.es, challenge 17, task 1 (registration)"
     pattern = "{part}_v1.0*.json"
     image_folders = ("documents", "spdocvqa_images", "images")
     image_key = "image"
@@ -28,11 +30,10 @@ class DocVQA(LocalSource):
         """Whether the annotation file of the split is there."""
         return bool(cls._files(folder, split))
 
-    def index(self, split: str = "test") -> Index:
+    def read(self, split: str, collector: Collector) -> None:
         """Entries of `data`: image, question, answers; `kind` is the first question type where the file tells it."""
         path = self._files(self.folder, split)[0]
         images = self._image_folder(path.parent)
-        collector = Collector(self.name, self.licence, self.folder)
         for entry in map(fields, read_json_list(path, "data")):
             name = entry.get(self.image_key)
             if isinstance(name, str) and ".." not in name:  # else the collector rejects it as it stands
@@ -40,7 +41,6 @@ class DocVQA(LocalSource):
             types = entry.get("question_types")
             kind = str(types[0]) if isinstance(types, list) and types else ""
             collector.add(images, name, entry.get("question"), entry.get("answers"), kind)
-        return collector.index()
 
     @classmethod
     def _files(cls, folder: Path, split: str) -> list[Path]:
@@ -63,6 +63,8 @@ class InfoVQA(DocVQA):
     licence = "research use (infographics: their publishers)"
     layout = "infographicsVQA_val_v1.0*.json with a `data` list, infographicsvqa_images/ (train likewise)"
     folders = ("infovqa", "infographicvqa", "infographicsvqa")
+    size = "23,946 training questions on 4,406 infographics; 2,801 validation questions"
+    home = "rrc.cvc.uab.es, challenge 17, task 3 (registration)"
     pattern = "infographicsVQA_{part}_v1.0*.json"
     image_folders = ("infographicsvqa_images", "images")
     image_key = "image_local_name"

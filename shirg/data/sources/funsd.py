@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, Index, LocalSource, Rejected, fields, read_json_list
+from shirg.data.sources.base import Collector, LocalSource, fields, read_json_list
 from shirg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,28 +28,32 @@ class FUNSD(LocalSource):
     licence = "research and education, non-commercial"
     layout = "testing_data/annotations/<id>.json, testing_data/images/<id>.png (training_data/ likewise)"
     folders = ("funsd",)
+    size = "149 training forms, 50 test forms"
+    home = "guillaumejaume.github.io/FUNSD (dataset.zip, 17 MB)"
 
     @classmethod
     def fits(cls, folder: Path, split: str) -> bool:
         """Whether a part for the split is there."""
         return cls._part(folder, split) is not None
 
-    def index(self, split: str = "test") -> Index:
+    def read(self, split: str, collector: Collector) -> None:
         """Linked question-answer pairs of every form, forms in order of their ids; for training, none of a form that
         is evaluated on."""
         part = self._part(self.folder, split) or self.folder
-        index = self._read(part)
-        if part.name == "testing_data" or self._part(self.folder, "test") != part:
-            return index
-        if split == "train":
+        evaluated = part.name != "testing_data" and self._part(self.folder, "test") == part
+        if evaluated and split == "train":
+            aside = Collector(self.name, self.licence, self.folder)
+            self._read(part, aside)
             reason = "there is no testing_data, so evaluation reads these forms"
-            return Index([], [Rejected(self.name, part.name, reason, index.num_records)])
-        index.note = "read from training_data, as there is no testing_data"
-        logger.warning("%s in %s: %s", self.name, self.folder, index.note)
-        return index
+            collector.reject(part.name, reason, aside.index().num_records)
+            return
+        self._read(part, collector)
+        if evaluated:
+            collector.note = "read from training_data, as there is no testing_data"
+            logger.warning("%s in %s: %s", self.name, self.folder, collector.note)
 
-    def _read(self, part: Path) -> Index:
-        collector = Collector(self.name, self.licence, self.folder)
+    @staticmethod
+    def _read(part: Path, collector: Collector) -> None:
         for path in sorted((part / "annotations").glob("*.json")):
             try:
                 pairs = linked_pairs(read_json_list(path, "form"))
@@ -58,7 +62,6 @@ class FUNSD(LocalSource):
                 continue
             for label, answers in pairs:
                 collector.add(part / "images", f"{path.stem}.png", QUESTION.format(label=label), answers)
-        return collector.index()
 
     @staticmethod
     def _part(folder: Path, split: str) -> Path | None:

@@ -17,6 +17,12 @@ LICENCE = "Apache-2.0"
 SEEDS_PER_RUN = 10_000_000
 """Pages that one seed of a preparation can render before it reaches the next seed's pages."""
 
+RECORDS_PER_SLOT = 8
+"""Records that a place in the series gives, so that any record can be made without those before it."""
+
+SPARE_PAGES = 5_000_000
+"""Where the pages begin that help out those with fewer questions."""
+
 
 @dataclass(frozen=True, slots=True)
 class RenderedPages:
@@ -46,6 +52,14 @@ class RenderedPages:
             kind, self.seed * SEEDS_PER_RUN + number, size=self.size, text_px=self.text_px, split=self.split
         )
         return records_of_page(page, self.name, self.split)
+
+    def slot_records(self, number: int) -> list[Record]:
+        """`RECORDS_PER_SLOT` records about page `number`; a spare page gives what it lacks (fewer than one in ten)."""
+        records, page = self.page_records(number), number
+        while len(records) < RECORDS_PER_SLOT:
+            page += SPARE_PAGES
+            records += self.page_records(page)
+        return records[:RECORDS_PER_SLOT]
 
     def records(self, limit: int | None = None, seed: int = 0) -> Iterator[Record]:
         """The first `limit` records of series `seed` (without end when None)."""

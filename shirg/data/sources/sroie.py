@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, Index, LocalSource, fields, read_json
+from shirg.data.sources.base import Collector, LocalSource, fields, read_json
 from shirg.errors import UserError
 
 QUESTIONS = {
@@ -17,25 +18,27 @@ QUESTIONS = {
 
 
 class SROIE(LocalSource):
-    """Reads `key/<id>.json` and `img/<id>.jpg`: up to four questions per receipt, `kind` is the field.
+    """Reads receipts with up to four questions each; `kind` is the field.
 
-    The layout does not tell training from test receipts, so the set serves evaluation only.
+    Two layouts are about: `img/<id>.jpg` with `key/<id>.json`, which does not tell training from test receipts and so
+    serves evaluation only, and `train/` and `test/` with `img/<id>.jpg` and `entities/<id>.txt` (JSON too) in each.
     """
 
     name = "sroie"
     licence = "research use (ICDAR 2019 SROIE)"
-    layout = "img/<id>.jpg, key/<id>.json with company, date, address, total"
+    layout = "img/<id>.jpg, key/<id>.json; or train/img, train/entities/<id>.txt and test/ likewise"
     folders = ("sroie", "icdar-2019-sroie")
+    size = "626 training receipts, 347 test receipts"
+    home = "rrc.cvc.uab.es, challenge 13 (registration); the train/test layout is SROIE2019"
 
     @classmethod
     def fits(cls, folder: Path, split: str) -> bool:
-        """Whether `img/` and `key/` are there; never for training."""
-        return split == "test" and (folder / "img").is_dir() and (folder / "key").is_dir()
+        """Whether the split's receipts are there; a folder without `train/` is never for training."""
+        return next(cls._keys(folder, split), None) is not None
 
-    def index(self, split: str = "test") -> Index:
+    def read(self, split: str, collector: Collector) -> None:
         """The fields that a receipt has, in the order company, date, address, total."""
-        collector = Collector(self.name, self.licence, self.folder)
-        for path in sorted((self.folder / "key").glob("*.json")):
+        for path in self._keys(self.folder, split):
             try:
                 values = fields(read_json(path))
             except UserError as error:
@@ -45,5 +48,14 @@ class SROIE(LocalSource):
             if not present:
                 collector.reject(path.name, f"{path}: none of {', '.join(QUESTIONS)}")
             for name in present:
-                collector.add(self.folder / "img", f"{path.stem}.jpg", QUESTIONS[name], values[name], kind=name)
-        return collector.index()
+                images = path.parent.parent / "img"
+                collector.add(images, f"{path.stem}.jpg", QUESTIONS[name], values[name], kind=name)
+
+    @staticmethod
+    def _keys(folder: Path, split: str) -> Iterator[Path]:
+        for part in (folder, folder / "SROIE2019"):
+            if (part / split / "img").is_dir():
+                yield from sorted((part / split / "entities").glob("*.txt"))
+                return
+        if split == "test" and (folder / "img").is_dir():
+            yield from sorted((folder / "key").glob("*.json"))

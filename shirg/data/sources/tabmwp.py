@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, Index, LocalSource, fields, read_json
+from shirg.data.sources.base import Collector, LocalSource, fields, read_json
 from shirg.errors import UserError
 
 
@@ -20,6 +20,8 @@ class TabMWP(LocalSource):
     licence = "CC BY-NC-SA 4.0"
     layout = "problems_test.json (or _test1k, _dev, _dev1k; training: _train), tables/<id>.png"
     folders = ("tabmwp",)
+    size = "23,059 training problems; 7,686 test problems, one table each"
+    home = "github.com/lupantech/PromptPG, folder data/tabmwp"
     parts = {"test": ("test", "test1k", "dev", "dev1k"), "train": ("train",)}
 
     @classmethod
@@ -27,18 +29,16 @@ class TabMWP(LocalSource):
         """Whether a problems file of the split and `tables/` are there."""
         return cls._file(folder, split) is not None and (folder / "tables").is_dir()
 
-    def index(self, split: str = "test") -> Index:
+    def read(self, split: str, collector: Collector) -> None:
         """Problems by id, in the file's order."""
         path = self._file(self.folder, split) or self.folder
         problems = read_json(path)
         if not isinstance(problems, dict):
             raise UserError(f"{path}: an object of problems by id was expected")
-        collector = Collector(self.name, self.licence, self.folder)
         for number, problem in problems.items():
             problem = fields(problem)
             kind = str(problem.get("ans_type") or "")
             collector.add(self.folder / "tables", f"{number}.png", _question(problem), problem.get("answer"), kind)
-        return collector.index()
 
     @classmethod
     def _file(cls, folder: Path, split: str) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, Index, LocalSource, fields, glob_upto, read_json_list
+from shirg.data.sources.base import Collector, LocalSource, fields, glob_upto, read_json_list
 
 
 class TextVQA(LocalSource):
@@ -18,21 +18,21 @@ class TextVQA(LocalSource):
     licence = "CC BY 4.0 (photographs: Open Images, CC BY 2.0)"
     layout = "TextVQA_0.5.1_val.json with a `data` list, train_images/<image_id>.jpg (train likewise)"
     folders = ("textvqa",)
+    size = "34,602 training questions on 21,953 photographs; 5,000 validation questions"
+    home = "textvqa.org/dataset (json files and train_val_images.zip, 6.6 GB)"
 
     @classmethod
     def fits(cls, folder: Path, split: str) -> bool:
         """Whether the annotation file of the split stands beside, or above, `train_images/`."""
         return bool(cls._files(folder, split)) and cls._images(folder) is not None
 
-    def index(self, split: str = "test") -> Index:
+    def read(self, split: str, collector: Collector) -> None:
         """Entries of `data`: image_id, question, answers."""
-        collector = Collector(self.name, self.licence, self.folder)
         images = self._images(self.folder) or self.folder
         for entry in map(fields, read_json_list(self._files(self.folder, split)[0], "data")):
             name = entry.get("image_id")
             file = f"{name}.jpg" if isinstance(name, str) and name else None
             collector.add(images, file, entry.get("question"), entry.get("answers"))
-        return collector.index()
 
     @staticmethod
     def _files(folder: Path, split: str) -> list[Path]:

@@ -1,0 +1,129 @@
+"""What to prepare and where."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from shirg.data.composition import Missing
+from shirg.errors import UserError
+
+
+@dataclass
+class SHIRGDatasetConfig:
+    """What to prepare and where. The same configuration and data give the same bytes."""
+
+    base_dataset_size: int = 558_000
+    """Records of the base part: LLaVA-Pretrain LCS-558K and `base_json`."""
+    ocr_enhancement_size: int = 50_000
+    """Records of the OCR part: training parts of the document and chart sets, and `ocr_json`."""
+    output_dir: str | Path = "./shirg_dataset"
+    """Folder for the shards and the manifest."""
+    image_resolution: int = 672
+    """Side of rendered pages, pixels; a multiple of 14. Real images keep their size up to `max_image_side`."""
+    validation_fraction: float = 0.05
+    """Share of the records that go into the validation split, whole images at a time."""
+    seed: int = 0
+    """Of the choice and order of images, and of the rendered pages."""
+    data_dir: str | Path | None = None
+    """Folder with one folder per data set in the layout of its release (docs/data.md)."""
+    shard_size: int = 10_000
+    """Records per Parquet file."""
+    text_px: tuple[float, float] = (6.0, 28.0)
+    """Smallest and largest font size of rendered pages, pixels of the page."""
+    num_workers: int | None = None
+    """Processes that open and render images; 0 works in this one, None takes up to two. The result is the same."""
+    base_json: tuple[str | Path, ...] = ()
+    """Files in LLaVA's form, .json or .jsonl, of any name, added to the base part's sources."""
+    ocr_json: tuple[str | Path, ...] = ()
+    """The same for the OCR part."""
+    allow_fewer: bool = False
+    """Take what there is where a part's sources hold fewer records than asked; else that is an error."""
+    render_missing: bool = False
+    """Fill up with rendered pages instead. Without `data_dir` and json files everything is rendered anyway."""
+    exclude_datasets: tuple[str, ...] | None = None
+    """Evaluation sets of which no image may be in the data; None takes every one whose test part `data_dir` holds."""
+    exclude_data_dir: str | Path | None = None
+    """Folder with the evaluation sets; None takes `data_dir`."""
+    images: Literal["embed", "link"] = "embed"
+    """Whether shards hold the image files or their paths. What has to be converted is held in either case."""
+    max_image_side: int = 4096
+    """Longer side, pixels, above which a real image is shrunk to it."""
+    shard_index: int = 0
+    """Which share of the work this process does, from 0, of `num_shards`."""
+    num_shards: int = 1
+    """How many processes share the work on one folder; the last step, the manifest, is made by one alone."""
+
+    @property
+    def total_samples(self) -> int:
+        """Records over both parts, as asked."""
+        return self.base_dataset_size + self.ocr_enhancement_size
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Records asked of every part."""
+        return {"base": self.base_dataset_size, "ocr": self.ocr_enhancement_size}
+
+    @property
+    def only_rendered(self) -> bool:
+        """Whether no source of real images is named."""
+        return self.data_dir is None and not self.base_json and not self.ocr_json
+
+    @property
+    def missing(self) -> Missing:
+        """What happens where a part's sources hold fewer records than asked."""
+        if self.only_rendered or self.render_missing:
+            return "render"
+        return "fewer" if self.allow_fewer else "refuse"
+
+    def check(self) -> None:
+        """Refuses what cannot be prepared.
+
+        Raises:
+            UserError: names the field, its value and what would work.
+        """
+        low, high = self.text_px
+        rules = [
+            ("base_dataset_size", self.base_dataset_size >= 0, "0 or more"),
+            ("ocr_enhancement_size", self.ocr_enhancement_size >= 0, "0 or more"),
+            ("total_samples", self.total_samples >= 1, "at least 1 record in base and OCR part together"),
+            ("image_resolution", self.image_resolution > 0 and self.image_resolution % 14 == 0, "a multiple of 14"),
+            ("validation_fraction", 0 <= self.validation_fraction < 1, "from 0 to below 1"),
+            ("shard_size", self.shard_size >= 1, "at least 1"),
+            ("text_px", 4 <= low <= high, "smallest and largest size in pixels, both 4 or more"),
+            (
+                "image_resolution",
+                self.image_resolution >= 16 * low,
+                f"at least {16 * low:g}: 16 x the smallest text_px",
+            ),
+            ("num_workers", self.num_workers is None or self.num_workers >= 0, "0 or more, or None"),
+            ("data_dir", self.data_dir is None or Path(self.data_dir).is_dir(), "an existing folder, or None"),
+            ("exclude_data_dir", _is_folder_or_none(self.exclude_data_dir), "an existing folder, or None"),
+            ("base_json", all(Path(file).is_file() for file in self.base_json), "existing .json or .jsonl files"),
+            ("ocr_json", all(Path(file).is_file() for file in self.ocr_json), "existing .json or .jsonl files"),
+            ("allow_fewer", not (self.allow_fewer and self.render_missing), "not together with render_missing"),
+            ("images", self.images in ("embed", "link"), "embed or link"),
+            ("max_image_side", self.max_image_side >= 64, "at least 64 pixels"),
+            ("num_shards", self.num_shards >= 1, "at least 1"),
+            ("shard_index", 0 <= self.shard_index < self.num_shards, "from 0 to below num_shards"),
+        ]
+        for name, holds, advice in rules:
+            if not holds:
+                raise UserError(f"{name}: {getattr(self, name)}; {advice}")
+
+    def content(self) -> dict[str, Any]:
+        """All that the shards depend on, for the manifest."""
+        values = asdict(self)
+        for name in ("output_dir", "num_workers", "shard_index", "num_shards", "allow_fewer", "render_missing"):
+            del values[name]  # the last two say the same as `missing`
+        paths = {name: None if values[name] is None else str(values[name]) for name in ("data_dir", "exclude_data_dir")}
+        lists = {name: [str(file) for file in values[name]] for name in ("base_json", "ocr_json", "text_px")}
+        lists["text_px"] = list(self.text_px)
+        if values["exclude_datasets"] is not None:
+            lists["exclude_datasets"] = list(values["exclude_datasets"])
+        return values | paths | lists | {"missing": self.missing, "total_samples": self.total_samples}
+
+
+def _is_folder_or_none(folder: str | Path | None) -> bool:
+    return folder is None or Path(folder).is_dir()
