@@ -69,7 +69,7 @@ class Flags(DataFlags):
     num_shards: int = 1
     """How many processes share the work on one folder; docs/data.md shows the commands."""
 
-    list_sources: Annotated[bool, arg(name="list")] = False
+    list: bool = False
     """Say which data sets are read, with licence, size and the files they need, and stop."""
 
     check: OptionalFolder = None
@@ -123,7 +123,7 @@ def command(flags: Flags) -> None:
     from shirg.data.preparation import SHIRGDatasetProcessor
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    if flags.list_sources:
+    if flags.list:
         console.print(listing())
         return
     if flags.check is not None:

@@ -60,6 +60,8 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "model": "nano",
         "adapter": None,
         "data_dir": None,
+        "allow_fewer": False,
+        "render_missing": False,
         "eval_data_dir": None,
         "resume": False,
         "fit": None,
