@@ -41,12 +41,12 @@ class Flags(DataFlags):
 
     exclude_datasets: Annotated[
         tuple[str, ...] | None,
-        arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: every evaluation set in the folder)"),
+        arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: every set that is found)"),
     ] = None
     """Evaluation sets of which no image, exact or alike, may be in the training set."""
 
-    exclude_data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: --data-dir)")] = None
-    """Folder with the evaluation sets."""
+    exclude_data_dir: OptionalFolder = None
+    """Another folder where evaluation sets are looked for, beside --data-dir."""
 
     images: Literal["embed", "link"] = "embed"
     """Store image files in the shards, or their paths: small shards that need the images to stay where they are."""

@@ -43,9 +43,9 @@ class SHIRGDatasetConfig:
     render_missing: bool = False
     """Fill up with rendered pages instead. Without `data_dir` and json files everything is rendered anyway."""
     exclude_datasets: tuple[str, ...] | None = None
-    """Evaluation sets of which no image may be in the data; None takes every one whose test part `data_dir` holds."""
+    """Evaluation sets of which no image may be in the data; None takes every one whose test part is found."""
     exclude_data_dir: str | Path | None = None
-    """Folder with the evaluation sets; None takes `data_dir`."""
+    """Another folder where evaluation sets are looked for, beside `data_dir`."""
     images: Literal["embed", "link"] = "embed"
     """Whether shards hold the image files or their paths. What has to be converted is held in either case."""
     max_image_side: int = 4096

@@ -137,7 +137,10 @@ class SHIRGDatasetProcessor:
             writer.read(EVALUATION, source, "test")
         catalogue = writer.close()
         images = Counter(catalogue.origin.tolist())
-        return catalogue, {catalogue.origins[number].name: images[number] for number in excluded}
+        told: Counter[str] = Counter()
+        for number in excluded:
+            told[catalogue.origins[number].name] += images[number]
+        return catalogue, dict(told)
 
     def _found(self, kinds: tuple[type[LocalSource], ...], split: str) -> Iterator[LocalSource]:
         if self.config.data_dir is not None:
@@ -148,21 +151,17 @@ class SHIRGDatasetProcessor:
 
     def _excluded(self) -> Iterator[LocalSource]:
         """The evaluation sets whose images are kept out. Embedded ones share no page with training to begin with."""
-        config = self.config
-        folder = config.exclude_data_dir or config.data_dir
-        if config.exclude_datasets is None:
-            names = list(HELD_OUT) if folder is not None else []
-        else:
-            names = [_held_out_key(name) for name in config.exclude_datasets]
-        for name in names:
-            source = None if name in EMBEDDED or folder is None else find_source(HELD_OUT[name], Path(folder), "test")
-            if source is not None:
-                yield source
-            elif config.exclude_datasets is not None and name not in EMBEDDED:
-                layout = HELD_OUT[name].layout
-                raise UserError(
-                    f"exclude_datasets: {name} is not in {folder or 'any folder named'}; needed are {layout}"
-                )
+        named = self.config.exclude_datasets
+        places = (self.config.exclude_data_dir, self.config.data_dir)
+        folders = list(dict.fromkeys(Path(folder) for folder in places if folder is not None))
+        for name in HELD_OUT if named is None else map(_held_out_key, named):
+            if name in EMBEDDED:
+                continue
+            found = [find_source(HELD_OUT[name], folder, "test") for folder in folders]
+            if named is not None and not any(found):
+                looked = " or ".join(map(str, folders)) or "any folder: --exclude-data-dir names one"
+                raise UserError(f"exclude_datasets: {name} is not in {looked}; needed are {HELD_OUT[name].layout}")
+            yield from filter(None, found)
 
     def _refuse_shortage(self, catalogue: Catalogue) -> None:
         """Before any image is opened: the sources cannot give more than their files say."""

@@ -20,6 +20,7 @@ from PIL import Image
 
 from shirg.data import SHIRGDatasetConfig, SHIRGDatasetProcessor, preparation
 from shirg.data.catalogue import CatalogueWriter
+from shirg.data.checking import check_folder
 from shirg.data.composition import PARTS, SPLITS, HeldOut, Plan, Pool, compose
 from shirg.data.images import encode_png
 from shirg.data.records import Record, image_id
@@ -598,3 +599,32 @@ def test_digest_tells_catalogues_apart(tmp_path: Path):
 
     assert digest("a.json", "1") == digest("a.json", "1")
     assert len({digest("a.json", "1"), digest("a.json", "2"), digest("b.json", "1")}) == 3
+
+
+def test_real_sets_in_the_layouts_of_their_releases(shared: Path, tmp_path: Path):
+    """Charts, tables and forms as they are published, but called the training parts; the pages of DocVQA kept out."""
+    lab = tmp_path / "lab"
+    for name, link, target in (
+        ("opencqa", "chart_images", "opencqa/chart_images"),
+        ("opencqa", "etc/data/train.json", "opencqa/etc/data/val.json"),
+        ("tabmwp", "tables", "tabmwp/tables"),
+        ("tabmwp", "problems_train.json", "tabmwp/problems_dev1k.json"),
+        ("funsd", "training_data", "funsd/training_data"),
+        ("funsd", "testing_data/annotations", "sroie/box"),
+        ("docvqa", "documents", "docvqa_samples/documents"),
+        ("docvqa", "val_v1.0.json", "docvqa_samples/val_v1.0.json"),
+    ):
+        (lab / name / link).parent.mkdir(parents=True, exist_ok=True)
+        (lab / name / link).symlink_to(shared / "data" / target)
+    asked = {"data_dir": lab, "base_dataset_size": 0, "ocr_enhancement_size": 300, "exclude_datasets": ("DocVQA",)}
+    folder = tmp_path / "data"
+    prepare(folder, **asked, images="link", shard_size=100)
+    told = manifest(folder)
+    assert told["total_samples"] == sum(told["sources"].values()) == 300
+    assert told["sources"].keys() == {"opencqa", "tabmwp", "funsd"}
+    assert told["excluded"]["images"] == {"docvqa": 7}
+    assert check_folder(folder) == []
+    found = [r for split in SPLITS for r in records(folder, split) if r.source == "opencqa"]
+    suffixes = {Path(r.path).suffix for r in found}
+    assert suffixes == {".png", ""}  # files called .png that are GIF inside had to be converted
+    assert all(r.open_image().size == (r.width, r.height) for r in found)
