@@ -4,12 +4,12 @@ Four questions, each answered by processes of their own on made-up data in a tem
 
 * index: how long and how much memory the annotation file of 558,000 captions takes (json parsing and grouping, no images);
 * memory: whether the peak grows from 10,000 to 100,000 records, with tiny images that are linked;
-* rates: records per second for linking and embedding photographs of LCS-558K's usual size, and for rendering pages, with
-  two workers, everything included that `shirg prepare` does;
+* rates: records per second for linking and embedding photographs somewhat larger than LCS-558K's, and for rendering pages,
+  with two workers, everything included that `shirg prepare` does;
 * whole: the time for 558,000 + 50,000 records that follows from these rates.
 
 Beside the clock, processor seconds of all processes are counted. On a machine that has other work to do the clock says
-little; two idle cores need half the processor seconds, and the computed times are made from those.
+little; two idle cores need at least half the processor seconds, and the computed times are made from those.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from PIL import Image
 BASE, OCR = 558_000, 50_000
 CORES = 2
 PHOTOGRAPH = (480, 360)
-"""Pixels; with noise of this grain such a JPEG has about 45 KB, LCS-558K's mean."""
+"""Pixels; with noise of this grain such a JPEG has 66 KB, where the mean of LCS-558K is 48 KB."""
 
 
 # ------------------------------------------------------------- made-up data
