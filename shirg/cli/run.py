@@ -55,9 +55,10 @@ def command(flags: Flags) -> None:
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
     side = flags.image_resolution or prepare.Flags.image_resolution
-    data = prepare.dataset_config(flags, side, flags.output_dir / "data")
-    training = train.training_config(flags, flags.model, flags.output_dir)
     evaluation = evaluate.evaluation_config(flags, flags.output_dir / "evaluation")
+    # What is evaluated on is not trained on.
+    data = prepare.dataset_config(flags, side, flags.output_dir / "data", exclude_data_dir=flags.eval_data_dir)
+    training = train.training_config(flags, flags.model, flags.output_dir)
     check_writable(flags.output_dir)
 
     # ------------------------------------------------------------- model
