@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from tyro.conf import arg
 
 from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags
 from shirg.cli.runner import run_command
@@ -16,17 +18,43 @@ if TYPE_CHECKING:
     from shirg.evaluation.evaluator import SHIRGEvaluator
     from shirg.lavida import Lavida
 
+DEFAULT_VARIANTS = "(default: lowres hd highres shirg)"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(EvaluationFlags, AdaptedModelFlags):
-    """Answer the benchmarks' questions through every vision path and budget, with and without an adapter, and time it."""
+    """Answer the benchmarks' questions through every vision path and budget, with and without an adapter, and time it.
+
+    Answers are written as they come: --resume goes on after a crash or Ctrl-C. Under torchrun the pages are shared out to
+    the processes; array jobs share them with --num-shards and --shard-index, and a last call without --shard-index
+    joins what they left.
+
+    shirg evaluate --variants all --eval-samples 200           every path and every other rule, in one table
+
+    shirg evaluate --variants shirg,uniform,divprune           one rule against others at the same budgets
+    """
+
+    variants: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=DEFAULT_VARIANTS)] = ()
+    """What to compare: `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview and
+    other rules (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
+
+    resume: bool = False
+    """Go on after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
+
+    num_shards: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: torchrun's processes, else 1)")
+    ] = None
+    """Parts that the pages are dealt out to; all share the output folder."""
+
+    shard_index: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torchrun's, else none)")] = None
+    """Answer this part only, counted from 0."""
 
     output_dir: Path = Path("./shirg_evaluation")
-    """Gets the results, the report and its figures."""
+    """Gets the answers, the results, the report and its figures."""
 
 
-def evaluation_config(flags: EvaluationFlags, folder: Path) -> SHIRGEvaluationConfig:
-    """The flags as the library's configuration.
+def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: object) -> SHIRGEvaluationConfig:
+    """The flags as the library's configuration, with `changes` to its fields.
 
     Raises:
         UserError: for a value that cannot be evaluated with.
@@ -42,6 +70,7 @@ def evaluation_config(flags: EvaluationFlags, folder: Path) -> SHIRGEvaluationCo
         data_dir=flags.eval_data_dir,
         output_dir=folder,
         seed=flags.seed,
+        **changes,
     )
 
 
@@ -70,12 +99,55 @@ def command(flags: Flags) -> None:
     from rich.console import Console
 
     from shirg.cli.models import check_writable, load_model
+    from shirg.cli.processes import Processes
 
-    config = evaluation_config(flags, flags.output_dir)
+    processes = Processes.of_launcher()
+    config = flags_config(flags, processes)
     check_writable(flags.output_dir)
-    model = load_model(flags, flags.adapter)
-    evaluator(config, model).run_evaluation()
-    Console(soft_wrap=True).print(f"report: {flags.output_dir / 'evaluation_report.md'}", highlight=False)
+    with processes.joined():
+        model = load_model(flags, flags.adapter)
+        results = evaluator(config, model).run_evaluation()
+        if processes.number > 1:
+            processes.wait()
+            if processes.rank > 0:
+                return
+            config = dataclasses.replace(config, shard_index=None, resume=False)
+            results = evaluator(config, model).run_evaluation()
+    Console(soft_wrap=True).print(said(flags, results), highlight=False, markup=False)
+
+
+def flags_config(flags: Flags, processes) -> SHIRGEvaluationConfig:
+    """The whole configuration of this process.
+
+    Raises:
+        UserError: for a value that cannot be evaluated with, or shards given by hand under torchrun.
+    """
+    from shirg.cli.run import command_line
+
+    by_hand = flags.num_shards is not None or flags.shard_index is not None
+    if processes.number > 1 and by_hand:
+        raise UserError("--num-shards, --shard-index: torchrun shares the pages out itself; leave them out")
+    shards = {"num_shards": flags.num_shards or 1, "shard_index": flags.shard_index}
+    if processes.number > 1:
+        shards = {"num_shards": processes.number, "shard_index": processes.rank}
+    elif flags.num_shards == 0:
+        raise UserError("--num-shards: got 0, must be 1 or more")
+    names = [name for words in flags.variants for name in words.split(",") if name]
+    if flags.variants and not names:
+        raise UserError(f"--variants: got {' '.join(flags.variants)!r}, must be at least one name")
+    chosen = {"modes": names} if names else {}
+    return evaluation_config(flags, flags.output_dir, **chosen, **shards, resume=flags.resume, command=command_line())
+
+
+def said(flags: Flags, results: dict) -> str:
+    """What is left to say: where the report is, or what a shard has done."""
+    if "shard_index" not in results:
+        return f"report: {flags.output_dir / 'evaluation_report.md'}"
+    number = results["num_shards"]
+    return (
+        f"shard {results['shard_index']} of {number}: {results['answers']} answers in {results['file']}; when all are done, "
+        f"--num-shards {number} without --shard-index joins them"
+    )
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

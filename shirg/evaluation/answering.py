@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from shirg.evaluation.variants import Variant
+from shirg.evaluation.variants import RIVALS, Variant
+from shirg.gate import ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.diffusion.generation import OnStep
+from shirg.lavida.paths import pool_views
 
 
 @dataclass(frozen=True)
@@ -26,44 +29,98 @@ class Decoding:
 
 @dataclass
 class Page:
-    """One page before the model: the features of each vision path, made when first asked for."""
+    """One page before the model: the features of each view, made when first asked for.
+
+    Attributes:
+        variants: all that the page will be shown through. If one of them has a rule that looks at the tower's attention,
+            the tower's pass keeps what that is computed from.
+    """
 
     model: Lavida
     image: Image.Image
+    variants: Sequence[Variant] = ()
     _features: dict[str, VisionFeatures] = field(default_factory=dict)
 
     def features(self, variant: Variant) -> VisionFeatures:
-        """The tower's tokens for the variant's path; `shirg` and `highres` share theirs."""
+        """The tower's tokens of the variant's views; all rules that choose from the large view share theirs."""
         if variant.features not in self._features:
-            self._features[variant.features] = self.model.image_features(self.image, variant.features)
+            sharing = [one for one in (variant, *self.variants) if one.features == variant.features]
+            with gate_switched(self.model, max(sharing, key=lambda one: len(one.needs))):
+                self._features[variant.features] = self.model.image_features(self.image, variant.features)
         return self._features[variant.features]
 
     @torch.no_grad()
-    def answers(self, variant: Variant, prompts: Sequence[str], decoding: Decoding) -> Iterator[tuple[str, int]]:
-        """The answer to each prompt and the number of visual tokens that it was read from."""
+    def answers(self, variant: Variant, prompts: Iterable[str], decoding: Decoding) -> Iterator[tuple[str, int]]:
+        """The answer to each prompt and the number of visual tokens that it was read from.
+
+        The model must be `switched` to the variant as long as answers are drawn.
+        """
         by_question = variant.budget is not None and self.model.config.relevance != "none"
         embeds = None
         for prompt in prompts:
             ids = self.model.prompt_ids(prompt)
             if embeds is None or by_question:
                 question_ids = self.model.question_ids(ids) if by_question else None
-                embeds = self.model.image_embeds(self.features(variant), variant.mode, variant.budget, question_ids)
+                embeds = image_embeds(self.model, self.features(variant), variant, question_ids)
             yield generated_text(self.model, ids, embeds, decoding), embeds.shape[0]
 
 
+def image_embeds(
+    model: Lavida, features: VisionFeatures, variant: Variant, question_ids: Tensor | None = None
+) -> Tensor:
+    """What stands for the page in the prompt, [n, hidden]; the model must be switched to the variant."""
+    if variant.mode in ("hd-flat", "multiview-all"):  # no paths of LaViDa's own, so `Lavida` does not offer them
+        projected = model.mm_projector(features.tokens)
+        if variant.mode == "hd-flat":
+            projected = pool_views(projected, features.grid, model.config.pool_mode)
+        return projected.flatten(0, 1)
+    mode = "shirg" if variant.mode in RIVALS else variant.mode
+    return model.image_embeds(features, mode, variant.budget, question_ids)
+
+
 def generated_text(
-    model: Lavida, prompt_ids: Tensor, image_embeds: Tensor, decoding: Decoding, on_step: OnStep | None = None
+    model: Lavida,
+    prompt_ids: Tensor,
+    embeds: Tensor,
+    decoding: Decoding,
+    on_step: OnStep | None = None,
+    *,
+    prefix_cache: bool = True,
 ) -> str:
-    """The answer to a prompt [L] about a page that is already embedded [n, hidden], up to the end of its turn."""
+    """The answer to a prompt [L] about a page that is already embedded [n, hidden], up to the end of its turn.
+
+    Args:
+        prefix_cache: encode page and prompt once; False encodes them again with every denoising step.
+    """
     tokens = model.generate(
         prompt_ids[None],
-        image_embeds=[image_embeds],
+        image_embeds=[embeds],
         max_new_tokens=decoding.max_new_tokens,
         block_length=decoding.block_length,
         step_ratio=decoding.step_ratio,
         on_step=on_step,
+        prefix_lm=prefix_cache,
     )
     return model.answer_text(tokens[0])
+
+
+@contextlib.contextmanager
+def switched(model: Lavida, variant: Variant) -> Iterator[None]:
+    """The model with the variant's rule and the adapter on or off; afterwards as it was found."""
+    with gate_switched(model, variant), adapter_switched(model, variant.adapter):
+        yield
+
+
+@contextlib.contextmanager
+def gate_switched(model: Lavida, variant: Variant) -> Iterator[None]:
+    """The model with a gate of its own settings but the variant's rule; afterwards with its own gate."""
+    own = model.gate
+    if variant.rule is not None:
+        model.gate = ShirgGate(dataclasses.replace(own.config, selector=variant.rule))
+    try:
+        yield
+    finally:
+        model.gate = own
 
 
 @contextlib.contextmanager

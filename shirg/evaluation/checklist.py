@@ -77,7 +77,7 @@ def targets(results: dict) -> list[Item]:
 
 def _kept_tokens(results: dict) -> Item:
     name = f"Kept tokens between {KEPT_RANGE[0]} and {KEPT_RANGE[1]} of the large grid"
-    budgets = sorted({variant["budget"] for variant in results["variants"] if variant["budget"] is not None})
+    budgets = sorted({variant["budget"] for variant in results["variants"] if variant["mode"] in BUDGETED_MODES})
     if not budgets:
         return unmeasured(name, "no vision path with a budget was run")
     inside = all(KEPT_RANGE[0] <= budget <= KEPT_RANGE[1] for budget in budgets)
@@ -86,7 +86,7 @@ def _kept_tokens(results: dict) -> Item:
 
 def _selection_time(results: dict) -> Item:
     name = f"Selection under {SELECTION_MS:.0f} ms"
-    rows = [row for row in _cost_rows(results) if row["selection_ms"] is not None]
+    rows = [row for row in _cost_rows(results) if row["mode"] in BUDGETED_MODES]
     if not rows:
         return unmeasured(name, "timing was left out of this run")
     slowest = max(row["selection_ms"] for row in rows)

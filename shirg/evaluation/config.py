@@ -11,8 +11,8 @@ from shirg.errors import UserError
 from shirg.evaluation.answering import Decoding
 from shirg.evaluation.environment import is_nano
 from shirg.evaluation.tasks import OFFICIAL_DEFAULT, find_task
-from shirg.evaluation.variants import BUDGETED_MODES
-from shirg.lavida import MODES, Lavida
+from shirg.evaluation.variants import SELECTING_MODES, named_modes
+from shirg.lavida import Lavida
 
 PROMPT_SUFFIXES = ("official", "none")
 
@@ -35,7 +35,8 @@ class SHIRGEvaluationConfig:
     """Folder with one folder per benchmark; None looks on the hub. The embedded sets need neither."""
 
     modes: Sequence[str] = ("lowres", "hd", "highres", "shirg")
-    """Vision paths to compare; `shirg` and `multiview` are run once per budget."""
+    """What to compare, of `variants.ALL_MODES`: vision paths, and rivals of `shirg` by name; selections are run once per
+    budget. ("all",) is every one of them."""
 
     max_new_tokens: int | None = None
     """Answer positions that are denoised; None takes the model's own length (16 for the nano, 32 for other models)."""
@@ -59,6 +60,19 @@ class SHIRGEvaluationConfig:
     efficiency_repeats: int = 5
     """Timed runs of every stage, after two untimed; the median is reported. 0 leaves the timing out."""
 
+    resume: bool = False
+    """Go on after the answers that `output_dir` has of an earlier run with the same settings. Without it, an earlier run's
+    files are moved into a folder `old-N` beside the new ones."""
+
+    num_shards: int = 1
+    """Parts that the pages are dealt out to, for several processes that share `output_dir`."""
+
+    shard_index: int | None = None
+    """Answer the questions of this part only, 0 to `num_shards` - 1. None with several parts merges what they left."""
+
+    command: str | None = None
+    """How the run was called, for its card."""
+
     def __post_init__(self) -> None:
         if self.datasets is not None:
             _check("datasets", self.datasets, "at least one name", not isinstance(self.datasets, str) and self.datasets)
@@ -66,8 +80,9 @@ class SHIRGEvaluationConfig:
         _check("token_budgets", self.token_budgets, "whole numbers of tokens, 1 or more", self.token_budgets)
         for budget in self.token_budgets:
             _check("token_budgets", budget, "whole numbers of tokens, 1 or more", _whole(budget, 1))
-        unknown = [mode for mode in self.modes if mode not in MODES]
-        _check("modes", list(self.modes), f"some of {', '.join(MODES)}", self.modes and not unknown)
+        _check("modes", self.modes, "at least one name", not isinstance(self.modes, str) and self.modes)
+        named_modes(self.modes, flat=True)
+        self._check_shards()
         for name, least in (("sample_size", 1), ("max_new_tokens", 1), ("efficiency_repeats", 0)):
             value = getattr(self, name)
             left_open = name == "max_new_tokens" and value is None
@@ -77,6 +92,14 @@ class SHIRGEvaluationConfig:
         _check("step_ratio", self.step_ratio, "above 0 and at most 1", 0 < self.step_ratio <= 1)
         suffix_known = self.prompt_suffix is None or self.prompt_suffix in PROMPT_SUFFIXES
         _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
+
+    def _check_shards(self) -> None:
+        _check("num_shards", self.num_shards, "a whole number, 1 or more", _whole(self.num_shards, 1))
+        if self.shard_index is not None:
+            inside = _whole(self.shard_index, 0) and self.shard_index < self.num_shards
+            _check(
+                "shard_index", self.shard_index, f"0 to {self.num_shards - 1} of num_shards={self.num_shards}", inside
+            )
 
     def decoding(self, model: Lavida) -> Decoding:
         """How `model` generates answers.
@@ -98,13 +121,14 @@ class SHIRGEvaluationConfig:
             UserError: if a budget is larger than what the model's paths give to choose from.
         """
         most = (model.resolution // model.tower.patch_size) ** 2
-        budgeted = [mode for mode in self.modes if mode in BUDGETED_MODES]
-        for budget in self.token_budgets if "shirg" in budgeted else ():
+        modes = named_modes(self.modes, flat=model.config.patch_merge_type == "flat")
+        of_large_view = [mode for mode in modes if mode in SELECTING_MODES and mode != "multiview"]
+        for budget in self.token_budgets if of_large_view else ():
             _check("token_budgets", budget, f"at most {most}, the grid at {model.resolution} pixels", budget <= most)
         return asdict(self) | {
             "datasets": list(self.datasets or (EMBEDDED if is_nano(model) else OFFICIAL_DEFAULT)),
             "token_budgets": sorted(set(self.token_budgets)),
-            "modes": list(dict.fromkeys(self.modes)),
+            "modes": modes,
             "max_new_tokens": self.decoding(model).max_new_tokens,
             "block_length": self.decoding(model).block_length,
             "prompt_suffix": self.prompt_suffix or ("none" if is_nano(model) else "official"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from shirg.evaluation.answering import Decoding, Page, generated_text
-from shirg.evaluation.variants import BUDGETED_MODES, Variant
+from shirg.evaluation.answering import Decoding, Page, generated_text, image_embeds, switched
+from shirg.evaluation.computed import computed_costs
+from shirg.evaluation.variants import BUDGETED_MODES, SELECTING_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 
 WARM_UP = 2
@@ -29,86 +31,108 @@ def measure_efficiency(
 
     Returns:
         `rows`, one for each variant: `tokens` (visual), `prefix_tokens` (with the prompt), `tower_ms`, `selection_ms`
-        (None where nothing is selected; relevance to the question included), `embedding_ms` (from tower tokens to
-        what is spliced into the prompt: selection or pooling, and projector), `prefill_ms`, `step_ms` (one denoising
-        step, logits included), `steps` (counted while this answer was denoised), `total_ms` (image to text, image
-        preparation included), `kv_bytes` (whole prefix, counted from the cache), `kv_image_bytes` (the visual tokens'
-        part), `peak_memory_bytes` (None without a GPU). And `savings` of cache bytes, for each selection against each
-        reference, of the visual part and of the whole prefix.
+        (None where nothing is selected; relevance to the question, and the attention and keys that some rules look at,
+        included), `embedding_ms` (from tower tokens to what is spliced into the prompt: selection or pooling, and
+        projector), `total_ms` (image to text, image preparation included), `peak_memory_bytes` (None without a GPU), and
+        what `_of_length` measures. `savings` of cache bytes, for each selection against each reference, of the visual part
+        and of the whole prefix. `computed`, what the paths cost at the size of LaViDa-LLaDA-8B.
     """
-    clock = _Clock(torch.device(model.device), repeats)
-    towers: dict[str, float] = {}
+    bench = _Bench(model, image, prompt, decoding, _Clock(torch.device(model.device), repeats))
     rows = []
     for variant in variants:
-        features = model.image_features(image, variant.features)
-        if variant.features not in towers:
-            towers[variant.features] = clock.median_ms(lambda pixels=features.pixels: model.tower(pixels))
-        rows.append(
-            {**variant.as_dict(), "tower_ms": towers[variant.features]}
-            | _measure(model, image, prompt, variant, features, decoding, clock)
-        )
+        with switched(model, variant):
+            rows.append(bench.row(variant))
     return {
         "repeats": repeats,
         "warm_up": WARM_UP,
         "page_size": list(image.size),
         "rows": rows,
         "savings": _savings(rows),
+        "computed": computed_costs(variants),
     }
 
 
-def _measure(
-    model: Lavida,
-    image: Image.Image,
-    prompt: str,
-    variant: Variant,
-    features: VisionFeatures,
-    decoding: Decoding,
-    clock: _Clock,
-) -> dict:
-    selects = variant.mode in BUDGETED_MODES
-    prompt_ids = model.prompt_ids(prompt)
-    question_ids = model.question_ids(prompt_ids)
+@dataclass
+class _Bench:
+    """One page with one question, on which variants are timed."""
 
-    def select() -> object:
-        return model.select(features, variant.budget, question_ids)
+    model: Lavida
+    image: Image.Image
+    prompt: str
+    decoding: Decoding
+    clock: _Clock
+    towers: dict[str, float] = field(default_factory=dict)
+    """Views -> time of the tower."""
+    lengths: dict[int, dict] = field(default_factory=dict)
+    """Positions of the prefix -> what depends on nothing else."""
 
-    def embed() -> Tensor:
-        return model.image_embeds(features, variant.mode, variant.budget, question_ids)
+    def row(self, variant: Variant) -> dict:
+        """All that is measured of one variant, which the model must be switched to."""
+        model, clock = self.model, self.clock
+        prompt_ids = model.prompt_ids(self.prompt)
+        question_ids = model.question_ids(prompt_ids)
+        features = Page(model, self.image).features(variant)
+        embeds = image_embeds(model, features, variant, question_ids)
+        row = {**variant.as_dict(), "tokens": embeds.shape[0]}
+        row |= {"tower_ms": self._tower_ms(variant, features)}
+        selects = variant.mode in SELECTING_MODES
+        row["selection_ms"] = (
+            clock.median_ms(lambda: model.select(features, variant.budget, question_ids)) if selects else None
+        )
+        row["embedding_ms"] = clock.median_ms(lambda: image_embeds(model, features, variant, question_ids))
+        prefix = model.splice(prompt_ids, [embeds])[None]
+        row |= self._of_length(prefix)
+        row["steps"] = denoising_steps(model, prompt_ids, embeds, self.decoding)
+        row["total_ms"] = clock.median_ms(lambda: self._answer(variant))
+        row["total_uncached_ms"] = clock.median_ms(lambda: self._answer(variant, prefix_cache=False))
+        row["kv_image_bytes"] = row["kv_bytes"] // row["prefix_tokens"] * row["tokens"]  # positions take equally many
+        row["peak_memory_bytes"] = clock.peak_memory(lambda: self._answer(variant))
+        return row
 
-    def prefill() -> PrefixCache:
+    def _tower_ms(self, variant: Variant, features: VisionFeatures) -> float:
+        if variant.features not in self.towers:
+            self.towers[variant.features] = self.clock.median_ms(lambda: self.model.tower(features.pixels))
+        return self.towers[variant.features]
+
+    def _of_length(self, prefix: Tensor) -> dict:
+        """What depends on the length of the prefix [1, P, H] alone, timed once for each length.
+
+        `prefill_ms`, `step_ms` and `step_uncached_ms` (one denoising step, logits included, behind the cached prefix and
+        with the prefix encoded again), `prefix_tokens`, and `kv_bytes`, counted from the cache.
+        """
+        length = prefix.shape[1]
+        if length not in self.lengths:
+            language, cache = self.model.language, self._prefill(prefix)
+            masks = torch.full((1, self.decoding.max_new_tokens), self.model.config.mask_token_id)
+            answer = language.embed_tokens(masks.to(prefix.device))
+            whole = torch.cat([prefix, answer.to(prefix.dtype)], dim=1)
+            self.lengths[length] = {
+                "prefix_tokens": cache.length,
+                "prefill_ms": self.clock.median_ms(lambda: self._prefill(prefix)),
+                "step_ms": self.clock.median_ms(lambda: language.logits(language(answer, cache=cache))),
+                "step_uncached_ms": self.clock.median_ms(lambda: language.logits(language(whole)[:, length:])),
+                "kv_bytes": cache.nbytes,
+            }
+        return self.lengths[length]
+
+    def _prefill(self, prefix: Tensor) -> PrefixCache:
         cache = PrefixCache()
-        model.language(prefix, cache=cache)
+        self.model.language(prefix, cache=cache)
         return cache.freeze()
 
-    def step() -> Tensor:
-        return model.language.logits(model.language(model.language.embed_tokens(masks), cache=cache))
-
-    def answer() -> list[tuple[str, int]]:
-        return list(Page(model, image).answers(variant, [prompt], decoding))
-
-    embeds = embed()
-    prefix = model.splice(prompt_ids, [embeds])[None]
-    cache = prefill()
-    masks = torch.full((1, decoding.max_new_tokens), model.config.mask_token_id, device=model.device)
-    return {
-        "tokens": embeds.shape[0],
-        "prefix_tokens": cache.length,
-        "selection_ms": clock.median_ms(select) if selects else None,
-        "embedding_ms": clock.median_ms(embed),
-        "prefill_ms": clock.median_ms(prefill),
-        "step_ms": clock.median_ms(step),
-        "steps": denoising_steps(model, prompt_ids, embeds, decoding),
-        "total_ms": clock.median_ms(answer),
-        "kv_bytes": cache.nbytes,
-        "kv_image_bytes": cache.nbytes // cache.length * embeds.shape[0],  # positions take equally many
-        "peak_memory_bytes": clock.peak_memory(answer),
-    }
+    def _answer(self, variant: Variant, *, prefix_cache: bool = True) -> str:
+        """From the image to the text."""
+        model = self.model
+        prompt_ids = model.prompt_ids(self.prompt)
+        features = Page(model, self.image).features(variant)
+        embeds = image_embeds(model, features, variant, model.question_ids(prompt_ids))
+        return generated_text(model, prompt_ids, embeds, self.decoding, prefix_cache=prefix_cache)
 
 
-def denoising_steps(model: Lavida, prompt_ids: Tensor, image_embeds: Tensor, decoding: Decoding) -> int:
+def denoising_steps(model: Lavida, prompt_ids: Tensor, embeds: Tensor, decoding: Decoding) -> int:
     """Passes of the language model over one answer, the prefix's own not counted."""
     passes = []
-    generated_text(model, prompt_ids, image_embeds, decoding, on_step=lambda number, _: passes.append(number))
+    generated_text(model, prompt_ids, embeds, decoding, on_step=lambda number, _: passes.append(number))
     return len(passes)
 
 

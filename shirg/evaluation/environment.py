@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from shirg import __version__
 from shirg.lavida import Lavida
 from shirg.lavida.adapter import lora_parameters
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+SAMPLED = 256
+"""Values of each tensor that a model's fingerprint is made of; reading all of 8B parameters would take minutes."""
 
 
 def package_versions() -> dict[str, str]:
@@ -23,6 +30,7 @@ def describe_environment(model: Lavida) -> dict:
     """Versions, device, threads and precision of the run."""
     device = model.device
     return {
+        "shirg": __version__,
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -51,7 +59,19 @@ def describe_model(model: Lavida) -> dict:
         "relevance_sign": model.config.relevance_sign,
         "parameters": sum(parameter.numel() for parameter in model.parameters()) - adapter,
         "adapter_parameters": adapter,
+        "weights": fingerprint((name, value) for name, value in model.named_parameters() if ".lora_" not in name),
+        "adapter_weights": fingerprint(lora_parameters(model).items()) if adapter else None,
     }
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Tells weights apart: 16 hexadecimal digits of names, shapes and evenly sampled values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        flat = tensor.detach().flatten()
+        values = flat[:: max(1, len(flat) // SAMPLED)].double().cpu().numpy()
+        digest.update(f"{name.replace('.base_layer', '')}{list(tensor.shape)}".encode() + values.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def is_nano(model: Lavida) -> bool:

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
-from shirg.data import Record, load_benchmark
+from shirg.data import load_benchmark
 from shirg.data.sources import Records
 from shirg.errors import UserError
-from shirg.evaluation.answering import Page, adapter_switched
+from shirg.evaluation.asking import Asker, Survey, row_key
+from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.efficiency import measure_efficiency
 from shirg.evaluation.environment import describe_environment, describe_model
+from shirg.evaluation.journal import Journal
 from shirg.evaluation.markdown import count
-from shirg.evaluation.output import PREDICTIONS_FILE, write_outputs
+from shirg.evaluation.output import PREDICTIONS_FILE, set_aside, write_outputs
 from shirg.evaluation.sample import SamplePage
-from shirg.evaluation.summary import breakdown, comparisons, scores, token_counts
-from shirg.evaluation.tasks import Task, find_task, prompt
-from shirg.evaluation.variants import Variant, list_variants
+from shirg.evaluation.shards import merged_rows, shard_path, shard_settings
+from shirg.evaluation.summary import breakdown, comparisons, part_scores, scores, token_counts
+from shirg.evaluation.tasks import find_task
+from shirg.evaluation.variants import list_variants
 from shirg.lavida import Lavida, SigLipVisionTower
 from shirg.lavida.adapter import has_adapter
 
 __all__ = ["SHIRGEvaluationConfig", "SHIRGEvaluator"]
 
-FORMAT = "shirg-evaluation-1"
-"""Says how `evaluation_results.json` is laid out; a change of layout changes it."""
+FORMAT = "shirg-evaluation-2"
+"""Says how `evaluation_results.json` and `predictions.jsonl` are laid out; a change of layout changes it."""
+
+ANSWERS_DEPEND_ON = (
+    "datasets",
+    "token_budgets",
+    "modes",
+    "sample_size",
+    "seed",
+    "max_new_tokens",
+    "block_length",
+    "step_ratio",
+    "prompt_suffix",
+)
+"""Settings that answers of one run share, beside the model, the questions and the libraries."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Progress:
-    """What a run has gathered so far."""
-
-    rows: list[dict] = field(default_factory=list)
-    skipped: list[dict] = field(default_factory=list)
-    sample: SamplePage | None = None
 
 
 class SHIRGEvaluator:
@@ -65,142 +70,149 @@ class SHIRGEvaluator:
         self.config = config
         self.model = model
         self.settings = config.resolved(model)
-        self.decoding = config.decoding(model)
         self.variants = list_variants(
             self.settings["modes"], self.settings["token_budgets"], with_adapter=has_adapter(model)
         )
+        self.asker = Asker(model, self.variants, config.decoding(model))
+        self.folder = Path(config.output_dir)
 
     def run_evaluation(self) -> dict:
         """Run everything and write it to `config.output_dir`.
 
-        Writes `predictions.jsonl` line by line as answers come, so that an interrupted run leaves them, then
-        `detailed_results.json`, `evaluation_results.json`, `evaluation_report.md` and `figures/`.
+        Writes `predictions.jsonl` line by line as answers come, so that a stopped run goes on with `config.resume`, then
+        `detailed_results.json`, `evaluation_results.json`, `evaluation_report.md`, `run_card.md` and `figures/`. With
+        `config.shard_index` only a share of the questions is asked, and written to `shards/`.
 
         Returns:
-            The content of `evaluation_results.json`.
+            The content of `evaluation_results.json`; of a share, how many `answers` it has, and in which `file`.
 
         Raises:
-            UserError: if a benchmark cannot be had, no page of any of them can be read, or the folder cannot be
-            written.
+            UserError: if a benchmark cannot be had, no page of any of them can be read, the folder cannot be written, or
+            what it holds was made with other settings.
         """
         started = time.perf_counter()
-        benchmarks = {name: self._load(name) for name in self.settings["datasets"]}
-        progress = _Progress()
-        for name, records in benchmarks.items():
-            progress.skipped += _rejected(name, records)
-        with _evaluating(self.model), _prediction_file(Path(self.config.output_dir)) as sink:
-            for row in self._rows(benchmarks, progress):
-                progress.rows.append(row)
-                sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-                sink.flush()
-            if progress.sample is None:
-                reason = progress.skipped[0]["reason"] if progress.skipped else "no records"
-                raise UserError(f"datasets: nothing to ask in {', '.join(benchmarks)}; the first reason: {reason}")
-            efficiency = self._efficiency(progress.sample)
-        results = self._results(benchmarks, progress, efficiency, seconds=time.perf_counter() - started)
-        write_outputs(Path(self.config.output_dir), results, progress.rows, self.model, progress.sample)
+        survey = Survey.of(self.model, self._benchmarks(), self.settings["prompt_suffix"])
+        run = self.run_settings(survey)
+        with _evaluating(self.model):
+            if self.config.shard_index is not None:
+                return self._run_shard(survey, run)
+            journal = self._journal(survey, run)
+            before = len(journal.entries)
+            self._ask(survey, journal)
+            rows = survey.in_order(journal.entries, self.variants)
+            sample = self._sample(survey, journal)
+            efficiency = self._efficiency(sample)
+        results = self._results(survey, rows, efficiency, run)
+        results |= {"resumed_answers": before, "seconds": round(time.perf_counter() - started, 1)}
+        write_outputs(self.folder, results, rows, self.model, sample)
         return results
 
-    def _load(self, name: str) -> Records:
-        records = load_benchmark(name, self.config.data_dir, self.config.sample_size, self.config.seed)
-        logger.info("%s: %s", name, count(len(records), "question"))
-        return records
+    def run_settings(self, survey: Survey) -> dict:
+        """What answers must share to stand in one table, as plain values."""
+        environment = describe_environment(self.model)
+        return {
+            "format": FORMAT,
+            **{name: self.settings[name] for name in ANSWERS_DEPEND_ON},
+            **{name: value for name, value in describe_model(self.model).items() if name != "nano"},
+            "fit": self.model.fit,
+            "gate": asdict(self.model.gate.config),
+            "questions": survey.fingerprint(),
+            **{name: environment[name] for name in ("device", "dtype", "shirg", "packages")},
+        }
 
-    def _rows(self, benchmarks: dict[str, Records], progress: _Progress) -> Iterator[dict]:
-        total = sum(map(len, benchmarks.values())) * len(self.variants)
-        with _progress_bar(total) as advance:
-            for name, records in benchmarks.items():
-                task = find_task(name)
-                for page_records in _by_page(records):
-                    for row in self._page_rows(task, page_records, progress):
-                        advance(name, 1)
-                        yield row
+    # ------------------------------------------------------------------ questions and answers
 
-    def _page_rows(self, task: Task, records: Sequence[Record], progress: _Progress) -> Iterator[dict]:
-        """One row for each variant and question of one page; a page or question that cannot be used is listed."""
-        try:
-            image = records[0].open_image()
-        except UserError as error:
-            progress.skipped += [_skipped(task, record, error) for record in records]
-            return
-        prompts: list[tuple[Record, str]] = []
-        for record in records:
-            try:
-                text = prompt(task, record.question, self.settings["prompt_suffix"])
-                self.model.prompt_ids(text)
-                prompts.append((record, text))
-            except UserError as error:
-                progress.skipped.append(_skipped(task, record, error))
-        if prompts and progress.sample is None:
-            progress.sample = SamplePage(image, *prompts[0])
-        page = Page(self.model, image)
-        for variant in self.variants:
-            with adapter_switched(self.model, variant.adapter):
-                answers = page.answers(variant, [text for _, text in prompts], self.decoding)
-                for (record, _), (prediction, tokens) in zip(prompts, answers, strict=True):
-                    yield _row(task, record, variant, prediction, tokens, self.model.resolution)
+    def _benchmarks(self) -> dict[str, Records]:
+        found = {}
+        for name in self.settings["datasets"]:
+            found[name] = load_benchmark(name, self.config.data_dir, self.config.sample_size, self.config.seed)
+            logger.info("%s: %s", name, count(len(found[name]), "question"))
+        return found
+
+    def _run_shard(self, survey: Survey, run: dict) -> dict:
+        index, number = self.config.shard_index, self.config.num_shards
+        path = shard_path(self.folder, index, number)
+        if not self.config.resume:
+            set_aside(self.folder, [path.relative_to(self.folder)])
+        journal = self._open(path, shard_settings(run, index, number), self.config.resume)
+        self._ask(survey.shard(index, number), journal)
+        return {"num_shards": number, "shard_index": index, "answers": len(journal.entries), "file": str(path)}
+
+    def _journal(self, survey: Survey, run: dict) -> Journal:
+        """What there is already: of this run, or of all shares."""
+        number = self.config.num_shards
+        shares = merged_rows(self.folder, number, run, survey, self.asker) if number > 1 else []
+        if shares or not self.config.resume:
+            set_aside(self.folder)
+        journal = self._open(self.folder / PREDICTIONS_FILE, run, self.config.resume)
+        for row in shares:
+            journal.add(row)
+        return journal
+
+    @staticmethod
+    def _open(path: Path, run: dict, resume: bool) -> Journal:
+        return Journal(path, run, row_key, resume=resume, noun="answer")
+
+    def _ask(self, survey: Survey, journal: Journal) -> None:
+        """Ask what the journal lacks; pages that cannot be opened are listed as skipped."""
+        total = sum(len(page.prompts) for page in survey.pages) * len(self.variants)
+        with _progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
+            for page in survey.pages:
+                if not self.asker.missing(page, journal.entries):
+                    continue
+                try:
+                    image = page.open_image()
+                except UserError as error:
+                    for record, _ in page.prompts:
+                        survey.skip(page.task, record, error)
+                    continue
+                for row in self.asker.rows(page, image, journal.entries):
+                    journal.add(row)
+                    advance(page.task.name, 1)
+
+    def _sample(self, survey: Survey, journal: Journal) -> SamplePage:
+        """The first page that was asked about."""
+        for page in survey.pages:
+            if next(page.keys(self.variants)) in journal.entries:
+                return SamplePage(page.open_image(), *page.prompts[0])
+        reason = survey.skipped[0]["reason"] if survey.skipped else "no records"
+        raise UserError(f"datasets: nothing to ask in {', '.join(survey.benchmarks)}; the first reason: {reason}")
+
+    # ------------------------------------------------------------------ what it comes to
 
     def _efficiency(self, sample: SamplePage) -> dict | None:
         if not self.config.efficiency_repeats:
             return None
         measured = [variant for variant in self.variants if not variant.adapter]
         return measure_efficiency(
-            self.model, sample.image, sample.prompt, measured, self.decoding, self.config.efficiency_repeats
+            self.model, sample.image, sample.prompt, measured, self.asker.decoding, self.config.efficiency_repeats
         ) | {"record": sample.record.id}
 
-    def _results(
-        self, benchmarks: dict[str, Records], progress: _Progress, efficiency: dict | None, seconds: float
-    ) -> dict:
+    def _results(self, survey: Survey, rows: list[dict], efficiency: dict | None, run: dict) -> dict:
+        seed = self.config.seed
         return {
             "format": FORMAT,
             "config": self.settings,
+            "run": run,
             "model": describe_model(self.model),
             "environment": describe_environment(self.model),
-            "datasets": [_describe(find_task(name), records, progress) for name, records in benchmarks.items()],
+            "intervals": {"resamples": RESAMPLES, "level": LEVEL, "seed": seed, "unit": "page"},
+            "datasets": [_describe(name, survey, rows) for name in survey.benchmarks],
             "variants": [variant.as_dict() for variant in self.variants],
-            "tokens": token_counts(progress.rows),
-            "scores": scores(progress.rows, self.config.seed),
-            "comparisons": comparisons(progress.rows, self.variants, self.config.seed),
-            "breakdown": breakdown(progress.rows, self.config.seed),
+            "tokens": token_counts(rows),
+            "scores": scores(rows, seed),
+            "parts": part_scores(rows, seed),
+            "comparisons": comparisons(rows, self.variants, seed),
+            "breakdown": breakdown(rows, seed),
             "efficiency": efficiency,
-            "skipped": progress.skipped,
-            "seconds": round(seconds, 1),
+            "skipped": survey.skipped,
         }
 
 
-def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: int, resolution: int) -> dict:
-    marks = {name: metric(prediction, record.answers) for name, metric in task.metrics.items()}
-    return {
-        "dataset": task.name,
-        "id": record.id,
-        "image_id": record.image_id,
-        "question": record.question,
-        "answers": list(record.answers),
-        "kind": record.kind,
-        "text_px": round(record.text_px * resolution / record.height, 2),  # as the tower sees it, page stretched
-        **variant.as_dict(),
-        "tokens": tokens,
-        "prediction": prediction,
-        "score": marks[task.metric],
-        "scores": marks,
-    }
-
-
-def _skipped(task: Task, record: Record, error: UserError) -> dict:
-    return {"dataset": task.name, "id": record.id, "questions": 1, "reason": str(error)}
-
-
-def _rejected(dataset: str, records: Records) -> list[dict]:
-    """What the reader of the data set could not use."""
-    return [
-        {"dataset": dataset, "id": entry.item, "questions": entry.records, "reason": entry.reason}
-        for entry in records.rejected
-    ]
-
-
-def _describe(task: Task, records: Records, progress: _Progress) -> dict:
-    answered = {row["id"] for row in progress.rows if row["dataset"] == task.name}
-    skipped = [entry for entry in progress.skipped if entry["dataset"] == task.name]
+def _describe(name: str, survey: Survey, rows: list[dict]) -> dict:
+    task, records = find_task(name), survey.benchmarks[name]
+    answered = {row["id"] for row in rows if row["dataset"] == task.name}
+    skipped = [entry for entry in survey.skipped if entry["dataset"] == task.name]
     return {
         "name": task.name,
         "metric": task.metric,
@@ -211,14 +223,6 @@ def _describe(task: Task, records: Records, progress: _Progress) -> dict:
         "sources": sorted({record.source for record in records}),
         "licences": sorted({record.licence for record in records}),
     }
-
-
-def _by_page(records: Sequence[Record]) -> list[list[Record]]:
-    """Records of one image together, pages in order of first appearance, so that the tower sees each page once."""
-    pages: dict[str, list[Record]] = {}
-    for record in records:
-        pages.setdefault(record.image_id, []).append(record)
-    return list(pages.values())
 
 
 @contextmanager
@@ -232,23 +236,12 @@ def _evaluating(model: Lavida) -> Iterator[None]:
 
 
 @contextmanager
-def _prediction_file(folder: Path) -> Iterator[IO[str]]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sink = open(folder / PREDICTIONS_FILE, "w", encoding="utf-8")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise UserError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another folder") from error
-    with sink:
-        yield sink
-
-
-@contextmanager
-def _progress_bar(total: int):
+def _progress_bar(total: int, done: int, *, shown: bool):
     """A bar on standard error; yields a function that names the benchmark and advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("evaluating", total=total)
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task("evaluating", total=total, completed=done)
         yield lambda name, count: bar.update(task, description=f"evaluating {name}", advance=count)

@@ -11,7 +11,7 @@ import numpy as np
 
 from shirg.evaluation.markdown import count
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import BUDGETED_MODES
+from shirg.evaluation.variants import RIVALS, SELECTING_MODES
 from shirg.files import atomic_path
 
 if TYPE_CHECKING:
@@ -26,8 +26,20 @@ MODE_COLOURS = {
     "highres": "#CC79A7",
     "shirg": "#0072B2",
     "multiview": "#009E73",
+    "hd-flat": "#56B4E9",
+    "multiview-all": "#000000",
 }
-MODE_MARKERS = {"lowres": "v", "hd": "s", "highres": "D", "shirg": "o", "multiview": "^"}
+MODE_MARKERS = {
+    "lowres": "v",
+    "hd": "s",
+    "highres": "D",
+    "shirg": "o",
+    "multiview": "^",
+    "hd-flat": "P",
+    "multiview-all": "X",
+}
+RIVAL_COLOUR = "0.6"
+RIVAL_MARKERS = ("1", "2", "3", "4", "+", "x", "<", ">", "p", "h", "*")
 
 
 def loss_figure(path: Path, steps: Sequence[dict], validations: Sequence[dict] = ()) -> None:
@@ -115,7 +127,7 @@ def visual_tokens(results: dict) -> dict[str, float]:
 
 def kv_figure(path: Path, efficiency: dict) -> None:
     """Bytes of the prefix cache by vision path, prompt and picture apart."""
-    rows = efficiency["rows"]
+    rows = [row for row in efficiency["rows"] if row["mode"] not in RIVALS]  # their caches are those of `shirg`
     figure = _figure(7.2, 1.2 + 0.5 * len(rows))
     axes = figure.add_subplot()
     names = [row["variant"] for row in rows]
@@ -139,14 +151,15 @@ def _score_series(axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[f
     y = 100 * np.array([entry["score"] for _, entry in points])
     low = [100 * (entry["score"] if entry["low"] is None else entry["low"]) for _, entry in points]
     high = [100 * (entry["score"] if entry["high"] is None else entry["high"]) for _, entry in points]
+    colour, selects = MODE_COLOURS.get(mode, RIVAL_COLOUR), mode in SELECTING_MODES
     axes.errorbar(
         x,
         y,
         yerr=np.maximum([y - low, high - y], 0),
-        color=MODE_COLOURS[mode],
-        marker=MODE_MARKERS[mode],
-        markerfacecolor=MODE_COLOURS[mode] if adapter else "white",
-        linestyle="-" if mode in BUDGETED_MODES and adapter else ":" if mode in BUDGETED_MODES else "none",
+        color=colour,
+        marker=MODE_MARKERS.get(mode) or RIVAL_MARKERS[RIVALS.index(mode) % len(RIVAL_MARKERS)],
+        markerfacecolor=colour if adapter else "white",
+        linestyle="-" if selects and adapter else ":" if selects else "none",
         capsize=3,
         clip_on=False,  # a score of zero lies on the edge
         elinewidth=1,

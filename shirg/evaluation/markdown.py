@@ -57,3 +57,10 @@ def megabytes(value: int) -> str:
 def count(number: int, noun: str) -> str:
     """ "1 page", "2 pages"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def code_block(text: str, language: str = "bash") -> str:
+    """`text` as it is, in a fence longer than any in it."""
+    longest = max((len(run) for run in text.split() if set(run) == {"`"}), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"

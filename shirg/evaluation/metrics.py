@@ -15,7 +15,7 @@ RELAXED_TOLERANCE = 0.05
 """Largest relative error of a numeric answer (Masry et al. 2022, ChartQA, section 5.1)."""
 
 ANLS_THRESHOLD = 0.5
-"""Normalised edit distance from which an answer counts as wrong, tau in eq. 1 of Biten et al. 2019."""
+"""Normalised edit distance above which an answer counts as wrong, tau in eq. 1 of Biten et al. 2019."""
 
 VQA_MATCHES = 3
 """People who must agree with an answer for full marks (Antol et al. 2015, section 3)."""
@@ -33,16 +33,16 @@ def relaxed_accuracy(prediction: str, answers: Sequence[str]) -> float:
 def anls(prediction: str, answers: Sequence[str]) -> float:
     """Normalised Levenshtein similarity to the nearest accepted answer (Biten et al. 2019, eq. 1).
 
-    `1 - NL` where the edit distance divided by the longer length, NL, is below 0.5, else 0. Case and runs of white
-    space are ignored, as in the DocVQA scorer; that scorer and lmms-eval count an NL of exactly 0.5 as half right, which
-    the equation does not.
+    `1 - NL` where the edit distance divided by the longer length, NL, is at most 0.5, else 0. Equation 1 leaves out an NL
+    of exactly 0.5; the DocVQA scorer, lmms-eval and the `anls` package count it as half right, and published numbers with
+    them, so it counts here. Case and runs of white space are ignored, as in that scorer.
     """
     from rapidfuzz.distance import Levenshtein
 
     guess = _squeeze(prediction)
     distances = [Levenshtein.normalized_distance(guess, _squeeze(answer)) for answer in answers]
     nearest = min(distances, default=1.0)
-    return 1.0 - nearest if nearest < ANLS_THRESHOLD else 0.0
+    return 1.0 - nearest if nearest <= ANLS_THRESHOLD else 0.0
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -77,12 +77,22 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     return float(any(_squeeze(answer) == guess for answer in answers))
 
 
+def contains_match(prediction: str, answers: Sequence[str]) -> float:
+    """OCRBench's match: 1.0 when one of the answers stands somewhere in the prediction (Liu et al. 2024, section 3).
+
+    Case, line breaks and the full-width forms of ASCII are levelled, as in lmms-eval's scorer; other white space counts.
+    """
+    said = _level(prediction)
+    return float(any(_level(answer) in said for answer in answers))
+
+
 METRICS: dict[str, Metric] = {
     "relaxed_accuracy": relaxed_accuracy,
     "anls": anls,
     "vqa_accuracy": vqa_accuracy,
     "numeric_match": numeric_match,
     "exact_match": exact_match,
+    "contains_match": contains_match,
 }
 
 
@@ -97,6 +107,13 @@ def normalise_vqa(text: str) -> str:
     text = _strip_punctuation(text)
     words = (_NUMBER_WORDS.get(word, word) for word in text.lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: ord(" ")}
+
+
+def _level(text: str) -> str:
+    return text.translate(_HALF_WIDTH).lower().strip().replace("\n", " ")
 
 
 def _squeeze(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
+from shirg.evaluation.card import run_card
 from shirg.evaluation.figures import accuracy_figure, kv_figure
 from shirg.evaluation.kept_picture import draw_kept, save_picture
 from shirg.evaluation.report import evaluation_report
@@ -21,6 +24,41 @@ RESULTS_FILE = "evaluation_results.json"
 DETAILS_FILE = "detailed_results.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 REPORT_FILE = "evaluation_report.md"
+CARD_FILE = "run_card.md"
+FIGURES = "figures"
+EVERYTHING = (PREDICTIONS_FILE, RESULTS_FILE, DETAILS_FILE, REPORT_FILE, CARD_FILE, FIGURES)
+
+logger = logging.getLogger(__name__)
+
+
+def set_aside(folder: Path, names: Sequence[str | Path] = EVERYTHING) -> None:
+    """Move what an earlier run left of `names` into the first free of `old-1`, `old-2`, ... in the folder, and say so.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    present = [Path(name) for name in names if (folder / name).exists()]
+    if not present:
+        return
+    try:
+        aside = _new_folder(folder)
+        for name in present:
+            (folder / name).rename(aside / name.name)
+    except OSError as error:
+        raise UserError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another folder") from error
+    logger.info("%s holds an earlier evaluation (--resume would have gone on with it): moved to %s", folder, aside)
+
+
+def _new_folder(folder: Path) -> Path:
+    """Made by this call and no other, as several processes may look for a free name at once."""
+    for number in itertools.count(1):
+        aside = folder / f"old-{number}"
+        try:
+            aside.mkdir()
+        except FileExistsError:
+            continue
+        return aside
+    raise AssertionError("numbers do not end")
 
 
 def write_outputs(folder: Path, results: dict, rows: Sequence[dict], model: Lavida, sample: SamplePage) -> None:
@@ -32,8 +70,9 @@ def write_outputs(folder: Path, results: dict, rows: Sequence[dict], model: Lavi
     try:
         write_json(folder / DETAILS_FILE, {"predictions": list(rows), "skipped": results["skipped"]})
         write_json(folder / RESULTS_FILE, results)
-        _draw(folder / "figures", results, rows, model, sample)
+        _draw(folder / FIGURES, results, rows, model, sample)
         write_text(folder / REPORT_FILE, evaluation_report(results))
+        write_text(folder / CARD_FILE, run_card(results))
     except OSError as error:
         raise UserError(f"output_dir: {folder} cannot be written ({error.strerror or error})") from error
 

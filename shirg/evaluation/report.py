@@ -9,20 +9,12 @@ from shirg.evaluation.checklist import Item, targets
 from shirg.evaluation.markdown import count, escape, interval, megabytes, milliseconds, percent, points, table
 from shirg.evaluation.summary import text_height_groups
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import BUDGETED_MODES, REFERENCE_MODES
+from shirg.evaluation.variants import BUDGETED_MODES, PATHS, REFERENCE_MODES, RIVALS, SELECTING_MODES
 
 FIGURES = {
     "accuracy_against_tokens.png": "Score against visual tokens, with 95% intervals",
     "kept_patches.png": "One page of the run: what was kept and what was dropped",
     "kv_cache.png": "Size of the prefix cache by vision path",
-}
-
-PATHS = {
-    "lowres": "the whole page at the tower's own resolution",
-    "hd": "LaViDa's own path: the page and its tiles, the tokens of each pooled to about a quarter",
-    "highres": "the whole page at the large resolution, every token",
-    "shirg": "the same large page, the chosen tokens and one summary token",
-    "multiview": "the page and its tiles without pooling, the chosen tokens and one summary token",
 }
 
 
@@ -42,6 +34,7 @@ def evaluation_report(results: dict) -> str:
         difference_tables(results),
         "## Cost",
         cost_section(results),
+        computed_section(results),
         "## Which text can be read",
         _breakdowns(results),
         *(["## One page", figure("kept_patches.png")] if has_drawing(results) else []),
@@ -52,7 +45,7 @@ def evaluation_report(results: dict) -> str:
         "## How it was measured",
         _method(results),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def has_drawing(results: dict) -> bool:
@@ -87,14 +80,17 @@ def score_table(results: dict) -> str:
     """Every variant: tokens, score on every data set with its interval, and what it costs."""
     datasets = _scored(results)
     columns = [(dataset["name"], metric) for dataset in datasets for metric in _metrics(results, dataset["name"])]
+    parts = list(dict.fromkeys((entry["dataset"], entry["part"]) for entry in results["parts"]))
     costs = {row["variant"]: row for row in results["efficiency"]["rows"]} if results["efficiency"] else {}
     tokens = {entry["variant"]: entry for entry in results["tokens"]}
     header = ["vision path", "visual tokens", *(f"{name}, {METRIC_TITLES[metric]}" for name, metric in columns)]
+    header += [f"{name}, {part} part" for name, part in parts]
     header += ["selection ms", "prefill ms", "ms per step", "KV cache MB"] if costs else []
     rows = []
     for variant in results["variants"]:
         name = variant["variant"]
         scored = [_score_cell(_score(results, dataset, name, metric)) for dataset, metric in columns]
+        scored += [_score_cell(_part(results, dataset, part, name)) for dataset, part in parts]
         cost = costs.get(name.removesuffix("+adapter"))
         rows.append([name, _tokens(tokens[name]), *scored, *(_cost_cells(cost) if cost else [])])
     note = "Costs were timed without the adapter, which adds two small matrices to the projector." if costs else ""
@@ -104,17 +100,33 @@ def score_table(results: dict) -> str:
 def difference_tables(results: dict) -> str:
     """For each data set: selections against the unselected paths as the model ships them, then against what trained with them."""
     parts = []
+    modes = {variant["variant"]: variant["mode"] for variant in results["variants"]}
     for dataset in _scored(results):
         entries = [entry for entry in results["comparisons"] if entry["dataset"] == dataset["name"]]
         shipped = [entry for entry in entries if entry["against"] in REFERENCE_MODES]
         heading = f"### {dataset['name']} ({METRIC_TITLES[dataset['metric']]}, difference in points, 95% interval)"
         if entries:
             parts += [heading, _difference_table(shipped)]
-        trained = [entry for entry in entries if entry["against"] not in REFERENCE_MODES]
+        rivals = [
+            entry for entry in entries if modes[entry["variant"]] == "shirg" and modes[entry["against"]] in RIVALS
+        ]
+        if rivals:
+            parts += ["`shirg` against other rules, at the same budget:", _rival_table(modes, rivals)]
+        told = {id(entry) for entry in (*shipped, *rivals)}
+        trained = [entry for entry in entries if id(entry) not in told]
         if trained:
             parts += ["With the adapter, against itself without it and against the other paths with it:"]
             parts += [_difference_table(trained)]
     return "\n\n".join(filter(None, parts)) or "No selection was run beside a path to compare it with."
+
+
+def _rival_table(modes: dict[str, str], entries: Sequence[dict]) -> str:
+    """One row for each rule, one column for each budget and adapter of `shirg`."""
+    columns = list(dict.fromkeys(entry["variant"] for entry in entries))
+    cells = {(modes[entry["against"]], entry["variant"]): entry for entry in entries}
+    rules = list(dict.fromkeys(rule for rule, _ in cells))
+    rows = [[f"against {rule}", *(_difference_cell(cells.get((rule, name))) for name in columns)] for rule in rules]
+    return table(["rule", *columns], rows)
 
 
 def _difference_table(entries: Sequence[dict]) -> str:
@@ -134,11 +146,21 @@ def cost_section(results: dict, figures: str = "figures") -> str:
         return "The timing was left out of this run."
     on_gpu = any(row["peak_memory_bytes"] is not None for row in efficiency["rows"])
     header = ["vision path", "tokens", "with prompt", "tower ms", "selection ms", "selection, pooling and projector ms"]
-    header += ["prefill ms", "ms per step", "steps", "whole answer ms", "KV cache MB"] + ["peak MB"] * on_gpu
+    header += [
+        "prefill ms",
+        "ms per step",
+        "without cache",
+        "steps",
+        "whole answer ms",
+        "without cache",
+        "KV cache MB",
+    ] + ["peak MB"] * on_gpu
     rows = [
         [row["variant"], str(row["tokens"]), str(row["prefix_tokens"])]
-        + [milliseconds(row[key]) for key in ("tower_ms", "selection_ms", "embedding_ms", "prefill_ms", "step_ms")]
-        + [str(row["steps"]), milliseconds(row["total_ms"]), megabytes(row["kv_bytes"])]
+        + [milliseconds(row[key]) for key in ("tower_ms", "selection_ms", "embedding_ms")]
+        + [milliseconds(row[key]) for key in ("prefill_ms", "step_ms", "step_uncached_ms")]
+        + [str(row["steps"]), *(milliseconds(row[key]) for key in ("total_ms", "total_uncached_ms"))]
+        + [megabytes(row["kv_bytes"])]
         + ([megabytes(row["peak_memory_bytes"])] if on_gpu else [])
         for row in efficiency["rows"]
     ]
@@ -159,6 +181,34 @@ def cost_section(results: dict, figures: str = "figures") -> str:
             "A negative saving means that the selection needs a larger cache.",
         ]
     return "\n\n".join(parts)
+
+
+def computed_section(results: dict) -> str:
+    """What the same paths cost at the size of the 8B model: arithmetic, and said to be."""
+    computed = results["efficiency"]["computed"] if results["efficiency"] else None
+    if computed is None or not computed["rows"]:
+        return ""
+    scenario = computed["scenario"]
+    stages = ("tower", "prefill", "step_cached", "step_uncached", "total_cached", "total_uncached")
+    rows = [
+        [
+            row["variant"],
+            str(row["tokens"]),
+            megabytes(row["kv_bytes"]),
+            *(f"{row[stage] / 1e12:.2f}" for stage in stages),
+        ]
+        for row in computed["rows"]
+    ]
+    header = ["vision path", "tokens", "KV cache MB", *(f"{stage.replace('_', ', ')} TFLOP" for stage in stages)]
+    return "\n\n".join(
+        [
+            f"### The same paths at the size of {computed['shape']}",
+            f"Computed from the model's shape, not measured: a square page, {scenario['prompt_tokens']} text tokens, "
+            f"{scenario['answer_tokens']} answer tokens in {scenario['steps']} steps, {scenario['dtype']}. `shirg describe "
+            f"{computed['shape']}` says what is counted. Other rules than `shirg` cost the same but for their own arithmetic.",
+            table(header, rows),
+        ]
+    )
 
 
 def skipped_section(results: dict) -> str:
@@ -200,7 +250,10 @@ def _what_was_run(results: dict) -> str:
 
 
 def _explanation(results: dict) -> str:
-    modes = [f"- `{mode}`: {PATHS[mode]};" for mode in results["config"]["modes"]]
+    modes = [f"- `{mode}`: {PATHS[mode]};" for mode in results["config"]["modes"] if mode not in RIVALS]
+    rivals = [f"`{mode}`" for mode in results["config"]["modes"] if mode in RIVALS]
+    if rivals:
+        modes.append(f"- {', '.join(rivals)}: the same large page, tokens chosen or merged by that rule;")
     return "\n".join(
         [
             "How the page is shown:",
@@ -268,7 +321,7 @@ def _method(results: dict) -> str:
         f"{config['step_ratio']:g} denoising steps per position, the most certain predictions first, no sampling. {suffix}",
         f"- Intervals: {RESAMPLES} resamples of whole pages, since questions about one page stand or fall together.",
     ]
-    if any(variant["mode"] in BUDGETED_MODES for variant in results["variants"]):
+    if any(variant["mode"] in SELECTING_MODES for variant in results["variants"]):
         lines.append(_selection_line(results["model"]))
     lines.append(dataset_lines(results))
     if results["efficiency"]:
@@ -277,7 +330,9 @@ def _method(results: dict) -> str:
         lines.append(
             f"- Times: one page of the run ({width} x {height} pixels), batch of one, median of "
             f"{count(efficiency['repeats'], 'run')} after {efficiency['warm_up']} to warm up. Selection includes comparing the "
-            "page with the question where the model does that. KV bytes are counted from this page's filled cache."
+            "page with the question where the model does that, and the tower's last layer computed once more for rules that look "
+            "at its attention or keys. Stages that depend on the prefix's length alone are timed once for each length. "
+            "KV bytes are counted from this page's filled cache."
         )
     lines.append("- Every prediction is in `detailed_results.json`, one entry for each question and variant.")
     return "\n".join(lines)
@@ -312,6 +367,11 @@ def _metrics(results: dict, dataset: str) -> list[str]:
 def _score(results: dict, dataset: str, variant: str, metric: str) -> dict:
     key = (dataset, variant, metric)
     return next(e for e in results["scores"] if (e["dataset"], e["variant"], e["metric"]) == key)
+
+
+def _part(results: dict, dataset: str, part: str, variant: str) -> dict:
+    key = (dataset, part, variant)
+    return next(e for e in results["parts"] if (e["dataset"], e["part"], e["variant"]) == key)
 
 
 def _headline_variants(results: dict) -> list[str]:

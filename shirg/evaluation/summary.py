@@ -22,6 +22,16 @@ def scores(rows: Sequence[dict], seed: int) -> list[dict]:
     return entries
 
 
+def part_scores(rows: Sequence[dict], seed: int) -> list[dict]:
+    """The same for the parts that a benchmark reports apart, by its deciding metric: ChartQA's human and augmented."""
+    entries = []
+    known = [row for row in rows if row["part"] is not None]
+    for (dataset, part, variant), group in _grouped(known, "dataset", "part", "variant").items():
+        interval = _interval(_column(group), group, seed)
+        entries.append({"dataset": dataset, "part": part, "variant": variant, **_flat(interval)})
+    return entries
+
+
 def token_counts(rows: Sequence[dict]) -> list[dict]:
     """Visual tokens of every variant over the questions: mean, fewest and most (LaViDa's unpadded path varies by
     page)."""

@@ -26,9 +26,9 @@ from shirg.errors import UserError
 from shirg.evaluation.answering import generated_text
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.environment import describe_environment, describe_model, is_nano, processor
+from shirg.evaluation.journal import Journal
 from shirg.evaluation.metrics import anls, exact_match
 from shirg.evaluation.recall import PageWords, patches_of_box, word_recall
-from shirg.evaluation.sweep_journal import SweepJournal
 from shirg.evaluation.tasks import find_task, prompt
 from shirg.gate import GateConfig, Kept, ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
@@ -259,18 +259,21 @@ class Sweep:
         Raises:
             UserError: if `output_dir` has pages of a run that does not go together with this one, or cannot be written.
         """
-        journal = SweepJournal(Path(self.config.output_dir) / PAGES_FILE, self._run_settings(), self.config.resume)
+        path = Path(self.config.output_dir) / PAGES_FILE
+        journal = Journal(path, self._run_settings(), _page_number, resume=self.config.resume, noun="page")
         wanted = range(self.config.pages)
-        todo = [number for number in wanted if number not in journal.pages]
+        todo = [number for number in wanted if number not in journal.entries]
         try:
             with _progress_bar(len(wanted), len(wanted) - len(todo)) as advance:
                 for number in todo:
                     journal.add(self.measure_page(number))
                     advance()
         except KeyboardInterrupt:
-            logger.warning("%d of %d pages are measured; --resume goes on from there", len(journal.pages), len(wanted))
+            logger.warning(
+                "%d of %d pages are measured; --resume goes on from there", len(journal.entries), len(wanted)
+            )
             raise
-        return [journal.pages[number] for number in wanted]
+        return [journal.entries[number] for number in wanted]
 
     def record(self, pages: Sequence[dict], seconds: float) -> dict:
         """What `sweep.json` holds: when, where and how the pages were measured, and the summary of their rows."""
@@ -352,6 +355,10 @@ def page_and_questions(number: int, seed: int, most: int) -> tuple[Page, list[Qu
     page = render_page(KINDS[number % len(KINDS)], PAGES_PER_SEED * seed + number, size=PAGE_SIDE, split="heldout")
     drawn = random.Random(f"{seed}:{number}").sample(page.questions, min(most, len(page.questions)))
     return page, drawn
+
+
+def _page_number(entry: dict) -> int:
+    return entry["page"]
 
 
 def _hardware() -> dict:

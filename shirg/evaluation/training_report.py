@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shirg.evaluation.checklist import Item, after_training, during_training, targets
 from shirg.evaluation.figures import loss_figure
-from shirg.evaluation.markdown import NOT_MEASURED, count, escape, table
+from shirg.evaluation.markdown import NOT_MEASURED, code_block, count, escape, table
 from shirg.evaluation.report import (
     cost_section,
     dataset_lines,
@@ -66,7 +66,7 @@ def write_training_report(
         "# SHIRG training report",
         _opening(training, evaluation, seconds),
         "## Command",
-        _code(command),
+        code_block(command),
         "## Data",
         _data(manifest),
         "## Model and adapter",
@@ -277,12 +277,6 @@ def _files(training: dict | None, evaluation: dict | None) -> str:
             "- `evaluation/evaluation_results.json`, `evaluation/detailed_results.json`: its numbers, and every answer",
         ]
     return "\n".join(lines) or "None."
-
-
-def _code(command: str) -> str:
-    longest = max((len(run) for run in command.split() if set(run) == {"`"}), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}bash\n{command}\n{fence}"
 
 
 def _duration(seconds: float) -> str:

@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from shirg.errors import UserError
+from shirg.gate.selectors import SELECTORS
+
+WHOLE_MODES = ("lowres", "hd", "hd-flat", "highres", "multiview-all")
+"""Vision paths without a selection: LaViDa's own, then every token of the large view and of the unpooled tiles."""
 
 BUDGETED_MODES = ("shirg", "multiview")
-"""Vision paths that take a token budget."""
+"""Vision paths of ours, which take a token budget."""
+
+RIVALS = tuple(sorted(name for name in SELECTORS if name != "shirg"))
+"""Other rules, which choose from the same large view as `shirg`, by their names among the gate's selectors."""
+
+SELECTING_MODES = (*BUDGETED_MODES, *RIVALS)
+"""Everything that is run once per budget."""
+
+ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
+ALL = "all"
+"""What stands for `ALL_MODES` where names are given."""
 
 REFERENCE_MODES = ("lowres", "hd", "highres")
 """Vision paths that a selection is compared with."""
 
+PATHS = {
+    "lowres": "the whole page at the tower's own resolution",
+    "hd": "LaViDa's own path: the page and its tiles, the tokens of each pooled to about a quarter",
+    "hd-flat": "the same, view after view, without newlines and un-padding: 980 tokens of five views",
+    "highres": "the whole page at the large resolution, every token",
+    "multiview-all": "the page and its tiles without pooling, every token",
+    "shirg": "the same large page, the chosen tokens and one summary token",
+    "multiview": "the page and its tiles without pooling, the chosen tokens and one summary token",
+}
+"""Mode -> what the model is shown, for reports; rivals choose from what `shirg` chooses from."""
+
+_VIEWS_OF = {"hd": "hd", "hd-flat": "hd", "multiview": "hd", "multiview-all": "hd", "lowres": "lowres"}
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One vision path, its budget if it takes one, and whether the adapter is switched on."""
+    """One of `ALL_MODES`, its budget if it takes one, and whether the adapter is switched on."""
 
     mode: str
     budget: int | None = None
@@ -32,17 +62,47 @@ class Variant:
 
     @property
     def features(self) -> str:
-        """Variants with equal answers here share one pass of the tower over the page."""
-        return "highres" if self.mode == "shirg" else self.mode
+        """Path of `Lavida.image_features` that it looks through; variants with equal answers share one pass of the tower."""
+        return _VIEWS_OF.get(self.mode, "highres")
+
+    @property
+    def rule(self) -> str | None:
+        """The selector that stands in for the model's own; None leaves the model's gate as it is."""
+        return self.mode if self.mode in RIVALS else None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What its rule wants of the tower beside the tokens: "attention", "keys"."""
+        return SELECTORS[self.rule].needs if self.rule else ()
 
     def as_dict(self) -> dict:
         return {"variant": self.name, "mode": self.mode, "budget": self.budget, "adapter": self.adapter}
 
 
+def named_modes(names: Sequence[str], *, flat: bool) -> list[str]:
+    """Modes by name, each once, in the order given; "all" stands for every one of `ALL_MODES`.
+
+    Args:
+        flat: whether the model's own `hd` is flat already, so that "all" need not run it twice.
+
+    Raises:
+        UserError: for an unknown name; the message lists the known ones.
+    """
+    everything = [mode for mode in ALL_MODES if not (flat and mode == "hd-flat")]
+    modes: list[str] = []
+    for name in names:
+        if name != ALL and name not in ALL_MODES:
+            near = get_close_matches(name, ALL_MODES, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(f"modes: got {name!r}{hint}, must be {ALL} or some of {', '.join(ALL_MODES)}")
+        modes += everything if name == ALL else [name]
+    return list(dict.fromkeys(modes))
+
+
 def list_variants(modes: Sequence[str], budgets: Iterable[int], *, with_adapter: bool) -> list[Variant]:
     """Every path and budget without the adapter, then again with it when the model carries one."""
     budgets = sorted(set(budgets))
-    paths = [(mode, budget) for mode in modes for budget in (budgets if mode in BUDGETED_MODES else [None])]
+    paths = [(mode, budget) for mode in modes for budget in (budgets if mode in SELECTING_MODES else [None])]
     states = (False, True) if with_adapter else (False,)
     return [Variant(mode, budget, adapter) for adapter in states for mode, budget in paths]
 
@@ -52,12 +112,14 @@ def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
 
     A selection is compared with the unselected paths as the model ships them, which is the question a user has; with
     the adapter on, also with itself before the adapter and with the unselected paths under the same adapter, because
-    part of a gain may come from training alone.
+    part of a gain may come from training alone. `shirg` is compared with every rival at its own budget and adapter, too.
     """
-    if variant.mode not in BUDGETED_MODES:
+    if variant.mode not in SELECTING_MODES:
         return []
     run = set(among)
     wanted = [Variant(mode) for mode in REFERENCE_MODES]
     if variant.adapter:
-        wanted += [Variant(variant.mode, variant.budget), *(Variant(mode, None, True) for mode in REFERENCE_MODES)]
+        wanted += [replace(variant, adapter=False), *(Variant(mode, None, True) for mode in REFERENCE_MODES)]
+    if variant.mode == "shirg":
+        wanted += [replace(variant, mode=rival) for rival in RIVALS]
     return [reference for reference in wanted if reference in run]

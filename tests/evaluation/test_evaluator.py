@@ -10,6 +10,7 @@ from shirg.errors import UserError
 from shirg.evaluation.answering import adapter_switched
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.evaluator import SHIRGEvaluator
+from shirg.evaluation.journal import read_lines
 from shirg.evaluation.tasks import SHORT_ANSWER
 from shirg.lavida.adapter import lora_parameters
 from tests.evaluation.conftest import RECORDS, adapted_model, broken, page_record, small_config
@@ -54,8 +55,9 @@ def test_predictions_are_those_of_the_public_door(run):
 
 def test_lines_written_as_they_came_are_the_consolidated_ones(run):
     folder, _, _ = run
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == details(folder)["predictions"]
+    settings, *rows = read_lines(folder / "predictions.jsonl")
+    assert rows == details(folder)["predictions"]
+    assert settings["seed"] == 0 and settings["adapter_weights"]
 
 
 def test_results_on_disk_are_the_returned_ones(run):
@@ -136,8 +138,8 @@ def test_ctrl_c_leaves_what_was_answered(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr("shirg.evaluation.answering.generated_text", two_answers)
     with pytest.raises(KeyboardInterrupt):
         evaluator.run_evaluation()
-    lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["prediction"] for line in lines] == ["x", "x"]
+    _, *rows = read_lines(tmp_path / "predictions.jsonl")
+    assert [row["prediction"] for row in rows] == ["x", "x"]
 
 
 def test_nothing_readable_is_an_error(benchmark, tmp_path):
@@ -174,13 +176,18 @@ def test_output_folder_must_be_writable(benchmark, tmp_path):
         ({"datasets": ["nothing"]}, "'nothing' is not a known benchmark"),
         ({"token_budgets": [0]}, "token_budgets: got 0"),
         ({"token_budgets": []}, "token_budgets: got"),
-        ({"modes": ["lowres", "sideways"]}, "modes: got .*sideways"),
+        ({"modes": ["lowres", "sideways"]}, "modes: got 'sideways'.*must be all or some of lowres"),
         ({"sample_size": 0}, "sample_size: got 0"),
         ({"step_ratio": 0.0}, "step_ratio: got 0.0"),
         ({"block_length": 1}, "step_ratio: got 0.5, must be .* a block of 1 a step"),
         ({"block_length": 5}, "block_length: got 5, must be a divisor of max_new_tokens .32."),
         ({"prompt_suffix": "some"}, "prompt_suffix: got 'some'"),
         ({"efficiency_repeats": -1}, "efficiency_repeats: got -1"),
+        ({"modes": "shirg"}, "modes: got 'shirg', must be at least one name"),
+        ({"modes": ["unifrom"]}, "did you mean uniform"),
+        ({"num_shards": 0}, "num_shards: got 0"),
+        ({"shard_index": 0, "num_shards": 0}, "num_shards: got 0"),
+        ({"shard_index": 2, "num_shards": 2}, "shard_index: got 2, must be 0 to 1"),
     ],
 )
 def test_bad_settings_are_named(changes, message):

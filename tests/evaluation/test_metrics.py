@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shirg.evaluation.metrics import (
     METRICS,
     anls,
+    contains_match,
     exact_match,
     normalise_vqa,
     numeric_match,
@@ -49,7 +50,8 @@ def test_relaxed_accuracy_takes_any_answer():
     [
         ("invoice 42", ["Invoice  42"], 1.0),
         ("abcd", ["abcx"], 0.75),
-        ("abcd", ["abxy"], 0.0),  # a distance of exactly one half is wrong
+        ("abcd", ["abxy"], 0.5),  # a distance of exactly one half, as the DocVQA scorer has it
+        ("abcd", ["axyz"], 0.0),
         ("abcde", ["abcxy"], 0.6),
         ("paris", ["london", "pariss"], 1 - 1 / 6),
         ("", ["x"], 0.0),
@@ -117,6 +119,22 @@ def test_normalise_vqa(text, normal):
 )
 def test_numeric_match(prediction, answer, score):
     assert numeric_match(prediction, [answer]) == score
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "score"),
+    [
+        ("The sign says STOP.", ["stop"], 1.0),
+        ("centre", ["center", "cent"], 1.0),
+        ("two\nlines", ["two lines"], 1.0),
+        ("\uff21\uff22\uff23\uff11", ["abc1"], 1.0),  # full-width letters
+        ("two  lines", ["two lines"], 0.0),
+        ("", ["x"], 0.0),
+        ("x", [], 0.0),
+    ],
+)
+def test_contains_match(prediction, answers, score):
+    assert contains_match(prediction, answers) == score
 
 
 def test_exact_match_ignores_case_and_white_space_only():

@@ -1,0 +1,169 @@
+"""The questions of a run, page by page, and one row per answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from shirg.data import Record
+from shirg.data.sources import Records
+from shirg.errors import UserError
+from shirg.evaluation.answering import Decoding, Page, switched
+from shirg.evaluation.tasks import Task, find_task, prompt
+from shirg.evaluation.variants import Variant
+from shirg.lavida import Lavida
+
+RowKey = tuple[str, str, str]
+
+
+def row_key(row: dict) -> RowKey:
+    """What tells answers apart: data set, record and variant."""
+    return row["dataset"], row["id"], row["variant"]
+
+
+@dataclass(frozen=True)
+class PageQuestions:
+    """One page and what is asked about it."""
+
+    task: Task
+    prompts: tuple[tuple[Record, str], ...]
+    """Records and their questions as they are put to the model, suffix included; at least one."""
+
+    def open_image(self) -> Image.Image:
+        """The page.
+
+        Raises:
+            UserError: if its bytes are damaged.
+        """
+        return self.prompts[0][0].open_image()
+
+    def keys(self, variants: Sequence[Variant]) -> Iterator[RowKey]:
+        """Of all its rows, in the order in which they are asked."""
+        for variant in variants:
+            for record, _ in self.prompts:
+                yield self.task.name, record.id, variant.name
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything that a run will ask."""
+
+    benchmarks: dict[str, Records]
+    pages: list[PageQuestions]
+    skipped: list[dict] = field(default_factory=list)
+    """What cannot be asked, and why: `dataset`, `id`, `questions`, `reason`."""
+
+    @classmethod
+    def of(cls, model: Lavida, benchmarks: dict[str, Records], prompt_suffix: str) -> Survey:
+        """Group the records by page, and list questions that make no prompt."""
+        survey = cls(benchmarks, [])
+        for name, records in benchmarks.items():
+            task = find_task(name)
+            survey.skipped.extend(_rejected(task.name, records))
+            for of_page in _by_page(records):
+                prompts = survey._prompts(model, task, of_page, prompt_suffix)
+                if prompts:
+                    survey.pages.append(PageQuestions(task, prompts))
+        return survey
+
+    def _prompts(self, model: Lavida, task: Task, records: Sequence[Record], suffix: str) -> tuple:
+        prompts = []
+        for record in records:
+            try:
+                text = prompt(task, record.question, suffix)
+                model.prompt_ids(text)
+                prompts.append((record, text))
+            except UserError as error:
+                self.skip(task, record, error)
+        return tuple(prompts)
+
+    def skip(self, task: Task, record: Record, error: UserError) -> None:
+        """List a question that cannot be asked."""
+        self.skipped.append({"dataset": task.name, "id": record.id, "questions": 1, "reason": str(error)})
+
+    def shard(self, index: int, number: int) -> Survey:
+        """The pages that one of `number` processes asks about: every `number`-th, so that data sets are shared evenly."""
+        return Survey(self.benchmarks, self.pages[index::number])
+
+    def in_order(self, rows: Mapping[RowKey, dict], variants: Sequence[Variant]) -> list[dict]:
+        """The rows that there are, in the order in which one process asks."""
+        return [rows[key] for page in self.pages for key in page.keys(variants) if key in rows]
+
+    def fingerprint(self) -> str:
+        """Tells questions apart: 16 hexadecimal digits of all that is asked and of what is accepted."""
+        digest = hashlib.sha256()
+        for page in self.pages:
+            for record, text in page.prompts:
+                asked = [page.task.name, record.id, record.image_id, text, *record.answers]
+                digest.update(json.dumps(asked).encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Puts questions to a model through every variant."""
+
+    model: Lavida
+    variants: Sequence[Variant]
+    decoding: Decoding
+
+    def missing(
+        self, page: PageQuestions, answered: Iterable[RowKey]
+    ) -> list[tuple[Variant, list[tuple[Record, str]]]]:
+        """What is still to be asked about a page: for each variant its prompts."""
+        todo = []
+        for variant in self.variants:
+            keys = [(page.task.name, record.id, variant.name) for record, _ in page.prompts]
+            prompts = [pair for pair, key in zip(page.prompts, keys, strict=True) if key not in answered]
+            if prompts:
+                todo.append((variant, prompts))
+        return todo
+
+    def rows(self, page: PageQuestions, image: Image.Image, answered: Iterable[RowKey]) -> Iterator[dict]:
+        """One row for each variant and question that is not answered yet."""
+        todo = self.missing(page, answered)
+        shown = Page(self.model, image, [variant for variant, _ in todo])
+        for variant, prompts in todo:
+            with switched(self.model, variant):
+                answers = shown.answers(variant, [text for _, text in prompts], self.decoding)
+                for (record, _), (prediction, tokens) in zip(prompts, answers, strict=True):
+                    yield _row(page.task, record, variant, prediction, tokens, self.model.resolution)
+
+
+def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: int, resolution: int) -> dict:
+    marks = {name: metric(prediction, record.answers) for name, metric in task.metrics.items()}
+    return {
+        "dataset": task.name,
+        "id": record.id,
+        "image_id": record.image_id,
+        "question": record.question,
+        "answers": list(record.answers),
+        "kind": record.kind,
+        "part": task.part_of(record.kind),
+        "text_px": round(record.text_px * resolution / record.height, 2),  # as the tower sees it, page stretched
+        **variant.as_dict(),
+        "tokens": tokens,
+        "prediction": prediction,
+        "score": marks[task.metric],
+        "scores": marks,
+    }
+
+
+def _rejected(dataset: str, records: Records) -> list[dict]:
+    """What the reader of the data set could not use."""
+    return [
+        {"dataset": dataset, "id": entry.item, "questions": entry.records, "reason": entry.reason}
+        for entry in records.rejected
+    ]
+
+
+def _by_page(records: Sequence[Record]) -> list[list[Record]]:
+    """Records of one image together, pages in order of first appearance, so that the tower sees each page once."""
+    pages: dict[str, list[Record]] = {}
+    for record in records:
+        pages.setdefault(record.image_id, []).append(record)
+    return list(pages.values())
