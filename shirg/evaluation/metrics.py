@@ -34,8 +34,8 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
     """Normalised Levenshtein similarity to the nearest accepted answer (Biten et al. 2019, eq. 1).
 
     `1 - NL` where the edit distance divided by the longer length, NL, is at most 0.5, else 0. Equation 1 leaves out an NL
-    of exactly 0.5; the DocVQA scorer, lmms-eval and the `anls` package count it as half right, and published numbers with
-    them, so it counts here. Case and runs of white space are ignored, as in that scorer.
+    of exactly 0.5; the DocVQA scorer and lmms-eval count it as half right, and published numbers with them, so it counts
+    here. Case and runs of white space are ignored, as in that scorer.
     """
     from rapidfuzz.distance import Levenshtein
 

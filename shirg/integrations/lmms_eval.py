@@ -1,0 +1,241 @@
+"""SHIRG in lmms-eval: `python -m lmms_eval --model lavida_shirg --model_args pretrained=DIR,budget=768 --tasks ...`
+
+lmms-eval finds it through the entry point `lmms_eval.models`. It is offered twice: "simple" takes a text and images,
+"chat" a list of messages. Both ask the same question. `shirg.integrations.lmms_task` makes tasks of local data.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lmms_eval.api.model import lmms
+
+from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from lmms_eval.api.instance import Instance
+    from lmms_eval.models.registry_v2 import ModelManifest
+    from PIL import Image
+
+MODEL = "lavida_shirg"
+STEP_RATIO = 0.5
+"""Denoising steps per token unless `steps` or `step_ratio` says otherwise, as in SHIRG's own evaluation."""
+
+
+def manifest() -> ModelManifest:
+    """What the entry point gives to lmms-eval."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    classes = (f"{__name__}.{kind.__name__}" for kind in (LavidaShirg, LavidaShirgChat))
+    return ModelManifest(MODEL, *classes)
+
+
+class LavidaShirg(lmms):
+    """LaViDa with SHIRG's selection, one question about one image at a time.
+
+    Args:
+        pretrained: "nano", a folder in LaViDa's official layout, or a hub id.
+        adapter: folder of a SHIRG adapter.
+        mode: vision path: lowres, hd, highres, shirg or multiview.
+        budget: visual tokens that shirg and multiview keep.
+        selector: rule in place of SHIRG's own, of `shirg.gate.SELECTORS`.
+        max_new_tokens: length of the answer; by default the task's, else the model's own.
+        steps, step_ratio: denoising steps, in all or per token; one of them.
+        block_length: tokens denoised together; by default the whole answer.
+        schedule, shift: which steps commit how many tokens; see `Lavida.generate`.
+        prefix_lm: encode image and question once (True) or with every step.
+        resolution, fit, relevance, relevance_sign, text_tower, revision: as the flags of `shirg evaluate`.
+        device: where it computes; by default a GPU where there is one.
+        batch_size: 1; lmms-eval passes it.
+        max_batch_size: taken and not needed, since batches are of one.
+
+    Raises:
+        UserError: for an unknown argument, or a value that cannot be used.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "nano",
+        adapter: str | None = None,
+        mode: str = "shirg",
+        budget: int = 768,
+        selector: str | None = None,
+        max_new_tokens: int | None = None,
+        steps: int | None = None,
+        step_ratio: float | None = None,
+        block_length: int | None = None,
+        schedule: str | None = None,
+        shift: float | None = None,
+        prefix_lm: bool = True,
+        resolution: int | None = None,
+        fit: str | None = None,
+        relevance: str | None = None,
+        relevance_sign: int | None = None,
+        text_tower: str | None = None,
+        revision: str | None = None,
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        **unknown: object,
+    ):
+        super().__init__()
+        _refuse_unknown(unknown)
+        if str(batch_size) != "1":
+            raise UserError(f"batch_size: got {batch_size}, must be 1; questions are answered one by one")
+        self._join_processes()
+        self.model = _load(
+            adapter,
+            model=str(pretrained),
+            image_resolution=resolution,
+            fit=fit,
+            relevance=relevance,
+            relevance_sign=relevance_sign,
+            text_tower=text_tower,
+            revision=revision,
+        )
+        if device is not None and self._world_size == 1:
+            self.model.to(device)
+        if selector is not None:
+            self.model.gate = _gate(self.model.gate.config, selector)
+        self.mode, self.budget, self.max_new_tokens, self.block_length = mode, budget, max_new_tokens, block_length
+        self.keywords = {
+            "steps": steps,
+            "step_ratio": STEP_RATIO if steps is None and step_ratio is None else step_ratio,
+            "schedule": schedule,
+            "schedule_kwargs": None if shift is None else {"shift": float(shift)},
+            "prefix_lm": prefix_lm,
+        }
+
+    @property
+    def device(self) -> Any:
+        """Where the model computes; lmms-eval gathers there."""
+        return self.model.device
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """The answers to requests, in their order.
+
+        Raises:
+            UserError: for a request without an image or with several.
+        """
+        from tqdm import tqdm
+
+        bar = tqdm(requests, disable=self.rank != 0, desc=MODEL)
+        return [self._answer(*self._asked(request.args), _generation(request.args)) for request in bar]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Not offered."""
+        raise NotImplementedError(
+            f"{MODEL} generates answers; a diffusion model has no log-likelihood of a continuation"
+        )
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        """Not offered."""
+        raise NotImplementedError(f"{MODEL} answers one question about one image; it holds no conversations")
+
+    def _asked(self, arguments: tuple) -> tuple[str, list[Image.Image]]:
+        """Question and images of a request."""
+        question, _, doc_to_visual, doc_id, task, split = arguments
+        return question, doc_to_visual(self.task_dict[task][split][doc_id])
+
+    def _answer(self, question: str, images: Sequence[Image.Image], settings: dict) -> str:
+        if len(images) != 1:
+            raise UserError(f"{MODEL} answers questions about one image; the task gives {len(images)} for {question!r}")
+        length = self.max_new_tokens or settings.get("max_new_tokens") or self.model.config.answer_tokens
+        text = self.model.answer(
+            images[0],
+            question,
+            self.mode,
+            self.budget,
+            length,
+            block_length=self.block_length or length,
+            **self.keywords,
+        )
+        return _until(text, settings.get("until"))
+
+    def _join_processes(self) -> None:
+        """Under a launcher, one GPU for each process, and the object through which lmms-eval joins their answers."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return
+        import torch
+        from accelerate import Accelerator
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+
+
+class LavidaShirgChat(LavidaShirg):
+    """The same for tasks that come as messages."""
+
+    is_simple = False
+
+    def _asked(self, arguments: tuple) -> tuple[str, list[Image.Image]]:
+        """The user's words and images; system turns give way to the one LaViDa was trained with."""
+        _, doc_to_messages, _, doc_id, task, split = arguments
+        messages = doc_to_messages(self.task_dict[task][split][doc_id])
+        turns = [message for message in messages if message["role"] != "system"]
+        if [turn["role"] for turn in turns] != ["user"]:
+            raise UserError(f"{MODEL} answers one question; the task {task} gives {len(turns)} turns")
+        return _content(turns[0]["content"])
+
+
+def _content(parts: str | Sequence[dict]) -> tuple[str, list[Image.Image]]:
+    if isinstance(parts, str):
+        return parts, []
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    others = {part["type"] for part in parts} - {"text", "image"}
+    if others:
+        raise UserError(f"{MODEL} sees images only; the task gives {', '.join(sorted(others))}")
+    return "\n".join(texts), [part["url"] for part in parts if part["type"] == "image"]
+
+
+def _generation(arguments: tuple) -> dict:
+    """The task's settings of generation, which stand second in a simple request and third in a chat one."""
+    return next(value for value in arguments[1:3] if isinstance(value, dict))
+
+
+def _until(text: str, stops: str | Sequence[str] | None) -> str:
+    """`text` up to the first of the task's stop strings."""
+    for stop in [stops] if isinstance(stops, str) else stops or ():
+        text = text.split(stop)[0] if stop else text
+    return text.strip()
+
+
+def _arguments() -> Iterator[str]:
+    """What `--model_args` may hold."""
+    parameters = inspect.signature(LavidaShirg.__init__).parameters.values()
+    return (one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD and one.name != "self")
+
+
+def _refuse_unknown(unknown: dict[str, object]) -> None:
+    for name in unknown:
+        near = difflib.get_close_matches(name, _arguments(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_arguments())}"
+        raise UserError(f"model_args: {name!r} is no argument of {MODEL}; {hint}")
+
+
+def _load(adapter: str | None, **flags: Any) -> Any:
+    from pathlib import Path
+
+    from shirg.cli.flags import ModelFlags
+    from shirg.cli.models import load_model
+
+    return load_model(ModelFlags(**flags), None if adapter is None else Path(adapter))
+
+
+def _gate(config: Any, selector: str) -> Callable:
+    from dataclasses import replace
+
+    from shirg.gate import ShirgGate
+
+    try:
+        return ShirgGate(replace(config, selector=selector))
+    except ValueError as error:
+        raise UserError(str(error)) from error

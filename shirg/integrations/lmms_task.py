@@ -1,0 +1,124 @@
+"""A benchmark as a local task of lmms-eval, so that its command asks what `shirg evaluate` asks, offline.
+
+    python -m shirg.integrations.lmms_task --eval-datasets documents --eval-samples 50 --output-dir lmms_tasks
+    python -m lmms_eval --model lavida_shirg --model_args pretrained=nano,budget=512 \
+        --tasks shirg_documents --include_path lmms_tasks
+
+Questions, pages and accepted answers go into a Parquet file, the prompt's suffix included; answers are scored by the
+benchmark's metrics in `shirg.evaluation.metrics`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from shirg.cli.flags import EvaluationFlags
+from shirg.cli.runner import run_command
+from shirg.data import Record, load_benchmark
+from shirg.data.images import open_image
+from shirg.errors import UserError
+from shirg.evaluation.tasks import find_task, prompt
+from shirg.files import atomic_path, write_text
+
+FUNCTIONS = "shirg_task.py"
+"""Stands beside the task's YAML, since lmms-eval looks for functions there."""
+
+SPLIT = "test"
+
+
+def write_task(folder: Path, name: str, records: Sequence[Record], prompt_suffix: str) -> Path:
+    """Write the task `shirg_NAME` into `folder`: a YAML file, a Parquet file, and the functions it names.
+
+    Args:
+        name: of the benchmark, as `load_benchmark` takes it.
+        prompt_suffix: "official" or "none", as in `SHIRGEvaluationConfig`.
+
+    Returns:
+        The YAML file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    task = find_task(name)
+    key = f"shirg_{task.name.lower()}"
+    rows = [
+        {
+            "id": record.id,
+            "benchmark": task.name,
+            "image": record.image,
+            "question": prompt(task, record.question, prompt_suffix),
+            "answers": list(record.answers),
+            "kind": record.kind,
+        }
+        for record in records
+    ]
+    data = folder.resolve() / f"{key}.parquet"
+    with atomic_path(data) as fresh:
+        parquet.write_table(pa.Table.from_pylist(rows), fresh)
+    write_text(
+        folder / FUNCTIONS, f"from {__name__} import doc_to_text, doc_to_visual, process_results  # noqa: F401\n"
+    )
+    write_text(folder / f"{key}.yaml", _yaml(key, data, list(task.metrics)))
+    return folder / f"{key}.yaml"
+
+
+def _yaml(key: str, data: Path, metrics: Sequence[str]) -> str:
+    lines = [
+        f"task: {key}",
+        "dataset_path: parquet",
+        f"dataset_kwargs: {json.dumps({'data_files': {SPLIT: str(data)}})}",
+        f"test_split: {SPLIT}",
+        "output_type: generate_until",
+        *(f"{name}: !function {FUNCTIONS.removesuffix('.py')}.{name}" for name in ("doc_to_visual", "doc_to_text")),
+        "doc_to_target: answers",
+        "generation_kwargs: {temperature: 0, do_sample: false, until: []}",
+        f"process_results: !function {FUNCTIONS.removesuffix('.py')}.process_results",
+        "metric_list:",
+        *(f"  - {{metric: {metric}, aggregation: mean, higher_is_better: true}}" for metric in metrics),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def doc_to_visual(doc: dict) -> list[Image.Image]:
+    """The page of a row."""
+    return [open_image(doc["image"], f"image of record {doc['id']}")]
+
+
+def doc_to_text(doc: dict, lmms_eval_specific_kwargs: dict | None = None) -> str:
+    """The question of a row, its suffix included."""
+    return doc["question"]
+
+
+def process_results(doc: dict, results: Sequence[str]) -> dict[str, float]:
+    """Every metric of the row's benchmark."""
+    return {name: metric(results[0], doc["answers"]) for name, metric in find_task(doc["benchmark"]).metrics.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(EvaluationFlags):
+    """Write benchmarks as local tasks of lmms-eval."""
+
+    prompt_suffix: Literal["official", "none"] = "none"
+    """`official` adds what the benchmark's usual harness adds to a question; the nano was trained without."""
+
+    output_dir: Path = Path("./lmms_tasks")
+    """Gets a YAML and a Parquet file for each benchmark; give it to lmms-eval as --include_path."""
+
+
+def command(flags: Flags) -> None:
+    """Write, and say how the tasks are called."""
+    if not flags.eval_datasets:
+        raise UserError("--eval-datasets: none given, must be at least one name")
+    for name in flags.eval_datasets:
+        records = load_benchmark(name, flags.eval_data_dir, flags.eval_samples, flags.seed)
+        print(f"task: {write_task(flags.output_dir, name, records, flags.prompt_suffix).stem}")
+
+
+if __name__ == "__main__":
+    run_command(command, Flags, None, prog="python -m shirg.integrations.lmms_task")

@@ -1,0 +1,160 @@
+"""Every way of showing a page, by name: what it looks at, what it keeps, and that nothing is left switched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shirg.errors import UserError
+from shirg.evaluation.answering import Decoding, Page, image_embeds, switched
+from shirg.evaluation.computed import computed_costs
+from shirg.evaluation.efficiency import measure_efficiency
+from shirg.evaluation.evaluator import SHIRGEvaluator
+from shirg.evaluation.variants import (
+    ALL_MODES,
+    RIVALS,
+    SELECTING_MODES,
+    Variant,
+    list_variants,
+    named_modes,
+    references,
+)
+from shirg.gate.selectors import SELECTORS
+from shirg.lavida.tower import SigLipVisionTower
+from tests.evaluation.conftest import RECORDS, adapted_model, small_config
+from tests.tiny import tiny_model, tiny_page
+
+BUDGET = 24
+DECODING = Decoding(4, 4, 0.5)
+
+
+def small_model(**overrides):
+    model = tiny_model(**overrides)
+    model.resolution = 168  # 12 x 12 patches
+    return model
+
+
+def embeds_of(model, variant: Variant) -> torch.Tensor:
+    with switched(model, variant):
+        page = Page(model, tiny_page(), [variant])
+        ids = model.question_ids(model.prompt_ids("What is the total?"))
+        return image_embeds(model, page.features(variant), variant, ids)
+
+
+def test_all_is_every_path_and_every_rule_of_the_gate():
+    assert {*RIVALS, "shirg"} == set(SELECTORS)
+    assert named_modes(["all"], flat=False) == list(ALL_MODES)
+    assert "hd-flat" not in named_modes(["all"], flat=True) and named_modes(["hd-flat"], flat=True) == ["hd-flat"]
+    assert named_modes(["uniform", "all"], flat=False)[0] == "uniform"
+    with pytest.raises(
+        UserError, match=r"modes: got 'unifrom' \(did you mean uniform\?\), must be all or some of lowres"
+    ):
+        named_modes(["unifrom"], flat=False)
+
+
+def test_every_rule_runs_at_every_budget_with_and_without_the_adapter():
+    variants = list_variants(named_modes(["all"], flat=False), [24, 48], with_adapter=True)
+    names = [variant.name for variant in variants]
+    assert len(names) == len(set(names)) == 2 * (5 + 2 * len(SELECTING_MODES))
+    assert {"lowres", "hd-flat", "multiview-all", "multiview-48+adapter", "shirg-24", "uniform-48+adapter"} <= set(
+        names
+    )
+
+
+@pytest.mark.parametrize("rule", RIVALS)
+def test_a_rule_by_name_is_that_gate(rule):
+    model, variant = small_model(), Variant(rule, BUDGET)
+    own = model.gate
+    found = embeds_of(model, variant)
+    assert model.gate is own
+    model.gate = type(own)(type(own.config)(selector=rule))
+    ids = model.question_ids(model.prompt_ids("What is the total?"))
+    assert found.equal(model.image_embeds(model.image_features(tiny_page(), "shirg"), "shirg", BUDGET, ids))
+    assert len(found) <= BUDGET + 1
+
+
+def test_paths_that_lavida_has_not():
+    model = small_model(mm_patch_merge_type="spatial_unpad")
+    flat = small_model()
+    assert len(embeds_of(model, Variant("hd-flat"))) == len(embeds_of(flat, Variant("hd")))
+    assert embeds_of(flat, Variant("hd-flat")).equal(embeds_of(flat, Variant("hd")))
+    assert len(embeds_of(model, Variant("hd"))) != len(embeds_of(model, Variant("hd-flat")))
+    views = len(model.image_features(tiny_page(), "multiview").tokens)
+    assert len(embeds_of(model, Variant("multiview-all"))) == views * 729
+    assert len(embeds_of(model, Variant("multiview", BUDGET))) == BUDGET + 1
+
+
+def test_rules_that_look_at_attention_share_the_towers_one_pass(monkeypatch):
+    model, passes = small_model(), []
+    for name in ("forward", "forward_with_input"):
+        real = getattr(SigLipVisionTower, name)
+        monkeypatch.setattr(
+            SigLipVisionTower, name, lambda self, pixels, real=real: passes.append(1) or real(self, pixels)
+        )
+    variants = [Variant("shirg", BUDGET), Variant("visionzip", BUDGET), Variant("prumerge", BUDGET), Variant("highres")]
+    assert any(variant.needs for variant in variants)
+    page = Page(model, tiny_page(), variants)
+    for variant in variants:
+        with switched(model, variant):
+            ((text, tokens),) = page.answers(variant, ["What?"], DECODING)
+        assert tokens <= 144
+    assert len(passes) == 1
+
+
+def test_recomputing_the_towers_layer_is_part_of_the_selections_time(monkeypatch):
+    model, calls = small_model(), []
+    real = SigLipVisionTower.attention_and_keys
+
+    def counting(self, *arguments):
+        calls.append(1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(SigLipVisionTower, "attention_and_keys", counting)
+    variant = next(Variant(rule, BUDGET) for rule in RIVALS if SELECTORS[rule].needs)
+    found = measure_efficiency(model, tiny_page(), "What?", [variant, Variant("uniform", BUDGET)], DECODING, repeats=1)
+    assert len(calls) > 3 * 2  # selection, embedding, whole answers: each warmed up and timed
+    rows = {row["variant"]: row for row in found["rows"]}
+    assert all(row["selection_ms"] > 0 and row["total_uncached_ms"] > 0 for row in rows.values())
+
+
+def test_shirg_is_compared_with_every_rule_at_its_own_budget():
+    run = list_variants(["hd", "shirg", "uniform", "random"], [24, 48], with_adapter=True)
+    assert [one.name for one in references(Variant("shirg", 48), run)] == ["hd", "random-48", "uniform-48"]
+    names = [one.name for one in references(Variant("uniform", 24, True), run)]
+    assert names == ["hd", "uniform-24", "hd+adapter"]
+
+
+def test_one_table_of_all(benchmark, tmp_path):
+    benchmark(RECORDS[:2])
+    model = adapted_model()
+    config = small_config(
+        tmp_path, modes=["shirg", "uniform", "visionzip"], token_budgets=[BUDGET], efficiency_repeats=1
+    )
+    results = SHIRGEvaluator(config, model).run_evaluation()
+    report = (tmp_path / "evaluation_report.md").read_text(encoding="utf-8")
+    for name in ("shirg-24", "uniform-24", "visionzip-24+adapter"):
+        assert f"| {name} |" in report
+    assert "| against uniform |" in report and "`uniform`, `visionzip`: the same large page" in report
+    assert "The same paths at the size of llada-8b" in report
+    pairs = {(entry["variant"], entry["against"]) for entry in results["comparisons"]}
+    assert ("shirg-24+adapter", "visionzip-24+adapter") in pairs
+    assert model.gate.config.selector == "shirg"
+
+
+def test_computed_costs_are_those_of_the_published_shape():
+    variants = [Variant(mode) for mode in ("lowres", "hd", "hd-flat", "highres", "multiview-all")]
+    variants += [Variant("shirg", 768), Variant("uniform", 768), Variant("shirg", 5000), Variant("multiview", 512)]
+    found = computed_costs(variants)
+    tokens = {row["variant"]: row["tokens"] for row in found["rows"]}
+    assert tokens == {
+        "lowres": 729,
+        "hd": 1008,
+        "hd-flat": 980,
+        "highres": 2304,
+        "multiview-all": 3645,
+        "shirg-768": 769,
+        "multiview-512": 513,
+    }
+    row = next(row for row in found["rows"] if row["variant"] == "shirg-768")
+    assert row["kv_bytes"] == (769 + 64) * 2 * 32 * 4096 * 2
+    assert row["total_cached"] < row["total_uncached"] / 4
