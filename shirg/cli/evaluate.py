@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from tyro.conf import arg
 
 from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags
+from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
@@ -99,7 +100,6 @@ def command(flags: Flags) -> None:
     from rich.console import Console
 
     from shirg.cli.models import check_writable, load_model
-    from shirg.cli.processes import Processes
 
     processes = Processes.of_launcher()
     config = flags_config(flags, processes)
@@ -116,7 +116,7 @@ def command(flags: Flags) -> None:
     Console(soft_wrap=True).print(said(flags, results), highlight=False, markup=False)
 
 
-def flags_config(flags: Flags, processes) -> SHIRGEvaluationConfig:
+def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     """The whole configuration of this process.
 
     Raises:
@@ -127,11 +127,9 @@ def flags_config(flags: Flags, processes) -> SHIRGEvaluationConfig:
     by_hand = flags.num_shards is not None or flags.shard_index is not None
     if processes.number > 1 and by_hand:
         raise UserError("--num-shards, --shard-index: torchrun shares the pages out itself; leave them out")
-    shards = {"num_shards": flags.num_shards or 1, "shard_index": flags.shard_index}
+    shards = {"num_shards": 1 if flags.num_shards is None else flags.num_shards, "shard_index": flags.shard_index}
     if processes.number > 1:
         shards = {"num_shards": processes.number, "shard_index": processes.rank}
-    elif flags.num_shards == 0:
-        raise UserError("--num-shards: got 0, must be 1 or more")
     names = [name for words in flags.variants for name in words.split(",") if name]
     if flags.variants and not names:
         raise UserError(f"--variants: got {' '.join(flags.variants)!r}, must be at least one name")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -112,7 +112,7 @@ class Asker:
     decoding: Decoding
 
     def missing(
-        self, page: PageQuestions, answered: Iterable[RowKey]
+        self, page: PageQuestions, answered: Container[RowKey]
     ) -> list[tuple[Variant, list[tuple[Record, str]]]]:
         """What is still to be asked about a page: for each variant its prompts."""
         todo = []
@@ -123,7 +123,7 @@ class Asker:
                 todo.append((variant, prompts))
         return todo
 
-    def rows(self, page: PageQuestions, image: Image.Image, answered: Iterable[RowKey]) -> Iterator[dict]:
+    def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict]:
         """One row for each variant and question that is not answered yet."""
         todo = self.missing(page, answered)
         shown = Page(self.model, image, [variant for variant, _ in todo])

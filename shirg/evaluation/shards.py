@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container
 from pathlib import Path
 
 from shirg.errors import UserError
-from shirg.evaluation.asking import Asker, RowKey, Survey, row_key
+from shirg.evaluation.asking import Asker, PageQuestions, RowKey, Survey, row_key
 from shirg.evaluation.journal import check_same_run, read_lines
 from shirg.evaluation.markdown import count
 
@@ -43,7 +43,7 @@ def merged_rows(folder: Path, number: int, run: dict, survey: Survey, asker: Ask
 
 
 def _check_finished(
-    path: Path, index: int, number: int, survey: Survey, asker: Asker, found: Sequence[RowKey] | dict
+    path: Path, index: int, number: int, survey: Survey, asker: Asker, found: Container[RowKey]
 ) -> None:
     lacking = 0
     for page in survey.shard(index, number).pages:
@@ -57,7 +57,7 @@ def _check_finished(
         )
 
 
-def _opens(page) -> bool:
+def _opens(page: PageQuestions) -> bool:
     try:
         page.open_image()
     except UserError:

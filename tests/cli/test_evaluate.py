@@ -1,0 +1,115 @@
+"""`shirg evaluate` by its flags, stopped and resumed, in shards and under torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+import shirg
+from shirg import cli
+from shirg.cli import evaluate
+from shirg.cli.processes import Processes
+from shirg.errors import UserError
+from tests.tiny import tiny_model
+
+ASKED = ("--eval-datasets", "documents", "--eval-samples", "2", "--token-budgets", "24", "--image-resolution", "168")
+ROOT = Path(shirg.__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_model(shirg={"nano": True, "answer_tokens": 4}).save_pretrained(folder)
+    return folder
+
+
+def config_of(*arguments: str, processes: Processes | None = None):
+    flags = tyro.cli(evaluate.Flags, args=list(arguments))
+    return evaluate.flags_config(flags, processes or Processes())
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", *(str(argument) for argument in arguments)])
+    return stop.value.code
+
+
+def test_default_stays_as_it_is():
+    config = config_of()
+    assert list(config.modes) == ["lowres", "hd", "highres", "shirg"]
+    assert (config.resume, config.num_shards, config.shard_index) == (False, 1, None)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("shirg,uniform,hd",), ("shirg", "uniform", "hd"), ("shirg,uniform", "hd"), ("shirg,,uniform,", "hd")]
+)
+def test_variants_by_name_with_commas_or_blanks(arguments):
+    assert list(config_of("--variants", *arguments).modes) == ["shirg", "uniform", "hd"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--variants", "unifrom"], "did you mean uniform"),
+        (["--variants", ","], "--variants: got ','"),
+        (["--num-shards", "2", "--shard-index", "2"], "shard_index: got 2, must be 0 to 1 of num_shards=2"),
+        (["--shard-index", "1"], "shard_index: got 1, must be 0 to 0 of num_shards=1"),
+        (["--num-shards", "0"], "num_shards: got 0"),
+    ],
+)
+def test_mistakes_are_named(arguments, says):
+    with pytest.raises(UserError, match=says):
+        config_of(*arguments)
+
+
+def test_torchrun_shares_the_pages_out(monkeypatch):
+    for name, value in {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    processes = Processes.of_launcher()
+    config = config_of(processes=processes)
+    assert (config.num_shards, config.shard_index) == (4, 2)
+    with pytest.raises(UserError, match="torchrun shares the pages out itself"):
+        config_of("--num-shards", "4", processes=processes)
+
+
+def test_resume_shards_and_an_earlier_run(checkpoint, tmp_path, capsys):
+    asked = ("--model", checkpoint, *ASKED, "--variants", "lowres,shirg", "--output-dir")
+    assert run(*asked, tmp_path / "whole") == 0
+    whole = (tmp_path / "whole" / "predictions.jsonl").read_bytes()
+    assert run(*asked, tmp_path / "whole", "--resume") == 0
+    assert (tmp_path / "whole" / "predictions.jsonl").read_bytes() == whole
+    card = (tmp_path / "whole" / "run_card.md").read_text(encoding="utf-8")
+    assert "Seed 0 decides" in card and '"weights": "' in card
+    capsys.readouterr()
+    assert run(*asked, tmp_path / "whole", "--resume", "--seed", 1) == 2
+    assert "resume: seed is 1" in capsys.readouterr().err
+    for index in (0, 1):
+        assert run(*asked, tmp_path / "parts", "--num-shards", 2, "--shard-index", index) == 0
+    assert "shard 1 of 2: " in capsys.readouterr().out
+    assert run(*asked, tmp_path / "parts", "--num-shards", 2) == 0
+    assert (tmp_path / "parts" / "predictions.jsonl").read_bytes() == whole
+
+
+def test_torchrun_equals_one_process(checkpoint, tmp_path):
+    script = [str(ROOT / "shirg" / "shirg_evaluation.py"), "--model", str(checkpoint), *ASKED, "--variants", "lowres"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
+    for name, call in {"one": [], "two": launcher}.items():
+        done = subprocess.run(
+            [sys.executable, *call, *script, "--output-dir", str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("predictions.jsonl", "detailed_results.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    one, two = (json.loads((tmp_path / name / "evaluation_results.json").read_text()) for name in ("one", "two"))
+    assert one["scores"] == two["scores"] and two["config"]["num_shards"] == 2
