@@ -155,7 +155,8 @@ def _score_series(axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[f
     axes.errorbar(
         x,
         y,
-        yerr=np.maximum([y - low, high - y], 0),
+        yerr=None if mode in RIVALS else np.maximum([y - low, high - y], 0),  # theirs are in the table
+        zorder=2 if mode in RIVALS else 3,
         color=colour,
         marker=MODE_MARKERS.get(mode) or RIVAL_MARKERS[RIVALS.index(mode) % len(RIVAL_MARKERS)],
         markerfacecolor=colour if adapter else "white",
