@@ -42,7 +42,7 @@ class Journal:
         if earlier and resume:
             check_same_run(path, earlier[0], run)
             self.entries = {key(entry): entry for entry in earlier[1:]}
-            logger.info("%s: %s there already", path, count(len(self.entries), noun))
+            logger.info("%s: %d %ss are measured already", path, len(self.entries), noun)
         elif earlier:
             logger.info("%s: starting over; --resume would have gone on after %s", path, count(len(earlier) - 1, noun))
         try:
