@@ -48,8 +48,8 @@ from shirg.data.render import KINDS, render_page
 from shirg.errors import UserError
 from shirg.evaluation import answering
 from shirg.evaluation.environment import describe_environment, processor
+from shirg.evaluation.journal import Journal, read_lines
 from shirg.evaluation.metrics import METRICS
-from shirg.evaluation.sweep_journal import SweepJournal
 from shirg.evaluation.variants import Variant
 from shirg.files import write_json
 from shirg.lavida import Lavida
@@ -280,7 +280,7 @@ def read_pages(run: Run, name: str, count: int) -> None:
     missing = [number for number in share if number not in done]
     if not missing:
         return
-    journal = SweepJournal(run.journal, run.settings, resume=True)
+    journal = Journal(run.journal, run.settings, lambda entry: entry["page"], resume=True, noun="page")
     models = {None: run.load()}
     if name == SMALL:
         models |= {adapter: run.load(adapter) for adapter in run.adapters}
@@ -333,11 +333,8 @@ def measured(folder: Path) -> list[dict]:
     """The pages in all journals of a folder, each once; a line that is being written, or never was to its end, is none."""
     found = {}
     for path in sorted(folder.glob(JOURNALS)):
-        with contextlib.suppress(json.JSONDecodeError), open(path, encoding="utf-8") as handle:
-            next(handle, None)  # the run's settings
-            for line in handle:
-                entry = json.loads(line)
-                found.setdefault((entry["set"], entry["number"]), entry)
+        for entry in read_lines(path)[1:]:  # behind the run's settings
+            found.setdefault((entry["set"], entry["number"]), entry)
     return [found[key] for key in sorted(found)]
 
 
