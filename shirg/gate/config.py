@@ -98,6 +98,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "beta": 1.0,
         "edge": "strokes",
         "edge_spread": 0.3,
+        "relevance_spread": 0.2,
         "clusters_per_budget": 0.3,
         "min_cell": 4,
     },
@@ -105,5 +106,6 @@ PRESETS: dict[str, dict[str, object]] = {
 """Preset -> the fields in which it differs from the default.
 
 "ocr": edges lead, but not those of rules and borders; words keep their ends; clusters are spread evenly. In 48 x 48 tokens
-every 4 x 4 tile is sure of a token from a budget of 480 on, and no cluster is spent on anything finer.
+every 4 x 4 tile is sure of a token from a budget of 480 on, and no cluster is spent on anything finer. A label that the
+question names brings its line along.
 """

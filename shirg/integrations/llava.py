@@ -53,7 +53,7 @@ from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida.config import IMAGE_TOKEN_INDEX, RELEVANCE_SIGNS
 from shirg.lavida.images import square_view, to_pixels, to_rgb
-from shirg.lavida.prompt import question_marks, question_part
+from shirg.lavida.prompt import naming_part, question_marks, question_part
 from shirg.lavida.relevance import word_relevance
 from shirg.lavida.tower import embed_patches
 
@@ -66,8 +66,10 @@ class _Settings:
 
     gate: ShirgGate
     budget: int
-    marks: frozenset[int] | None
-    """Ids that end a question; None where questions are not looked at."""
+    tokenizer: object | None
+    """Tells words; None where questions are not looked at."""
+    marks: frozenset[int]
+    """Ids that end a question."""
     relevance_sign: int
 
 
@@ -105,8 +107,8 @@ def enable_shirg(
             f"gate_config: selector {gate.config.selector!r} needs the tower's {' and '.join(gate.needs)}, which are not at "
             "hand here; take one that needs neither, or shirg.Lavida"
         )
-    marks = None if tokenizer is None else question_marks(tokenizer)
-    setattr(model, _SETTINGS, _Settings(gate, budget, marks, relevance_sign))
+    marks = frozenset() if tokenizer is None else question_marks(tokenizer)
+    setattr(model, _SETTINGS, _Settings(gate, budget, tokenizer, marks, relevance_sign))
     for name, function in _WRAPPERS.items():
         if hasattr(type(model), name):  # bound, so that copy.deepcopy binds it to the copy
             setattr(model, name, MethodType(function, model))
@@ -230,14 +232,15 @@ def _pages(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
 def _questions(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, count: int) -> list[Tensor | None]:
     """What is asked about each of `count` images, consumed in order; a row without a placeholder consumes one too
     (LaViDa llava_arch.py:484-492)."""
-    marks = getattr(model, _SETTINGS).marks
-    if marks is None:
+    settings: _Settings = getattr(model, _SETTINGS)
+    if settings.tokenizer is None:
         return [None] * count
     asked: list[Tensor | None] = []
     for index, row in enumerate(input_ids):
         ids = row if attention_mask is None else row[attention_mask[index].bool()]
         places = int((ids == IMAGE_TOKEN_INDEX).sum())
-        asked += [question_part(ids, IMAGE_TOKEN_INDEX, marks)] * places or [None]
+        question = naming_part(question_part(ids, IMAGE_TOKEN_INDEX, settings.marks), settings.tokenizer)
+        asked += [question] * places or [None]
     return (asked + [None] * count)[:count]
 
 

@@ -94,3 +94,22 @@ def question_part(input_ids: Tensor, image_token_index: int, marks: frozenset[in
     start = max((place for place, id_ in enumerate(ids) if id_ == image_token_index), default=-1) + 1
     end = next((place for place in range(start, len(ids)) if ids[place] in marks), len(ids))
     return input_ids[start:end]
+
+
+_FUNCTION_WORDS = (
+    "a an and are as at be by did do does for from give given has have how in is it its many much of on or read say says show "
+    "shown that the their there these this those to was were what when where which who whose why will with you"
+)
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+"""English words that questions are built of and that name nothing to look for."""
+
+
+def naming_part(question_ids: Tensor, tokenizer) -> Tensor:
+    """The ids of a question [L] that can name something on the page; all of them where none can.
+
+    Function words and single signs go. Print is full of them: a page's every "the" would be lifted with what is asked for.
+    Models read whole questions all the same; this is for comparing words with patches one by one.
+    """
+    texts = [tokenizer.decode([number]).strip().lower() for number in question_ids.tolist()]
+    names = [text not in FUNCTION_WORDS and not (text.isascii() and len(text) < 2) for text in texts]
+    return question_ids[torch.tensor(names, device=question_ids.device)] if any(names) else question_ids

@@ -16,6 +16,7 @@ from shirg.errors import UserError
 from shirg.gate.terms import text_cosine
 from shirg.lavida import checkpoint
 from shirg.lavida.config import RELEVANCE, read_config
+from shirg.lavida.prompt import naming_part
 from shirg.lavida.vision import VisionFeatures
 
 LAST_LAYER = "vision_model.encoder.layers.{}."
@@ -25,7 +26,8 @@ LAST_LAYER = "vision_model.encoder.layers.{}."
 def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
     """Cosine of every token of all views to the question, times `config.relevance_sign`: [1, V * N] float32.
 
-    In the space of "llm", cosines below `config.relevance_floor` are raised to it, and are all one to the gate.
+    In the space of "llm", the best of the question's words counts, function words left out where a tokenizer tells them
+    (`prompt.naming_part`); cosines below `config.relevance_floor` are raised to it, and are all one to the gate.
 
     None where the image alone decides: without a question, or with `config.relevance == "none"`.
 
@@ -43,6 +45,8 @@ def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Te
     # Autocast would round the scores, and so choose other tokens in training than at inference.
     with torch.no_grad(), torch.autocast(features.tokens.device.type, enabled=False):
         if kind == "llm":
+            if model.tokenizer is not None:
+                question_ids = naming_part(question_ids, model.tokenizer)
             words = model.language.embed_tokens(question_ids.to(model.device))
             scores = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
             return (model.config.relevance_sign * scores[None]).clamp_min(model.config.relevance_floor)

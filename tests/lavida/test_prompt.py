@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from shirg.errors import UserError
 from shirg.lavida import Lavida, prompt
+from shirg.nano.recipe.tokenizer import build_tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -59,3 +60,13 @@ def test_empty_questions_are_refused(question):
         prompt.prompt_text(tiny_tokenizer(), question)
     with pytest.raises(UserError, match="2 images"):
         prompt.prompt_text(tiny_tokenizer(), "<image> or <image>?")
+
+
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [("\nWhat is the Total?", "Total"), ("How much is Olives?", "Olives"), ("What is it?", "What is it?")],
+)
+def test_function_words_and_single_signs_name_nothing(question, named):
+    tokenizer = build_tokenizer()
+    ids = torch.tensor(tokenizer(question)["input_ids"])
+    assert tokenizer.decode(prompt.naming_part(ids, tokenizer)) == named
