@@ -2,7 +2,8 @@
 
 On held-out rendered pages, 672 x 672 pixels with text of 8 to 16, the answer's place is known. Every page is selected
 without a question, with a question of its own ("asked"), and with one of another page whose label words are not printed
-on this one ("unrelated"), for both signs of relevance. Reported for every budget, with paired 95 % intervals over pages:
+on this one ("unrelated"), by the default gate and by the preset "ocr", which lends relevance to its row. Reported for every
+budget, with paired 95 % intervals over pages:
 
 * answer whole: the share of questions whose answer's patches are all kept (patches that the answer's boxes cover by a
   third or more; answers so small that they cover none so far are left out of this column and counted);
@@ -37,12 +38,14 @@ from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.environment import describe_environment, processor
+from shirg.gate import GateConfig, ShirgGate
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
-from shirg.lavida.relevance import token_relevance
+from shirg.lavida.prompt import naming_part
+from shirg.lavida.relevance import token_relevance, word_relevance
 
 SIZE, TEXT_PX, BUDGETS = 672, (8.0, 16.0), (128, 256, 512)
-SIGNS = (1, -1)
+PRESETS = ("default", "ocr")
 COVERED = 1 / 3
 """Share of a patch that words must cover for it to be one of theirs."""
 SHARES = ("answer whole", "answer area", "page area")
@@ -139,9 +142,9 @@ def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator
     answer = cover(case.page, case.question.answer_words, features.grid)
     page = cover(case.page, range(len(case.page.words)), features.grid)
     texts = {"without": None, "asked": case.question.question, "unrelated": case.unrelated}
-    for name, text in texts.items():
-        for sign in SIGNS if text else (1,):
-            model.config = dataclasses.replace(model.config, relevance="llm", relevance_sign=sign)
+    for preset in PRESETS:
+        model.gate = ShirgGate(GateConfig.preset(preset))
+        for name, text in texts.items():
             for budget in BUDGETS:
                 kept = model.select(features, budget, None if text is None else _ids(model, text))
                 bright = (kept.assignment[0] >= 0).numpy()
@@ -150,7 +153,8 @@ def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator
                     "page": case.number,
                     "kind": case.question.kind,
                     "budget": budget,
-                    "setting": name if text is None else f"{name}, sign {sign:+d}",
+                    "preset": preset,
+                    "setting": name,
                     "answer whole": float(bright[whole].all()) if whole.any() else None,
                     "answer area": float(answer[bright].sum() / answer.sum()),
                     "page area": float(page[bright].sum() / page.sum()),
@@ -158,12 +162,12 @@ def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator
 
 
 def look_at(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, name: str) -> dict:
-    """Where the tokens lie that a question lifts (sign +1), and how its cosine ranks printed patches."""
-    model.config = dataclasses.replace(model.config, relevance="llm", relevance_sign=1)
-    cosine = token_relevance(model, features, ids)
-    lift = relevance_term(cosine)[0].numpy()
+    """Where the tokens lie that a question lifts, and how its cosine, without the floor, ranks printed patches."""
+    lift = relevance_term(token_relevance(model, features, ids))[0].numpy()
+    words = model.language.embed_tokens(naming_part(ids, model.tokenizer))
+    cosine = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
     place = places(case, features.grid)
-    cosine = cosine[0].numpy()
+    cosine = cosine.numpy()
     others = cosine[place == OTHER]
     look = {"page": case.number, "question": name, "lifted": int((lift > 0).sum())}
     look |= {f"lift on {PLACES[part]}": float(lift[place == part].sum() / max(lift.sum(), 1e-9)) for part in range(4)}
@@ -210,14 +214,14 @@ def summarise(rows: Sequence[dict], seed: int) -> list[dict]:
     """Means with intervals of every setting, and their paired differences to the choice without a question."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["budget"], row["setting"]].append(row)
+        groups[row["budget"], row["preset"], row["setting"]].append(row)
     table = []
-    for (budget, setting), group in groups.items():
-        entry = {"budget": budget, "setting": setting}
+    for (budget, preset, setting), group in groups.items():
+        entry = {"budget": budget, "preset": preset, "setting": setting}
         for share in SHARES:
             pairs = [
                 (row[share], plain[share], str(row["page"]))
-                for row, plain in zip(group, groups[budget, "without"], strict=True)
+                for row, plain in zip(group, groups[budget, preset, "without"], strict=True)
                 if row[share] is not None
             ]
             ours, theirs, of_page = zip(*pairs, strict=True)
@@ -250,9 +254,11 @@ def _percent(interval: dict, signed: bool = False) -> str:
 def print_tables(record: dict) -> None:
     """What a reader wants to see."""
     print(f"{record['pages']} pages, {record['questions']} questions ({record['small']} cover no patch by a third)")
-    print(f"{'K':>4}  {'question':22}" + "".join(f"{share + ', %':>22}{'against without':>24}" for share in SHARES))
+    print(
+        f"{'K':>4}  {'gate, question':22}" + "".join(f"{share + ', %':>22}{'against without':>24}" for share in SHARES)
+    )
     for entry in record["kept"]:
-        line = f"{entry['budget']:>4}  {entry['setting']:22}"
+        line = f"{entry['budget']:>4}  {entry['preset'] + ', ' + entry['setting']:22}"
         for share in SHARES:
             difference = entry.get(f"{share}, difference")
             line += f"{_percent(entry[share]):>22}{_percent(difference, True) if difference else '-':>24}"
@@ -281,7 +287,8 @@ def main() -> None:
     model = Lavida.from_pretrained(arguments.model)
     pages = held_out_pages(arguments.pages, arguments.seed)
     rows, looks, words = measure(model, pages, arguments.questions, arguments.seed)
-    plain = [row for row in rows if (row["budget"], row["setting"]) == (BUDGETS[0], "without")]
+    first = (BUDGETS[0], PRESETS[0], "without")
+    plain = [row for row in rows if (row["budget"], row["preset"], row["setting"]) == first]
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": processor(),
@@ -293,7 +300,8 @@ def main() -> None:
             "size": SIZE,
             "text_px": TEXT_PX,
             "split": "heldout",
-            "gate": dataclasses.asdict(model.gate.config),
+            "gates": {preset: dataclasses.asdict(GateConfig.preset(preset)) for preset in PRESETS},
+            "relevance_floor": model.config.relevance_floor,
         },
         "pages": len({row["page"] for row in plain}),
         "questions": len(plain),
