@@ -37,6 +37,17 @@ def time_call(call: Callable[[], object], warm_up: int, runs: int) -> tuple[floa
     return statistics.median(times), min(times)
 
 
+def machine() -> dict[str, object]:
+    """When and on what the times were taken."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+    }
+
+
 def keep_longest(tokens: torch.Tensor) -> torch.Tensor:
     """The baseline: top-k of the L2 norm, in raster order."""
     indices = torch.linalg.vector_norm(tokens, dim=-1).topk(BUDGET).indices.sort().values
@@ -76,11 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     times = measure(arguments.batch, arguments.warm_up, arguments.runs)
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
+        **machine(),
         "setting": {"tokens": [arguments.batch, GRID[0] * GRID[1], WIDTH], "budget": BUDGET, "text": WORDS},
         "warm_up": arguments.warm_up,
         "runs": arguments.runs,

@@ -9,16 +9,13 @@ all) of time over tokens, channels and budget.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
-import os
 from pathlib import Path
 
 import torch
-from gate_cpu import time_call
+from gate_cpu import machine, time_call
 
-from shirg.evaluation.environment import processor
 from shirg.gate import ShirgGate
 
 WIDTH, BUDGET = 1152, 512
@@ -76,11 +73,7 @@ def main() -> None:
         "budget": exponent(list(BUDGETS), list(by_budget[2304].values())),
     }
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
+        **machine(),
         "warm_up": arguments.warm_up,
         "runs": arguments.runs,
         "milliseconds": {n: {k: round(ms, 3) for k, ms in row.items()} for n, row in by_budget.items()},
