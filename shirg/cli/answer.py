@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
-from shirg.cli.flags import AdaptedModelFlags
+from shirg.cli.flags import AdaptedModelFlags, GateFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
@@ -17,7 +17,7 @@ ONE_PER_TOKEN = "(default: one per token)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(AdaptedModelFlags):
+class Flags(GateFlags, AdaptedModelFlags):
     """Ask one question about one page. The answer alone goes to stdout; a terminal shows on stderr how it fills in."""
 
     image: Positional[Path]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from tyro.conf import arg
 
-from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags
+from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
@@ -23,7 +23,7 @@ DEFAULT_VARIANTS = "(default: lowres hd highres shirg)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(EvaluationFlags, AdaptedModelFlags):
+class Flags(EvaluationFlags, GateFlags, AdaptedModelFlags):
     """Answer the benchmarks' questions through every vision path and budget, with and without an adapter, and time it.
 
     Answers are written as they come: --resume goes on after a crash or Ctrl-C. Under torchrun the pages are shared out to

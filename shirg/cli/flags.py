@@ -75,6 +75,16 @@ class ModelFlags(CommonFlags):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GateFlags(ModelFlags):
+    """The same for commands whose gate may be set."""
+
+    preset: Annotated[Literal["default", "ocr"] | None, arg(metavar="{default,ocr}", help_behavior_hint=MODELS_OWN)] = (
+        None
+    )
+    """The gate's settings: SHIRG-v2's weights, or those tuned for the words of a page (docs/gate.md)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptedModelFlags(ModelFlags):
     """The same for commands that use an adapter rather than train one."""
 

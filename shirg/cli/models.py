@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shirg.cli.flags import ModelFlags
+from shirg.cli.flags import GateFlags, ModelFlags
 from shirg.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     flags.check_resolution()
     import torch
 
+    from shirg.gate import GateConfig, ShirgGate
     from shirg.lavida import Lavida, checkpoint
     from shirg.lavida.adapter import load_adapter, warn_of_differences
     from shirg.lavida.config import read_config
@@ -43,6 +44,8 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
         settings = {} if adapter is None else load_adapter(model, adapter)
         model.resolution = flags.image_resolution or model.resolution
         model.fit = flags.fit or model.fit
+        if isinstance(flags, GateFlags) and flags.preset is not None:
+            model.gate = ShirgGate(GateConfig.preset(flags.preset))
         _set_relevance(model, flags)
         warn_of_differences(model, settings, adapter)
     return model

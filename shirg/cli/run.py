@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from shirg.cli import evaluate, prepare, train
-from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, OptionalFolder, TrainingFlags
+from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(EvaluationFlags, TrainingFlags, DataFlags, AdaptedModelFlags):
+class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFlags):
     """Prepare data, train SHIRG's adapter, evaluate it and write a report.
 
     The defaults need no files and no GPU: LaViDa-nano, rendered pages, under ten minutes on two CPU cores.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from tyro.conf import Positional, arg
 
-from shirg.cli.flags import AdaptedModelFlags
+from shirg.cli.flags import AdaptedModelFlags, GateFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
@@ -36,7 +36,7 @@ DRAWN = ".kept.png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(AdaptedModelFlags):
+class Flags(GateFlags, AdaptedModelFlags):
     """Draw a page with its kept patches bright, its dropped ones dimmed, and the borders of the clusters.
 
     For PAGE.png there will be PAGE.kept.png, and PAGE.kept.json with index, row, column and score of every kept patch.
@@ -180,6 +180,7 @@ def describe(
         "fit": model.fit,
         "grid": {"rows": rows, "columns": columns},
         "selector": flags.selector,
+        "gate": dataclasses.asdict(model.gate.config),
         "budget": flags.budget,
         "question": flags.question,
         "relevance": model.config.relevance if flags.question else "none",

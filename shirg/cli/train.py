@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from tyro.conf import arg
 
-from shirg.cli.flags import ModelFlags, TrainingFlags
+from shirg.cli.flags import GateFlags, TrainingFlags
 from shirg.cli.runner import run_command
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(TrainingFlags, ModelFlags):
+class Flags(TrainingFlags, GateFlags):
     """Train one small adapter on the projector, with another token budget at every step, so that it serves them all."""
 
     prepared_dir: Annotated[Path, arg(metavar="DIR")] = Path("./shirg_data")

@@ -69,6 +69,7 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "seed": 0,
         "include_pooled": True,
         "ratio_sampling": "uniform",
+        "preset": None,
         "relevance": None,
         "relevance_sign": None,
         "text_tower": None,

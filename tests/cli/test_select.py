@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from shirg import cli
 from shirg.cli import select
-from shirg.gate import SELECTORS
+from shirg.gate import SELECTORS, GateConfig
 from tests.tiny import tiny_model, tiny_page
 
 
@@ -77,6 +78,18 @@ def test_a_question_is_told_with_what_it_changed(model, tmp_path, capsys):
     plain = set(records["none"]["indices"])
     assert records["none"]["changed_by_question"] == 0
     assert records["llm"]["changed_by_question"] == len(set(records["llm"]["indices"]) - plain) > 0
+
+
+def test_the_preset_decides_the_gate_and_what_it_keeps(model, tmp_path, capsys):
+    tiny_page().save(tmp_path / "page.png")
+    kept = {}
+    for preset in ("default", "ocr"):
+        output = tmp_path / preset
+        code, *_ = run(model, capsys, tmp_path / "page.png", "--budget", 40, "--preset", preset, "--output-dir", output)
+        record = json.loads((output / "page.kept.json").read_text(encoding="utf-8"))
+        assert code == 0 and record["gate"] == dataclasses.asdict(GateConfig.preset(preset))
+        kept[preset] = record["indices"]
+    assert kept["default"] != kept["ocr"]
 
 
 def test_merging_is_told_as_such(model, tmp_path, capsys):
