@@ -8,6 +8,8 @@ import string
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shirg.data.pages import Page, Question, Word
 from shirg.data.render import render_page
@@ -16,7 +18,7 @@ from shirg.nano.recipe import __main__ as recipe
 from shirg.nano.recipe.export import as_lavida, nano_config
 from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, glyph_targets, moved
 from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
-from shirg.nano.recipe.reader import Reader, attend, lay_out, mass, noise, whole_mean
+from shirg.nano.recipe.reader import Reader, attend, keep_patches, lay_out, mass, noise, whole_mean
 from shirg.nano.recipe.stage import Stage, learning_rate
 from shirg.nano.recipe.tokenizer import build_tokenizer
 from shirg.nano.recipe.tower import enlarged
@@ -98,7 +100,7 @@ class TestReader:
         torch.manual_seed(1)
         shared, prompt, block = 5, 4, 3
         lengths = torch.tensor([[4, 3, 2]])
-        layout = lay_out(lengths, prompt, block, shared)
+        layout = lay_out(lengths, prompt, block, torch.ones(1, shared))
         rows = shared + 3 * (prompt + 2 * block)
         hidden = torch.randn(1, rows, 192)
         branch = slice(shared + layout.branch, shared + 2 * layout.branch)
@@ -113,7 +115,7 @@ class TestReader:
 
     def test_the_page_sees_the_first_question_and_no_other(self, reader):
         torch.manual_seed(2)
-        layout = lay_out(torch.tensor([[2, 2]]), 2, 1, shared=3)
+        layout = lay_out(torch.tensor([[2, 2]]), 2, 1, torch.ones(1, 3))
         hidden = torch.randn(1, 3 + 2 * 4, 192)
         page = attend(reader.language, hidden, layout, set())[0][:, :3]
         first, second = hidden.clone(), hidden.clone()
@@ -126,7 +128,7 @@ class TestReader:
         """The recipe's own attention against `LanguageModel.forward` with the prefix of a real prompt: copy A only."""
         torch.manual_seed(3)
         shared, prompt, block = 6, 3, 2
-        layout = lay_out(torch.tensor([[prompt]]), prompt, block, shared)
+        layout = lay_out(torch.tensor([[prompt]]), prompt, block, torch.ones(1, shared))
         hidden = torch.randn(1, shared + prompt + 2 * block, 192)
         ours = attend(reader.language, hidden, layout, set())[0][:, : shared + prompt + block]
         length = shared + prompt
@@ -134,6 +136,38 @@ class TestReader:
         sees[:length, length:] = False  # the prefix does not see the answer
         theirs = reader.language(hidden[:, : length + block], attention_mask=sees[None, None])
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+    def test_a_row_that_stands_for_three_is_attended_as_three(self, reader):
+        torch.manual_seed(4)
+        few = lay_out(torch.tensor([[2]]), 2, 1, torch.tensor([[1.0, 3.0, 1.0]]))
+        many = lay_out(torch.tensor([[2]]), 2, 1, torch.ones(1, 5))
+        assert few.positions.tolist() == [[0, 2, 4, 5, 6, 7, 7]]
+        assert many.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 7]]
+        many.positions[0, 1:4] = 2
+        hidden = torch.randn(1, 7, 192)
+        repeated = hidden[:, [0, 1, 1, 1, 2, 3, 4, 5, 6]]
+        ours, theirs = (
+            attend(reader.language, rows, layout, set())[0] for rows, layout in ((hidden, few), (repeated, many))
+        )
+        assert torch.allclose(ours, theirs[:, [0, 1, 4, 5, 6, 7, 8]], atol=1e-4)
+
+    @settings(max_examples=30, deadline=None)
+    @given(seed=st.integers(0, 10**6), share=st.floats(0, 1), pages=st.integers(1, 3))
+    def test_the_patches_shown_speak_for_the_whole_page_or_a_part_of_it(self, seed, share, pages):
+        inked = torch.rand(pages, POSITIONS**2, generator=torch.Generator().manual_seed(seed)) < share
+        kept, counts = keep_patches(inked, random.Random(seed))
+        assert (kept.diff() > 0).all()
+        shown = torch.gather(inked, 1, kept)
+        assert torch.equal(shown.sum(1), inked.sum(1))  # nothing that is written is left out
+        assert (counts[shown] == 1).all() and (counts >= 1).all()
+        assert (counts.sum(1) <= POSITIONS**2 + 0.01).all()
+
+    def test_one_batch_in_two_is_a_page_seen_whole(self):
+        inked = torch.zeros(2, POSITIONS**2, dtype=torch.bool)
+        inked[0, :100] = inked[1, :20] = True
+        sums = torch.stack([keep_patches(inked, random.Random(seed))[1].sum(1) for seed in range(40)])
+        whole = (sums - POSITIONS**2).abs() < 0.01
+        assert torch.equal(whole[:, 0], whole[:, 1]) and 10 <= whole[:, 0].sum() <= 30
 
     def test_enlarged_positions_are_those_of_the_672_pixel_view(self, reader):
         embeddings = reader.tower.embeddings

@@ -7,6 +7,7 @@ by patch, which characters stand there does so in minutes. The targets exist bec
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import string
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ def _draw(rng: random.Random, width: int, height: int, text_px: tuple[float, flo
     words: list[Word] = []
     top = rng.randint(-4, 12)
     while top < height:
-        size = round(rng.uniform(*text_px) * shrink)
+        size = round(math.exp(rng.uniform(*map(math.log, text_px))) * shrink)  # as many sizes below 13 px as above
         face = Face(rng.choice(_FILES), size)
         line_ink = ink
         if rng.random() < 0.12:

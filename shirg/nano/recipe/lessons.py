@@ -30,7 +30,7 @@ PROMPT_LENGTH = 24  # tokens of "\n", question and header at most
 QUESTIONS = 6  # a page, with repeats where it has fewer
 PATCHES = POSITIONS * POSITIONS
 CHUNK = 6  # batches sorted together
-WINDOW_TEXT, TILE_TEXT = (8.0, 18.0), (9.0, 20.0)  # px on a page of 672 px
+WINDOW_TEXT, TILE_TEXT = (7.5, 16.0), (9.0, 20.0)  # px on a page of 672 px
 
 
 @dataclass

@@ -32,7 +32,7 @@ from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, nor
 
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
-STRETCHED, MAX_STRETCH = 0.25, 3.0  # share of steps, and how far: positions up to those of 2304 tokens become familiar
+MOST_BLANKS = 64  # shown of a page's blank patches; each stands for several
 NAMED, SHARP = 0.3, 0.05  # cosine above which a token names a word, and the temperature of the loss that says so
 PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block and soon known
 
@@ -70,7 +70,7 @@ class Reader(nn.Module):
     def see(self, batch: dict[str, Tensor], kept: Tensor) -> Tensor:
         """Raw tower output [B, K, D] of the patches `kept` [B, K], which are all that the tower is shown.
 
-        Blank patches left out cost nothing in what is learnt (attention to them is nearly nothing) and save most of the work.
+        The tower reads as well with the other blank patches as without them, so leaving them out saves most of the work.
         """
         table = self.tower.embeddings.position_embedding.weight
         large = enlarged(table)
@@ -135,27 +135,36 @@ def contrast(pixels: Tensor) -> Tensor:
     return F.unfold(grey, 2 * PATCH, stride=2 * PATCH).std(1).view(len(pixels), -1)
 
 
-def keep_patches(inked: Tensor, rng: random.Random) -> Tensor:
-    """Indices [B, K] ascending of the patches shown to the language model; `inked` is Boolean [B, N], under some word.
+def keep_patches(inked: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """The patches shown to the language model, and how many each of them stands for.
 
-    Blank patches teach nothing and cost most of the time, so most batches show the inked ones and a few others, drawn at
-    random; one batch in sixteen shows twice as many as are inked, or all 729 of a 384 px view.
+    Most patches of a page are blank. Shown whole they would cost most of the time; left out they would be something new when
+    a user asks for all 2304 tokens, among which attention is then lost. So a sample of them is shown, and each stands for
+    several: attention to it counts that often (`Layout.crowd`), and so do the positions that it takes. One batch in two is a
+    page seen whole; in the others a drawn share of the blank patches is missing, as after a selection.
+
+    Args:
+        inked: Boolean [B, N], patches under some word.
+
+    Returns:
+        Indices [B, K] ascending, and float32 counts [B, K], 1 for inked patches and at least 1 for blank ones.
     """
     most, everything = int(inked.sum(1).max()), inked.shape[1]
-    if rng.random() < 1 / 16:
-        count = everything if everything == PATCHES else 2 * most
-    else:
-        count = -(-int(most * rng.choice((1.0, 1.0, 1.2))) // 32) * 32
-    count = min(everything, count)
+    count = min(everything, -(-(most + rng.randint(16, MOST_BLANKS)) // 32) * 32)
     order = torch.rand(inked.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) + inked.cpu()
-    return order.topk(count).indices.sort().values.to(inked.device)
+    kept = order.topk(count).indices.sort().values.to(inked.device)
+    shown = take(inked, kept)
+    share = 1.0 if rng.random() < 0.5 else rng.random()
+    blank, present = (~inked).sum(1, keepdim=True) * share, (~shown).sum(1, keepdim=True)
+    return kept, torch.where(shown, 1.0, (blank / present.clamp_min(1)).clamp_min(1.0))
 
 
 @dataclass
 class Layout:
     """Who sees whom. S rows of the page, then Q branches of R = P + 2 A rows: a prompt and two copies of its answer.
 
-    `positions` [B, S + Q R]; `page_sees` [B, 1, S, S + P], the page and the first prompt; `branch_sees` [B, 1, Q, R, R], a
+    `positions` [B, S + Q R]; `crowd` float32 [B, 1, 1, S], log of how many rows each of the page's stands for, which goes on top
+    of the attention scores; `page_sees` [B, 1, S, S + P], the page and the first prompt; `branch_sees` [B, 1, Q, R, R], a
     branch's own rows (it sees all of the page besides); True where a row may attend.
     """
 
@@ -163,27 +172,27 @@ class Layout:
     prompt: int
     branch: int
     positions: Tensor
+    crowd: Tensor
     page_sees: Tensor
     branch_sees: Tensor
 
 
-def lay_out(lengths: Tensor, prompt: int, block: int, shared: int, stretch: float = 1.0) -> Layout:
-    """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, and answers of `block` tokens.
-
-    `stretch` > 1 spreads the page's rows over as many times more positions, as if the patches left out were there.
-    """
-    device = lengths.device
+def lay_out(lengths: Tensor, prompt: int, block: int, counts: Tensor) -> Layout:
+    """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, answers of `block` tokens, and a page whose rows
+    stand for `counts` [B, S] rows each."""
+    device, shared = lengths.device, counts.shape[1]
     part = torch.tensor([0] * prompt + [1] * block + [2] * block, device=device)
     inner = torch.cat([torch.arange(length, device=device) for length in (prompt, block, block)])
-    page = (torch.arange(shared, device=device) * stretch).long()
-    positions = page[-1] + 1 + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
-    positions = torch.cat([page.expand(len(lengths), -1), positions.flatten(1)], 1)
+    ends = counts.cumsum(1)
+    first = ends[:, -1:].round().long()  # of the prompts' positions
+    positions = first[..., None] + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
+    positions = torch.cat([(ends - (counts + 1) / 2).round().long(), positions.flatten(1)], 1)
     real = (part > 0) | (inner < lengths[..., None])  # [B, Q, R]: padding of prompts is seen by nobody
     allowed = (part[None] == 0) | (part[:, None] == part[None])  # [R, R]
     everywhere = torch.ones(len(lengths), shared, dtype=torch.bool, device=device)
     page_sees = torch.cat([everywhere, real[:, 0, :prompt]], 1)
     return Layout(
-        shared, prompt, len(part), positions,
+        shared, prompt, len(part), positions, counts.log()[:, None, None],
         page_sees[:, None, None].expand(-1, -1, shared, -1),
         (allowed & real[:, :, None])[:, None],
     )  # fmt: skip
@@ -220,6 +229,7 @@ def attend(language: LanguageModel, hidden: Tensor, layout: Layout, watched: set
 def _page_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     end = layout.shared + layout.prompt
     scores = query[:, :, : layout.shared] @ key[:, :, :end].transpose(2, 3)
+    scores = scores + F.pad(layout.crowd, (0, layout.prompt)).to(scores.dtype)
     scores = scores.masked_fill(~layout.page_sees, -1e4)
     return scores.softmax(-1) @ value[:, :, :end]
 
@@ -229,6 +239,7 @@ def _branch_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout)
         return x[:, :, layout.shared :].unflatten(2, (-1, layout.branch))
 
     on_page = query[:, :, layout.shared :] @ key[:, :, : layout.shared].transpose(2, 3)  # [B, heads, Q R, S]
+    on_page = on_page + layout.crowd.to(on_page.dtype)
     on_branch = (split(query) @ split(key).transpose(3, 4)).masked_fill(~layout.branch_sees, -1e4)
     scores = torch.cat([on_page.unflatten(2, (-1, layout.branch)), on_branch], -1)
     weights = scores.softmax(-1)
@@ -259,9 +270,10 @@ def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
 def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool):
     """Losses of one batch, by name, and the share of masked answer tokens that come out right."""
     tiled = batch["pixels"].shape[1] > 1
-    kept = keep_patches(batch["inked"], rng)
+    kept, counts = keep_patches(batch["inked"], rng)
     if tiled:
         page = reader.pool_tiles(reader.see_tiles(batch), batch, rng)
+        counts = torch.ones(page.shape[:2], device=page.device)
     else:
         with torch.set_grad_enabled(learn_tower):
             seen = reader.see(batch, kept)
@@ -273,8 +285,7 @@ def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator
     branches = torch.cat([batch["prompts"][..., :prompt], *copies], 2)  # [B, Q, R]
     user = answers.new_full((len(answers), 1), reader.user_id)
     sequence = torch.cat([embed(user), page.to(torch.float32), embed(branches.flatten(1))], 1)
-    stretch = rng.uniform(1.0, MAX_STRETCH) if rng.random() < STRETCHED else 1.0
-    layout = lay_out(batch["prompt_lengths"], prompt, block, 1 + page.shape[1], stretch)
+    layout = lay_out(batch["prompt_lengths"], prompt, block, F.pad(counts, (1, 0), value=1.0))
     hidden, looks = attend(reader.language, sequence, layout, {NAME_LAYER, KEY_LAYER, PLACE_LAYER})
     tails = hidden[:, layout.shared :].unflatten(1, (-1, layout.branch))[:, :, prompt:]  # [B, Q, 2A, H]
     logits = reader.language.logits(tails).float()

@@ -26,7 +26,7 @@ from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
 
 CROP_ROWS, CROP_COLS = 8, 16  # patches: 112 x 224 px holds several whole words
 SHEET_CROPS = (4, 2)  # crops down and across one sheet
-TEXT_PX = (8.0, 24.0)
+TEXT_PX = (7.5, 23.0)
 BLANK_WEIGHT = 0.15  # three patches of four are blank
 POSITION_FREQUENCIES = 8
 
