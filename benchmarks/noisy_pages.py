@@ -40,7 +40,9 @@ def noisy_page(kind: str, number: int, split: str, seed: int) -> BoxedPage:
         image.paste(made_up_photo(width, height, rng.randrange(2**31)), (left, top))
     noise = np.random.default_rng(rng.randrange(2**31)).normal(0, rng.choice(GRAINS), (SIZE, SIZE, 1))
     grainy = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
-    return BoxedPage(f"rendered/{kind}-{number}", Image.fromarray(grainy), boxes)
+    return BoxedPage(
+        f"rendered/{kind}-{number}", Image.fromarray(grainy), boxes, tuple(word.text for word in page.words)
+    )
 
 
 def free_place(boxes: Sequence[Box], rng: random.Random) -> tuple[int, int, int, int] | None:

@@ -1,4 +1,4 @@
-"""Real pages whose words have boxes, for counting what a selection keeps of them. Texts and answers are not read.
+"""Real pages whose words have boxes, for counting what a selection keeps of them and for reading them one by one.
 
 Sets that mark lines are cut into words where the transcript has spaces, each character as wide as the others of its line:
 good to a fraction of a character.
@@ -24,12 +24,17 @@ ILLEGIBLE = "###"
 
 @dataclass(frozen=True)
 class BoxedPage:
-    """A page image and the boxes of its words."""
+    """A page image and its words."""
 
     name: str
     image: Image.Image
     boxes: tuple[Box, ...]
     """Left, top, right, bottom in pixels of `image`."""
+    texts: tuple[str, ...]
+    """What stands in every box, without spaces."""
+
+
+BoxedWord = tuple[str, Box]
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,11 @@ class _Layout:
     pattern: str
     image: str
     """Path of the image, from the set's folder: "{stem}" is the annotation's, "{part}" the folder two above it."""
-    read: Callable[[Path], list[Box]]
+    read: Callable[[Path], list[BoxedWord]]
 
 
-def split_line(box: Box, text: str) -> Iterator[Box]:
-    """Boxes of a line's words, by the share of its characters that they and the spaces before them take."""
+def split_line(box: Box, text: str) -> Iterator[BoxedWord]:
+    """A line's words with their boxes, by the share of its characters that they and the spaces before them take."""
     line = text.strip()
     left, top, right, bottom = box
     place = 0
@@ -50,30 +55,30 @@ def split_line(box: Box, text: str) -> Iterator[Box]:
         start = line.index(word, place)
         place = start + len(word)
         step = (right - left) / len(line)
-        yield left + step * start, top, left + step * place, bottom
+        yield word, (left + step * start, top, left + step * place, bottom)
 
 
-def _read_corners(path: Path) -> list[Box]:
+def _read_corners(path: Path) -> list[BoxedWord]:
     """Rows of eight numbers, four corners, and a transcript that may hold commas (SROIE, ICDAR 2015)."""
-    boxes = []
+    words = []
     for row in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         *corners, text = row.split(",", 8)
         if len(corners) != 8 or text.strip() == ILLEGIBLE:
             continue
         xs, ys = [float(x) for x in corners[::2]], [float(y) for y in corners[1::2]]
-        boxes += split_line((min(xs), min(ys), max(xs), max(ys)), text)
-    return boxes
+        words += split_line((min(xs), min(ys), max(xs), max(ys)), text)
+    return words
 
 
-def _read_form(path: Path) -> list[Box]:
+def _read_form(path: Path) -> list[BoxedWord]:
     """FUNSD: entities of words."""
-    entities = fields(read_json(path)).get("form", [])
-    return [tuple(word["box"]) for entity in entities for word in entity["words"] if word["text"].strip()]
+    words = [word for entity in fields(read_json(path)).get("form", []) for word in entity["words"]]
+    return [(word["text"].strip(), tuple(word["box"])) for word in words if word["text"].strip()]
 
 
-def _read_chart(path: Path) -> list[Box]:
+def _read_chart(path: Path) -> list[BoxedWord]:
     """OpenCQA: lines that an OCR engine found, left, top, right, bottom whatever the set's own description says."""
-    return [box for line in read_json(path) for box in split_line(tuple(line["bounding_box"]), line["sentence"])]
+    return [word for line in read_json(path) for word in split_line(tuple(line["bounding_box"]), line["sentence"])]
 
 
 LAYOUTS = {
@@ -107,11 +112,12 @@ def boxed_pages(data_dir: Path, name: str, limit: int | None = None, seed: int =
     for path in files:
         if limit is not None and len(pages) == limit:
             break
-        boxes = layout.read(path)
-        if boxes:
+        words = layout.read(path)
+        if words:
+            texts, boxes = zip(*words, strict=True)
             stem, part = path.stem.removeprefix("gt_"), path.parent.parent.name
             image = Image.open(folder / layout.image.format(stem=stem, part=part))
-            pages.append(BoxedPage(f"{name}/{stem}", to_rgb(image), tuple(boxes)))
+            pages.append(BoxedPage(f"{name}/{stem}", to_rgb(image), boxes, texts))
     if not pages:
         raise UserError(f"{folder}: no page with word boxes ({layout.pattern})")
     return pages

@@ -23,19 +23,25 @@ def write(path, text):
 
 def test_a_line_is_cut_at_its_spaces_by_characters():
     # ten characters of 2 px each: "ab", two spaces, "cdef", a space, "g"
-    assert list(split_line((10, 5, 30, 9), " ab  cdef g ")) == [(10, 5, 14, 9), (18, 5, 26, 9), (28, 5, 30, 9)]
+    words = [("ab", (10, 5, 14, 9)), ("cdef", (18, 5, 26, 9)), ("g", (28, 5, 30, 9))]
+    assert list(split_line((10, 5, 30, 9), " ab  cdef g ")) == words
     assert list(split_line((0, 0, 9, 3), "  ")) == []
 
 
 def test_equal_words_of_a_line_are_told_apart():
-    assert list(split_line((0, 0, 5, 1), "a a a")) == [(0, 0, 1, 1), (2, 0, 3, 1), (4, 0, 5, 1)]
+    assert list(split_line((0, 0, 5, 1), "a a a")) == [("a", (left, 0, left + 1, 1)) for left in (0, 2, 4)]
 
 
 def test_sroie_rows_may_hold_commas_and_slanted_boxes(tmp_path):
     picture(tmp_path / "sroie/img/X1.jpg")
     write(tmp_path / "sroie/box/X1.csv", "10,4,30,5,30,9,10,8,1,200\n\n0,0,4,0,4,4,0,4,\n")
     page = boxed_pages(tmp_path, "sroie")[0]
-    assert page.name == "sroie/X1" and page.boxes == ((10, 4, 30, 9),) and page.image.mode == "RGB"
+    assert (
+        page.name == "sroie/X1"
+        and page.boxes == ((10, 4, 30, 9),)
+        and page.texts == ("1,200",)
+        and page.image.mode == "RGB"
+    )
 
 
 def test_icdar_leaves_out_what_nobody_could_read(tmp_path):
@@ -43,20 +49,22 @@ def test_icdar_leaves_out_what_nobody_could_read(tmp_path):
     rows = "\ufeff1,1,9,1,9,5,1,5,Exit\n1,1,9,1,9,5,1,5,###\n"
     write(tmp_path / "icdar2015_incidental/Gts/gt_img_3.txt", rows)
     page = boxed_pages(tmp_path, "icdar2015")[0]
-    assert page.name == "icdar2015/img_3" and page.boxes == ((1, 1, 9, 5),)
+    assert page.name == "icdar2015/img_3" and page.boxes == ((1, 1, 9, 5),) and page.texts == ("Exit",)
 
 
 def test_funsd_words(tmp_path):
     words = [{"box": [1, 2, 3, 4], "text": "To:"}, {"box": [5, 2, 6, 4], "text": " "}]
     picture(tmp_path / "funsd/training_data/images/7.png")
     write(tmp_path / "funsd/training_data/annotations/7.json", json.dumps({"form": [{"words": words}]}))
-    assert boxed_pages(tmp_path, "funsd")[0].boxes == ((1, 2, 3, 4),)
+    page = boxed_pages(tmp_path, "funsd")[0]
+    assert page.boxes == ((1, 2, 3, 4),) and page.texts == ("To:",)
 
 
 def test_opencqa_lines_become_words(tmp_path):
     picture(tmp_path / "opencqa/chart_images/5.png")
     write(tmp_path / "opencqa/bboxes/5.json", json.dumps([{"sentence": "ab cd ", "bounding_box": [0, 0, 50, 9]}]))
-    assert boxed_pages(tmp_path, "opencqa")[0].boxes == ((0, 0, 20, 9), (30, 0, 50, 9))
+    page = boxed_pages(tmp_path, "opencqa")[0]
+    assert page.boxes == ((0, 0, 20, 9), (30, 0, 50, 9)) and page.texts == ("ab", "cd")
 
 
 def test_a_smaller_limit_gives_the_first_pages_of_a_larger_one(tmp_path):

@@ -47,7 +47,13 @@ _FEWEST_QUESTIONS, _MOST_QUESTIONS, _ATTEMPTS = 4, 12, 12
 
 
 def render_page(
-    kind: str, seed: int, *, size: int = 672, text_px: tuple[float, float] = (6.0, 28.0), split: str = "train"
+    kind: str,
+    seed: int,
+    *,
+    size: int = 672,
+    text_px: tuple[float, float] = (6.0, 28.0),
+    split: str = "train",
+    strange: float = 0.0,
 ) -> Page:
     """Draw one page; the same arguments give the same page, pixel for pixel.
 
@@ -59,6 +65,8 @@ def render_page(
             used; a page holds fewer fields the larger they are.
         split: one of `SPLITS`. Splits share label words and no value of four characters or more; "heldout" also has
             faces of its own.
+        strange: share of the fields' and columns' values that are any string: a name where a date would stand, or no word
+            of any language. A reader that has seen some reads what is there instead of what is likely.
 
     Returns:
         A page with 4 to 12 questions, in most cases 6 or more.
@@ -71,7 +79,7 @@ def render_page(
         digest = hashlib.blake2b(f"{kind}/{split}/{seed}/{attempt}".encode(), digest_size=8).digest()
         rng = random.Random(int.from_bytes(digest, "big"))
         look = choose_look(rng, size, text_px, split, _MONOSPACE.get(kind, 0.1))
-        sheet = Sheet(size, rng, look, Values(rng, split))
+        sheet = Sheet(size, rng, look, Values(rng, split, strange))
         _COMPOSERS[kind](sheet)
         if len(sheet.questions) >= _FEWEST_QUESTIONS:
             chosen = sorted(rng.sample(range(len(sheet.questions)), min(len(sheet.questions), _MOST_QUESTIONS)))

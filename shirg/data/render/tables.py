@@ -159,6 +159,8 @@ def _ask_cells(sheet: Sheet, table: Table, columns: list[str], rows: list[list[s
     for r, c in sheet.rng.sample(places, min(len(places), 12)):
         keys = (table.cells[r][0], table.header[c])
         sheet.ask("cell", table.cells[r][c], *keys, column=columns[c - 1], row=rows[r][0])
+    if sheet.values.strange:  # nothing to compare
+        return
     for c in range(1, len(table.header)):
         if COLUMNS[columns[c - 1]] in _ORDERED and len(table.cells) > 2:
             numbers = [float(row[c].replace(",", "").lstrip("$")) for row in rows[: len(table.cells)]]

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import random
 import re
+import string
 from collections.abc import Callable
 
 from shirg.data.render.lexicon import MONTHS, label_words
@@ -66,6 +67,7 @@ _ENDS = {
     "firm": ("tek", "co", "lux", "net", "soft", "med", "corp", "mart", "gen", "max", "print", "pack"),
 }
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
+PRINTABLE = string.printable[:94]
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,17 +99,40 @@ def allowed(text: str, split: str) -> bool:
     return all(split_of(word) == split for word in words)
 
 
+def random_word(rng: random.Random) -> str:
+    """Letters, digits and signs in the proportions of forms and receipts."""
+    draw = rng.random()
+    if draw < 0.35:
+        return rng.choice((str.lower, str.title, str.title, str.upper))(
+            "".join(rng.choice(rng.choice(("aeiou", string.ascii_lowercase))) for _ in range(rng.randint(2, 10)))
+        )
+    if draw < 0.55:
+        sign, whole, point = (
+            rng.choice(("", "$", "")),
+            rng.randint(0, 10 ** rng.randint(1, 4)),
+            rng.choice((".", ",", ".")),
+        )
+        return f"{sign}{whole}{point}{rng.randint(0, 99):02d}"
+    if draw < 0.75:
+        return str(rng.randint(0, 10 ** rng.randint(1, 8))) + rng.choice(("", "", "%", ":"))
+    if draw < 0.9:
+        return "".join(rng.choice(string.ascii_uppercase + string.digits * 2 + "-/") for _ in range(rng.randint(2, 10)))
+    return "".join(rng.choice(PRINTABLE) for _ in range(rng.randint(1, 8)))
+
+
 class Values:
     """Draws values of one split with one page's habits (currency sign, date format, style of codes).
 
     Args:
         rng: the page's random numbers.
         split: one of `SPLITS`.
+        strange: share of the fields' and columns' values that are any string instead of one of its type.
     """
 
-    def __init__(self, rng: random.Random, split: str) -> None:
+    def __init__(self, rng: random.Random, split: str, strange: float = 0.0) -> None:
         self.rng = rng
         self.split = split
+        self.strange = strange
         self.currency = rng.choice(("$", "$", "", ""))
         self.thousands = rng.random() < 0.5
         self.date_style = rng.choice(("d/m/y", "y-m-d", "d.m.y", "d Month", "Month d", "d/m/yy"))
@@ -126,7 +151,9 @@ class Values:
         raise RuntimeError(f"no value of split {self.split!r} in 1000 draws; the last was {text!r}")
 
     def of(self, kind: str) -> str:
-        """A value of the type that `FIELDS` or `COLUMNS` names."""
+        """A value of the type that `FIELDS` or `COLUMNS` names, or a strange one."""
+        if self.strange and self.rng.random() < self.strange:
+            return self.draw(lambda: random_word(self.rng))
         return self.draw(getattr(self, f"_{kind}"))
 
     def money_text(self, cents: int) -> str:

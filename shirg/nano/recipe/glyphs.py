@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +17,11 @@ from PIL import Image, ImageDraw
 
 from shirg.data.pages import Word
 from shirg.data.render.fonts import TRAINING_FONTS, Face
+from shirg.data.render.values import PRINTABLE, random_word
 
 PATCH = 14
 SLOTS = 4  # characters told apart in one patch: an 8 px font puts three in it
-CHARACTERS = string.printable[:94]  # class 0 is blank, class c + 1 is CHARACTERS[c]
+CHARACTERS = PRINTABLE  # class 0 is blank, class c + 1 is CHARACTERS[c]
 NUM_CLASSES = len(CHARACTERS) + 1
 MAX_INDEX = 16  # index of a character in its word; later ones share the last class
 IGNORE = -100
@@ -68,27 +68,6 @@ def moved(word: Word, scale: tuple[float, float], corner: tuple[float, float] = 
     """`word` in pixels of a view whose (x, y) = page * scale - corner."""
     left, top, right, bottom = (edge * scale[side % 2] - corner[side % 2] for side, edge in enumerate(word.box))
     return Word(word.text, (left, top, right, bottom), tuple(x * scale[0] - corner[0] for x in word.char_edges))
-
-
-def random_word(rng: random.Random) -> str:
-    """Letters, digits and signs in the proportions of forms and receipts."""
-    draw = rng.random()
-    if draw < 0.35:
-        return rng.choice((str.lower, str.title, str.title, str.upper))(
-            "".join(rng.choice(rng.choice(("aeiou", string.ascii_lowercase))) for _ in range(rng.randint(2, 10)))
-        )
-    if draw < 0.55:
-        sign, whole, point = (
-            rng.choice(("", "$", "")),
-            rng.randint(0, 10 ** rng.randint(1, 4)),
-            rng.choice((".", ",", ".")),
-        )
-        return f"{sign}{whole}{point}{rng.randint(0, 99):02d}"
-    if draw < 0.75:
-        return str(rng.randint(0, 10 ** rng.randint(1, 8))) + rng.choice(("", "", "%", ":"))
-    if draw < 0.9:
-        return "".join(rng.choice(string.ascii_uppercase + string.digits * 2 + "-/") for _ in range(rng.randint(2, 10)))
-    return "".join(rng.choice(CHARACTERS) for _ in range(rng.randint(1, 8)))
 
 
 def draw_sheet(seed: int, width: int, height: int, text_px: tuple[float, float]) -> tuple[Image.Image, list[Word]]:

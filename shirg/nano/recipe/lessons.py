@@ -30,6 +30,7 @@ PROMPT_LENGTH = 24  # tokens of "\n", question and header at most
 QUESTIONS = 6  # a page, with repeats where it has fewer
 PATCHES = POSITIONS * POSITIONS
 CHUNK = 6  # batches sorted together
+STRANGE = (0.0, 0.0, 0.3, 1.0)  # share of a page's values that are any string
 WINDOW_TEXT, TILE_TEXT = (7.5, 16.0), (9.0, 20.0)  # px on a page of 672 px
 
 
@@ -101,7 +102,8 @@ def _page(rng: random.Random, side: int, text_px: tuple[float, float], seen_at: 
     scale = side / seen_at
     low = rng.uniform(*text_px)
     high = min(text_px[1], low * rng.uniform(1.0, 1.6))
-    return render_page(rng.choice(KINDS), rng.getrandbits(40), size=side, text_px=(low * scale, high * scale))
+    size = {"size": side, "text_px": (low * scale, high * scale)}
+    return render_page(rng.choice(KINDS), rng.getrandbits(40), strange=rng.choice(STRANGE), **size)
 
 
 def whole_page(page: Page, tokenizer, rng: random.Random) -> Lesson:
@@ -142,8 +144,9 @@ def tiles(page: Page, tokenizer, rng: random.Random) -> Lesson:
 
 
 def _some(questions: list[Question], rng: random.Random) -> list[Question]:
-    """QUESTIONS of them, without repeats where there are enough."""
-    chosen = rng.sample(questions, min(QUESTIONS, len(questions)))
+    """QUESTIONS of them, without repeats where there are enough; titles, which are soon known, mostly stay behind."""
+    late = {index: rng.random() + (one.kind == "title" and rng.random() < 0.75) for index, one in enumerate(questions)}
+    chosen = [questions[index] for index in sorted(late, key=late.get)[:QUESTIONS]]
     return chosen + [rng.choice(questions) for _ in range(QUESTIONS - len(chosen))]
 
 

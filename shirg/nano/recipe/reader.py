@@ -25,7 +25,7 @@ from shirg.lavida.language import BodyConfig, LanguageModel, rotary_tables
 from shirg.lavida.paths import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import PATCH
-from shirg.nano.recipe.lessons import PATCHES, Lessons, collate
+from shirg.nano.recipe.lessons import Lessons, collate
 from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
 from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer
 from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, normalise

@@ -144,6 +144,22 @@ def test_open_values_belong_to_their_split(split):
     assert seen > 1000
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_strange_values_belong_to_their_split_too(kind, split):
+    strange, usual = (
+        [render_page(kind, seed, size=384, text_px=(9, 14), split=split, strange=share) for seed in range(3)]
+        for share in (1.0, 0.0)
+    )
+    open_kinds = ("field", "cell")
+    said = [
+        {q.answers[0] for page in pages for q in page.questions if q.kind in open_kinds} for pages in (strange, usual)
+    ]
+    assert all(allowed(text, split) for text in said[0])
+    assert said[0].isdisjoint(said[1]) or not said[0]
+    assert bool(said[0]) == (kind in ("document", "receipt", "form", "table"))
+
+
 def test_splits_divide_strings_eight_to_one_to_one():
     counts = {split: 0 for split in SPLITS}
     for number in range(10000, 12000):

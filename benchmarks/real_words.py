@@ -1,0 +1,140 @@
+"""How LaViDa-nano, which has seen rendered pages only, reads words of real ones: SROIE, FUNSD, ICDAR 2015.
+
+    python benchmarks/real_words.py --data-dir DIR --json benchmarks/results/real_words.json
+
+Words are cut out of their pages, scaled to the height of large print, and set six at a time behind labels on a white page of
+384 px, so that nothing but reading them is new; then each label is asked for, on the `lowres` path. Beside it stands what
+the same questions score when the words are drawn by us in a face that no training page has, and with nothing behind the
+labels. Words are of 2 to 12 printable ASCII characters in boxes at least 8 px high; those that SROIE and ICDAR give as parts
+of lines or slanted are cut as well as their boxes say. Case does not count. Intervals are 95 %, by resampling pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from rich.progress import track
+
+from shirg.data.render.fonts import HELD_OUT_FONTS, TRAINING_FONTS, Face
+from shirg.evaluation.answering import generated_text
+from shirg.evaluation.bootstrap import mean_interval
+from shirg.evaluation.boxed_pages import LAYOUTS, BoxedPage, boxed_pages
+from shirg.evaluation.environment import describe_environment, processor
+from shirg.evaluation.metrics import METRICS
+from shirg.files import write_json
+from shirg.lavida import Lavida
+from shirg.nano.recipe.score import DECODING, MEASURES
+
+SETS = ("sroie", "funsd", "icdar2015")
+LABELS = ("Owner", "Badge", "Permit", "Serial", "Agent", "Model")
+SIZE, PRINT_PX, LEFT, INDENT, LINE = 384, 18.0, 24, 140, 56
+HEIGHT, WIDEST = 22, SIZE - INDENT - 8  # px of a pasted word's box
+SHORTEST, LONGEST, LOWEST = 2, 12, 8
+PER_PAGE = 12  # words of one real page at most, so that a long page does not stand for its set
+SHOWN = ("cut out", "drawn", "nothing")
+
+Cut = tuple[str, Image.Image]
+
+
+def cuttings(pages: list[BoxedPage], seed: int) -> Iterator[Cut]:
+    """Words of the pages with their pictures, scaled to HEIGHT, PER_PAGE of each page at most."""
+    rng = random.Random(seed)
+    for page in pages:
+        words = [pair for pair in zip(page.texts, page.boxes, strict=True) if _usable(*pair, page.image.size)]
+        for text, box in rng.sample(words, min(PER_PAGE, len(words))):
+            left, top, right, bottom = box
+            margin = (bottom - top) / 6  # boxes cut from lines are off by a part of a character
+            cut = page.image.crop(tuple(round(edge) for edge in (left - margin, top, right + margin, bottom)))
+            width = min(WIDEST, max(1, round(cut.width * HEIGHT / cut.height)))
+            yield text, cut.resize((width, HEIGHT), Image.Resampling.BICUBIC)
+
+
+def _usable(text: str, box: tuple[float, ...], size: tuple[int, int]) -> bool:
+    left, top, right, bottom = box
+    inside = min(left, top) >= 0 and right <= size[0] and bottom <= size[1]
+    plain = SHORTEST <= len(text) <= LONGEST and all(character in string.printable[:94] for character in text)
+    return inside and plain and bottom - top >= LOWEST and right - left >= LOWEST
+
+
+def form(cuts: list[Cut], shown: str) -> Image.Image:
+    """The labels, and behind each its word as a picture, as our own print, or nothing."""
+    image = Image.new("RGB", (SIZE, SIZE), "white")
+    draw = ImageDraw.Draw(image)
+    label, own = Face(TRAINING_FONTS["sans"][0], PRINT_PX), Face(HELD_OUT_FONTS["cmss"][0], PRINT_PX)
+    for row, (name, (text, cut)) in enumerate(zip(LABELS, cuts, strict=True)):
+        baseline = LINE * (row + 1)
+        _print(draw, name + ":", LEFT, baseline, label)
+        if shown == "drawn":
+            _print(draw, text, INDENT, baseline, own)
+        elif shown == "cut out":
+            image.paste(cut, (INDENT, baseline - round(0.8 * HEIGHT)))
+    return image
+
+
+def _print(draw: ImageDraw.ImageDraw, text: str, left: int, baseline: int, face: Face) -> None:
+    mask, right_by, down_by = face.mask(text)
+    draw.bitmap((left + right_by, baseline + down_by), mask, fill="black")
+
+
+@torch.no_grad()
+def read(model: Lavida, cuts: list[Cut], name: str) -> list[dict]:
+    """One row for every word and way of showing it."""
+    rows = []
+    groups = [cuts[start : start + len(LABELS)] for start in range(0, len(cuts) - len(LABELS) + 1, len(LABELS))]
+    for number, group in enumerate(track(groups, description=name)):
+        for shown in SHOWN:
+            features = model.image_features(form(group, shown), "lowres")
+            embeds = model.image_embeds(features, "lowres")
+            for label, (text, _) in zip(LABELS, group, strict=True):
+                said = generated_text(model, model.prompt_ids(f"What is the {label}?"), embeds, DECODING)
+                scores = {measure: METRICS[metric](said, [text]) for measure, metric in MEASURES.items()}
+                rows.append({"shown": shown, "page": str(number), "text": text, "said": said, **scores})
+    return rows
+
+
+def summarise(rows: list[dict], seed: int) -> dict:
+    """Questions, and every measure with its interval, by what was shown."""
+    found = {}
+    for shown in SHOWN:
+        chosen = [row for row in rows if row["shown"] == shown]
+        pages = [row["page"] for row in chosen]
+        intervals = {key: mean_interval([row[key] for row in chosen], pages, seed=seed) for key in MEASURES}
+        numbers = {key: [round(x, 4) for x in (one.mean, one.low, one.high)] for key, one in intervals.items()}
+        found[shown] = {"words": len(chosen)} | numbers
+    return found
+
+
+def main() -> None:
+    """Print the table, and write it with every answer as JSON when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with one folder per set")
+    parser.add_argument("--model", default="nano", help="checkpoint folder (default: the one in the package)")
+    parser.add_argument("--words", type=int, default=300, help="of each set (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="which words (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the numbers and every answer here")
+    arguments = parser.parse_args()
+    model = Lavida.from_pretrained(arguments.model)
+    record = {"environment": describe_environment(model) | {"processor": processor()}, "sets": {}, "answers": {}}
+    for name in SETS:
+        if not (arguments.data_dir / LAYOUTS[name].folder).is_dir():
+            parser.error(f"--data-dir: {arguments.data_dir} has no folder {LAYOUTS[name].folder}")
+        pages = boxed_pages(arguments.data_dir, name, 2 * arguments.words // PER_PAGE + 20, arguments.seed)
+        rows = read(model, list(cuttings(pages, arguments.seed))[: arguments.words], name)
+        record["sets"][name], record["answers"][name] = summarise(rows, arguments.seed), rows
+    print("| words of | shown | words | exact match | ANLS |\n| --- | --- | ---: | ---: | ---: |")
+    for name, by_shown in record["sets"].items():
+        for shown, row in by_shown.items():
+            cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in row[key])) for key in MEASURES]
+            print(f"| {name} | {shown} | {row['words']} | {cells[0]} | {cells[1]} |")
+    if arguments.json:
+        write_json(arguments.json, record)
+
+
+if __name__ == "__main__":
+    main()
