@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import tyro
 
 import shirg
+from scripts import tables
 from shirg.cli import COMMANDS
 
 ROOT = Path(shirg.__file__).resolve().parents[1]
@@ -65,43 +65,17 @@ def test_link_leads_somewhere(target):
     assert (ROOT / target).exists()
 
 
-def table_rows(first_column: str) -> dict[str, list[str]]:
-    """Cells of the README's table of that first heading, by their row's first cell."""
-    lines = README[README.index(f"| {first_column} |") :].split("\n\n")[0].splitlines()[2:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[1:] for row in cells}
+@pytest.mark.parametrize("table", tables.TABLES, ids=lambda table: table.results)
+def test_tables_are_the_stored_results(table):
+    text = (ROOT / table.file).read_text(encoding="utf-8")
+    assert table.made(text) == text, "run python scripts/tables.py"
 
 
-def record(name: str) -> dict:
-    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
-
-
-def test_the_table_of_small_print_is_the_stored_run():
-    run = record("nano_small_print.json")
-    scores = {(entry["dataset"], entry["variant"], entry["metric"]): entry for entry in run["scores"]}
-    costs = {row["variant"]: row for row in run["efficiency"]["rows"]}
-    columns = [(dataset, metric) for dataset in ("documents", "charts") for metric in ("exact_match", "anls")]
-    for variant, cells in table_rows("vision path").items():
-        measured = [scores[dataset, variant, metric] for dataset, metric in columns]
-        shown = [f"{100 * one['score']:.1f}% [{100 * one['low']:.1f}, {100 * one['high']:.1f}]" for one in measured]
-        cost = costs[variant.removesuffix("+adapter")]
-        selection = "-" if cost["selection_ms"] is None else f"{cost['selection_ms']:.1f}"
-        assert cells == [
-            str(cost["tokens"]), *shown, selection, f"{cost['prefill_ms']:.0f}", f"{cost['kv_bytes'] / 1e6:.2f}"
-        ]  # fmt: skip
-
-
-def test_the_table_of_kept_words_is_the_stored_run():
-    names = {
-        'SHIRG, `GateConfig.preset("ocr")`': "shirg (ocr)",
-        "SHIRG, default": "shirg (default)",
-        "DivPrune": "divprune",
-        "CDPruner": "cdpruner",
-        "VisPruner-like": "vispruner",
-    }
-    results = {(one["set"], one["variant"], one["budget"]): one for one in record("gate_recall.json")["results"]}
-    rows = table_rows("rule")
-    assert rows.keys() == names.keys()
-    for name, cells in rows.items():
-        recalls = [results["all", names[name], budget]["recall"]["mean"] for budget in (256, 512, 768, 1024)]
-        assert cells == [f"{100 * recall:.1f}" for recall in recalls]
+def test_a_table_is_made_anew_and_nothing_else_is_touched():
+    before = "# T\n\n| rule | 256 |\n| --- | --- |\n| old | 1 |\n\nafter | it\n"
+    table = tables.Table(
+        "T.md", "rule", "gate_cpu.json", lambda run: iter([["new", str(run["threads"])], ["more", "3"]])
+    )
+    assert table.made(before) == "# T\n\n| rule | 256 |\n| --- | --- |\n| new | 2 |\n| more | 3 |\n\nafter | it\n"
+    with pytest.raises(ValueError, match="T.md: 0 tables begin with 'rule'"):
+        table.made("nothing")

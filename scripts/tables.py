@@ -1,0 +1,150 @@
+"""Fill the tables of README and docs from the stored results: python scripts/tables.py [--check]
+
+A table is known by the file it stands in and its first heading. Its headings stay as they are written; its rows are made from a
+file of `benchmarks/results`. --check changes nothing, names the tables that differ, and ends with 1 if there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+Rows = Iterator[list[str]]
+
+
+def small_print(run: dict) -> Rows:
+    """Every vision path: tokens, scores with intervals, costs."""
+    scores = {(one["dataset"], one["variant"], one["metric"]): one for one in run["scores"]}
+    costs = {row["variant"]: row for row in run["efficiency"]["rows"]}
+    columns = [(dataset, metric) for dataset in ("documents", "charts") for metric in ("exact_match", "anls")]
+    for variant in dict.fromkeys(variant for _, variant, _ in scores):
+        measured = [scores[dataset, variant, metric] for dataset, metric in columns]
+        cost = costs[variant.removesuffix("+adapter")]
+        selection = "-" if cost["selection_ms"] is None else f"{cost['selection_ms']:.1f}"
+        yield [
+            variant,
+            str(cost["tokens"]),
+            *(f"{100 * one['score']:.1f}% [{100 * one['low']:.1f}, {100 * one['high']:.1f}]" for one in measured),
+            selection,
+            f"{cost['prefill_ms']:.0f}",
+            f"{cost['kv_bytes'] / 1e6:.2f}",
+        ]
+
+
+def kept_words(run: dict) -> Rows:
+    """Word recall over all pages, of the rules that the README names."""
+    names = {
+        'SHIRG, `GateConfig.preset("ocr")`': "shirg (ocr)",
+        "SHIRG, default": "shirg (default)",
+        "DivPrune": "divprune",
+        "CDPruner": "cdpruner",
+        "VisPruner-like": "vispruner",
+    }
+    found = {(one["set"], one["variant"], one["budget"]): one for one in run["results"]}
+    for name, variant in names.items():
+        recalls = [found["all", variant, budget]["recall"]["mean"] for budget in (256, 512, 768, 1024)]
+        yield [name, *(f"{100 * recall:.1f}" for recall in recalls)]
+
+
+def relevance(run: dict) -> Rows:
+    """Answers kept whole without a question, with it, and with one about something else."""
+    found = {(one["preset"], one["budget"], one["setting"]): one for one in run["kept"]}
+    key = "answer whole"
+    for preset, budget in (("ocr", 128), ("ocr", 256), ("ocr", 512), ("default", 256)):
+        means = [found[preset, budget, setting][key]["mean"] for setting in ("without", "asked")]
+        gains = [found[preset, budget, setting][f"{key}, difference"] for setting in ("asked", "unrelated")]
+        yield [
+            "`ocr` preset" if preset == "ocr" else preset,
+            str(budget),
+            *(f"{100 * mean:.1f}" for mean in means),
+            *(f"{100 * one['mean']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]" for one in gains),
+        ]
+
+
+def preparation(run: dict) -> Rows:
+    """Records a second of each way to make them, and what that means for all of them."""
+    for name, label in (("link", "`--images link`"), ("embed", "`--images embed`"), ("render", "rendered")):
+        rate = run["rates"][name]
+        hours = 608_000 / rate["records_per_second"] / 3600
+        yield [
+            label,
+            f"{rate['records_per_second']:.0f}",
+            f"{hours:.2f} h",
+            f"{rate['peak_mb']} MB",
+            f"{rate['peak_mb_of_a_worker']} MB",
+        ]
+
+
+def large_print(run: dict) -> Rows:
+    """What the nano reads of pages shown, of others and of none; then kind by kind."""
+    shown = {"right": "the right page", "another": "another page", "blank": "a blank page"}
+    for group, by_shown in run.items():
+        for name in shown if group == "all" else ("right",):
+            row = by_shown[name]
+            cells = ["{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * x for x in row[key])) for key in ("exact match", "ANLS")]
+            yield ["all kinds" if group == "all" else group, shown[name], str(row["questions"]), *cells]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is made: the file it stands in, its first heading, the results it is made from."""
+
+    file: str
+    heading: str
+    results: str
+    rows: Callable[[dict], Rows]
+
+    def made(self, text: str) -> str:
+        """`text` with this table's rows as the results have them.
+
+        Raises:
+            ValueError: if `text` does not hold the table exactly once.
+        """
+        mark = f"\n| {self.heading} |" if self.heading else "\n| |"
+        if text.count(mark) != 1:
+            raise ValueError(f"{self.file}: {text.count(mark)} tables begin with {self.heading!r}")
+        start = text.index(mark) + 1
+        heading, rule = text[start:].splitlines()[:2]
+        before, after = text[:start], text[start:]
+        end = next((i for i, line in enumerate(after.splitlines()) if not line.startswith("|")), None)
+        rest = "" if end is None else "\n".join(after.splitlines()[end:]) + "\n"
+        run = json.loads((ROOT / "benchmarks" / "results" / self.results).read_text(encoding="utf-8"))
+        lines = [heading, rule, *(f"| {' | '.join(row)} |" for row in self.rows(run))]
+        return before + "\n".join(lines) + "\n" + rest
+
+
+CARD = "shirg/nano/weights/README.md"
+TABLES = (
+    Table("README.md", "vision path", "nano_small_print.json", small_print),
+    Table("README.md", "rule", "gate_recall.json", kept_words),
+    Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
+    Table("docs/data.md", "", "prepare_data.json", preparation),
+    Table(CARD, "pages", "nano_score.json", large_print),
+)
+
+
+def main() -> int:
+    """The exit code: 1 where --check found a difference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, name what differs")
+    arguments = parser.parse_args()
+    differing = 0
+    for table in TABLES:
+        path = ROOT / table.file
+        text = path.read_text(encoding="utf-8")
+        made = table.made(text)
+        if made != text:
+            differing += 1
+            print(f"{table.file}: the table of {table.results} {'differs' if arguments.check else 'is made anew'}")
+            if not arguments.check:
+                path.write_text(made, encoding="utf-8")
+    return int(arguments.check and differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
