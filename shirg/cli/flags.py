@@ -163,7 +163,12 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     """How the budget of an optimizer step is drawn."""
 
     enable_augmentation: bool = False
-    """Change training images slightly at every reading; validation images are left alone."""
+    """Change training images slightly at every reading (colours, blur, JPEG, angle); validation images are left alone."""
+
+    loader_workers: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 2 with a GPU, else 0)")] = (
+        None
+    )
+    """Processes that read and cut images ahead of the training; the result does not depend on it."""
 
     resume: bool = False
     """Go on from the newest checkpoint in the output folder."""

@@ -56,10 +56,22 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
 
 def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared: Path) -> dict:
     """Train `model` on a prepared folder; returns the trainer's results."""
+    import torch
+
     from shirg.data.loader import build_loaders
+    from shirg.lavida.vision import ViewShapes
     from shirg.training.trainer import SHIRGLoRATrainer
 
-    loaders = build_loaders(prepared, flags.batch_size, seed=flags.seed, augment=flags.enable_augmentation)
+    workers = flags.loader_workers
+    loaders = build_loaders(
+        prepared,
+        flags.batch_size,
+        seed=flags.seed,
+        augment=flags.enable_augmentation,
+        num_workers=(2 if torch.cuda.is_available() else 0) if workers is None else workers,
+        shapes=ViewShapes.of(model),
+        views=("large", "tiles") if flags.include_pooled else ("large",),
+    )
     return SHIRGLoRATrainer(config, model).train(*loaders)
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, get_worker_info
 
 from shirg.data.augmentation import augment_record
+from shirg.data.order import EpochBatches, ShuffleSampler
 from shirg.data.records import Record
+from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import SPLITS, ShardReader, shard_paths
 from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from shirg.lavida.vision import ViewShapes
 
 
 class RecordDataset(Dataset[Record]):
@@ -21,12 +29,24 @@ class RecordDataset(Dataset[Record]):
     object can be sent to loader workers; each opens the files itself.
     """
 
-    def __init__(self, folder: str | Path, split: str = "train", *, augment: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = "train",
+        *,
+        shapes: ViewShapes | None = None,
+        views: tuple[str, ...] = VIEWS,
+        augment: bool = False,
+        seed: int = 0,
+    ):
         """Reads the footers of the shards.
 
         Args:
             folder: made by `SHIRGDatasetProcessor.prepare_full_dataset`.
             split: `train` or `validation`.
+            shapes: of a model's views, `ViewShapes.of(model)`: records come as `Sample`s, whose views a loader's
+                worker has made; read in this process, a view is made when it is first asked for.
+            views: which ones a worker makes.
             augment: whether images are changed on reading, see `augment_record`.
             seed: of the augmentation.
 
@@ -35,7 +55,8 @@ class RecordDataset(Dataset[Record]):
         """
         if split not in SPLITS:
             raise UserError(f"split: {split!r}; one of {', '.join(SPLITS)}")
-        self.folder, self.split, self.augment, self.seed, self.epoch = Path(folder), split, augment, seed, 0
+        self.folder, self.split, self.shapes, self.views = Path(folder), split, shapes, views
+        self.augment, self.seed, self.epoch = augment, seed, 0
         if not self.folder.is_dir():
             raise UserError(f"data folder {folder}: no such folder; make one with `shirg prepare`")
         self._open()
@@ -50,20 +71,25 @@ class RecordDataset(Dataset[Record]):
         return sum(map(len, self._readers))
 
     def __getitem__(self, index: int) -> Record:
+        record = self._read(index)
+        # A broken image goes on as it is: training finds that itself, skips the record and lists it.
+        with contextlib.suppress(UserError):
+            if self.augment:
+                record = augment_record(record, self.seed, self.epoch)
+            if self.shapes is not None:
+                record = Sample.of(record, self.shapes, augmented=self.augment)
+                if get_worker_info() is not None:  # in the training's own process only what is needed is made
+                    record.make(self.views)
+        return record
+
+    def _read(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        place = index
         for reader in self._readers:
-            if place < len(reader):
+            if index < len(reader):
                 break
-            place -= len(reader)
-        record = reader[place]
-        if not self.augment:
-            return record
-        try:
-            return augment_record(record, self.seed, self.epoch, index)
-        except UserError:
-            return record  # training finds the broken image itself, skips the record and lists it
+            index -= len(reader)
+        return reader[index]
 
     def _open(self) -> None:
         self._readers = [ShardReader(path) for path in shard_paths(self.folder, self.split)]
@@ -76,61 +102,144 @@ class RecordDataset(Dataset[Record]):
         self._open()
 
 
-class ShuffleSampler(Sampler[int]):
-    """All numbers below `length` in an order that follows from (seed, epoch) alone."""
-
-    def __init__(self, length: int, seed: int = 0):
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tells which epoch's order comes next. Epochs count from 0."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator).tolist())
-
-
 class RecordLoader(DataLoader[list[Record]]):
-    """A `DataLoader` of record lists that can be told the epoch in one place."""
+    """A `DataLoader` of record lists that knows its epoch and its place in it.
+
+    Example:
+        >>> for epoch in range(loader.epoch, 3):
+        ...     loader.set_epoch(epoch)
+        ...     for records in loader:
+        ...         step(records)
+        ...         state = loader.state_dict()  # later: loader.load_state_dict(state), and the same loop
+    """
+
+    def __init__(
+        self,
+        dataset: RecordDataset,
+        order: Sampler[int],
+        batch_size: int,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+        num_workers: int = 0,
+    ):
+        """
+        Args:
+            dataset: what is read.
+            order: its numbers in the order of one process.
+            batch_size: records per batch and process.
+            rank: this process, from 0; it gets every `processes`-th batch.
+            processes: how many share the data.
+            num_workers: processes that read ahead, two batches each; 0 reads when asked.
+
+        Raises:
+            UserError: if the numbers make no loader.
+        """
+        if num_workers < 0:
+            raise UserError(f"num_workers: {num_workers}; 0 or more")
+        self.epoch, self._begin, self._given = 0, 0, 0
+        super().__init__(
+            dataset,
+            batch_sampler=EpochBatches(order, batch_size, rank, processes),
+            num_workers=num_workers,
+            collate_fn=collate,
+            worker_init_fn=leave_ctrl_c_to_the_trainer,
+            generator=torch.Generator().manual_seed(0),  # else a loader would draw on the global one
+        )
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells order and augmentation which epoch comes next (accelerate calls the same two for its own loaders)."""
-        for part in (self.dataset, self.sampler):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+        """Tells order and augmentation which epoch comes next; one that is not the present one begins at its start."""
+        if epoch != self.epoch:
+            self.epoch, self._begin, self._given = epoch, 0, 0
+        for part in (self.dataset, self.batch_sampler):
+            part.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and number of batches that were handed out in it, whatever workers have read ahead; the same on every
+        process."""
+        return {"epoch": self.epoch, "batch": self._given, **self._shape()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration begins behind the batches that had been handed out, and reads none of them.
+
+        Raises:
+            UserError: if the state is of other data, another batch size or number of processes.
+        """
+        for name, value in self._shape().items():
+            if state.get(name) != value:
+                raise UserError(f"loader state: {name} is {state.get(name)} in it and {value} here; both must agree")
+        self.set_epoch(state["epoch"])
+        self._begin = self._given = state["batch"]
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        # The sampler is asked for its batches once, when the iterator is made.
+        self.batch_sampler.skip = self._given = self._begin
+        batches = super().__iter__()
+        self.batch_sampler.skip = self._begin = 0
+        return self._counted(batches)
+
+    def _counted(self, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+        for batch in batches:
+            self._given += 1
+            yield batch
+
+    def _shape(self) -> dict[str, int]:
+        sampler = self.batch_sampler
+        return {"records": len(self.dataset), "batch_size": sampler.batch_size, "processes": sampler.processes}
 
 
 def collate(records: list[Record]) -> list[Record]:
-    """A batch is the list of its records: images differ in size, and the model makes their views."""
+    """A batch is the list of its records: one that cannot be opened is left out by the trainer, not by the loader."""
     return list(records)
 
 
+def leave_ctrl_c_to_the_trainer(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that ended by it would take the trainer's last step away.
+
+    Workers end when the loader's iterator does, or when the process that made them is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def build_loaders(
-    folder: str | Path, batch_size: int = 4, *, seed: int = 0, augment: bool = False, num_workers: int = 0
+    folder: str | Path,
+    batch_size: int = 4,
+    *,
+    seed: int = 0,
+    augment: bool = False,
+    num_workers: int = 0,
+    shapes: ViewShapes | None = None,
+    views: tuple[str, ...] = VIEWS,
+    rank: int = 0,
+    processes: int = 1,
 ) -> tuple[RecordLoader, RecordLoader | None]:
     """The training and the validation loader of a prepared folder.
 
     Training is shuffled by (seed, epoch), call `set_epoch` before each; validation keeps the order of the shards and is
     never augmented. The number of workers changes neither order nor content.
 
+    Args:
+        folder: made by `SHIRGDatasetProcessor.prepare_full_dataset`.
+        batch_size: records per batch and process.
+        seed: of order and augmentation.
+        augment: whether training images are changed at every reading.
+        num_workers: processes that read ahead, for each loader.
+        shapes: see `RecordDataset`.
+        views: see `RecordDataset`.
+        rank: this process. `SHIRGLoRATrainer` shares the data itself and wants loaders without rank and processes.
+        processes: how many share the data.
+
     Returns:
         Both loaders; None for validation if the folder was prepared without.
 
     Raises:
-        UserError: if the folder has no training shards, or the batch size is below 1.
+        UserError: if the folder has no training shards, or a number makes no loader.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size: {batch_size}; at least 1")
-    train = RecordDataset(folder, "train", augment=augment, seed=seed)
-    sampler = ShuffleSampler(len(train), seed)
-    # A generator of its own keeps a loader from drawing on the global one.
-    shared = {"num_workers": num_workers, "collate_fn": collate, "generator": torch.Generator().manual_seed(seed)}
-    train_loader = RecordLoader(train, batch_size, sampler=sampler, **shared)
+    seen = {"shapes": shapes, "views": views}
+    work = {"rank": rank, "processes": processes, "num_workers": num_workers}
+    train = RecordDataset(folder, "train", augment=augment, seed=seed, **seen)
+    train_loader = RecordLoader(train, ShuffleSampler(len(train), seed), batch_size, **work)
     if not shard_paths(Path(folder), "validation"):
         return train_loader, None
-    held = RecordDataset(folder, "validation")
-    return train_loader, RecordLoader(held, batch_size, shuffle=False, **shared)
+    held = RecordDataset(folder, "validation", **seen)
+    return train_loader, RecordLoader(held, SequentialSampler(held), batch_size, **work)

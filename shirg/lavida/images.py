@@ -20,7 +20,7 @@ MAX_PIXELS = 100_000_000
 
 FITS = ("stretch", "pad")
 PAD_COLOUR = (127, 127, 127)  # int(0.5 * 255), LaViDa mm_utils.py:318-344
-_NORMALISED = ((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5)
+_NORMALISED = torch.from_numpy(((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5))
 
 Pinpoints = tuple[tuple[int, int], ...]
 
@@ -49,11 +49,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise UserError(f"image cannot be decoded: {error}") from error
 
 
+def to_bytes(views: list[Image.Image]) -> Tensor:
+    """RGB views of one size as they are in memory, [V, H, W, 3] uint8: a quarter of the bytes of `to_pixels`."""
+    return torch.from_numpy(np.stack([np.asarray(view) for view in views]))
+
+
+def normalised(views: Tensor) -> Tensor:
+    """Normalised pixels [V, 3, H, W], float32 in [-1, 1], of bytes [V, H, W, 3], on their device."""
+    table = _NORMALISED.to(views.device)
+    return table.index_select(0, views.flatten().int()).view(views.shape).permute(0, 3, 1, 2).contiguous()
+
+
 def to_pixels(views: list[Image.Image]) -> Tensor:
     """Normalised pixels [V, 3, H, W], float32 in [-1, 1], of RGB views of one size."""
-    return (
-        torch.from_numpy(_NORMALISED[np.stack([np.asarray(view) for view in views])]).permute(0, 3, 1, 2).contiguous()
-    )
+    return normalised(to_bytes(views))
 
 
 def square_view(image: Image.Image, size: int, fit: str = "stretch") -> Image.Image:

@@ -59,6 +59,30 @@ def check_budget(budget: int, available: int) -> None:
         raise UserError(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
 
 
+@dataclass(frozen=True)
+class ViewShapes:
+    """All that decides how a model cuts an image into views; without weights, so that loader workers can have it."""
+
+    resolution: int
+    """Side of the large view, pixels."""
+    tile: int
+    """Side of the base view and of tiles, pixels."""
+    pinpoints: images.Pinpoints
+    fit: str
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ViewShapes:
+        """Those of a `Lavida`."""
+        return cls(model.resolution, model.tower.image_size, tuple(map(tuple, model.config.pinpoints)), model.fit)
+
+    def cut(self, image: Image.Image, views: str) -> list[Image.Image]:
+        """The RGB image's `views` (a value of `VIEWS`): one of `tile` pixels, base view and tiles, or one of
+        `resolution` pixels."""
+        if views == "tiles":
+            return images.anyres_views(image, self.pinpoints, self.tile)
+        return [images.square_view(image, self.tile if views == "lowres" else self.resolution, self.fit)]
+
+
 def look(model: nn.Module, image: Image.Image, mode: str) -> VisionFeatures:
     """What a `Lavida`'s tower makes of an image's views for `mode`; differentiable in the tower.
 
@@ -66,15 +90,18 @@ def look(model: nn.Module, image: Image.Image, mode: str) -> VisionFeatures:
         UserError: if it is no image of a sensible size.
     """
     image = images.to_rgb(image)
-    pixels = images.to_pixels(views_of(model, image, mode)).to(model.device)
+    views = images.to_bytes(ViewShapes.of(model).cut(image, VIEWS[mode]))
+    return look_at(model, views, image.size, mode)
+
+
+def look_at(model: nn.Module, views: Tensor, image_size: tuple[int, int], mode: str) -> VisionFeatures:
+    """As `look`, of views that are cut already.
+
+    Args:
+        views: [V, H, W, 3] uint8, what `ViewShapes.of(model)` cuts for `VIEWS[mode]`.
+        image_size: (width, height) of the upright image that they were cut from.
+    """
+    pixels = images.normalised(views.to(model.device))
     grid = model.tower.grid(*pixels.shape[-2:])
     tokens, last_input = model.tower.forward_with_input(pixels) if model.gate.needs else (model.tower(pixels), None)
-    return VisionFeatures(PATHS[mode], tokens, pixels, grid, image.size, last_input)
-
-
-def views_of(model: nn.Module, image: Image.Image, mode: str) -> list[Image.Image]:
-    """The RGB image's views for `mode`: one of 384 pixels, base view and tiles, or one of `model.resolution` pixels."""
-    views, tile = VIEWS[mode], model.tower.image_size
-    if views == "tiles":
-        return images.anyres_views(image, model.config.pinpoints, tile)
-    return [images.square_view(image, tile if views == "lowres" else model.resolution, model.fit)]
+    return VisionFeatures(PATHS[mode], tokens, pixels, grid, image_size, last_input)

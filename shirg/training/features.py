@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 import torch
 
+from shirg.data.samples import Sample
+from shirg.lavida import vision
 from shirg.training.budgets import POOLED, Ratio
 
 
@@ -19,7 +21,7 @@ class FeatureCache:
 
     The tower is frozen and sees one image at a time, so a cached feature is bit-equal to a fresh one and a run gives
     the same losses with any cache size. Images are told apart by `record.image_id`, which must therefore name the
-    pixels.
+    pixels; augmented ones are not kept, as they do not come again.
     """
 
     def __init__(self, model, max_bytes: int):
@@ -29,6 +31,7 @@ class FeatureCache:
             max_bytes: most bytes of tensors held; 0 holds nothing.
         """
         self.model = model
+        self.shapes = vision.ViewShapes.of(model)
         self.max_bytes = max_bytes
         self.nbytes = 0
         self.hits = 0
@@ -48,14 +51,21 @@ class FeatureCache:
             return self._known[key]
         self.misses += 1
         with torch.no_grad():
-            features = self.model.image_features(record.open_image(), path)
-        self._keep(key, features)
+            features = self._look(record, path)
+        if not getattr(record, "augmented", False):
+            self._keep(key, features)
         return features
 
     def clear(self) -> None:
         """Forget every image."""
         self._known.clear()
         self.nbytes = 0
+
+    def _look(self, record, path: str):
+        if isinstance(record, Sample) and record.shapes == self.shapes:
+            size = record.width, record.height
+            return vision.look_at(self.model, record.view(vision.VIEWS[path]), size, path)
+        return self.model.image_features(record.open_image(), path)
 
     def _keep(self, key: tuple[str, str], features) -> None:
         size = _bytes(features)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
+from shirg.data.order import deal
 from shirg.errors import UserError
 from shirg.training.seeds import generator
 
@@ -30,13 +31,16 @@ class EpochOrder:
             rank: this process, of `processes`.
 
         Raises:
-            UserError: if it is no DataLoader over a data set with a length, or has no batches.
+            UserError: if it is no DataLoader over a data set with a length, has no batches, or gives those of one
+                process among several.
         """
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             kind = type(loader.dataset if isinstance(loader, DataLoader) else loader).__name__
             raise UserError(f"{name}: got {kind}; pass a torch DataLoader over a data set with a length")
         if len(loader.dataset) == 0 or loader.batch_sampler is None or len(loader) == 0:
             raise UserError(f"{name}: {len(loader.dataset)} records make no batch; it needs records and a batch_size")
+        if getattr(loader.batch_sampler, "processes", 1) > 1:
+            raise UserError(f"{name}: gives one process's share; pass it whole, the batches are dealt here")
         self.loader = loader
         self.name = name
         self.seed = seed
@@ -46,21 +50,16 @@ class EpochOrder:
     @property
     def batch_size(self) -> int:
         """Records in a full batch of one process."""
-        return self.loader.batch_size or max(len(batch) for batch in self.loader.batch_sampler)
+        told = self.loader.batch_size or getattr(self.loader.batch_sampler, "batch_size", None)
+        return told or max(len(batch) for batch in self.loader.batch_sampler)
 
     def __len__(self) -> int:
         """Batches per epoch for one process; the same for every process."""
         return math.ceil(len(self.loader) / self.processes)
 
     def indices(self, epoch: int, skip: int = 0) -> list[list[int]]:
-        """Record numbers of this process's batches in `epoch`, without the first `skip` batches.
-
-        Batches are dealt in turn. Where they do not come out even, the last processes get an empty one, so that every
-        process makes the same number of steps and no record counts twice.
-        """
-        dealt = self._epoch(epoch)
-        dealt += [[]] * (-len(dealt) % self.processes)
-        return dealt[self.rank :: self.processes][skip:]
+        """Record numbers of this process's batches in `epoch`, without the first `skip` batches; see `deal`."""
+        return deal(self._epoch(epoch), self.rank, self.processes)[skip:]
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[list]:
         """The batches themselves: lists of records."""
@@ -72,6 +71,7 @@ class EpochOrder:
                 batch_sampler=filled,
                 collate_fn=self.loader.collate_fn,
                 num_workers=self.loader.num_workers,
+                prefetch_factor=self.loader.prefetch_factor,
                 worker_init_fn=self.loader.worker_init_fn,
                 multiprocessing_context=self.loader.multiprocessing_context,
                 generator=generator(self.seed, "workers", self.name, epoch),
@@ -81,7 +81,7 @@ class EpochOrder:
             yield next(records) if batch else []
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        for part in (self.loader.dataset, self.loader.sampler):
+        for part in (self.loader.dataset, self.loader.sampler, self.loader.batch_sampler):
             if hasattr(part, "set_epoch"):  # augmentation and seeded samplers, as accelerate tells them too
                 part.set_epoch(epoch)
         if type(self.loader.sampler) is not RandomSampler or self.loader.sampler.replacement:

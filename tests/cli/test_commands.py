@@ -43,6 +43,7 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "ocr_samples": 200,
         "image_resolution": None,
         "enable_augmentation": False,
+        "loader_workers": None,
         "lora_rank": 16,
         "lora_alpha": 32,
         "learning_rate": 1e-4,

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
-import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from shirg.data import Record, RecordDataset, build_loaders
-from shirg.data.augmentation import augment_image, augment_record
-from shirg.data.images import encode_png, open_image
-from shirg.data.loader import ShuffleSampler
+from shirg.data.images import encode_png
+from shirg.data.order import EpochBatches, ShuffleSampler
 from shirg.data.records import image_id
+from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import ROWS_PER_GROUP, ShardReader, write_shard
 from shirg.errors import UserError
+from shirg.lavida.vision import ViewShapes
+
+SHAPES = ViewShapes(resolution=112, tile=56, pinpoints=((112, 112), (56, 112)), fit="stretch")
+"""Of a small model."""
 
 
 def record(number: int, split: str = "train") -> Record:
@@ -68,16 +79,159 @@ def test_order_follows_from_seed_and_epoch(folder: Path):
     assert [r.id for batch in held for r in batch] == [f"s:validation:{number}" for number in range(4)]
 
 
-def test_workers_change_nothing(folder: Path):
-    def content(num_workers: int) -> list[list[Record]]:
-        return list(build_loaders(folder, 16, seed=2, augment=True, num_workers=num_workers)[0])
+@pytest.mark.parametrize("augment", [False, True])
+def test_workers_change_nothing(folder: Path, augment: bool):
+    def content(num_workers: int) -> list[list[Sample]]:
+        train, _ = build_loaders(folder, 16, seed=2, augment=augment, num_workers=num_workers, shapes=SHAPES)
+        train.set_epoch(1)
+        return list(train)
 
-    assert content(2) == content(0)
+    alone, ahead = content(0), content(2)
+    assert ahead == alone
+    for mine, theirs in zip(sum(alone, []), sum(ahead, []), strict=True):
+        assert theirs.made.keys() == set(VIEWS) and not mine.made  # made ahead by workers, else when asked for
+        for name in VIEWS:
+            assert torch.equal(mine.view(name), theirs.view(name))
+            assert mine.view(name) is mine.view(name)
+
+
+def test_views_are_those_that_the_model_makes(folder: Path):
+    sample = RecordDataset(folder, shapes=SHAPES)[5]  # 30 x 20: two tiles and the base view
+    assert (sample.view("large").shape, sample.view("tiles").shape) == ((1, 112, 112, 3), (3, 56, 56, 3))
+    assert sample.view("large").dtype == torch.uint8
+    assert (sample.view("large") == torch.tensor([5, 0, 0], dtype=torch.uint8)).all()
+    plain = RecordDataset(folder)[5]
+    assert (sample.id, sample.image, sample.image_id, sample.width) == (plain.id, plain.image, plain.image_id, 30)
+
+
+order_settings = st.fixed_dictionaries(
+    {
+        "length": st.integers(1, 60),
+        "size": st.integers(1, 9),
+        "processes": st.integers(1, 5),
+        "epoch": st.integers(0, 9),
+    }
+)
+
+
+def batches(length: int, size: int, processes: int, epoch: int, rank: int, skip: int = 0) -> list[list[int]]:
+    sampler = EpochBatches(ShuffleSampler(length, seed=1), size, rank, processes)
+    sampler.set_epoch(epoch)
+    sampler.skip = skip
+    return list(sampler)
+
+
+@given(order_settings)
+def test_processes_share_the_order_of_one(place: dict[str, int]):
+    """Every record on one process only, as many batches on each, and dealt back together the order of one process."""
+    parts = [batches(**place, rank=rank) for rank in range(place["processes"])]
+    assert len({len(part) for part in parts}) == 1
+    together = [batch for turn in zip(*parts, strict=True) for batch in turn if batch]
+    assert together == batches(**(place | {"processes": 1}), rank=0)
+    assert sorted(sum(together, [])) == list(range(place["length"]))
+
+
+@given(order_settings, st.data())
+def test_skipping_batches_changes_none_of_the_others(place: dict[str, int], data: st.DataObject):
+    rank = data.draw(st.integers(0, place["processes"] - 1))
+    whole = batches(**place, rank=rank)
+    skip = data.draw(st.integers(0, len(whole)))
+    assert batches(**place, rank=rank, skip=skip) == whole[skip:]
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 11), st.integers(0, 2), st.integers(1, 2))
+def test_a_run_that_was_stopped_reads_on_where_it_was(folder: Path, stop: int, workers: int, processes: int):
+    """Two epochs with augmentation, stopped after any batch while workers were ahead, continued by a new loader."""
+
+    def loader(num_workers: int):
+        rank = processes - 1
+        return build_loaders(folder, 13, seed=3, augment=True, num_workers=num_workers, rank=rank, processes=processes)[
+            0
+        ]
+
+    def rest(train) -> list[list[Record]]:
+        found = []
+        for epoch in range(train.epoch, 2):
+            train.set_epoch(epoch)
+            found += list(train)
+        return found
+
+    whole = rest(loader(0))
+    first, read = loader(workers), []
+    for epoch in range(2):
+        first.set_epoch(epoch)
+        for batch in first:
+            read.append(batch)
+            if len(read) == stop:
+                break
+        if len(read) >= stop:
+            break
+    stop = len(read)
+    again = loader(0)
+    again.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())) if stop else again.state_dict())
+    assert read + rest(again) == whole
+
+
+def test_place_is_forgotten_by_the_next_iteration_and_the_next_epoch(folder: Path):
+    train, _ = build_loaders(folder, 20)
+    train.load_state_dict(train.state_dict() | {"epoch": 2, "batch": 3})
+    train.set_epoch(2)
+    assert [len(list(train)), len(list(train))] == [1, 4]
+    train.load_state_dict(train.state_dict() | {"batch": 3})
+    train.set_epoch(3)
+    assert len(list(train)) == 4
+
+
+def test_state_of_other_data_or_other_numbers_is_refused(folder: Path):
+    train, _ = build_loaders(folder, 20)
+    other, _ = build_loaders(folder, 10)
+    with pytest.raises(UserError, match="loader state: batch_size is 10 in it and 20 here"):
+        train.load_state_dict(other.state_dict())
+
+
+def test_workers_leave_ctrl_c_to_the_trainer(folder: Path):
+    train, _ = build_loaders(folder, 4, num_workers=2)
+    read = iter(train)
+    first = next(read)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)
+    assert [first, *read] == list(build_loaders(folder, 4)[0])
+
+
+LOOP = """
+import sys
+from shirg.data import build_loaders
+train, _ = build_loaders(sys.argv[1], 2, num_workers=2)
+while True:
+    for batch in train:
+        print(batch[0].id, flush=True)
+"""
+
+
+def test_ctrl_c_ends_everything_and_says_it_once(folder: Path):
+    command = [sys.executable, "-c", LOOP, str(folder)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stdout.readline().startswith("s:train:")
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, said = run.communicate(timeout=20)
+    assert run.returncode == -signal.SIGINT
+    assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt")
+    until = time.monotonic() + 10
+    while time.monotonic() < until and _group_lives(run.pid):
+        time.sleep(0.05)
+    assert not _group_lives(run.pid)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_sampler_needs_no_global_random_state():
-    import torch
-
     torch.manual_seed(1)
     first = list(ShuffleSampler(20, seed=3))
     torch.manual_seed(2)
@@ -85,8 +239,6 @@ def test_sampler_needs_no_global_random_state():
 
 
 def test_iterating_leaves_the_global_random_state_alone(folder: Path):
-    import torch
-
     before = torch.get_rng_state()
     for loader in build_loaders(folder):
         next(iter(loader))
@@ -96,29 +248,6 @@ def test_iterating_leaves_the_global_random_state_alone(folder: Path):
 def test_folder_without_validation(tmp_path: Path):
     write_shard(tmp_path / "train-00000.parquet", [record(0)])
     assert build_loaders(tmp_path)[1] is None
-
-
-def test_augmentation_follows_from_seed_epoch_and_index():
-    page = record(3)
-    first = augment_record(page, seed=0, epoch=1, index=2)
-    assert first == augment_record(page, seed=0, epoch=1, index=2)
-    variants = [augment_record(page, *key) for key in ((1, 1, 2), (0, 2, 2), (0, 1, 3))]
-    assert len({first.image_id, page.image_id, *(variant.image_id for variant in variants)}) == 5
-    assert first.image_id == image_id(first.image)
-    assert (first.question, first.answers, first.id) == (page.question, page.answers, page.id)
-
-
-def test_augmentation_keeps_size_and_never_flips():
-    image = Image.new("RGB", (120, 90), "white")
-    ImageDraw.Draw(image).rectangle((10, 10, 40, 25), fill="black")  # dark at the top left only
-    for seed in range(40):
-        changed = open_image(augment_image(image, random.Random(seed)))
-        assert changed.size == image.size
-        grey = np.asarray(changed.convert("L"), dtype=float)
-        dark = np.median(grey) - grey  # against the paper, whose brightness changes too
-        top, left = dark[:45].sum() / dark.sum(), dark[:, :60].sum() / dark.sum()
-        assert top > 0.6
-        assert left > 0.6
 
 
 @pytest.mark.parametrize(
@@ -147,6 +276,10 @@ def test_broken_image_reaches_training_as_it_is(tmp_path: Path):
     broken = replace(record(0), image=b"no image")
     write_shard(tmp_path / "train-00000.parquet", [broken])
     assert RecordDataset(tmp_path, augment=True)[0] == broken
+    for num_workers in (0, 1):
+        (sample,) = next(iter(build_loaders(tmp_path, 1, num_workers=num_workers, shapes=SHAPES)[0]))
+        with pytest.raises(UserError, match="image of record s:train:0"):
+            sample.view("large")
 
 
 def test_parquet_of_another_make_names_the_missing_column(tmp_path: Path):
@@ -161,5 +294,10 @@ def test_parquet_of_another_make_names_the_missing_column(tmp_path: Path):
 def test_wrong_arguments_are_named(folder: Path):
     with pytest.raises(UserError, match="split: 'test'; one of train, validation"):
         RecordDataset(folder, "test")
-    with pytest.raises(UserError, match="batch_size: 0"):
-        build_loaders(folder, 0)
+    for wrong, message in (
+        ({"batch_size": 0}, "batch_size: 0; at least 1"),
+        ({"num_workers": -1}, "num_workers: -1; 0 or more"),
+        ({"rank": 2, "processes": 2}, r"rank: 2; from 0 to below processes \(2\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_loaders(folder, **wrong)
