@@ -39,6 +39,10 @@ class Flags(DataFlags):
     ocr_json: Files = ()
     """The same for the part that is about reading text."""
 
+    from_hub: Annotated[tuple[str, ...], arg(metavar="NAME[=FOLDER] [...]", help_behavior_hint="(default: none)")] = ()
+    """Sets to fetch from the Hugging Face hub into --data-dir first: chartqa docvqa textvqa ocrvqa; =FOLDER for a
+    downloaded copy."""
+
     exclude_datasets: Annotated[
         tuple[str, ...] | None,
         arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: every set that is found)"),
@@ -102,6 +106,7 @@ def dataset_config(flags: DataFlags, image_resolution: int, folder: Path, **more
 OWN = (
     "base_json",
     "ocr_json",
+    "from_hub",
     "exclude_datasets",
     "exclude_data_dir",
     "images",
@@ -140,12 +145,14 @@ def command(flags: Flags) -> None:
 def listing() -> str:
     """The sources as a text: what each is called, holds and needs, and whose it is."""
     from shirg.data.sources import BASE_SOURCE, HELD_OUT, OCR_SOURCES, LlavaJson, RenderedPages
+    from shirg.data.sources.hub_files import RELEASES
 
     blocks = []
     for source in (BASE_SOURCE, LlavaJson, *OCR_SOURCES):
         uses = ["base part" if source is BASE_SOURCE else "base or OCR part" if source is LlavaJson else "OCR part"]
         uses += ["kept out of training by its test part"] if source.name in HELD_OUT else []
-        blocks.append(_block(source.name, source.licence, source.size, source.layout, source.home, uses))
+        hub = f"; or --from-hub {source.name} ({RELEASES[source.name].repository})" if source.name in RELEASES else ""
+        blocks.append(_block(source.name, source.licence, source.size, source.layout, source.home + hub, uses))
     uses = ["both parts without --data-dir, what is missing with --render-missing"]
     rendered = RenderedPages()
     needs = "nothing: documents, receipts, forms, tables and charts are drawn"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shirg.data.composition import Missing
+from shirg.data.sources.hub_files import parse_request
 from shirg.errors import UserError
 
 
@@ -50,6 +51,8 @@ class SHIRGDatasetConfig:
     """Whether shards hold the image files or their paths. What has to be converted is held in either case."""
     max_image_side: int = 4096
     """Longer side, pixels, above which a real image is shrunk to it."""
+    from_hub: tuple[str, ...] = ()
+    """Sets to fetch from the Hugging Face hub into `data_dir` first: a name, or `NAME=FOLDER` for a local copy."""
     shard_index: int = 0
     """Which share of the work this process does, from 0, of `num_shards`."""
     num_shards: int = 1
@@ -99,6 +102,7 @@ class SHIRGDatasetConfig:
             ),
             ("num_workers", self.num_workers is None or self.num_workers >= 0, "0 or more, or None"),
             ("data_dir", self.data_dir is None or Path(self.data_dir).is_dir(), "an existing folder, or None"),
+            ("from_hub", not self.from_hub or self.data_dir is not None, "needs data_dir, where the files are written"),
             ("exclude_data_dir", _is_folder_or_none(self.exclude_data_dir), "an existing folder, or None"),
             ("base_json", all(Path(file).is_file() for file in self.base_json), "existing .json or .jsonl files"),
             ("ocr_json", all(Path(file).is_file() for file in self.ocr_json), "existing .json or .jsonl files"),
@@ -111,12 +115,15 @@ class SHIRGDatasetConfig:
         for name, holds, advice in rules:
             if not holds:
                 raise UserError(f"{name}: {getattr(self, name)}; {advice}")
+        for request in self.from_hub:
+            parse_request(request)
 
     def content(self) -> dict[str, Any]:
         """All that the shards depend on, for the manifest."""
         values = asdict(self)
-        for name in ("output_dir", "num_workers", "shard_index", "num_shards", "allow_fewer", "render_missing"):
-            del values[name]  # the last two say the same as `missing`
+        untold = ("output_dir", "num_workers", "shard_index", "num_shards", "from_hub")
+        for name in (*untold, "allow_fewer", "render_missing"):  # the last two say the same as `missing`
+            del values[name]
         paths = {name: None if values[name] is None else str(values[name]) for name in ("data_dir", "exclude_data_dir")}
         lists = {name: [str(file) for file in values[name]] for name in ("base_json", "ocr_json", "text_px")}
         lists["text_px"] = list(self.text_px)

@@ -35,6 +35,7 @@ from shirg.data.sources import (
     RenderedPages,
     find_source,
 )
+from shirg.data.sources.hub_files import fetch
 from shirg.data.workers import ordered_map
 from shirg.errors import UserError
 
@@ -124,6 +125,8 @@ class SHIRGDatasetProcessor:
     def _catalogue(self, path: Path) -> tuple[Catalogue, dict[str, int]]:
         """All questions there are, and how many images every evaluation set has."""
         writer, config = CatalogueWriter(path), self.config
+        for request in config.from_hub:
+            fetch(request, Path(config.data_dir))
         for part, kinds, files in (
             ("base", (BASE_SOURCE,), config.base_json),
             ("ocr", OCR_SOURCES, config.ocr_json),

@@ -1,4 +1,4 @@
-"""Small preparations for the tests of them."""
+"""Small files, preparations of them, and what came of those."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from shirg.data import SHIRGDatasetConfig, SHIRGDatasetProcessor
+from shirg.data.images import encode_png
 from shirg.data.records import Record
 from shirg.data.shards import ShardReader
 
@@ -55,3 +56,13 @@ def picture(number: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
     """Noise of a seed, soft enough to survive JPEG."""
     coarse = np.random.default_rng(number).integers(0, 256, (12, 12), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def put_image(path: Path, grey: int = 200) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(Image.new("RGB", (20, 10), (grey, grey, grey))))
+
+
+def put_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")

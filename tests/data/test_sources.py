@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from shirg.data import load_benchmark
 from shirg.data.images import encode_png
-from shirg.data.sources import BENCHMARKS, EMBEDDED, HELD_OUT, OCR_SOURCES, LlavaJson, RenderedPages, find_source, hub
-from shirg.data.sources import base as base_module
-from shirg.data.sources.base import Collector, Index, iter_json_list
+from shirg.data.sources import BENCHMARKS, EMBEDDED, HELD_OUT, OCR_SOURCES, RenderedPages, find_source, hub
+from shirg.data.sources.base import Index
 from shirg.data.sources.funsd import linked_pairs
-from shirg.data.sources.llava_pretrain import LlavaPretrain, question_answer_turns
+from shirg.data.sources.llava_pretrain import LlavaPretrain
 from shirg.errors import UserError
-
-
-def put_image(path: Path, grey: int = 200) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_png(Image.new("RGB", (20, 10), (grey, grey, grey))))
-
-
-def put_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
+from tests.data.preparing import put_image, put_json
 
 
 def chartqa(folder: Path) -> None:
@@ -234,11 +221,11 @@ def test_data_folder_that_is_a_file(tmp_path: Path):
 def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     data = encode_png(Image.new("RGB", (4, 3)))
     row = {"type": "human_test", "question": "How many? ", "answer": ["14"], "image": {"bytes": data, "path": None}}
-    monkeypatch.setattr(hub, "_load", lambda copy: [row, row | {"answer": []}, row | {"image": {"bytes": b"x"}}])
+    monkeypatch.setattr(hub, "load_rows", lambda *_: [row, row | {"answer": []}, row | {"image": {"bytes": b"x"}}])
     records = hub.hub_records("chartqa", "licence", None, 0)
     assert [(r.question, r.answers, r.kind, r.width) for r in records] == [("How many?", ("14",), "human_test", 4)]
     assert [entry.item for entry in records.rejected] == ["row 1", "row 2"]
-    monkeypatch.setattr(hub, "_load", lambda copy: [row | {"answer": []}])
+    monkeypatch.setattr(hub, "load_rows", lambda *_: [row | {"answer": []}])
     with pytest.raises(UserError, match="lmms-lab/ChartQA: no usable record among 1"):
         hub.hub_records("chartqa", "licence", None, 0)
 
@@ -251,31 +238,6 @@ def test_training_part_never_contains_the_test_part(tmp_path: Path):
     opencqa(tmp_path / "opencqa", "test")
     found = {kind.name: find_source(kind, tmp_path, "train") for kind in OCR_SOURCES}
     assert sum(source.index("train").num_records for source in found.values() if source) == 1  # of ai2d
-
-
-def test_llava_pretrain_layout(tmp_path: Path):
-    put_image(tmp_path / "LLaVA-Pretrain/00453/004539375.jpg")
-    turns = [
-        {"from": "human", "value": "Render a summary of the photo.\n<image>"},
-        {"from": "gpt", "value": "luxury furniture"},
-    ]
-    entries = [{"id": "1", "image": "00453/004539375.jpg", "conversations": turns}, {"id": "2", "image": "x.jpg"}]
-    put_json(tmp_path / "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json", entries)
-    source = find_source(LlavaPretrain, tmp_path, "train")
-    assert source is not None
-    (record,) = source.records(split="train")
-    assert record.question == "Render a summary of the photo."
-    assert record.conversations == [
-        {"from": "human", "value": "<image>\nRender a summary of the photo."},
-        {"from": "gpt", "value": "luxury furniture"},
-    ]
-    assert [entry.item for entry in source.index("train").rejected] == ["x.jpg"]
-
-
-def test_conversation_of_several_turns():
-    turns = [("human", "<image>\na"), ("gpt", "1"), ("human", "b"), ("human", "c"), ("gpt", "3")]
-    conversation = [{"from": who, "value": said} for who, said in turns]
-    assert question_answer_turns(conversation) == [("a", "1"), ("c", "3")]
 
 
 def test_funsd_links_worked_by_hand():
@@ -294,34 +256,6 @@ def test_funsd_links_worked_by_hand():
         entity(7, "", "answer", 70),
     ]
     assert linked_pairs(form) == [("Name", ["first line second", "first line", "second"])]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(*[st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=4)))] * 3),
-        max_size=6,
-    )
-)
-def test_collector_takes_or_lists_whatever_comes(entries: list[tuple[object, object, object]]):
-    root = Path("data")
-    collector = Collector("source", "licence", root)
-    for entry in entries:
-        collector.add(root, *entry)
-    index = collector.index()
-    assert index.num_records + len(index.rejected) == len(entries)
-    assert all(draft.question and draft.answers for group in index.groups for draft in group.drafts)
-
-
-@pytest.mark.parametrize("place", ["imgname", "query", "label"])
-def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path, place: str):
-    put_image(tmp_path / "test/png/1.png")
-    good = {"imgname": "1.png", "query": "q", "label": "a"}
-    put_json(tmp_path / "test/test_human.json", [good, good | {place: "\ud800"}])
-    records = load_benchmark("chartqa", tmp_path)
-    assert len(records) == 1
-    (entry,) = records.rejected
-    assert "half a character" in entry.reason and entry.item.isascii()
 
 
 def test_forms_without_a_testing_part_are_evaluated_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -399,6 +333,32 @@ def test_ai2d_test_diagrams_are_those_of_the_list(tmp_path: Path):
     assert find_source(HELD_OUT["ai2d"], tmp_path, "train") is None
 
 
+def test_ai2d_letters_need_pictures_with_letters(tmp_path: Path):
+    """For training they are left out without; an evaluation image is known by the release's picture."""
+    ai2d(tmp_path / "ai2d")
+    for number in ("0", "7"):
+        about = {"answerTexts": ["A", "B"], "correctAnswer": 0, "abcLabel": True}
+        questions = {"imageName": f"{number}.png", "questions": {"Which is the egg?": about}}
+        put_json(tmp_path / f"ai2d/questions/{number}.png.json", questions)
+    index = of("ai2d", tmp_path, "train")
+    assert not index.groups and "abc_images/ is not there" in index.rejected[0].reason
+    assert [group.name for group in of("ai2d", tmp_path, "test").groups] == ["images/7.png"]
+    put_image(tmp_path / "ai2d/abc_images/0.png")
+    assert [group.name for group in of("ai2d", tmp_path, "train").groups] == ["abc_images/0.png"]
+
+
+def test_real_charts_of_opencqa(shared: Path):
+    """The validation part, as the repository has it."""
+    source = find_source(HELD_OUT["opencqa"], shared / "data", "test")
+    records = source.records()
+    assert len(records) == 200 and not records.rejected
+    assert all(record.question.strip() and len(record.answers) == 1 for record in records)
+    charts = [shared / "data/opencqa" / record.id.split(":")[1] for record in records]
+    formats = Counter(Image.open(chart).format for chart in charts)
+    assert formats["GIF"] and formats["JPEG"]  # all are called .png
+    assert all(record.image[:2] in (b"\x89P", b"\xff\xd8") for record in records)
+
+
 def test_opencqa_takes_the_edited_answer(tmp_path: Path):
     opencqa(tmp_path / "OpenCQA", "train")
     index = of("opencqa", tmp_path, "train")
@@ -417,65 +377,6 @@ def test_receipts_with_a_training_part(tmp_path: Path):
     for split, total in (("train", "1.00"), ("test", "2.00")):
         (group,) = of("sroie", tmp_path, split).groups
         assert (group.name, group.drafts[0].answers) == (f"{split}/img/x.jpg", (total,))
-
-
-def test_llava_form_of_any_name_with_broken_lines(tmp_path: Path):
-    turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
-    lines = [
-        json.dumps({"id": 1, "image": "coco/1.png", "conversations": turns}),
-        '{"id": 2, "image": ',
-        "",
-        json.dumps({"id": 1, "image": "coco/1.png", "conversations": turns}),
-        json.dumps({"id": 3, "conversations": turns}),
-        json.dumps({"id": 4, "image": "/etc/passwd", "conversations": turns}),
-        json.dumps({"id": 5, "image": "2.png", "conversations": "none"}),
-        "[" * 100_000,
-        "7",
-    ]
-    (tmp_path / "My Mix.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
-    source = LlavaJson(tmp_path / "My Mix.jsonl")
-    index = source.index("train")
-    assert source.name == "my_mix"
-    assert [(group.source, group.name) for group in index.groups] == [("my_mix", "coco/1.png")]
-    assert [entry.item for entry in index.rejected] == [
-        "My Mix.jsonl line 2",
-        "coco/1.png",
-        "entry without image",
-        "/etc/passwd",
-        "2.png",
-        "My Mix.jsonl line 8",
-        "entry",
-    ]
-    assert "twice" in index.rejected[1].reason
-
-
-VALUES = st.recursive(
-    st.one_of(st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=6)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=100, deadline=None)
-@given(values=st.lists(VALUES, max_size=6), indent=st.sampled_from([None, 2]), piece=st.integers(1, 9), data=st.data())
-def test_long_lists_are_read_a_piece_at_a_time(values, indent, piece, data, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "list.json"
-    text = json.dumps(values, indent=indent)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_module, "JSON_CHUNK", piece)
-        path.write_text(text, encoding="utf-8")
-        assert list(iter_json_list(path)) == values
-        path.write_text(text[: data.draw(st.integers(0, len(text) - 1))], encoding="utf-8")
-        given_before = []
-        with pytest.raises(UserError, match=r"list\.json: cannot be read as a JSON list"):
-            given_before.extend(iter_json_list(path))
-
-
-@pytest.mark.parametrize("text", ["{}", "[1 2]", "[1,]", "[1;2]", "", "[" * 5000])
-def test_what_is_no_list_is_named(text: str, tmp_path: Path):
-    (tmp_path / "list.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"list\.json: cannot be read as a JSON list"):
-        list(iter_json_list(tmp_path / "list.json"))
 
 
 @pytest.mark.parametrize(

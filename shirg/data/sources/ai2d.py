@@ -13,15 +13,16 @@ class AI2D(LocalSource):
     """Reads `questions/<image>.json`, `images/<image>` and `ai2d_test_ids.csv`, as the release has them.
 
     The choices are part of the question and the answer is the text of the right one, as TabMWP is asked. Questions
-    whose choices are letters printed in the diagram (`abcLabel`) need the release's other image folder, `abc_images/`.
+    whose choices are letters (`abcLabel`) are about diagrams with letters in place of words. The release has only the
+    boxes for that; pictures drawn from them are passed on as `abc_images/`. Without them these questions are left out.
     """
 
     name = "ai2d"
     licence = "CC BY-SA 4.0 (diagrams: their publishers)"
-    layout = "questions/<image>.json, images/<image> (abc_images/<image>), ai2d_test_ids.csv"
+    layout = "questions/<image>.json, images/<image>, ai2d_test_ids.csv (abc_images/<image>, where there are any)"
     folders = ("ai2d",)
-    size = "about 15,000 questions on 4,903 diagrams, a fifth of them for testing"
-    home = "registry.opendata.aws/allenai-diagrams (ai2d-all.zip)"
+    size = "about 15,000 questions on about 4,900 diagrams; 3,088 test questions"
+    home = "ai2-public-datasets.s3.amazonaws.com/diagrams/ai2d-all.zip; the list of test diagrams apart, from prior-datasets"
 
     @classmethod
     def fits(cls, folder: Path, split: str) -> bool:
@@ -44,7 +45,11 @@ class AI2D(LocalSource):
             for question, about in fields(questions).items():
                 about = fields(about)
                 folder = self.folder / ("abc_images" if about.get("abcLabel") is True else "images")
-                collector.add(folder, name, *_asked(question, about))
+                if not folder.is_dir() and split == "train":
+                    collector.reject(name, "about letters that are not in the picture; abc_images/ is not there")
+                    continue
+                # A test diagram is kept out of training by its picture, with letters in it or not.
+                collector.add(folder if folder.is_dir() else self.folder / "images", name, *_asked(question, about))
 
     def _test_ids(self) -> set[str]:
         path = self.folder / "ai2d_test_ids.csv"

@@ -18,7 +18,7 @@ class ChartQA(LocalSource):
     licence = "GPL-3.0 (charts: their publishers)"
     layout = "test/test_human.json, test/test_augmented.json, test/png/*.png (train/ likewise)"
     folders = ("chartqa",)
-    size = "28,299 training questions on 18,317 charts; 2,500 test questions"
+    size = "28,299 training questions on about 18,300 charts; 2,500 test questions"
     home = "github.com/vis-nlp/ChartQA, or huggingface.co/datasets/ahmed-masry/ChartQA (ChartQA Dataset.zip)"
     origins = ("human", "augmented")
 

@@ -19,7 +19,7 @@ class DocVQA(LocalSource):
     licence = "research use (pages: UCSF Industry Documents Library)"
     layout = "val_v1.0*.json with a `data` list, documents/ or spdocvqa_images/ (train_v1.0*.json likewise)"
     folders = ("docvqa", "spdocvqa")
-    size = "39,463 training questions on 10,194 pages; 5,349 validation questions"
+    size = "39,463 training questions on about 10,200 pages; 5,349 validation questions"
     home = "rrc.cvc.uab.es, challenge 17, task 1 (registration)"
     pattern = "{part}_v1.0*.json"
     image_folders = ("documents", "spdocvqa_images", "images")
@@ -63,7 +63,7 @@ class InfoVQA(DocVQA):
     licence = "research use (infographics: their publishers)"
     layout = "infographicsVQA_val_v1.0*.json with a `data` list, infographicsvqa_images/ (train likewise)"
     folders = ("infovqa", "infographicvqa", "infographicsvqa")
-    size = "23,946 training questions on 4,406 infographics; 2,801 validation questions"
+    size = "about 23,900 training questions on 4,400 infographics; 2,801 validation questions"
     home = "rrc.cvc.uab.es, challenge 17, task 3 (registration)"
     pattern = "infographicsVQA_{part}_v1.0*.json"
     image_folders = ("infographicsvqa_images", "images")

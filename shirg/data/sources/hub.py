@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from shirg.data.images import as_png_or_jpeg
@@ -45,7 +46,8 @@ def hub_records(name: str, licence: str, limit: int | None, seed: int) -> Record
         UserError: if the hub does not answer within `CONNECT_SECONDS`, the data cannot be had from it, or none of it is
             usable.
     """
-    rows = _load(HUB[name])
+    copy = HUB[name]
+    rows = load_rows(copy.repository, copy.configuration, copy.split)
     order = list(range(len(rows)))
     if limit is not None and limit < len(order):
         random.Random(f"{name}:{seed}").shuffle(order)
@@ -89,16 +91,22 @@ def record_of_row(row: dict[str, Any], place: int, name: str, licence: str) -> R
     )
 
 
-def _load(copy: HubCopy) -> Any:
+def load_rows(repository: str, configuration: str | None, split: str) -> Any:
+    """A table of the hub, or of a local folder in the hub's layout, with images as they are encoded.
+
+    Raises:
+        UserError: if the hub does not answer within `CONNECT_SECONDS`, or it cannot be read.
+    """
     import datasets
     import huggingface_hub
 
     try:
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:  # else the cache answers at once
-            huggingface_hub.HfApi().dataset_info(copy.repository, timeout=CONNECT_SECONDS)
-        rows = datasets.load_dataset(copy.repository, copy.configuration, split=copy.split)
+        # Offline the cache answers at once, and a folder needs nobody.
+        if not huggingface_hub.constants.HF_HUB_OFFLINE and not Path(repository).is_dir():
+            huggingface_hub.HfApi().dataset_info(repository, timeout=CONNECT_SECONDS)
+        rows = datasets.load_dataset(repository, configuration, split=split)
+        return rows.cast_column("image", datasets.Image(decode=False))
     except Exception as error:  # connection, permission and format errors of four libraries
         logger.debug("hub", exc_info=True)
         reason = str(error).strip().splitlines()
-        raise UserError(f"{copy.repository}: {reason[0] if reason else type(error).__name__}") from error
-    return rows.cast_column("image", datasets.Image(decode=False))
+        raise UserError(f"{repository}: {reason[0] if reason else type(error).__name__}") from error

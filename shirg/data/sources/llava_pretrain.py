@@ -16,7 +16,7 @@ class LlavaPretrain(LlavaJson):
     licence = "as LAION, CC and SBU (captions: BSD-3-Clause, from BLIP)"
     layout = "blip_laion_cc_sbu_558k.json, image folders 00000/ ... (or images/00000/ ...)"
     folders = ("llava_pretrain", "llava-pretrain", "lcs-558k", "lcs558k", "lcs_558k")
-    size = "558,128 images with a caption each, 27 GB"
+    size = "558,128 images with a caption each; json 181 MB, images.zip 27.4 GB"
     home = "huggingface.co/datasets/liuhaotian/LLaVA-Pretrain (the json and images.zip)"
     file = "blip_laion_cc_sbu_558k.json"
 

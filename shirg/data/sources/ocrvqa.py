@@ -24,7 +24,7 @@ class OCRVQA(LocalSource):
     licence = "research use (covers: their publishers)"
     layout = "dataset.json (by cover: imageURL, questions, answers, split), images/<id>.jpg"
     folders = ("ocrvqa", "ocr-vqa", "ocr_vqa")
-    size = "about 1,000,000 questions on 207,572 covers, 80% of them for training"
+    size = "more than 1,000,000 questions on 207,572 covers, 80% of them for training"
     home = "ocr-vqa.github.io (dataset.json and a download script)"
 
     @classmethod

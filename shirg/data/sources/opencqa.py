@@ -19,7 +19,7 @@ class OpenCQA(LocalSource):
     licence = "GPL-3.0 (charts: Pew Research Center)"
     layout = "etc/data/test.json (or val.json; training: train.json), chart_images/<n>.png"
     folders = ("opencqa",)
-    size = "7,724 questions, one chart each, 70% of them for training"
+    size = "7,724 questions, one chart each, about 70% of them for training"
     home = "github.com/vis-nlp/OpenCQA"
     parts = {"test": ("test", "val"), "train": ("train",)}
 

@@ -20,7 +20,7 @@ class TabMWP(LocalSource):
     licence = "CC BY-NC-SA 4.0"
     layout = "problems_test.json (or _test1k, _dev, _dev1k; training: _train), tables/<id>.png"
     folders = ("tabmwp",)
-    size = "23,059 training problems; 7,686 test problems, one table each"
+    size = "38,431 problems, about 23,000 for training and 7,700 for testing, one table each"
     home = "github.com/lupantech/PromptPG, folder data/tabmwp"
     parts = {"test": ("test", "test1k", "dev", "dev1k"), "train": ("train",)}
 

@@ -18,7 +18,7 @@ class TextVQA(LocalSource):
     licence = "CC BY 4.0 (photographs: Open Images, CC BY 2.0)"
     layout = "TextVQA_0.5.1_val.json with a `data` list, train_images/<image_id>.jpg (train likewise)"
     folders = ("textvqa",)
-    size = "34,602 training questions on 21,953 photographs; 5,000 validation questions"
+    size = "34,602 training questions on about 22,000 photographs; 5,000 validation questions"
     home = "textvqa.org/dataset (json files and train_val_images.zip, 6.6 GB)"
 
     @classmethod
