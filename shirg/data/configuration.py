@@ -114,7 +114,9 @@ class SHIRGDatasetConfig:
         ]
         for name, holds, advice in rules:
             if not holds:
-                raise UserError(f"{name}: {getattr(self, name)}; {advice}")
+                value = getattr(self, name)
+                shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise UserError(f"{name}: {shown}; {advice}")
         for request in self.from_hub:
             parse_request(request)
 

@@ -97,9 +97,14 @@ def shortage(config: SHIRGDatasetConfig, have: dict[str, int], rejected: list[Re
         f"{part} part: {asked[part]} records asked, {have[part]} there" for part in PARTS if have[part] < asked[part]
     ]
     smaller = " ".join(f"{flags[part]} {have[part]}" for part in PARTS if have[part] < asked[part])
+    ask = (
+        f"Ask for {smaller}"
+        if any(have.values())
+        else "`shirg prepare --list` says which files are looked for; get some"
+    )
     lost = sum(entry.records for entry in rejected)
     first = f" ({lost} rejected; the first, {rejected[0].item}: {rejected[0].reason})" if lost else ""
     return (
-        f"{'; '.join(short)}{first}. Ask for {smaller}, add a source, or say what should happen: --allow-fewer takes what "
+        f"{'; '.join(short)}{first}. {ask}, add a source, or say what should happen: --allow-fewer takes what "
         f"there is, --render-missing fills up with rendered pages"
     )

@@ -115,6 +115,8 @@ class SHIRGDatasetProcessor:
             return
         if self.config.missing == "refuse" and any(plan.lacking.values()):
             raise UserError(shortage(self.config, plan.real, planner.rejected(plan)))
+        if not any(plan.total(split) for split in SPLITS):
+            raise UserError(shortage(self.config, plan.real, planner.rejected(plan)))
         self._write_shards(plan, planner, journal)
         if self.alone:
             journal.finish(self._manifest(journal, plan, planner, notes))

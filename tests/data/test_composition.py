@@ -127,6 +127,14 @@ def test_fewer_records_than_asked_are_an_error_unless_allowed(lab: Path, tmp_pat
     assert told["configuration"]["missing"] == "fewer"
 
 
+def test_a_folder_without_anything_usable_is_never_an_empty_data_set(tmp_path: Path):
+    with pytest.raises(
+        UserError, match=r"ocr part: 20 records asked, 0 there\. `shirg prepare --list` says which files"
+    ):
+        prepare(tmp_path / "data", data_dir=tmp_path, allow_fewer=True)
+    assert not (tmp_path / "data/manifest.json").exists()
+
+
 def test_image_in_validation_is_refused_for_training_under_another_name(tmp_path: Path):
     file = put_captions(tmp_path / "own", [("a.png", picture(1)), ("b.png", picture(1))])
     asked = {"base_dataset_size": 2, "ocr_enhancement_size": 0, "validation_fraction": 0.5, "base_json": (file,)}
