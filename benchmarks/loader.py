@@ -5,7 +5,8 @@ Three questions, on pages that the renderer draws (672 pixels, PNG) and on photo
 * loader: samples per second with 0, 1 and 2 workers, both views made of every image, plain and augmented;
 * step: samples per second that a training step of LaViDa-nano eats when its samples are in memory, with every image new
   and with features that are remembered (what several questions about an image, and later epochs, cost);
-* together: seconds between steps while workers read for them on the same cores, and how many of those are waiting.
+* together: seconds between steps while workers read for them on the same cores, and how many of those are waiting (without
+  workers views are cut inside the step, and the time between steps is what tells).
 
 `ratio` is what two workers give by what a step eats: above 1, the loader alone is no reason to wait. With every image new;
 a step that remembers its features needs no views.
@@ -128,7 +129,7 @@ def step_rates(model: Lavida, samples: list[Sample], steps: int) -> dict[str, fl
     """Samples per second that a step eats of samples in memory."""
     loader = DataLoader(samples, BATCH, collate_fn=list)
     fresh, _ = train(model, loader, steps, cache_mb=0)
-    kept, _ = train(model, loader, steps + 3 * len(loader), cache_mb=4096)  # three rounds to meet both paths of all
+    kept, _ = train(model, loader, steps + 3 * len(loader), cache_mb=4096)  # by then most have been met on both paths
     return {
         "every_image_new": round(BATCH / statistics.median(fresh[2:]), 2),
         "features_remembered": round(BATCH / statistics.median(kept[-steps:]), 2),
