@@ -9,7 +9,7 @@ tables to the weights' precision), and float64 stays float64 all the way.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,8 @@ class LanguageModel(nn.Module):
 
         Args:
             inputs_embeds: [B, L, H].
-            attention_mask: None for no mask, or Boolean [B or 1, 1, L, length + L], True where the query may attend.
+            attention_mask: None for no mask, Boolean [B or 1, 1, L, length + L], True where the query may attend, or a
+                `BlockMask` of flex-attention.
             position_ids: [B or 1, L]; by default they go on from the end of the cache.
             cache: keys and values put before those of `inputs_embeds`; it grows by them unless it is frozen.
         """
@@ -173,8 +174,27 @@ def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Te
 
 def _attend_both_ways(module, query, key, value, attention_mask, **keywords) -> tuple[Tensor, None]:
     """Scaled dot-product attention, never causal; queries and keys return from float32 to the values' precision."""
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if attention_mask is not None and not isinstance(attention_mask, Tensor):
+        return _flex_attention(query, key, value, attention_mask, keywords["scaling"])
     keywords["is_causal"] = False
-    return sdpa_attention_forward(module, query.to(value.dtype), key.to(value.dtype), value, attention_mask, **keywords)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **keywords)
+
+
+def _flex_attention(query: Tensor, key: Tensor, value: Tensor, mask, scale: float) -> tuple[Tensor, None]:
+    """The same under a `BlockMask`: compiled on a GPU, where blocks that the mask empties are skipped; elsewhere as plain
+    matrices, which shows that the mask is right and saves nothing."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    attend = _compiled(flex_attention) if query.is_cuda else flex_attention
+    groups = query.shape[1] != key.shape[1]
+    out = attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=groups)
+    return out.transpose(1, 2).contiguous(), None
+
+
+@cache
+def _compiled(function):
+    return torch.compile(function)
 
 
 ATTENTION = "shirg_both_ways"

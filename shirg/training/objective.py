@@ -1,32 +1,41 @@
-"""Masked-diffusion loss of an answer behind an image-and-prompt prefix.
+"""Masked-diffusion loss of answers behind an image-and-prompt prefix.
 
 Every answer is trained as two complementary noisy copies: what is masked in one is visible in the other, so each target
 is predicted exactly once (LaViDa llava/model/language_model/llava_llada.py:165-189). The loss is the plain mean of the
 cross-entropies over all targets, without the 1/t weight of the likelihood bound, as LaViDa trains
 (modeling_llada.py:1517-1518).
 
-Three layouts give the copies to the language model. P is the prefix length, N the answer length, A and B the copies:
+Three objectives lay the copies A and B out in rows for the language model:
 
-* `packed`: one row [prefix | A | B] per record. The prefix sees itself, each copy sees the prefix and itself, and both
-  copies sit at positions P .. P+N-1. This is what inference with a cached prefix computes, and the long prefix is
+* `packed`: one row [prefix | A | B]. The prefix sees itself, each copy sees the prefix and itself, and both copies sit
+  at the positions behind the prefix. This is what inference with a cached prefix computes, and the long prefix is
   encoded once.
 * `prefix`: two rows [prefix | A], [prefix | B] under LaViDa's prefix-LM mask (modeling_llada.py:1339-1356). Same loss
   and gradients.
 * `bidirectional`: the same two rows, everything sees everything, which is how LaViDa's released weights were trained.
 
-Prefixes of different lengths are padded on the left, so that the answers line up; masks and positions make padding
-invisible.
+Several questions about one image may share its prefix: [prefix | Q1 A1 B1 | Q2 A2 B2 | ...]. Then the shared part no
+longer sees a question, which it does where the question belongs to the prefix; see docs/training.md.
 
-Letters in shapes: B records, P longest prefix, N answer positions, H hidden size, L row length.
+Who sees whom follows from two numbers of every position, its turn (0: the shared prefix) and its copy (0: prefix or
+question): a position sees those of turn 0 or its own turn that are of copy 0 or its own copy. Padding, on the right, is
+one more turn, to which nothing else belongs.
+
+Letters in shapes: R rows, L longest row, T turns (answers), N answer positions, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+PADDING = -1
+"""The turn of padding."""
 
 
 def answer_losses(
@@ -38,92 +47,133 @@ def answer_losses(
     mask_token_id: int,
     objective: str = "packed",
     shift: bool = False,
+    questions: Sequence[Sequence[Tensor]] | None = None,
 ) -> Tensor:
-    """Cross-entropy [B, N], float32, of every target, each predicted from the copy in which it is masked.
+    """Cross-entropy [T, N], float32 or better, of every target, each predicted from the copy in which it is masked.
 
     Args:
         language: the language model: `embed_tokens`, `forward(embeds, attention_mask, position_ids)`, `logits`.
-        prefixes: one [P_i, H] per record: image and prompt embeddings.
-        targets: [B, N] Long, answer tokens with their end-of-text padding.
-        masked: [B, N] Boolean, True where copy A hides the target; copy B hides the others.
+        prefixes: [P_i, H] each: image and prompt embeddings.
+        targets: [T, N] Long, answer tokens with their end-of-text padding; one row per prefix, or per question.
+        masked: [T, N] Boolean, True where copy A hides the target; copy B hides the others.
         mask_token_id: the token that stands at a hidden position.
         objective: "packed", "prefix" or "bidirectional".
-        shift: position i-1 predicts token i, as Dream was trained (LaViDa dream/modeling_dream.py:917).
+        shift: position i-1 predicts token i, as Dream was trained (LaViDa dream/modeling_dream.py:917); the first
+            token is predicted from the last position before the answer.
+        questions: per prefix the questions [Q, H] asked behind it, as embeddings, in the order of `targets`; None puts
+            one answer right behind each prefix.
     """
-    embeds, real = pad_prefixes(prefixes)
-    copies = noisy_copies(language.embed_tokens, targets, masked, mask_token_id).to(embeds.dtype)
-    layout = _packed_states if objective == "packed" else _two_row_states
-    ends, states = layout(language, embeds, real, copies, objective)
-    if shift:
-        states = torch.cat([ends, states[:, :, :-1]], dim=2)
-    # Only the copy that hides a target predicts it, so the head, the widest matrix of the model, sees N rows instead of
-    # 2N.
-    predicting = torch.where(masked[..., None], states[:, 0], states[:, 1])  # [B, N, H]
-    logits = language.logits(predicting).float()
+    if questions is None:
+        questions = [[prefix[:0]] for prefix in prefixes]
+    copies = noisy_copies(language.embed_tokens, targets, masked, mask_token_id).to(prefixes[0].dtype)
+    layout = lay_out(prefixes, questions, copies, objective)
+    hidden = language(
+        layout.embeds,
+        attention_mask=block_mask(layout) if layout.embeds.is_cuda else dense_mask(layout),
+        position_ids=layout.positions,
+    )
+    # Only the copy that hides a target predicts it, so the head, the widest matrix of the model, sees N rows a turn
+    # instead of 2N.
+    copy = (~masked).long()  # [T, N]: 0 where A predicts
+    offset = torch.arange(targets.shape[1], device=targets.device) - int(shift)
+    place = torch.where(offset < 0, layout.ends.gather(1, copy), layout.starts.gather(1, copy) + offset)
+    logits = language.logits(hidden[layout.rows.gather(1, copy), place])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
 
 def noisy_copies(embed_tokens: nn.Module, targets: Tensor, masked: Tensor, mask_token_id: int) -> Tensor:
-    """Embeddings [B, 2, N, H] of the two complementary copies: A hides `masked`, B hides the rest."""
-    hidden = torch.stack([masked, ~masked], dim=1)  # [B, 2, N]
+    """Embeddings [T, 2, N, H] of the two complementary copies: A hides `masked`, B hides the rest."""
+    hidden = torch.stack([masked, ~masked], dim=1)  # [T, 2, N]
     return embed_tokens(torch.where(hidden, mask_token_id, targets[:, None]))
 
 
-def pad_prefixes(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Prefixes padded with zeros on the left to the longest: [B, P, H], and which positions are real: [B, P]
-    Boolean."""
-    longest = max(prefix.shape[0] for prefix in prefixes)
-    rows = [F.pad(prefix, (0, 0, longest - prefix.shape[0], 0)) for prefix in prefixes]
-    lengths = torch.tensor([prefix.shape[0] for prefix in prefixes], device=prefixes[0].device)
-    real = torch.arange(longest, device=lengths.device)[None] >= longest - lengths[:, None]
-    return torch.stack(rows), real
+@dataclass
+class Layout:
+    """Rows for the language model, and where in them the answers are."""
+
+    embeds: Tensor
+    """[R, L, H], zeros on the right of shorter rows."""
+    turns: Tensor
+    """[R, L] Long."""
+    copies: Tensor
+    """[R, L] Long."""
+    positions: Tensor
+    """[R, L] Long: every copy goes on where its question ends, every question where the shared prefix ends."""
+    rows: Tensor
+    """[T, 2] Long: the row that holds copy A, copy B, of each answer."""
+    starts: Tensor
+    """[T, 2] Long: where in that row the copy begins."""
+    ends: Tensor
+    """[T, 2] Long: the last place in that row before the answer, of its question or else of the prefix."""
 
 
-def positions(real: Tensor, answer_length: int, copies: int) -> Tensor:
-    """Position ids [B, P + copies * N]: the prefix counts its real tokens from 0, every copy goes on where the prefix
-    ends."""
-    prefix = real.long().cumsum(dim=1).sub(1).clamp(min=0)
-    answer = real.sum(dim=1, keepdim=True) + torch.arange(answer_length, device=real.device)
-    return torch.cat([prefix, answer.repeat(1, copies)], dim=1)
+@dataclass
+class _Row:
+    """One row as it grows: embeddings, and for every position its turn, copy and position id."""
+
+    parts: list[Tensor] = field(default_factory=list)
+    marks: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, part: Tensor, turn: int, copy: int, position: int) -> int:
+        """Append `part` [n, H], whose positions count on from `position`; returns where it begins."""
+        start = len(self.marks)
+        self.parts.append(part)
+        self.marks += [(turn, copy, position + offset) for offset in range(len(part))]
+        return start
 
 
-def attention_mask(real: Tensor, answer_length: int, objective: str) -> Tensor:
-    """Who may attend to whom: [B, 1, L, L] Boolean; L is P + 2N for "packed" and P + N for the two-row layouts.
+def lay_out(
+    prefixes: Sequence[Tensor], questions: Sequence[Sequence[Tensor]], copies: Tensor, objective: str
+) -> Layout:
+    """The rows of `objective`: one per prefix when packed, otherwise one per answer and copy.
 
-    A padding position sees itself alone, since a softmax over nothing is NaN.
+    Args:
+        copies: [T, 2, N, H] from `noisy_copies`.
     """
-    batch, prefix_length = real.shape
-    copies = 2 if objective == "packed" else 1
-    block = torch.arange(copies, device=real.device).repeat_interleave(answer_length) + 1
-    block = torch.cat([block.new_zeros(prefix_length), block])  # 0 the prefix, then 1 (and 2) the copies
-    if objective == "bidirectional":
-        allowed = torch.ones(len(block), len(block), dtype=torch.bool, device=real.device)
-    else:
-        allowed = (block[None, :] == 0) | (block[:, None] == block[None, :])
-    visible = torch.cat([real, real.new_ones(batch, copies * answer_length)], dim=1)
-    itself = torch.eye(len(block), dtype=torch.bool, device=real.device)
-    return ((allowed & visible[:, None, :] & visible[:, :, None]) | itself)[:, None]
+    sees_all = objective == "bidirectional"
+    rows, found = [], []  # found: per turn and copy (row, start, end)
+    remaining = iter(copies)
+    for prefix, asked in zip(prefixes, questions, strict=True):
+        for turn, question in enumerate(asked, start=1):
+            places = []
+            for number, answer in enumerate(next(remaining), start=1):
+                if objective != "packed" or (turn, number) == (1, 1):
+                    rows.append(_Row())
+                    rows[-1].add(prefix, 0, 0, 0)
+                row, mark = rows[-1], 0 if sees_all else turn
+                if objective != "packed" or number == 1:
+                    end = row.add(question, mark, 0, len(prefix)) + len(question) - 1
+                    end = end if len(question) else len(prefix) - 1
+                start = row.add(answer, mark, 0 if sees_all else number, len(prefix) + len(question))
+                places.append((len(rows) - 1, start, end))
+            found.append(places)
+    device = copies.device
+    padding = (PADDING, 0, 0)
+    longest = max(len(row.marks) for row in rows)
+    marks = torch.tensor([row.marks + [padding] * (longest - len(row.marks)) for row in rows], device=device)
+    embeds = pad_sequence([torch.cat(row.parts) for row in rows], batch_first=True)
+    return Layout(embeds, *marks.unbind(-1), *torch.tensor(found, device=device).unbind(-1))
 
 
-def _packed_states(language: nn.Module, embeds: Tensor, real: Tensor, copies: Tensor, objective: str):
-    """Hidden states at the prefix end [B, 2, 1, H] and at the answers [B, 2, N, H], from one row per record."""
-    batch, _, length, width = copies.shape
-    hidden = language(
-        torch.cat([embeds, copies.flatten(1, 2)], dim=1),
-        attention_mask=attention_mask(real, length, objective),
-        position_ids=positions(real, length, copies=2),
-    )
-    prefix, answers = hidden.split([embeds.shape[1], 2 * length], dim=1)
-    return prefix[:, None, -1:].expand(batch, 2, 1, width), answers.unflatten(1, (2, length))
+def may_see(turn: Tensor, copy: Tensor, other_turn: Tensor, other_copy: Tensor) -> Tensor:
+    """Whether positions of `turn` and `copy` attend to others of `other_turn` and `other_copy`, Boolean."""
+    return ((other_turn == 0) | (other_turn == turn)) & ((other_copy == 0) | (other_copy == copy))
 
 
-def _two_row_states(language: nn.Module, embeds: Tensor, real: Tensor, copies: Tensor, objective: str):
-    """Hidden states at the prefix ends [B, 2, 1, H] and at the answers [B, 2, N, H], from two rows per record."""
-    length = copies.shape[2]
-    twice = real.repeat_interleave(2, dim=0)
-    hidden = language(
-        torch.cat([embeds.repeat_interleave(2, dim=0), copies.flatten(0, 1)], dim=1),
-        attention_mask=attention_mask(twice, length, objective),
-        position_ids=positions(twice, length, copies=1),
-    ).unflatten(0, (-1, 2))
-    return hidden[:, :, -length - 1 : -length], hidden[:, :, -length:]
+def dense_mask(layout: Layout) -> Tensor:
+    """Who may attend to whom, for `scaled_dot_product_attention`: [R, 1, L, L] Boolean, True where the query may."""
+    turns, copies = layout.turns, layout.copies
+    return may_see(turns[:, :, None], copies[:, :, None], turns[:, None, :], copies[:, None, :])[:, None]
+
+
+def block_mask(layout: Layout):
+    """The same as a `BlockMask` for flex-attention, which skips blocks in which nobody sees anybody."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    turns, copies = layout.turns, layout.copies
+
+    def rule(row, _head, query, key):
+        return may_see(turns[row, query], copies[row, query], turns[row, key], copies[row, key])
+
+    return create_block_mask(rule, len(turns), None, turns.shape[1], turns.shape[1], device=turns.device)

@@ -118,6 +118,36 @@ def test_gradients_equal_the_official_code(reference, llada, train, run):
         assert gradient.norm().item() == pytest.approx(expected[name], rel=1e-3), name
 
 
+def test_packed_rows_equal_the_official_prefix_loss_and_its_gradients(llada, train, rows):
+    """The first row of the official prefix-LM run, whose answer reaches the end of the batch (the second is padded, which
+    the official code attends to): its loss, and every gradient of its two copies, from one packed row. Of the embeddings
+    only the prefix's, since the official rows come with those of the visible answer."""
+    theirs, whole = of_run(train, "prefixlm_"), rows["prefixlm"]
+    row = Rows(*(getattr(whole, name)[:1].clone() for name in ("embeds", "labels", "attention_mask", "input_ids")))
+    row.embeds.requires_grad_()
+    length = int(prefix_lengths(row.labels))
+    assert (row.labels[:, length:] != -100).all()
+    masked = theirs["masked_indices"][:1]
+    copies = noisy_rows(llada, row, masked)
+    official = target_losses(llada, row_states(llada, copies, torch.tensor([length])), copies.labels)
+    packed = answer_losses(
+        llada.language,
+        [row.embeds[0, :length]],
+        row.labels[:, length:],
+        masked[:, length:],
+        mask_token_id=llada.config.mask_token_id,
+    )
+    expected = theirs["token_ce_sum_per_row"][[0, 2]].sum()
+    torch.testing.assert_close(packed.sum(), expected, rtol=1e-5, atol=0)
+    weights = [value for name, value in llada.language.named_parameters() if name != "embed_tokens.weight"]
+    ours, others = (
+        [gradient[:, :length] if gradient.shape == row.embeds.shape else gradient for gradient in gradients]
+        for gradients in (torch.autograd.grad(losses.mean(), [row.embeds, *weights]) for losses in (packed, official))
+    )
+    for one, other in zip(ours, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * max(other.abs().max().item(), 1))
+
+
 def test_prefix_mask_by_its_definition(reference):
     forward = reference.arrays("forward")
     masks = prefix_lm_mask(forward["prefix_mask_lengths"], 9)
