@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+SCRATCH = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+"""Names of the temporary folders of `atomic_path`, as `tempfile.mkdtemp` makes them."""
 
 
 @contextlib.contextmanager
@@ -39,6 +43,32 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if replaced.exists() and not target.exists():  # stopped between the two renames
             os.replace(replaced, target)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Tidy up after a process that was killed inside `atomic_path` for something in `folder`.
+
+    What was moved aside for a successor that never came goes back to its place; temporary paths go. Only for a folder
+    that no other process writes to.
+    """
+    for scratch in folder.glob(".*"):
+        found = SCRATCH.fullmatch(scratch.name)
+        if found is None or not scratch.is_dir():
+            continue
+        name = found[1]
+        inside = {path.name for path in scratch.iterdir()}
+        if not inside <= {name, f"{name}.replaced", f"{name}.mode"}:
+            continue  # not ours
+        if f"{name}.replaced" in inside and not (folder / name).exists():
+            os.replace(scratch / f"{name}.replaced", folder / name)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that a reader sees all of it or nothing: it gets a temporary name first."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    os.replace(folder, scratch / folder.name)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from shirg import files
-from shirg.files import atomic_path, write_json, write_text
+from shirg.files import atomic_path, clear_leftovers, remove_folder, write_json, write_text
 
 
 def mode(path) -> int:
@@ -82,3 +82,31 @@ def test_json_refuses_nan(tmp_path):
     assert not list(tmp_path.iterdir())
     write_json(tmp_path / "a.json", {"a": "\u00e9"})
     assert (tmp_path / "a.json").read_bytes() == '{\n  "a": "\u00e9"\n}\n'.encode()
+
+
+def test_what_a_killed_process_left_is_tidied_up(tmp_path):
+    """Killed between the two renames that replace a folder: the old one comes back, and nothing temporary stays."""
+    killed = tmp_path / ".best.abcd1234"
+    (killed / "best.replaced").mkdir(parents=True)
+    (killed / "best.replaced" / "weights").write_text("old")
+    (killed / "best").mkdir()
+    half = tmp_path / ".other.12_45678"
+    (half / "other").mkdir(parents=True)
+    foreign = tmp_path / ".foreign.12345678"
+    (foreign / "something").mkdir(parents=True)
+    clear_leftovers(tmp_path)
+    assert (tmp_path / "best" / "weights").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".foreign.12345678", "best"]
+
+
+def test_a_successor_that_came_stays(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / ".best.abcd1234" / "best.replaced").mkdir(parents=True)
+    clear_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_folder_is_removed_whole(tmp_path):
+    (tmp_path / "old" / "inside").mkdir(parents=True)
+    remove_folder(tmp_path / "old")
+    assert not list(tmp_path.iterdir())

@@ -162,6 +162,19 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     ratio_sampling: Literal["uniform", "weighted", "curriculum"] = "uniform"
     """How the budget of an optimizer step is drawn."""
 
+    objective: Literal["packed", "prefix", "bidirectional"] = "packed"
+    """packed: one prefix, both noisy copies of the answer behind it; prefix: the same loss in two rows, twice the work;
+    bidirectional: LaViDa's own, everything sees everything."""
+
+    share_prefix: bool = False
+    """Questions of one image that meet in a batch share its tokens; only with --relevance none."""
+
+    gradient_checkpointing: bool = False
+    """Recompute the language model's blocks in the backward pass: far less memory, half as much work again."""
+
+    save_steps: int = 100
+    """Optimizer steps between checkpoints."""
+
     enable_augmentation: bool = False
     """Change training images slightly at every reading (colours, blur, JPEG, angle); validation images are left alone."""
 

@@ -15,7 +15,7 @@ from shirg.data.augmentation import augment_record
 from shirg.data.order import EpochBatches, ShuffleSampler
 from shirg.data.records import Record
 from shirg.data.samples import VIEWS, Sample
-from shirg.data.shards import SPLITS, ShardReader, shard_paths
+from shirg.data.shards import SPLITS, ShardReader, column_values, shard_paths
 from shirg.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ class RecordDataset(Dataset[Record]):
                 break
             index -= len(reader)
         return reader[index]
+
+    def image_ids(self) -> list[str]:
+        """Which image each record is about, without reading the images."""
+        return [name for path in shard_paths(self.folder, self.split) for name in column_values(path, "image_id")]
 
     def _open(self) -> None:
         self._readers = [ShardReader(path) for path in shard_paths(self.folder, self.split)]

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from shirg.errors import UserError
-from shirg.files import atomic_path, write_json
+from shirg.files import atomic_path, remove_folder, write_json
 from shirg.lavida.adapter import ADAPTER_FILES, lora_parameters, save_adapter, write_adapter
 
 logger = logging.getLogger(__name__)
@@ -141,7 +140,7 @@ def rotate(folder: Path, keep: int | None) -> None:
     if keep is None:
         return
     for checkpoint in all_checkpoints(folder)[:-keep]:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        remove_folder(checkpoint)
 
 
 def set_aside(path: Path) -> None:

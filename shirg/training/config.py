@@ -73,6 +73,10 @@ class SHIRGLoRAConfig:
     """"packed" (one prefix, both noisy copies behind it), "prefix" (same loss, two full rows), "bidirectional"
     (LaViDa's)."""
 
+    share_prefix: bool = False
+    """Let the questions of one image that meet in a micro-batch share its tokens; batches are then dealt image by image.
+    Only where selection does not look at the question (relevance "none")."""
+
     max_answer_tokens: int | None = None
     """Answer positions per record, longer answers are cut and counted; None takes as many as the model generates (16 for
     the nano, 32 for official weights)."""

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a good moment."""
+"""Ctrl-C and a scheduler's SIGTERM that wait for a good moment."""
 
 from __future__ import annotations
 
@@ -8,21 +8,45 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REQUEUE = 75
+"""Exit code of a run that a scheduler stopped and that can go on: "temporary failure, try again" (sysexits.h
+EX_TEMPFAIL). Ctrl-C leaves with 130, as a shell reports it."""
+
 
 @dataclass
 class StopRequest:
-    """Whether Ctrl-C was pressed since `deferred_interrupt` began."""
+    """Which signal asked for an end since `deferred_interrupt` began, if one did."""
 
-    requested: bool = False
+    signal: signal.Signals | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
 
 
 class StopRequested(Exception):
     """Ends a loop between two steps, where everything is consistent and can be saved."""
 
 
+class Preempted(SystemExit):
+    """The run was asked to end by SIGTERM, has saved, and leaves with `REQUEUE`."""
+
+    def __init__(self) -> None:
+        super().__init__(REQUEUE)
+
+
+def stopped_by(request: StopRequest) -> BaseException:
+    """What a run that has saved is left with: `KeyboardInterrupt` after Ctrl-C, otherwise `Preempted`.
+
+    A process that was not signalled itself, but stops with the others of its run, is preempted like them.
+    """
+    return KeyboardInterrupt() if request.signal == signal.SIGINT else Preempted()
+
+
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C inside the block into a request; a second one interrupts at once, as usual.
+    """Turn the first SIGINT or SIGTERM inside the block into a request; a second one of its kind acts at once, as usual.
 
     Signals reach the main thread alone: elsewhere the block changes nothing.
     """
@@ -30,14 +54,16 @@ def deferred_interrupt() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    usual = signal.getsignal(signal.SIGINT)
+    usual = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def remember(_number, _frame):
-        request.requested = True
-        signal.signal(signal.SIGINT, usual)
+    def remember(number, _frame):
+        request.signal = signal.Signals(number)
+        signal.signal(number, usual[number])
 
-    signal.signal(signal.SIGINT, remember)
+    for number in SIGNALS:
+        signal.signal(number, remember)
     try:
         yield request
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -23,6 +23,7 @@ class Example:
 
     Attributes:
         record_id: for messages.
+        image_id: tells which examples are about one image.
         features: `VisionFeatures` of its image, on the path of the step's ratio.
         prompt: [L] Long, prompt ids with one image placeholder.
         question: [Q] Long, the part of the prompt that asks, for the gate's relevance term.
@@ -31,6 +32,7 @@ class Example:
     """
 
     record_id: str
+    image_id: str
     features: object
     prompt: Tensor
     question: Tensor
@@ -53,22 +55,32 @@ class LossModel(nn.Module):
     sees.
     """
 
-    def __init__(self, model, objective: str):
+    def __init__(self, model, objective: str, share_prefix: bool = False):
+        """
+        Args:
+            model: a `Lavida` with its adapter.
+            objective: "packed", "prefix" or "bidirectional".
+            share_prefix: examples about one image share its tokens; see `check_sharing`.
+        """
         super().__init__()
         self.model = model
         self.objective = objective
+        self.share_prefix = share_prefix
 
     def forward(self, examples: Sequence[Example], ratio: Ratio) -> tuple[Tensor, int]:
-        """Cross-entropy [B, N] float32 of every target, and the number of tokens that the language model processed.
+        """Cross-entropy [B, N], float32 or better, of every target, and the number of tokens that the language model
+        processed.
 
         Without examples an empty [0, 1] comes back, still tied to the adapter, so that a process with no data can take
         part in the backward pass of the others.
         """
         if not examples:
             return torch.stack([parameter.sum() for parameter in lora_parameters(self.model).values()])[:0, None], 0
-        prefixes = [self._prefix(example, ratio) for example in examples]
-        targets = torch.stack([example.target for example in examples]).to(prefixes[0].device)
-        masked = torch.stack([example.masked for example in examples]).to(prefixes[0].device)
+        groups = self._groups(examples)
+        order = [number for group in groups for number in group]
+        prefixes, questions = self._embedded([[examples[number] for number in group] for group in groups], ratio)
+        targets = torch.stack([examples[number].target for number in order]).to(prefixes[0].device)
+        masked = torch.stack([examples[number].masked for number in order]).to(prefixes[0].device)
         losses = answer_losses(
             self.model.language,
             prefixes,
@@ -77,16 +89,57 @@ class LossModel(nn.Module):
             mask_token_id=self.model.config.mask_token_id,
             objective=self.objective,
             shift=self.model.config.family == "dream",
+            questions=questions,
         )
-        length = 2 * targets.numel()
-        copies = 1 if self.objective == "packed" else 2
-        return losses, length + copies * sum(prefix.shape[0] for prefix in prefixes)
+        return losses[torch.tensor(order).argsort()], self._row_tokens(prefixes, questions, targets)
 
-    def _prefix(self, example: Example, ratio: Ratio) -> Tensor:
-        """Image and prompt embeddings [P, H]."""
+    def _groups(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Numbers of the examples that stand behind one prefix: those of one image, or each for itself."""
+        groups: dict[object, list[int]] = {}
+        for number, example in enumerate(examples):
+            groups.setdefault(example.image_id if self.share_prefix else number, []).append(number)
+        return list(groups.values())
+
+    def _embedded(self, groups: list[list[Example]], ratio: Ratio) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Per group the shared prefix [P, H], up to the image's last token, and the questions [Q, H] behind it. An example
+        that shares nothing has all of its prompt in the prefix."""
+        prefixes, questions = [], []
+        for group in groups:
+            prompts = [example.prompt for example in group]
+            ends = [len(prompts[0])]
+            if self.share_prefix:
+                ends = [(ids == self.model.config.image_token_index).nonzero().max().item() + 1 for ids in prompts]
+            image = self._image(group[0], ratio)
+            prefixes.append(self.model.splice(prompts[0][: ends[0]], [image]))
+            tails = [ids[end:].to(image.device) for ids, end in zip(prompts, ends, strict=True)]
+            questions.append([self.model.language.embed_tokens(tail).to(image.dtype) for tail in tails])
+        return prefixes, questions
+
+    def _row_tokens(self, prefixes: list[Tensor], questions: list[list[Tensor]], targets: Tensor) -> int:
+        """Positions given to the language model, without padding."""
+        own = 2 * targets.numel()
+        copies = 1 if self.objective == "packed" else 2
+        for prefix, asked in zip(prefixes, questions, strict=True):
+            times = 1 if self.objective == "packed" else 2 * len(asked)
+            own += times * len(prefix) + copies * sum(map(len, asked))
+        return own
+
+    def _image(self, example: Example, ratio: Ratio) -> Tensor:
+        """What stands for the image in the prompt, [n, H]."""
         budget = None if ratio == POOLED else ratio
         try:
-            image = self.model.image_embeds(example.features, path_of(ratio), budget, example.question)
+            return self.model.image_embeds(example.features, path_of(ratio), budget, example.question)
         except ValueError as error:
             raise UserError(f"record {example.record_id}: its image's tokens cannot be ranked ({error})") from error
-        return self.model.splice(example.prompt, [image])
+
+
+def check_sharing(model) -> None:
+    """Raise `UserError` unless what the gate keeps of an image depends on the image alone.
+
+    Otherwise every question has image tokens of its own, and there is no prefix to share.
+    """
+    if model.config.relevance != "none":
+        raise UserError(
+            f"share_prefix: the gate chooses tokens by the question (relevance {model.config.relevance!r}), so questions"
+            " about one image have no common prefix; choose by the image alone (--relevance none)"
+        )

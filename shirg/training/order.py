@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
@@ -19,20 +19,24 @@ class EpochOrder:
     A loader made with `shuffle=True` would shuffle by torch's global generator; here its order follows from the seed
     and the epoch alone, so a resumed run goes on at the exact record without reading those before it. A loader that
     does not shuffle, or has a sampler of its own, keeps its order (which must then be repeatable for a resume to be
-    exact).
+    exact), unless images are dealt.
     """
 
-    def __init__(self, loader: DataLoader, *, name: str, seed: int, rank: int = 0, processes: int = 1):
+    def __init__(
+        self, loader: DataLoader, *, name: str, seed: int, rank: int = 0, processes: int = 1, by_image: bool = False
+    ):
         """
         Args:
             loader: yields lists of records.
             name: how messages call it, "train_loader" or "val_loader".
             seed: the run's seed.
             rank: this process, of `processes`.
+            by_image: shuffle images instead of records, the records of one image beside each other; needs a data set
+                with `image_ids()`, one per record.
 
         Raises:
-            UserError: if it is no DataLoader over a data set with a length, has no batches, or gives those of one
-                process among several.
+            UserError: if it is no DataLoader over a data set with a length, has no batches, gives those of one process
+                among several, or does not know its images.
         """
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             kind = type(loader.dataset if isinstance(loader, DataLoader) else loader).__name__
@@ -41,6 +45,12 @@ class EpochOrder:
             raise UserError(f"{name}: {len(loader.dataset)} records make no batch; it needs records and a batch_size")
         if getattr(loader.batch_sampler, "processes", 1) > 1:
             raise UserError(f"{name}: gives one process's share; pass it whole, the batches are dealt here")
+        if by_image and not hasattr(loader.dataset, "image_ids"):
+            raise UserError(
+                f"share_prefix: {name} is over a {type(loader.dataset).__name__}, which has no image_ids() to tell which"
+                " records are of one image"
+            )
+        self.images = _places(loader.dataset.image_ids()) if by_image else None
         self.loader = loader
         self.name = name
         self.seed = seed
@@ -84,11 +94,23 @@ class EpochOrder:
         for part in (self.loader.dataset, self.loader.sampler, self.loader.batch_sampler):
             if hasattr(part, "set_epoch"):  # augmentation and seeded samplers, as accelerate tells them too
                 part.set_epoch(epoch)
-        if type(self.loader.sampler) is not RandomSampler or self.loader.sampler.replacement:
+        kept = type(self.loader.sampler) is not RandomSampler or self.loader.sampler.replacement
+        if kept and self.images is None:
             return list(self.loader.batch_sampler)
-        order = torch.randperm(
-            len(self.loader.dataset), generator=generator(self.seed, "order", self.name, epoch)
-        ).tolist()
-        size = self.loader.batch_size
+        draws = generator(self.seed, "order", self.name, epoch)
+        if self.images is None:
+            order = torch.randperm(len(self.loader.dataset), generator=draws).tolist()
+        else:
+            images = torch.randperm(len(self.images), generator=draws).tolist()
+            order = [record for image in images for record in self.images[image]]
+        size = self.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         return batches[: len(self.loader)]  # without a short last batch if the loader drops it
+
+
+def _places(image_ids: Sequence[str]) -> list[list[int]]:
+    """Numbers of the records of every image, images by their first record."""
+    found: dict[str, list[int]] = {}
+    for number, image in enumerate(image_ids):
+        found.setdefault(image, []).append(number)
+    return list(found.values())

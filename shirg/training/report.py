@@ -114,6 +114,7 @@ def results(trainer) -> dict:
         "mixed_precision": trainer.accelerator.mixed_precision,
         "device": str(device),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "watched": trainer.watch.summary(state.drawn, trainer.gradients_checked),
         "best_model": str(trainer.checkpoints / BEST),
         "output_dir": str(trainer.folder),
     }

@@ -14,18 +14,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from shirg.errors import UserError
-from shirg.files import write_json
+from shirg.files import clear_leftovers, write_json
 from shirg.lavida import adapter
 from shirg.lavida.costs import path_tokens
 from shirg.training import checkpoints, report
 from shirg.training.budgets import Ratio
 from shirg.training.config import SHIRGLoRAConfig
 from shirg.training.devices import make_accelerator
-from shirg.training.features import FeatureCache, path_of
-from shirg.training.interrupts import StopRequested, deferred_interrupt
+from shirg.training.examples import ExampleMaker, first_ordinal
+from shirg.training.features import FeatureCache
+from shirg.training.guards import Watch, check_finite, described, memory_advice
+from shirg.training.interrupts import StopRequested, deferred_interrupt, stopped_by
 from shirg.training.journal import Journal, log_file
-from shirg.training.loss_model import Example, LossModel, draw_mask
+from shirg.training.loss_model import LossModel, check_sharing
 from shirg.training.order import EpochOrder
+from shirg.training.processes import check_processes
 from shirg.training.progress import Progress
 from shirg.training.schedule import cosine_with_warmup
 from shirg.training.seeds import derived_seed, scoped_seed
@@ -59,6 +62,8 @@ class SHIRGLoRATrainer:
                 raise UserError(
                     f"token_budgets: {budget} exceeds the {self.num_tokens} tokens of a {model.resolution}-pixel image"
                 )
+        if config.share_prefix:
+            check_sharing(model)
         self.targets = AnswerTargets(
             model.tokenizer,
             family=model.config.family,
@@ -86,11 +91,14 @@ class SHIRGLoRATrainer:
 
         Raises:
             UserError: for loaders that cannot be used, an output folder that cannot be written, a checkpoint of another
-                run, a loss that is not finite (the message names the records).
+                run, a loss or gradient that is not finite (the message names the records), no memory left (it says what to
+                change), a launcher that started fewer processes than asked.
             KeyboardInterrupt: on Ctrl-C, after the current step was finished and saved.
+            Preempted: on SIGTERM, likewise; a `SystemExit` with a code on which schedulers can requeue.
         """
         self._make_folders()
         self.accelerator = make_accelerator(self.config.mixed_precision, self.model.device)
+        check_processes(self.accelerator)
         log = (
             log_file(self.folder / "logs" / "training.log")
             if self.accelerator.is_main_process
@@ -106,10 +114,10 @@ class SHIRGLoRATrainer:
                     logger.warning(
                         "stopped at step %d; --resume (resume=True in Python) goes on from there", self.state.step
                     )
-                    raise KeyboardInterrupt from None
+                    raise stopped_by(self.stop) from None
             results = self._finish()
         if self.stop.requested:  # while the last files were written
-            raise KeyboardInterrupt
+            raise stopped_by(self.stop)
         return results
 
     # -- before the first step -------------------------------------------------------------------------------------
@@ -155,7 +163,7 @@ class SHIRGLoRATrainer:
             "processes": self.accelerator.num_processes,
             "seed": config.seed,
         }
-        self.order = EpochOrder(train_loader, name="train_loader", **place)
+        self.order = EpochOrder(train_loader, name="train_loader", by_image=config.share_prefix, **place)
         self.val_order = EpochOrder(val_loader, name="val_loader", **place) if val_loader is not None else None
         self.steps_per_epoch = math.ceil(len(self.order) / config.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * config.num_epochs
@@ -163,6 +171,7 @@ class SHIRGLoRATrainer:
         self.cache = FeatureCache(self.model, config.feature_cache_mb * 2**20)
         self.state = checkpoints.RunState(drawn={str(ratio): 0 for ratio in self.sampler.ratios})
         self.gradients_checked = False
+        self.watch = Watch(self.sampler, self.accelerator.device)
         self.run = {
             **config.trajectory(),
             "batch_size": self.order.batch_size,
@@ -170,6 +179,7 @@ class SHIRGLoRATrainer:
             "processes": self.accelerator.num_processes,
         }
         latest = self._restore_or_clear()
+        self._examples = ExampleMaker(self.model, self.cache, self.targets, self.state, seed=config.seed)
         self._prepare(latest)
         for line in report.opening_lines(self):
             logger.info(line)
@@ -177,6 +187,9 @@ class SHIRGLoRATrainer:
     def _restore_or_clear(self) -> Path | None:
         """The checkpoint to go on from, its adapter and state loaded; otherwise what an earlier run left is set
         aside."""
+        if self.accelerator.is_main_process:
+            clear_leftovers(self.checkpoints)
+        self.accelerator.wait_for_everyone()
         latest = checkpoints.find_latest(self.checkpoints) if self.config.resume else None
         if latest is not None:
             self.state = checkpoints.load_state(latest, run=self.run)
@@ -199,7 +212,7 @@ class SHIRGLoRATrainer:
             parameter.requires_grad_(True)
         self.model.eval()
         self.model.language.set_gradient_checkpointing(config.gradient_checkpointing)
-        loss_model = LossModel(self.model, config.objective)
+        loss_model = LossModel(self.model, config.objective, config.share_prefix)
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.loss_model, self.optimizer = self.accelerator.prepare(loss_model, optimizer)
         if latest is not None:
@@ -234,8 +247,10 @@ class SHIRGLoRATrainer:
         rate = cosine_with_warmup(state.step, self.total_steps, config.learning_rate, config.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss_sum, targets, tokens, stop = self._accumulate(micro_batches, ratio)
-        norm = self._update(targets) if targets else 0.0
+        records, recomputed = max(map(len, micro_batches)), config.gradient_checkpointing
+        with memory_advice(step=state.step, ratio=ratio, records=records, checkpointing=recomputed):
+            loss_sum, targets, tokens, stop = self._accumulate(micro_batches, ratio)
+        norm = self._update(targets, ratio) if targets else 0.0
         state.step += 1
         state.tokens += tokens
         state.drawn[str(ratio)] += 1
@@ -253,6 +268,7 @@ class SHIRGLoRATrainer:
         if accelerator.is_main_process:
             self.metrics.append(entry)
             self.progress.step(entry)
+            self.watch.step(entry, self.cache.nbytes)
             if state.step % config.logging_steps == 0:
                 logger.info(report.step_line(entry, self.total_steps))
         if stop:
@@ -263,21 +279,29 @@ class SHIRGLoRATrainer:
         stop."""
         accelerator, config = self.accelerator, self.config
         self._train_mode(True)
+        self.batch: list[dict] = []
         counts = torch.zeros(4, dtype=torch.float64)
         for number, records in enumerate(micro_batches):
-            ordinal = (number * accelerator.num_processes + accelerator.process_index) * self.order.batch_size
-            examples = self._examples(records, ratio, ordinal, "noise", self.state.step)
+            ordinal = self._ordinal(number, self.order)
+            with accelerator.autocast():
+                examples = self._examples(records, ratio, ordinal, "noise", self.state.step)
+            self.batch += described(examples)
             last = number == len(micro_batches) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.loss_model):
                 with scoped_seed(accelerator.device, config.seed, "dropout", self.state.step, ordinal):
                     losses, tokens = self.loss_model(examples, ratio)
-                self._check_finite(losses, examples, ratio)
+                self._check_finite(losses, described(examples), ratio)
                 # Wrappers average gradients over the processes; what is wanted is their sum over this nominal count.
                 accelerator.backward(losses.sum() * accelerator.num_processes / self._nominal_targets())
-            counts += torch.tensor([losses.detach().double().sum().item(), losses.numel(), tokens, 0])
+            counts += counts.new_tensor([losses.detach().double().sum().item(), losses.numel(), tokens, 0])
         counts[3] = self.stop.requested
-        loss_sum, targets, tokens, stop = accelerator.reduce(counts.float().to(accelerator.device)).tolist()
+        loss_sum, targets, tokens, stop = self._sum_over_processes(counts).tolist()
         return loss_sum, int(targets), int(tokens), stop > 0
+
+    def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        """The sums of every process's values, in float64 where the device has it."""
+        wide = torch.float32 if self.accelerator.device.type == "mps" else torch.float64
+        return self.accelerator.reduce(values.to(self.accelerator.device, wide))
 
     def _nominal_targets(self) -> int:
         """Targets of a full optimizer step: a fixed scale that keeps fp16 gradients in range until the true count is
@@ -285,7 +309,7 @@ class SHIRGLoRATrainer:
         records = self.order.batch_size * self.config.gradient_accumulation_steps * self.accelerator.num_processes
         return records * self.config.max_answer_tokens
 
-    def _update(self, targets: int) -> float:
+    def _update(self, targets: int, ratio: Ratio) -> float:
         """Scale the gradients to the mean over `targets`, clip, step. Returns the norm before clipping."""
         parameters = adapter.lora_parameters(self.model)
         for parameter in parameters.values():
@@ -294,30 +318,12 @@ class SHIRGLoRATrainer:
             report.check_gradients(parameters)
             self.gradients_checked = True
         norm = self.accelerator.clip_grad_norm_(parameters.values(), self.config.max_grad_norm)
+        if self.accelerator.scaler is None:  # fp16's own scaler skips such steps and lowers its scale
+            self._check_finite(norm, self.batch, ratio, "gradient")
         self.optimizer.step()
         self.state.updates += not self.optimizer.step_was_skipped
         self.optimizer.zero_grad()
         return norm.item()
-
-    def _examples(self, records: list, ratio: Ratio, ordinal: int, *purpose: int | str) -> list[Example]:
-        """Records as the loss needs them; one that cannot be opened or asked is left out, counted and listed."""
-        examples = []
-        for number, record in enumerate(records, start=ordinal):
-            try:
-                prompt = self.model.prompt_ids(record.question)
-                with self.accelerator.autocast():
-                    features = self.cache.get(record, path_of(ratio))
-            except UserError as error:
-                if record.id not in self.state.skipped:
-                    logger.warning("record %s is skipped: %s", record.id, error)
-                self.state.skipped[record.id] = str(error)
-                continue
-            target, was_cut = self.targets(record.answers[0])
-            if was_cut and record.id not in self.state.cut:
-                self.state.cut.append(record.id)
-            masked = draw_mask(self.config.max_answer_tokens, self.config.seed, *purpose, number)
-            examples.append(Example(record.id, features, prompt, self.model.question_ids(prompt), target, masked))
-        return examples
 
     def _train_mode(self, training: bool) -> None:
         """Dropout of the adapter on or off; the frozen rest stays in evaluation mode."""
@@ -326,14 +332,13 @@ class SHIRGLoRATrainer:
         # transformers recomputes blocks in train mode only; these blocks have no dropout, so nothing else changes.
         self.model.language.train(training and self.config.gradient_checkpointing)
 
-    def _check_finite(self, losses: torch.Tensor, examples: list[Example], ratio: Ratio) -> None:
-        bad = ~losses.detach().isfinite().all(dim=1)
-        if bad.any():
-            names = [example.record_id for example, is_bad in zip(examples, bad.tolist(), strict=True) if is_bad]
-            raise UserError(
-                f"the loss is not finite after {self.state.step} steps (ratio {ratio}) for record(s)"
-                f" {', '.join(names)}; look at them, or lower learning_rate. The checkpoints written before are good"
-            )
+    def _check_finite(self, values: torch.Tensor, batch: list[dict], ratio: Ratio, what: str = "loss") -> None:
+        file = self.folder / "logs" / f"not_finite_{self.accelerator.process_index}.json"
+        check_finite(values, batch, file=file, step=self.state.step, ratio=ratio, what=what)
+
+    def _ordinal(self, batch: int, order: EpochOrder) -> int:
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        return first_ordinal(batch, order.batch_size, rank=rank, processes=processes)
 
     # -- validation and saving -------------------------------------------------------------------------------------
 
@@ -353,16 +358,15 @@ class SHIRGLoRATrainer:
         for number, records in enumerate(self.val_order.batches(0)):
             if self.stop.requested and self.accelerator.num_processes == 1:
                 raise StopRequested
-            ordinal = (
-                number * self.accelerator.num_processes + self.accelerator.process_index
-            ) * self.val_order.batch_size
+            ordinal = self._ordinal(number, self.val_order)
             for row, ratio in enumerate(ratios):
-                examples = self._examples(records, ratio, ordinal, "validation")
+                with self.accelerator.autocast():
+                    examples = self._examples(records, ratio, ordinal, "validation")
                 if examples:
                     losses, _ = self.accelerator.unwrap_model(self.loss_model)(examples, ratio)
-                    self._check_finite(losses, examples, ratio)
-                    sums[row] += torch.tensor([losses.double().sum().item(), losses.numel()])
-        sums = self.accelerator.reduce(sums.float().to(self.accelerator.device)).tolist()
+                    self._check_finite(losses, described(examples), ratio)
+                    sums[row] += sums.new_tensor([losses.double().sum().item(), losses.numel()])
+        sums = self._sum_over_processes(sums).tolist()
         if not all(count for _, count in sums):
             raise UserError("val_loader: none of its records can be opened and asked; see logs/training.log")
         self._record_validation({str(ratio): total / count for ratio, (total, count) in zip(ratios, sums, strict=True)})

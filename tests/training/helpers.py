@@ -38,6 +38,13 @@ def fake_records(count: int, images: int = 3) -> list[FakeRecord]:
     ]
 
 
+class Records(list):
+    """Records that know their images, as a prepared folder does."""
+
+    def image_ids(self) -> list[str]:
+        return [record.image_id for record in self]
+
+
 def loader(records, batch_size: int = 2, shuffle: bool = True, **keywords) -> DataLoader:
     return DataLoader(records, batch_size=batch_size, shuffle=shuffle, collate_fn=list, **keywords)
 

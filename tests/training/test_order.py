@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from shirg.errors import UserError
 from shirg.training.order import EpochOrder
-from tests.training.helpers import loader
+from tests.training.helpers import Records, fake_records, loader
 
 
 def order(**keywords) -> EpochOrder:
@@ -70,6 +70,18 @@ def test_the_data_set_is_told_the_epoch():
 def test_unshuffled_loaders_and_dropped_remainders_are_respected():
     assert flat(order(shuffle=False).batches(3)) == list(range(11))
     assert [len(batch) for batch in order(drop_last=True, batch_size=4).batches(0)] == [4, 4]
+
+
+def test_images_are_dealt_whole_and_in_another_order_each_epoch():
+    records = Records(fake_records(12, images=4))
+    order = EpochOrder(loader(records, batch_size=3), name="train_loader", seed=0, by_image=True)
+    epochs = [list(order.batches(epoch)) for epoch in range(3)]
+    for batches in epochs:
+        assert sorted(record.id for record in flat(batches)) == sorted(record.id for record in records)
+        assert all(len({record.image_id for record in batch}) == 1 for batch in batches)
+    assert len({tuple(batch[0].image_id for batch in batches) for batches in epochs}) > 1
+    with pytest.raises(UserError, match="list, which has no image_ids"):
+        EpochOrder(loader([1, 2]), name="train_loader", seed=0, by_image=True)
 
 
 class Stream(IterableDataset):

@@ -14,7 +14,7 @@ from shirg.errors import UserError
 from shirg.training import SHIRGLoRAConfig, checkpoints
 from shirg.training.checkpoints import RunState
 from shirg.training.features import FeatureCache
-from shirg.training.interrupts import deferred_interrupt
+from shirg.training.interrupts import Preempted, StopRequest, deferred_interrupt, stopped_by
 from shirg.training.journal import Journal, log_file
 from shirg.training.loss_model import draw_mask
 from shirg.training.report import best_in_words
@@ -122,6 +122,17 @@ def test_second_ctrl_c_interrupts_at_once():
         assert request.requested
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_the_signal_decides_how_a_saved_run_leaves():
+    """Ctrl-C as a shell knows it; SIGTERM, and a process that stops with others, by a code to requeue on."""
+    handler = signal.getsignal(signal.SIGTERM)
+    for number, kind in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)):
+        with deferred_interrupt() as request:
+            os.kill(os.getpid(), number)
+        assert request.requested and isinstance(stopped_by(request), kind)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert stopped_by(StopRequest()).code == 75
 
 
 def test_latest_is_by_number_and_complete(tmp_path, caplog):

@@ -35,6 +35,9 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
     assert results["parameters"]["vision"]["trainable"] == results["parameters"]["language"]["trainable"] == 0
     for entry in trainer.metrics.read():
         assert entry.keys() == {"step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds"}
+    watched = {check["name"]: check["passed"] for check in results["watched"]}
+    assert watched["budgets drawn as configured"] and watched["gradients reach all LoRA tensors"]
+    assert watched["loss falls"] is watched["memory stays"] is None  # eight steps tell nothing
     log = (trainer.folder / "logs" / "training.log").read_text()
     assert "projector trainable" in log and "64 before selection" in log and "step 8: validation loss" in log
     assert json.loads((trainer.folder / "logs" / "training_results.json").read_text()) == results
@@ -67,16 +70,17 @@ def test_the_same_run_twice_gives_the_same_losses(finished, tmp_path):
 
 
 class Interrupting(list):
-    """Records that press Ctrl-C the `count`-th time one is read."""
+    """Records that press Ctrl-C, or send another signal, the `count`-th time one is read."""
 
-    def __init__(self, records, count):
+    def __init__(self, records, count, number=signal.SIGINT):
         super().__init__(records)
         self.count = count
+        self.number = number
 
     def __getitem__(self, index):
         self.count -= 1
         if self.count == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
         return super().__getitem__(index)
 
 
@@ -115,6 +119,14 @@ def test_ctrl_c_while_the_last_files_are_written_is_not_lost(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         small_trainer(tmp_path).train(loader(fake_records(2)))
     assert (tmp_path / "logs" / "training_results.json").is_file()
+
+
+def test_sigterm_saves_and_leaves_with_the_code_to_requeue_on(tmp_path):
+    trainer = small_trainer(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        trainer.train(loader(Interrupting(fake_records(8), count=3, number=signal.SIGTERM)))
+    assert left.value.code == 75
+    assert checkpoints.find_latest(trainer.checkpoints).name == "checkpoint-2"
 
 
 def test_resume_refuses_another_run(finished, tmp_path):
@@ -186,16 +198,39 @@ def test_a_step_without_any_readable_image_changes_nothing(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_the_records_and_keeps_checkpoints(tmp_path, monkeypatch):
-    original = LossModel._prefix
+    original = LossModel._image
 
     def poisoned(self, example, ratio):
         return original(self, example, ratio) * (float("nan") if example.record_id == "r3" else 1)
 
-    monkeypatch.setattr(LossModel, "_prefix", poisoned)
+    monkeypatch.setattr(LossModel, "_image", poisoned)
     trainer = small_trainer(tmp_path, save_steps=1)
     with pytest.raises(UserError, match=r"not finite after 1 steps \(ratio \d+\) for record\(s\) r3;"):
         trainer.train(loader(fake_records(4), shuffle=False))
     assert checkpoints.find_latest(tmp_path / "checkpoints").name == "checkpoint-1"
+    saved = json.loads((tmp_path / "logs" / "not_finite_0.json").read_text())
+    assert (saved["what"], saved["after_steps"], saved["not_finite"]) == ("loss", 1, ["r3"])
+    assert [entry["record"] for entry in saved["batch"]] == ["r2", "r3"]
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path):
+    trainer = small_trainer(tmp_path, gradient_accumulation_steps=2)
+    lora = adapter.lora_parameters(trainer.model)
+    before = {name: value.clone() for name, value in lora.items()}
+    lora["mm_projector.2.lora_B.default.weight"].register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match=r"gradient is not finite after 0 steps .* r0, r1, r2, r3;"):
+        trainer.train(loader(fake_records(4), shuffle=False))
+    assert all(torch.equal(value, before[name]) for name, value in lora.items())
+    assert len(json.loads((tmp_path / "logs" / "not_finite_0.json").read_text())["batch"]) == 4
+
+
+def test_out_of_memory_says_what_to_change(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LossModel, "forward", full)
+    with pytest.raises(UserError, match=r"lower batch_size \(now 2.*ratio was \d+.*gradient_checkpointing"):
+        small_trainer(tmp_path).train(loader(fake_records(2)))
 
 
 def test_tokens_that_cannot_be_ranked_name_the_record(tmp_path, monkeypatch):

@@ -1,0 +1,241 @@
+"""What packing saves in training.   python benchmarks/training_step.py [--json benchmarks/results/training_step.json]
+
+Each with both noisy copies of a 32-token answer behind a prefix of 768 + 1 image tokens and the prompt, packed against the
+official two rows, timed in turns on one model so that a busy minute meets both:
+
+* the language-model step: prefix embeddings given, forward and backward into them;
+* the step from the tower's features: selection and projector too, backward into the adapter;
+* the whole step, tower included;
+* and several questions of one image behind one prefix against one row each: questions per hour.
+
+And, computed from sizes alone, the FLOPs of the same steps at LLaDA-8B. With a frozen body the backward pass costs as much
+as the forward pass (gradients of activations, none of weights); attention's backward is counted as twice its forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shirg.data.render import render_page
+from shirg.evaluation.environment import processor
+from shirg.files import write_json
+from shirg.lavida import Lavida
+from shirg.lavida.adapter import attach_lora
+from shirg.lavida.costs import body_flops, head_flops, projector_flops, tower_flops
+from shirg.lavida.shapes import PUBLISHED, published_config
+from shirg.training.loss_model import Example, LossModel, draw_mask
+from shirg.training.objective import answer_losses
+
+QUESTION = "What is the total on this page?"
+
+
+def examples_of(model: Lavida, images: list, count: int, answer: int) -> list[Example]:
+    """`count` examples about `images` in turn, with answers of random tokens: what they say costs nothing."""
+    draws = torch.Generator().manual_seed(0)
+    features = [model.image_features(image, "shirg") for image in images]
+    prompt = model.prompt_ids(QUESTION)
+    return [
+        Example(
+            record_id=str(number),
+            image_id=str(number % len(images)),
+            features=features[number % len(images)],
+            prompt=prompt,
+            question=model.question_ids(prompt),
+            target=torch.randint(0, model.vocabulary_size, (answer,), generator=draws),
+            masked=draw_mask(answer, 0, number),
+        )
+        for number in range(count)
+    ]
+
+
+def language_step(model: Lavida, prefixes: list[Tensor], examples: list[Example], objective: str) -> float:
+    """Seconds of the language model's forward and backward pass, from prefix embeddings that want a gradient."""
+    inputs = [prefix.detach().requires_grad_() for prefix in prefixes]
+    began = time.perf_counter()
+    losses = answer_losses(
+        model.language,
+        inputs,
+        torch.stack([example.target for example in examples]).to(model.device),
+        torch.stack([example.masked for example in examples]).to(model.device),
+        mask_token_id=model.config.mask_token_id,
+        objective=objective,
+        shift=model.config.family == "dream",
+    )
+    losses.mean().backward()
+    return finished(model) - began
+
+
+def step(model: Lavida, examples: list[Example], objective: str, budget: int, *, share: bool = False) -> float:
+    """Seconds of one forward and backward pass from given features."""
+    loss_model = LossModel(model, objective, share)
+    began = time.perf_counter()
+    losses, _ = loss_model(examples, budget)
+    losses.mean().backward()
+    return finished(model) - began
+
+
+def finished(model: Lavida) -> float:
+    """The clock, once the device has done what it was told."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def interleaved(calls: dict[str, Callable[[], float]], runs: int) -> dict[str, dict[str, float]]:
+    """Median and best seconds of every call, one after another in each of `runs` rounds, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(runs + 1):
+        for name, call in calls.items():
+            seconds = call()
+            if round_:
+                times[name].append(seconds)
+    return {name: {"median": statistics.median(found), "best": min(found)} for name, found in times.items()}
+
+
+def gain(times: dict, slow: str, fast: str) -> dict[str, float]:
+    """How many times faster, by medians and by the best runs."""
+    return {kind: times[slow][kind] / times[fast][kind] for kind in ("median", "best")}
+
+
+def measure(arguments: argparse.Namespace) -> dict:
+    """Times on the nano."""
+    torch.manual_seed(0)
+    model = Lavida.from_pretrained("nano", device=arguments.device)
+    attach_lora(model)
+    images = [render_page("receipt", number).image for number in range(arguments.batch_size)]
+    alone = examples_of(model, images, arguments.batch_size, arguments.answer_tokens)
+    turns = examples_of(model, images[:1], arguments.turns, arguments.answer_tokens)
+
+    with torch.no_grad():
+        embeds = [model.image_embeds(one.features, "shirg", arguments.budget, one.question) for one in alone]
+        prefixes = [model.splice(one.prompt, [image]) for one, image in zip(alone, embeds, strict=True)]
+
+    def looked(objective: str) -> float:
+        began = time.perf_counter()
+        for image in images:
+            model.image_features(image, "shirg")
+        return finished(model) - began + step(model, alone, objective, arguments.budget)
+
+    def one_by_one() -> float:
+        return sum(step(model, [turn], "packed", arguments.budget) for turn in turns)
+
+    kept = arguments.budget
+    calls = {
+        "language, packed": lambda: language_step(model, prefixes, alone, "packed"),
+        "language, two rows": lambda: language_step(model, prefixes, alone, "prefix"),
+        "features, packed": lambda: step(model, alone, "packed", kept),
+        "features, two rows": lambda: step(model, alone, "prefix", kept),
+        "whole, packed": lambda: looked("packed"),
+        "whole, two rows": lambda: looked("prefix"),
+        "turns, one prefix": lambda: step(model, turns, "packed", kept, share=True),
+        "turns, a row each": lambda: step(model, turns, "packed", kept),
+        "turns, one by one": one_by_one,
+    }
+    times = interleaved(calls, arguments.runs)
+    turn_names = [name for name in calls if name.startswith("turns")]
+    return {
+        "seconds": times,
+        "language_step_gain": gain(times, "language, two rows", "language, packed"),
+        "features_step_gain": gain(times, "features, two rows", "features, packed"),
+        "whole_step_gain": gain(times, "whole, two rows", "whole, packed"),
+        "turns_gain": gain(times, "turns, a row each", "turns, one prefix"),
+        "questions_per_hour": {name: 3600 * arguments.turns / times[name]["median"] for name in turn_names},
+    }
+
+
+def step_flops(config, rows: list[tuple[int, int, int]], answers: int) -> int:
+    """Forward and backward of the body and the head, in FLOPs.
+
+    Args:
+        rows: (positions, keys each of them may see, repeated so often).
+        answers: positions that predict.
+    """
+    forward = sum(times * body_flops(config, length, keys) for length, keys, times in rows)
+    attention = forward - sum(times * body_flops(config, length, 0) for length, _, times in rows)
+    return 2 * forward + attention + 2 * head_flops(config, answers)
+
+
+def computed(name: str, budget: int, prompt: int, answer: int, turns: int, question: int) -> dict:
+    """FLOPs per record of a published shape. Attention of a row is counted dense, as kernels without blocks compute it."""
+    config = published_config(name)
+    prefix, large = budget + 1 + prompt, (config.resolution // 14) ** 2
+    layouts = {
+        "packed": [(prefix + 2 * answer,) * 2],
+        "two rows": [(prefix + answer,) * 2] * 2,
+    }
+    language = {kind: step_flops(config, [(*row, 1) for row in rows], answer) for kind, rows in layouts.items()}
+    look = tower_flops(config, 1, large) + projector_flops(config, large) + 3 * projector_flops(config, budget + 1)
+    shared_row = prefix - question + turns * (question + 2 * answer)
+    shared = (step_flops(config, [(shared_row, shared_row, 1)], turns * answer) + look) / turns
+    return {
+        "language_flops": language,
+        "vision_flops": look,
+        "language_step_gain": language["two rows"] / language["packed"],
+        "whole_step_gain": (language["two rows"] + look) / (language["packed"] + look),
+        "turns_gain": (language["packed"] + look) / shared,
+    }
+
+
+def main() -> None:
+    """Measure, compute, print, and write the numbers if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=int, default=768)
+    parser.add_argument("--answer-tokens", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=8, help="questions of one image")
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prompt-tokens", type=int, default=64, help="text around the image, for the computed FLOPs")
+    parser.add_argument("--question-tokens", type=int, default=16, help="of them the question's own")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "arguments": {name: value for name, value in vars(arguments).items() if name != "json"},
+        "measured_nano": measure(arguments),
+        "computed": {
+            name: computed(
+                name,
+                arguments.budget,
+                arguments.prompt_tokens,
+                arguments.answer_tokens,
+                arguments.turns,
+                arguments.question_tokens,
+            )
+            for name in PUBLISHED
+        },
+    }
+    show(found)
+    if arguments.json is not None:
+        write_json(arguments.json, found)
+
+
+def show(found: dict) -> None:
+    """Print the gains, and the medians they come from."""
+    measured = found["measured_nano"]
+    for name, seconds in measured["seconds"].items():
+        print(f"{name:20} {seconds['median'] * 1e3:9.1f} ms median {seconds['best'] * 1e3:9.1f} ms best")
+    for name, rate in measured["questions_per_hour"].items():
+        print(f"{name:20} {rate:9,.0f} questions per hour")
+    rows = {"nano, measured": measured, **{f"{name}, computed": row for name, row in found["computed"].items()}}
+    for name, row in rows.items():
+        gains = ("language_step_gain", "whole_step_gain", "turns_gain")
+        cells = [row[key]["median"] if isinstance(row[key], dict) else row[key] for key in gains]
+        print(f"{name:22} language step x {cells[0]:.2f}  whole step x {cells[1]:.2f}  turns x {cells[2]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""From records to what the loss needs: image features, prompt, targets and noise."""
+
+from __future__ import annotations
+
+import logging
+
+from shirg.errors import UserError
+from shirg.training.budgets import Ratio
+from shirg.training.checkpoints import RunState
+from shirg.training.features import FeatureCache, path_of
+from shirg.training.loss_model import Example, draw_mask
+from shirg.training.targets import AnswerTargets
+
+logger = logging.getLogger(__name__)
+
+
+class ExampleMaker:
+    """Makes examples of records, and keeps count of what had to be left out or cut."""
+
+    def __init__(self, model, cache: FeatureCache, targets: AnswerTargets, state: RunState, *, seed: int):
+        """
+        Args:
+            model: a `Lavida`.
+            state: its `skipped` and `cut` are added to.
+            seed: the run's seed, for the noise.
+        """
+        self.model = model
+        self.cache = cache
+        self.targets = targets
+        self.state = state
+        self.seed = seed
+
+    def __call__(self, records: list, ratio: Ratio, ordinal: int, *purpose: int | str) -> list[Example]:
+        """The examples of `records`; one that cannot be opened or asked is left out, counted and listed.
+
+        Args:
+            ordinal: number of the first record in its optimizer step (or validation), over all processes.
+            purpose: what the noise is for, beside seed and ordinal.
+        """
+        examples = []
+        for number, record in enumerate(records, start=ordinal):
+            try:
+                examples.append(self._example(record, ratio, number, purpose))
+            except UserError as error:
+                if record.id not in self.state.skipped:
+                    logger.warning("record %s is skipped: %s", record.id, error)
+                self.state.skipped[record.id] = str(error)
+        return examples
+
+    def _example(self, record, ratio: Ratio, number: int, purpose: tuple[int | str, ...]) -> Example:
+        prompt = self.model.prompt_ids(record.question)
+        features = self.cache.get(record, path_of(ratio))
+        target, was_cut = self.targets(record.answers[0])
+        if was_cut and record.id not in self.state.cut:
+            self.state.cut.append(record.id)
+        masked = draw_mask(self.targets.length, self.seed, *purpose, number)
+        question = self.model.question_ids(prompt)
+        return Example(record.id, record.image_id, features, prompt, question, target, masked)
+
+
+def first_ordinal(batch: int, batch_size: int, *, rank: int, processes: int) -> int:
+    """Number of the first record of this process's `batch`-th micro-batch among those of all processes."""
+    return (batch * processes + rank) * batch_size

@@ -1,0 +1,104 @@
+"""The same trajectory however the batch is cut: into micro-batches, over processes, or by images."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shirg.errors import UserError
+from shirg.lavida import adapter
+from shirg.training import SHIRGLoRATrainer
+from tests.tiny import tiny_model
+from tests.training.helpers import RESOLUTION, Records, fake_records, loader, losses_of, small_config, small_trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 2
+
+
+def wide_trainer(folder, accumulation: int, **overrides) -> SHIRGLoRATrainer:
+    """A trainer in float64 throughout, adapter included."""
+    trainer = small_trainer(folder, gradient_accumulation_steps=accumulation, **overrides)
+    trainer.model.double()
+    return trainer
+
+
+def trajectory(trainer, batch_size: int) -> dict[str, list]:
+    """Losses, gradient norms and budgets of a run over two optimizer steps of eight records."""
+    trainer.train(loader(fake_records(8 * STEPS), batch_size=batch_size, shuffle=False))
+    entries = trainer.metrics.read()
+    assert len(entries) == STEPS
+    return {name: [entry[name] for entry in entries] for name in ("loss", "grad_norm", "budget")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, list]:
+    return trajectory(wide_trainer(tmp_path_factory.mktemp("whole"), 1), 8)
+
+
+def check_equal(found: dict[str, list], whole: dict[str, list]) -> None:
+    assert found["budget"] == whole["budget"]
+    for name in ("loss", "grad_norm"):
+        assert found[name] == pytest.approx(whole[name], abs=1e-9), name
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (2, 4)])
+def test_micro_batches_do_not_change_the_trajectory(tmp_path, whole, batch_size, accumulation):
+    check_equal(trajectory(wide_trainer(tmp_path, accumulation), batch_size), whole)
+
+
+def launched(folder: Path, processes: int) -> subprocess.CompletedProcess:
+    """This file as a program, under torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*command, __file__, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_two_processes_do_not_change_the_trajectory(tmp_path, whole):
+    run = launched(tmp_path, 2)
+    assert run.returncode == 0, run.stderr[-3000:]
+    check_equal(json.loads((tmp_path / "trajectory.json").read_text()), whole)
+
+
+def sharing_trainer(folder, share_prefix: bool) -> SHIRGLoRATrainer:
+    model = tiny_model(shirg={"resolution": RESOLUTION, "relevance": "none"})
+    return SHIRGLoRATrainer(small_config(folder, share_prefix=share_prefix), model)
+
+
+def test_questions_of_one_image_share_its_tokens(tmp_path):
+    records = Records(fake_records(8, images=2))
+    runs = {share: sharing_trainer(tmp_path / str(share), share) for share in (True, False)}
+    for run in runs.values():
+        run.train(loader(records, batch_size=4))
+    shared, alone = (run.metrics.read()[0]["tokens"] for run in (runs[True], runs[False]))
+    assert shared < 0.5 * alone
+    assert all(value.abs().sum() > 0 for value in adapter.lora_parameters(runs[True].model).values())
+
+
+def test_one_question_per_image_shares_nothing_but_its_own_mask(tmp_path):
+    """Sharing among one: image and question are then two blocks, which changes the loss, but not what it is of."""
+    records = Records(fake_records(4, images=4))
+    runs = [sharing_trainer(tmp_path / str(share), share) for share in (True, False)]
+    for run in runs:
+        run.train(loader(records, shuffle=False, batch_size=4))
+    assert losses_of(runs[0])[0] == pytest.approx(losses_of(runs[1])[0], rel=0.2)
+    assert losses_of(runs[0]) != losses_of(runs[1])
+    assert runs[0].state.tokens == runs[1].state.tokens
+
+
+def test_a_choice_by_the_question_shares_nothing(tmp_path):
+    with pytest.raises(UserError, match="relevance 'llm'.*--relevance none"):
+        small_trainer(tmp_path, share_prefix=True)
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    found = trajectory(wide_trainer(out, 1), 4)
+    if os.environ["RANK"] == "0":
+        (out / "trajectory.json").write_text(json.dumps(found))
