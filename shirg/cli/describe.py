@@ -35,6 +35,14 @@ SOURCE = {
     False: "computed from its config.json",
 }
 
+BATCHES = (1, 4, 8)
+"""Records per process, of which training memory is told."""
+
+TRAINING_NOTES = """\
+Computed, GB (10^9 bytes) of one process: weights, adapter with AdamW's moments, what the backward pass needs, logits of the \
+answers. On top come the feature cache (feature_cache_mb, 1 GiB) and the allocator's own, commonly 1 to 2 GB. Fewer records \
+and more accumulation steps give the same optimizer step."""
+
 STAGES = ("tower", "gate", "projector", "prefill", "step_cached", "step_uncached", "total_cached", "total_uncached")
 NOTES = """\
 Powers of ten: K, M, B, KB, MB, GB, GFLOP, TFLOP; KiB is 1024 bytes. A product of \\[m, k] and \\[k, n] is 2mkn FLOPs, \
@@ -80,6 +88,12 @@ class Flags(CommonFlags):
     ] = None
     """Precision of weights and cache."""
 
+    train: bool = False
+    """Also the peak memory of a training step, for every budget and several batch sizes."""
+
+    objective: Literal["packed", "prefix", "bidirectional"] = "packed"
+    """With --train: how the answer's two noisy copies are laid out."""
+
     json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """Also write every number, unrounded, to this file."""
 
@@ -105,10 +119,33 @@ def command(flags: Flags) -> None:
     )
     known = {"model": flags.model, "published": flags.model in PUBLISHED}
     found = {**known, **describe(config, budgets, scenario)}
+    if flags.train:
+        found["training_memory"] = training_rows(config, budgets, scenario, flags.objective)
     if flags.json is not None:
         write_json(flags.json, found)
     console = Console(highlight=False)
-    show(found, console, Console(highlight=False, width=max(console.width, MAX_WIDTH)))
+    tables = Console(highlight=False, width=max(console.width, MAX_WIDTH))
+    show(found, console, tables)
+    if flags.train:
+        console.print()
+        tables.print(training_table(found["training_memory"]))
+        console.print(TRAINING_NOTES, style="dim")
+
+
+def training_rows(config: LavidaConfig, budgets: Sequence[int], scenario, objective: str) -> list[dict]:
+    """Peak bytes of a training step for every ratio and for `BATCHES`; see `shirg.training.memory`."""
+    from shirg.training.budgets import POOLED
+    from shirg.training.memory import memory_table
+
+    return memory_table(
+        config,
+        [*budgets, POOLED],
+        list(BATCHES),
+        prompt_tokens=scenario.prompt_tokens,
+        answer_tokens=scenario.answer_tokens,
+        objective=objective,
+        dtype=scenario.dtype,
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -239,6 +276,19 @@ def saving_table(found: dict) -> Table:
     return table
 
 
+def training_table(rows: list[dict]) -> Table:
+    """Peak memory of a training step: a row per ratio and batch size, with the parts of the plain one."""
+    parts = ("weights", "blocks", "head", "working")
+    table = _table("training", "batch", *parts, "peak", "peak with\ncheckpointing", left=1)
+    for place, row in enumerate(rows):
+        if place and row["ratio"] != rows[place - 1]["ratio"]:
+            table.add_section()
+        cells = [quantity(row["plain"][part], "GB") for part in (*parts, "total")]
+        ratio = f"shirg-{row['ratio']}" if isinstance(row["ratio"], int) else row["ratio"]
+        table.add_row(ratio, str(row["batch_size"]), *cells, quantity(row["checkpointed"]["total"], "GB"))
+    return table
+
+
 def saving_note(found: dict) -> str:
     """How to read `saving_table`."""
     flat = any(entry["against"] == "hd flat" for entry in found["savings"])
@@ -262,7 +312,7 @@ def verdicts(found: dict) -> list[str]:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number in MB, GFLOP or TFLOP (powers of ten) with three figures that matter; "-" for none."""
+    """A number in MB, GB, GFLOP or TFLOP (powers of ten) with three figures that matter; "-" for none."""
     if not value:
         return "-"
     value /= {"M": 1e6, "G": 1e9, "T": 1e12}[unit[0]]

@@ -42,6 +42,19 @@ def test_fits_the_terminal_and_cuts_no_number(name, columns, folder, capsys, mon
         assert sum(line.startswith(f"{path} ") for line in out.splitlines()) >= 2
 
 
+def test_training_memory_on_the_screen_and_in_the_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, "llada-8b", "--train", "--token-budgets", 768, "--json", tmp_path / "found.json")
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    rows = json.loads((tmp_path / "found.json").read_text())["training_memory"]
+    assert [(row["ratio"], row["batch_size"]) for row in rows] == [
+        (ratio, batch) for ratio in (768, "pooled") for batch in (1, 4, 8)
+    ]
+    assert rows[1]["plain"]["total"] < 40e9 < rows[2]["plain"]["total"]  # what is promised holds with a batch of 4
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "shirg-768 4 16.9 16.0 0.227 0.323 33.5 19.0" in lines
+
+
 def test_a_narrow_terminal_cuts_no_number(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = run(capsys, "llada-8b", "--answer-tokens", 2048, "--steps", 1024)

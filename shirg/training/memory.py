@@ -1,0 +1,123 @@
+"""Peak memory of a training step, computed from a model's configuration alone.
+
+The body is frozen, so a linear layer keeps nothing for the backward pass but its weights, which are there anyway. Kept per
+position and block, with H the hidden size, A the width of all keys (repeated to the queries' heads), I the MLP's width and
+`b` the bytes of a number:
+
+* two norms: a float32 copy of their input each, 4 H (in float32 the input itself);
+* attention: queries, keys, values and the output, b (2 H + 2 A), and 4 bytes per head of log-sum-exp;
+* the MLP: gate, its SiLU and the up projection, 3 b I.
+
+Where attention takes a dense mask (no flex-attention: any device but CUDA), each block also keeps the mask as numbers,
+b L^2 per row. With gradient checkpointing a block keeps its input, b H per position, and one block at a time is computed
+again. Not counted: the allocator's fragments and the CUDA context, together commonly 1 to 2 GB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from shirg.lavida import costs
+from shirg.lavida.config import LavidaConfig
+from shirg.training.budgets import POOLED, Ratio, ratio_tokens
+
+TRAINED_BYTES = 16
+"""Per number of the adapter: weight, gradient and AdamW's two moments in float32."""
+
+HEAD_BYTES = 12
+"""Per logit beyond the model's own: float32 copy, its log-softmax, and the gradient."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step is made of."""
+
+    batch_size: int = 4
+    """Records per micro-batch and process."""
+    prompt_tokens: int = 64
+    answer_tokens: int = 32
+    objective: str = "packed"
+    checkpointing: bool = False
+    dtype: str = "bfloat16"
+    """Precision of weights and activations, a key of `costs.DTYPE_BYTES`."""
+    dense_mask: bool = False
+    """Attention by a mask of [L, L] numbers instead of flex-attention."""
+
+    def rows(self, image_tokens: int) -> tuple[int, int]:
+        """(rows, positions in each) that the language model gets."""
+        prefix = image_tokens + self.prompt_tokens
+        if self.objective == "packed":
+            return self.batch_size, prefix + 2 * self.answer_tokens
+        return 2 * self.batch_size, prefix + self.answer_tokens
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one process at the peak, by what they are for."""
+
+    weights: int
+    adapter: int
+    blocks: int
+    """Kept by the language model's blocks for the backward pass."""
+    head: int
+    projector: int
+    working: int
+    """Gradients that one block's backward pass holds, or all of one block that is computed again."""
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingMemory:
+    """Peak bytes of one process that trains `ratio` (a budget, or "pooled"); the feature cache comes on top."""
+    body, size = config.body, costs.DTYPE_BYTES[step.dtype]
+    tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
+    rows, length = step.rows(tokens)
+    positions = rows * length
+    kept = block_bytes(config, length, size, dense_mask=step.dense_mask)
+    working = positions * size * (3 * body.intermediate_size + 2 * body.hidden_size)
+    if step.checkpointing:
+        blocks, working = body.num_layers * positions * size * body.hidden_size, working + positions * kept
+    else:
+        blocks = body.num_layers * positions * kept
+    predicted = step.batch_size * step.answer_tokens
+    # Tokens enter the projector as they left the tower; pooling comes behind it.
+    entering = costs.vision_shape(config, "hd").encoded if ratio == POOLED else tokens
+    return TrainingMemory(
+        weights=size * sum(costs.parameters(config).values()),
+        adapter=TRAINED_BYTES * costs.adapter_parameters(config),
+        blocks=blocks,
+        head=predicted * body.vocab_size * (size + HEAD_BYTES),
+        projector=step.batch_size * entering * (4 * config.vision_hidden_size + 4 * size * config.hidden_size),
+        working=working,
+    )
+
+
+def block_bytes(config: LavidaConfig, length: int, size: int, *, dense_mask: bool) -> int:
+    """Bytes that one block keeps per position of a row of `length`, as the module's text counts them."""
+    body = config.body
+    width = body.hidden_size
+    attention = size * 4 * width + 4 * body.num_heads
+    return 8 * width + attention + 3 * size * body.intermediate_size + (size * length if dense_mask else 0)
+
+
+def memory_table(config: LavidaConfig, ratios: list[Ratio], batches: list[int], **keywords) -> list[dict]:
+    """Peak bytes of every ratio and batch size, plain and checkpointed; JSON values."""
+    rows = []
+    for ratio in ratios:
+        for batch in batches:
+            peaks = [
+                training_memory(config, ratio, Step(batch_size=batch, checkpointing=flag, **keywords))
+                for flag in (False, True)
+            ]
+            plain, checkpointed = peaks
+            rows.append(
+                {
+                    "ratio": ratio,
+                    "batch_size": batch,
+                    "plain": {**asdict(plain), "total": plain.total},
+                    "checkpointed": {**asdict(checkpointed), "total": checkpointed.total},
+                }
+            )
+    return rows

@@ -1,0 +1,66 @@
+"""What a step is computed to keep, against what torch really keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shirg.lavida.shapes import published_config
+from shirg.training.memory import Step, block_bytes, memory_table, training_memory
+from shirg.training.objective import answer_losses
+from tests.tiny import tiny_model
+
+
+def kept_bytes(model, length: int, batch: int, objective: str) -> int:
+    """Bytes of the distinct tensors, weights left out, that autograd keeps of the loss's forward pass."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes(), tensor  # holding the tensor keeps the address its own
+        return tensor
+
+    prefixes = [torch.randn(length, 32, requires_grad=True) for _ in range(batch)]
+    targets = torch.randint(0, 256, (batch, 8))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        answer_losses(
+            model.language, prefixes, targets, torch.rand(batch, 8) < 0.5, mask_token_id=9, objective=objective
+        )
+    return sum(size for size, _ in storages.values())
+
+
+@pytest.mark.parametrize("objective", ["packed", "prefix"])
+def test_what_is_computed_is_what_autograd_keeps(objective):
+    """Two depths, so that what does not grow with the blocks falls out of the difference."""
+    batch, length = 2, 120
+    found = [
+        kept_bytes(tiny_model(n_layers=layers, n_kv_heads=4).requires_grad_(False), length, batch, objective)
+        for layers in (2, 6)
+    ]
+    config = tiny_model(n_layers=6, n_kv_heads=4).config
+    rows, row_length = Step(batch_size=batch, prompt_tokens=0, answer_tokens=8, objective=objective).rows(length)
+    computed = 4 * rows * row_length * block_bytes(config, row_length, 4, dense_mask=True)
+    assert found[1] - found[0] == pytest.approx(computed, rel=0.15)
+
+
+def test_llada_8b_by_hand():
+    """Batch 1, K = 768, 64 prompt and 32 answer tokens: one row of 769 + 64 + 64 = 897 positions."""
+    found = training_memory(published_config("llada-8b"), 768, Step(batch_size=1))
+    assert found.blocks == 32 * 897 * (8 * 4096 + 2 * 4 * 4096 + 4 * 32 + 3 * 2 * 12288)
+    assert found.head == 32 * 126464 * 14
+    assert found.adapter == 16 * 215_040
+    assert 16e9 < found.weights < 17e9
+    assert found.total == sum((found.weights, found.adapter, found.blocks, found.head, found.projector, found.working))
+
+
+def test_checkpointing_and_packing_save_and_larger_batches_cost():
+    config = published_config("llada-8b")
+    rows = memory_table(config, [512, 1024, "pooled"], [1, 4])
+    assert len(rows) == 6
+    totals = {(row["ratio"], row["batch_size"]): row["plain"]["total"] for row in rows}
+    assert all(row["checkpointed"]["total"] < row["plain"]["total"] for row in rows)
+    assert totals[512, 1] < totals[1024, 1] < totals[1024, 4]
+    packed, twice = (training_memory(config, 768, Step(objective=name)).blocks for name in ("packed", "prefix"))
+    assert 1.9 < twice / packed < 2
