@@ -18,6 +18,7 @@ COMMANDS = {
     "answer": "ask one question about one page",
     "describe": "compute what a model costs: parameters, cache and FLOPs of every vision path",
     "assemble": "join a language model and a vision tower to a fresh LaViDa",
+    "merge": "write a checkpoint with an adapter merged into its projector",
     "convert": "write a pickled projector as safetensors",
 }
 

@@ -282,3 +282,34 @@ def test_gate_settings_younger_than_the_adapter_have_their_defaults(special, cap
 def test_where_relevance_comes_from_is_saved(special):
     settings = json.loads((special / "shirg_settings.json").read_text())
     assert (settings["relevance"], settings["relevance_sign"]) == ("none", -1)
+
+
+def test_a_merged_checkpoint_sees_what_the_adapter_saw(trained, tmp_path):
+    """Embeddings, and with them everything behind them, through an ordinary checkpoint that knows no adapter."""
+    with_adapter, base = embeds(trained), trained.mm_projector[0].base_layer.weight.clone()
+    adapter.merge_adapter(trained)
+    assert not adapter.has_adapter(trained) and not torch.equal(trained.mm_projector[0].weight, base)
+    trained.save_pretrained(tmp_path / "merged")
+    read = Lavida.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(embeds(read), with_adapter, rtol=1e-5, atol=1e-5)
+    assert torch.equal(embeds(read), embeds(trained))
+    with pytest.raises(UserError, match="no adapter to merge"):
+        adapter.merge_adapter(trained)
+
+
+def test_merging_says_what_a_checkpoint_cannot_hold(trained, caplog):
+    trained.gate = ShirgGate(GateConfig(alpha=0.5))
+    adapter.merge_adapter(trained)
+    assert "does not hold the gate's settings" in caplog.text and "alpha=0.5" in caplog.text
+
+
+def test_merge_on_the_command_line(trained, tmp_path, capsys):
+    from shirg import cli
+
+    trained.save_pretrained(tmp_path / "base")
+    adapter.save_adapter(trained, tmp_path / "adapter", settings={})
+    with pytest.raises(SystemExit) as left:
+        cli.main(["merge", "--model", *map(str, (tmp_path / "base", tmp_path / "adapter", tmp_path / "merged"))])
+    assert not left.value.code and "merged checkpoint" in capsys.readouterr().out
+    read = Lavida.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(embeds(read).float(), embeds(trained), rtol=2e-2, atol=2e-2)

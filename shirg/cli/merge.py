@@ -1,0 +1,45 @@
+"""`shirg merge`: an adapter added to its model's projector, written as an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tyro.conf import Positional
+
+from shirg.cli.flags import ModelFlags
+from shirg.cli.runner import run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(ModelFlags):
+    """Write a checkpoint in LaViDa's official layout whose projector has an adapter's update in it.
+
+    The official code reads it, and needs neither peft nor SHIRG for it. The base model's files are left as they are.
+    """
+
+    adapter: Positional[Path]
+    """The adapter: a `best_model` or `checkpoint-N` folder."""
+
+    target: Positional[Path]
+    """The folder to write."""
+
+
+def command(flags: Flags) -> None:
+    """Load, merge, write, and say where."""
+    from rich.console import Console
+
+    from shirg.cli.models import load_model
+    from shirg.lavida.adapter import merge_adapter
+
+    model = load_model(flags, flags.adapter)
+    merge_adapter(model)
+    model.save_pretrained(flags.target)
+    Console(soft_wrap=True).print(f"merged checkpoint: {flags.target}", highlight=False)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)
