@@ -229,53 +229,29 @@ def _disk_item(output_dir: Path) -> Item:
 # -------------------- during training
 
 
-def during_training(training: dict | None, settings: dict | None) -> list[Item]:
-    """What should hold while the steps are taken, from the trainer's results.
+def during_training(training: dict | None) -> list[Item]:
+    """What should hold while the steps are taken: what the trainer's guards saw, and what only the end shows.
 
     Args:
         training: what `SHIRGLoRATrainer.train` returned; None when nothing was trained.
-        settings: the fields of `SHIRGLoRAConfig` as a dictionary.
     """
-    if training is None or settings is None:
+    if training is None:
         return [unmeasured("Training goes as it should", "nothing was trained in this run")]
-    return [_loss_item(training), _ratio_item(training, settings), _gradient_item(training), _memory_item(training)]
+    return [*map(_watched_item, training["watched"]), _validation_item(training), _memory_item(training)]
 
 
-def _loss_item(training: dict) -> Item:
-    name = "Loss falls"
+def _watched_item(seen: dict) -> Item:
+    name = seen["name"][0].upper() + seen["name"][1:]
+    return unmeasured(name, seen["found"]) if seen["passed"] is None else judged(name, seen["passed"], seen["found"])
+
+
+def _validation_item(training: dict) -> Item:
+    name = "Validation loss falls"
     before, after = training["validation_before"], training["validation_after"]
-    if before and after and before["step"] < after["step"]:
-        found = f"validation loss, mean of the ratios: {before['mean']:.4f} before, {after['mean']:.4f} after"
-        return judged(name, after["mean"] < before["mean"], found)
-    first, last = training["train_loss_first"], training["train_loss_last"]
-    if first is None:
-        return unmeasured(name, "no step had a loss")
-    return judged(
-        name, last < first, f"training loss {first:.4f} in the first tenth of the steps, {last:.4f} in the last"
-    )
-
-
-def _ratio_item(training: dict, settings: dict) -> Item:
-    drawn = training["steps_per_ratio"]
-    sampling = settings["ratio_sampling"]
-    counts = drawn.values()
-    # Uniform draws are dealt in rounds, so counts differ by one at most; the other rules only promise a share to each.
-    good = max(counts) - min(counts) <= 1 if sampling == "uniform" else min(counts) > 0
-    return judged(
-        f"Budgets drawn as configured ({sampling})",
-        good,
-        ", ".join(f"{ratio}: {count(steps, 'step')}" for ratio, steps in drawn.items()),
-    )
-
-
-def _gradient_item(training: dict) -> Item:
-    name = "Gradients reach all LoRA tensors"
-    if training["updates"] < 2:
-        return unmeasured(name, f"it shows from the second update on; there were {training['updates']}")
-    found = (
-        f"in {count(training['updates'], 'update')}; looked at after the first, since B is zero before, and a tensor"
-    )
-    return judged(name, True, f"{found} without one ends the run")
+    if not before or before["step"] == after["step"]:
+        return unmeasured(name, "there were not two validations to compare")
+    found = f"mean of the ratios: {before['mean']:.4f} after {count(before['step'], 'step')}"
+    return judged(name, after["mean"] < before["mean"], f"{found}, {after['mean']:.4f} after {after['step']}")
 
 
 def _memory_item(training: dict) -> Item:

@@ -80,7 +80,7 @@ def write_training_report(
         "## Checklist before training",
         item_table(before) if before else f"{NOT_MEASURED.capitalize()} in this run.",
         "## Checklist during training",
-        item_table(during_training(training, settings)),
+        item_table(during_training(training)),
         "## Checklist after training",
         item_table(after_training(evaluation, reload)),
         "## Performance targets",

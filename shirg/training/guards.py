@@ -94,8 +94,7 @@ class Watch:
         Args:
             cache_bytes: held by the feature cache, which may grow up to its limit.
         """
-        if entry["loss"] is not None:
-            self.losses.setdefault(str(entry["budget"]), []).append(entry["loss"])
+        self._note_loss(entry)
         self.memory.append(memory_in_use(self.device) - cache_bytes)
         if len(self.memory) % LEAST_STEPS == 0:
             for name, (passed, found) in (("loss", self.loss_falls()), ("memory", self.memory_stays())):
@@ -103,11 +102,20 @@ class Watch:
                     self.warned.add(name)
                     logger.warning("step %d: %s", entry["step"], found)
 
+    def recall(self, entries: Sequence[dict]) -> None:
+        """Take the losses of the steps before a resume into account, given as their lines of `metrics.jsonl`."""
+        for entry in entries:
+            self._note_loss(entry)
+
+    def _note_loss(self, entry: dict) -> None:
+        if entry["loss"] is not None:
+            self.losses.setdefault(str(entry["budget"]), []).append(entry["loss"])
+
     def loss_falls(self) -> tuple[bool | None, str]:
         """Whether the loss is lower in the last quarter than in the first, each ratio compared with itself."""
         quarters = [_first_and_last_quarter(losses) for losses in self.losses.values() if len(losses) >= 4]
         if sum(map(len, self.losses.values())) < LEAST_STEPS or not quarters:
-            return None, f"fewer than {LEAST_STEPS} steps in this part of the run"
+            return None, f"fewer than {LEAST_STEPS} steps"
         first, last = (statistics.fmean(pair[side] for pair in quarters) for side in (0, 1))
         verb = "falls" if last < first else "does not fall"
         return last < first, f"the training loss {verb}: {first:.4f} in the first quarter, {last:.4f} in the last"
@@ -122,7 +130,8 @@ class Watch:
         return not creeps, f"memory in use {verb}: {second / 2**20:,.0f} MiB early, {last / 2**20:,.0f} MiB late"
 
     def budgets_fit(self, drawn: dict[str, int]) -> tuple[bool | None, str]:
-        """Whether every ratio was drawn as often as its probabilities say, within four standard deviations.
+        """Whether every ratio was drawn as often as its probabilities say: under "uniform", which deals each once per
+        window, within one draw, else within four standard deviations and one draw.
 
         Draws are dealt in strata, which only makes them more even than independent ones.
         """
@@ -134,15 +143,20 @@ class Watch:
             for ratio, chance in self.sampler.probabilities(step).items():
                 wanted[str(ratio)] += chance
                 variance[str(ratio)] += chance * (1 - chance)
-        fits = all(abs(drawn[name] - wanted[name]) <= 1 + 4 * math.sqrt(variance[name]) for name in drawn)
+        spread = 0 if self.sampler.sampling == "uniform" else 4
+        fits = all(abs(drawn[name] - wanted[name]) <= 1 + spread * math.sqrt(variance[name]) for name in drawn)
         return fits, ", ".join(f"{name}: {drawn[name]} of {wanted[name]:.1f} expected" for name in drawn)
 
     def summary(self, drawn: dict[str, int], gradients_checked: bool) -> list[dict]:
         """The checklist, JSON values: `passed` is None where the run was too short to tell."""
-        gradients = "every LoRA tensor had a gradient" if gradients_checked else "fewer than two updates"
+        gradients = "none without one after the first update" if gradients_checked else "fewer than two updates"
+        steps = sum(drawn.values())
         found = {
-            "finite losses and gradients": (True, "a run with another one ends"),
-            "loss falls": self.loss_falls(),
+            "losses and gradients are finite": (
+                True if steps else None,
+                f"in {steps:,} steps; another one ends the run",
+            ),
+            "training loss falls": self.loss_falls(),
             "budgets drawn as configured": self.budgets_fit(drawn),
             "gradients reach all LoRA tensors": (gradients_checked or None, gradients),
             "memory stays": self.memory_stays(),

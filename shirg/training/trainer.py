@@ -179,6 +179,7 @@ class SHIRGLoRATrainer:
             "processes": self.accelerator.num_processes,
         }
         latest = self._restore_or_clear()
+        self.watch.recall(self.metrics.read())
         self._examples = ExampleMaker(self.model, self.cache, self.targets, self.state, seed=config.seed)
         self._prepare(latest)
         for line in report.opening_lines(self):

@@ -47,6 +47,7 @@ TRAINING = {
     "mixed_precision": "bf16",
     "device": "cpu",
     "peak_memory_bytes": None,
+    "watched": [{"name": "training loss falls", "passed": False, "found": "3.0000 in the first quarter, 3.1000 later"}],
 }
 MANIFEST = {
     "total_samples": 1200,
@@ -158,6 +159,7 @@ def test_training_report_tells_the_whole_run(run, output):
         "image &lt;broken&gt;",
         "a\\|b",
         "largest difference 0",
+        "| Training loss falls | **not met** | 3.0000 in the first quarter, 3.1000 later |",
         "8 x A100",
         "- documents (rendered by SHIRG, from its held-out split): exact match; records from made \\| up, licence: CC0.",
         "figures/loss_per_step.png",

@@ -70,7 +70,8 @@ def test_the_samplers_own_draws_fit_and_others_do_not(sampling):
     for step in range(200):
         drawn[str(sampler(step))] += 1
     assert watch.budgets_fit(drawn)[0] is True
-    moved = {**drawn, "8": drawn["8"] + 40, "pooled": drawn["pooled"] - 40}
+    off = 2 if sampling == "uniform" else 40
+    moved = {**drawn, "8": drawn["8"] + off, "pooled": drawn["pooled"] - off}
     assert watch.budgets_fit(moved)[0] is False
 
 
@@ -99,3 +100,9 @@ def test_only_lack_of_memory_is_translated():
 
 def test_memory_in_use_is_what_the_system_says():
     assert 2**26 < memory_in_use(CPU) < 2**37
+
+
+def test_losses_before_a_resume_count():
+    watch = Watch(BudgetSampler([8, 16], include_pooled=False), CPU)
+    watch.recall([{"loss": 5 - step / 40, "budget": (8, 16)[step % 2]} for step in range(60)])
+    assert watch.loss_falls()[0] is True and watch.memory_stays()[0] is None

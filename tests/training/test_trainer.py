@@ -37,7 +37,7 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
         assert entry.keys() == {"step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds"}
     watched = {check["name"]: check["passed"] for check in results["watched"]}
     assert watched["budgets drawn as configured"] and watched["gradients reach all LoRA tensors"]
-    assert watched["loss falls"] is watched["memory stays"] is None  # eight steps tell nothing
+    assert watched["training loss falls"] is watched["memory stays"] is None  # eight steps tell nothing
     log = (trainer.folder / "logs" / "training.log").read_text()
     assert "projector trainable" in log and "64 before selection" in log and "step 8: validation loss" in log
     assert json.loads((trainer.folder / "logs" / "training_results.json").read_text()) == results
