@@ -30,8 +30,9 @@ from shirg.evaluation.environment import processor
 from shirg.files import write_json
 from shirg.lavida import Lavida
 from shirg.lavida.adapter import attach_lora
-from shirg.lavida.costs import body_flops, head_flops, projector_flops, tower_flops
+from shirg.lavida.costs import projector_flops, tower_flops
 from shirg.lavida.shapes import PUBLISHED, published_config
+from shirg.training.effort import language_flops
 from shirg.training.loss_model import Example, LossModel, draw_mask
 from shirg.training.objective import answer_losses
 
@@ -152,18 +153,6 @@ def measure(arguments: argparse.Namespace) -> dict:
     }
 
 
-def step_flops(config, rows: list[tuple[int, int, int]], answers: int) -> int:
-    """Forward and backward of the body and the head, in FLOPs.
-
-    Args:
-        rows: (positions, keys each of them may see, repeated so often).
-        answers: positions that predict.
-    """
-    forward = sum(times * body_flops(config, length, keys) for length, keys, times in rows)
-    attention = forward - sum(times * body_flops(config, length, 0) for length, _, times in rows)
-    return 2 * forward + attention + 2 * head_flops(config, answers)
-
-
 def computed(name: str, budget: int, prompt: int, answer: int, turns: int, question: int) -> dict:
     """FLOPs per record of a published shape. Attention of a row is counted dense, as kernels without blocks compute it."""
     config = published_config(name)
@@ -172,10 +161,10 @@ def computed(name: str, budget: int, prompt: int, answer: int, turns: int, quest
         "packed": [(prefix + 2 * answer,) * 2],
         "two rows": [(prefix + answer,) * 2] * 2,
     }
-    language = {kind: step_flops(config, [(*row, 1) for row in rows], answer) for kind, rows in layouts.items()}
+    language = {kind: language_flops(config, [(*row, 1) for row in rows], answer) for kind, rows in layouts.items()}
     look = tower_flops(config, 1, large) + projector_flops(config, large) + 3 * projector_flops(config, budget + 1)
     shared_row = prefix - question + turns * (question + 2 * answer)
-    shared = (step_flops(config, [(shared_row, shared_row, 1)], turns * answer) + look) / turns
+    shared = (language_flops(config, [(shared_row, shared_row, 1)], turns * answer) + look) / turns
     return {
         "language_flops": language,
         "vision_flops": look,

@@ -183,6 +183,15 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     )
     """Processes that read and cut images ahead of the training; the result does not depend on it."""
 
+    tensorboard: bool = False
+    """Also log every step for TensorBoard, to `logs/tensorboard` in the output folder; the package must be installed."""
+
+    wandb: bool = False
+    """Also log every step to Weights & Biases; the package must be installed."""
+
+    trackio: bool = False
+    """Also log every step to trackio; the package must be installed."""
+
     resume: bool = False
     """Go on from the newest checkpoint in the output folder."""
 

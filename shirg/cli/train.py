@@ -35,6 +35,7 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
         UserError: for a value that cannot be trained with.
     """
     from shirg.training.config import SHIRGLoRAConfig
+    from shirg.training.trackers import TRACKERS
 
     return SHIRGLoRAConfig(
         lora_rank=flags.lora_rank,
@@ -51,6 +52,7 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
         share_prefix=flags.share_prefix,
         gradient_checkpointing=flags.gradient_checkpointing,
         save_steps=flags.save_steps,
+        trackers=[name for name in TRACKERS if getattr(flags, name)],
         seed=flags.seed,
         base_model=model,
         output_dir=str(folder),

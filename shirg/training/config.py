@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shirg.errors import UserError
 from shirg.training.budgets import POOLED_TOKENS, BudgetSampler
+from shirg.training.trackers import check_trackers
 
 PRECISIONS = ("no", "bf16", "fp16")
 OBJECTIVES = ("packed", "prefix", "bidirectional")
@@ -103,6 +104,9 @@ class SHIRGLoRAConfig:
     logging_steps: int = 10
     """Optimizer steps between lines of `training.log`; `metrics.jsonl` has every step."""
 
+    trackers: list[str] = field(default_factory=list)
+    """Where steps are shown besides `metrics.jsonl`: "tensorboard" (files in `logs/tensorboard`), "wandb", "trackio"."""
+
     feature_cache_mb: int = 1024
     """Most memory (MiB, per process) for tower features of images met before."""
 
@@ -125,6 +129,7 @@ class SHIRGLoRAConfig:
         _check("mixed_precision", self.mixed_precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
         _check("objective", self.objective, f"one of {', '.join(OBJECTIVES)}", OBJECTIVES.__contains__)
         _check("target_modules", self.target_modules, "a list of layer names", lambda value: len(value) > 0)
+        check_trackers(self.trackers)
         self.sampler(total_steps=1)
 
     def resolved(self, model) -> SHIRGLoRAConfig:
@@ -152,6 +157,7 @@ class SHIRGLoRAConfig:
             "save_steps",
             "save_total_limit",
             "logging_steps",
+            "trackers",
             "feature_cache_mb",
             "resume",
             "batch_size",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 logger = logging.getLogger(__name__)
 
 
-def make_accelerator(mixed_precision: str, device: torch.device):
+def make_accelerator(
+    mixed_precision: str, device: torch.device, *, trackers: Sequence[str] = (), log_folder: Path | None = None
+):
     """An `accelerate.Accelerator` for this run.
 
     It takes the GPU if CUDA has one, and otherwise stays on the model's device: a Mac's GPU is used only by a model put
@@ -18,9 +22,12 @@ def make_accelerator(mixed_precision: str, device: torch.device):
     Args:
         mixed_precision: "no", "bf16" or "fp16".
         device: where the model is now.
+        trackers: names of accelerate's trackers to log to.
+        log_folder: for those that write files.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import ProjectConfiguration
 
     on_cpu = device.type == "cpu" and not torch.cuda.is_available()
     if on_cpu and mixed_precision == "fp16":
@@ -29,4 +36,7 @@ def make_accelerator(mixed_precision: str, device: torch.device):
     # accelerate keeps the first precision of a process for good; a notebook may train twice (transformers' Trainer does
     # the same).
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision=mixed_precision, cpu=on_cpu)
+    place = ProjectConfiguration(logging_dir=str(log_folder)) if trackers else None
+    return Accelerator(
+        mixed_precision=mixed_precision, cpu=on_cpu, log_with=list(trackers) or None, project_config=place
+    )

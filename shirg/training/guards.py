@@ -81,9 +81,8 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 class Watch:
     """Keeps an eye on a run; warns once per trouble while it goes on, and sums up at the end."""
 
-    def __init__(self, sampler: BudgetSampler, device: torch.device):
+    def __init__(self, sampler: BudgetSampler):
         self.sampler = sampler
-        self.device = device
         self.losses: dict[str, list[float]] = {}
         self.memory: list[int] = []
         self.warned: set[str] = set()
@@ -95,7 +94,7 @@ class Watch:
             cache_bytes: held by the feature cache, which may grow up to its limit.
         """
         self._note_loss(entry)
-        self.memory.append(memory_in_use(self.device) - cache_bytes)
+        self.memory.append(entry["memory"] - cache_bytes)
         if len(self.memory) % LEAST_STEPS == 0:
             for name, (passed, found) in (("loss", self.loss_falls()), ("memory", self.memory_stays())):
                 if passed is False and name not in self.warned:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
+
 from shirg.lavida import costs
 from shirg.lavida.config import LavidaConfig
 from shirg.training.budgets import POOLED, Ratio, ratio_tokens
@@ -39,7 +41,9 @@ class Step:
     objective: str = "packed"
     checkpointing: bool = False
     dtype: str = "bfloat16"
-    """Precision of weights and activations, a key of `costs.DTYPE_BYTES`."""
+    """Precision of the arithmetic, and so of activations: the name of a torch dtype."""
+    weights_dtype: str = "bfloat16"
+    """Precision of the frozen weights."""
     dense_mask: bool = False
     """Attention by a mask of [L, L] numbers instead of flex-attention."""
 
@@ -71,7 +75,8 @@ class TrainingMemory:
 
 def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingMemory:
     """Peak bytes of one process that trains `ratio` (a budget, or "pooled"); the feature cache comes on top."""
-    body, size = config.body, costs.DTYPE_BYTES[step.dtype]
+    body = config.body
+    size, stored = (getattr(torch, name).itemsize for name in (step.dtype, step.weights_dtype))
     tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
     rows, length = step.rows(tokens)
     positions = rows * length
@@ -85,7 +90,7 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
     # Tokens enter the projector as they left the tower; pooling comes behind it.
     entering = costs.vision_shape(config, "hd").encoded if ratio == POOLED else tokens
     return TrainingMemory(
-        weights=size * sum(costs.parameters(config).values()),
+        weights=stored * sum(costs.parameters(config).values()),
         adapter=TRAINED_BYTES * costs.adapter_parameters(config),
         blocks=blocks,
         head=predicted * body.vocab_size * (size + HEAD_BYTES),

@@ -10,12 +10,21 @@ from torch import nn
 from shirg.errors import UserError
 from shirg.lavida.adapter import describe_parameters, parameters_by_role
 from shirg.lavida.costs import path_tokens
+from shirg.training import effort
 from shirg.training.budgets import ratio_tokens
 from shirg.training.checkpoints import BEST
+from shirg.training.memory import Step, training_memory
+from shirg.training.progress import in_units, in_words
+
+USUAL_QUESTION = "What is the total on this page?"
+"""For the length of a prompt before any record is read."""
+
+ARITHMETIC = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""accelerate's name of a mixed precision -> what matrix products are computed in."""
 
 
 def opening_lines(trainer) -> list[str]:
-    """What will happen: parameters by role, ratios and their tokens, batch, steps, precision."""
+    """What will happen: parameters by role, ratios and their tokens, batch, steps, precision, memory and time."""
     config, accelerator, order = trainer.config, trainer.accelerator, trainer.order
     effective = order.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     pooled = path_tokens(trainer.model.config, "hd")
@@ -34,14 +43,48 @@ def opening_lines(trainer) -> list[str]:
         f" {trainer.state.step}; objective {config.objective}, precision {accelerator.mixed_precision} on"
         f" {accelerator.device}"
     )
-    return lines
+    return [*lines, expectations(trainer)]
 
 
-def step_line(entry: dict, total_steps: int) -> str:
-    """A line of `training.log` for one optimizer step."""
+def expectations(trainer) -> str:
+    """Peak memory and time, computed before the first step; what they leave out is said."""
+    config, sampler = trainer.config, trainer.sampler
+    model, accelerator = trainer.model.config, trainer.accelerator
+    dtype = ARITHMETIC.get(accelerator.mixed_precision, trainer.model.dtype)
+    step = Step(
+        batch_size=trainer.order.batch_size,
+        prompt_tokens=len(trainer.model.prompt_ids(USUAL_QUESTION)) - 1,
+        answer_tokens=config.max_answer_tokens,
+        objective=config.objective,
+        checkpointing=config.gradient_checkpointing,
+        dtype=name_of(dtype),
+        weights_dtype=name_of(trainer.model.dtype),
+        dense_mask=accelerator.device.type != "cuda",
+    )
+    peaks = {ratio: training_memory(model, ratio, step).total for ratio in sampler.ratios}
+    worst = max(peaks, key=peaks.get)
+    speed = effort.matmul_speed(accelerator.device, dtype)
+    left = range(trainer.state.step, trainer.total_steps)
+    work = effort.run_flops(model, sampler, step, left, config.gradient_accumulation_steps)
+    return (
+        f"expected: peak memory {in_units(peaks[worst])} per process (ratio {worst}, computed; up to"
+        f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time"
+        f" {in_words(work / speed / effort.UTILISATION)} ({work / 1e12:,.1f} TFLOP per process at half of the"
+        f" {speed / 1e12:,.2f} TFLOP/s that a matrix product reaches here; reading, validation and saving come on top)"
+    )
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """ "bfloat16" for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def step_line(entry: dict, total_steps: int, seconds: float) -> str:
+    """A line of `training.log` for one optimizer step; `seconds` were spent in all steps so far."""
+    left = in_words(seconds / entry["step"] * (total_steps - entry["step"]))
     loss = "none" if entry["loss"] is None else f"{entry['loss']:.4f}"
     place = f"step {entry['step']}/{total_steps}"
-    return f"{place}: loss {loss}, ratio {entry['budget']}, lr {entry['lr']:.2e}, {entry['seconds']:.2f} s"
+    return f"{place}: loss {loss}, ratio {entry['budget']}, lr {entry['lr']:.2e}, {entry['seconds']:.2f} s, about {left} left"
 
 
 def check_gradients(parameters: dict[str, nn.Parameter]) -> None:

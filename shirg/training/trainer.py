@@ -23,7 +23,7 @@ from shirg.training.config import SHIRGLoRAConfig
 from shirg.training.devices import make_accelerator
 from shirg.training.examples import ExampleMaker, first_ordinal
 from shirg.training.features import FeatureCache
-from shirg.training.guards import Watch, check_finite, described, memory_advice
+from shirg.training.guards import Watch, check_finite, described, memory_advice, memory_in_use
 from shirg.training.interrupts import StopRequested, deferred_interrupt, stopped_by
 from shirg.training.journal import Journal, log_file
 from shirg.training.loss_model import LossModel, check_sharing
@@ -33,6 +33,7 @@ from shirg.training.progress import Progress
 from shirg.training.schedule import cosine_with_warmup
 from shirg.training.seeds import derived_seed, scoped_seed
 from shirg.training.targets import AnswerTargets
+from shirg.training.trackers import log_folder, step_values, tracking, validation_values
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,12 @@ class SHIRGLoRATrainer:
             Preempted: on SIGTERM, likewise; a `SystemExit` with a code on which schedulers can requeue.
         """
         self._make_folders()
-        self.accelerator = make_accelerator(self.config.mixed_precision, self.model.device)
+        self.accelerator = make_accelerator(
+            self.config.mixed_precision,
+            self.model.device,
+            trackers=self.config.trackers,
+            log_folder=log_folder(self.folder),
+        )
         check_processes(self.accelerator)
         log = (
             log_file(self.folder / "logs" / "training.log")
@@ -106,7 +112,11 @@ class SHIRGLoRATrainer:
         )
         with log, deferred_interrupt() as self.stop:
             self._set_up(train_loader, val_loader)
-            with Progress(self.total_steps, self.state.step, shown=self.accelerator.is_main_process) as self.progress:
+            shown = self.accelerator.is_main_process
+            with (
+                tracking(self.accelerator, self.run, step=self.state.step),
+                Progress(self.total_steps, self.state.step, shown=shown) as self.progress,
+            ):
                 try:
                     self._loop()
                 except StopRequested:
@@ -171,7 +181,7 @@ class SHIRGLoRATrainer:
         self.cache = FeatureCache(self.model, config.feature_cache_mb * 2**20)
         self.state = checkpoints.RunState(drawn={str(ratio): 0 for ratio in self.sampler.ratios})
         self.gradients_checked = False
-        self.watch = Watch(self.sampler, self.accelerator.device)
+        self.watch = Watch(self.sampler)
         self.run = {
             **config.trajectory(),
             "batch_size": self.order.batch_size,
@@ -182,8 +192,9 @@ class SHIRGLoRATrainer:
         self.watch.recall(self.metrics.read())
         self._examples = ExampleMaker(self.model, self.cache, self.targets, self.state, seed=config.seed)
         self._prepare(latest)
-        for line in report.opening_lines(self):
-            logger.info(line)
+        if self.accelerator.is_main_process:
+            for line in report.opening_lines(self):
+                logger.info(line)
 
     def _restore_or_clear(self) -> Path | None:
         """The checkpoint to go on from, its adapter and state loaded; otherwise what an earlier run left is set
@@ -265,13 +276,15 @@ class SHIRGLoRATrainer:
             "grad_norm": norm if math.isfinite(norm) else None,
             "tokens": tokens,
             "seconds": round(seconds, 4),
+            "memory": memory_in_use(accelerator.device),
         }
         if accelerator.is_main_process:
             self.metrics.append(entry)
             self.progress.step(entry)
             self.watch.step(entry, self.cache.nbytes)
+            accelerator.log(step_values(entry), step=state.step)
             if state.step % config.logging_steps == 0:
-                logger.info(report.step_line(entry, self.total_steps))
+                logger.info(report.step_line(entry, self.total_steps, state.seconds))
         if stop:
             raise StopRequested
 
@@ -381,7 +394,9 @@ class SHIRGLoRATrainer:
             if self.accelerator.is_main_process:
                 checkpoints.save_best(self.checkpoints, self.model, settings=report.adapter_settings(self, losses))
         if self.accelerator.is_main_process:
-            self.validations.append({"step": state.step, "losses": losses, "mean": mean})
+            entry = {"step": state.step, "losses": losses, "mean": mean}
+            self.validations.append(entry)
+            self.accelerator.log(validation_values(entry), step=state.step)
             parts = ", ".join(f"{ratio} {loss:.4f}" for ratio, loss in losses.items())
             logger.info("step %d: validation loss %.4f (%s)", state.step, mean, parts)
 

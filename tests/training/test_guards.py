@@ -8,27 +8,26 @@ import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.training import guards
 from shirg.training.budgets import BudgetSampler
 from shirg.training.guards import Watch, check_finite, memory_advice, memory_in_use
 
 CPU = torch.device("cpu")
 
 
-def watched(losses, monkeypatch, memory=lambda step: 2**30) -> Watch:
+def watched(losses, memory=lambda step: 2**30) -> Watch:
     """A watch that has seen a step per loss, its ratios in turn."""
-    watch = Watch(BudgetSampler([8, 16], include_pooled=False), CPU)
+    watch = Watch(BudgetSampler([8, 16], include_pooled=False))
     for step, loss in enumerate(losses):
-        monkeypatch.setattr(guards, "memory_in_use", lambda _device, now=step: memory(now))
-        watch.step({"step": step + 1, "loss": loss, "budget": (8, 16)[step % 2]}, cache_bytes=0)
+        entry = {"step": step + 1, "loss": loss, "budget": (8, 16)[step % 2], "memory": memory(step)}
+        watch.step(entry, cache_bytes=0)
     return watch
 
 
-def test_a_loss_that_falls_passes_and_one_that_does_not_is_said_while_it_runs(monkeypatch, caplog):
-    assert watched([5 - step / 40 for step in range(80)], monkeypatch).loss_falls()[0] is True
+def test_a_loss_that_falls_passes_and_one_that_does_not_is_said_while_it_runs(caplog):
+    assert watched([5 - step / 40 for step in range(80)]).loss_falls()[0] is True
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        flat = watched([3.0] * 120, monkeypatch)
+        flat = watched([3.0] * 120)
     assert flat.loss_falls() == (
         False,
         "the training loss does not fall: 3.0000 in the first quarter, 3.0000 in the last",
@@ -36,37 +35,36 @@ def test_a_loss_that_falls_passes_and_one_that_does_not_is_said_while_it_runs(mo
     assert [record.message[:8] for record in caplog.records] == ["step 40:"]  # once, not at 80 and 120 again
 
 
-def test_each_ratio_is_compared_with_itself(monkeypatch):
+def test_each_ratio_is_compared_with_itself():
     """The costlier ratio comes late: a mean over all steps would rise, though both ratios fall."""
-    watch = Watch(BudgetSampler([8, 16], include_pooled=False), CPU)
-    monkeypatch.setattr(guards, "memory_in_use", lambda _device: 0)
+    watch = Watch(BudgetSampler([8, 16], include_pooled=False))
     for step in range(80):
         ratio, base = (8, 1.0) if step < 40 else (16, 9.0)
-        watch.step({"step": step + 1, "loss": base - step / 100, "budget": ratio}, cache_bytes=0)
+        watch.step({"step": step + 1, "loss": base - step / 100, "budget": ratio, "memory": 0}, cache_bytes=0)
     assert watch.loss_falls()[0] is True
 
 
-def test_memory_that_creeps_is_told_from_one_that_fills_up_once(monkeypatch):
+def test_memory_that_creeps_is_told_from_one_that_fills_up_once():
     def filling(step):
         return 2**30 + min(step, 10) * 2**28
 
     def creeping(step):
         return 2**30 + step * 2**24
 
-    assert watched([1.0] * 80, monkeypatch, filling).memory_stays()[0] is True
-    passed, found = watched([1.0] * 80, monkeypatch, creeping).memory_stays()
+    assert watched([1.0] * 80, filling).memory_stays()[0] is True
+    passed, found = watched([1.0] * 80, creeping).memory_stays()
     assert passed is False and "creeps up: 1,456 MiB early, 2,176 MiB late" in found
 
 
-def test_short_runs_are_not_judged(monkeypatch):
-    watch = watched([1.0] * 39, monkeypatch)
+def test_short_runs_are_not_judged():
+    watch = watched([1.0] * 39)
     assert watch.loss_falls()[0] is watch.memory_stays()[0] is None
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "weighted", "curriculum"])
 def test_the_samplers_own_draws_fit_and_others_do_not(sampling):
     sampler = BudgetSampler([8, 16, 32], sampling=sampling, total_steps=200, seed=4)
-    watch, drawn = Watch(sampler, CPU), {str(ratio): 0 for ratio in sampler.ratios}
+    watch, drawn = Watch(sampler), {str(ratio): 0 for ratio in sampler.ratios}
     for step in range(200):
         drawn[str(sampler(step))] += 1
     assert watch.budgets_fit(drawn)[0] is True
@@ -103,6 +101,6 @@ def test_memory_in_use_is_what_the_system_says():
 
 
 def test_losses_before_a_resume_count():
-    watch = Watch(BudgetSampler([8, 16], include_pooled=False), CPU)
+    watch = Watch(BudgetSampler([8, 16], include_pooled=False))
     watch.recall([{"loss": 5 - step / 40, "budget": (8, 16)[step % 2]} for step in range(60)])
     assert watch.loss_falls()[0] is True and watch.memory_stays()[0] is None

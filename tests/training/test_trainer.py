@@ -34,11 +34,12 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
     assert results["parameters"]["projector"]["trainable"] == 4 * (16 + 32) + 4 * (32 + 32)
     assert results["parameters"]["vision"]["trainable"] == results["parameters"]["language"]["trainable"] == 0
     for entry in trainer.metrics.read():
-        assert entry.keys() == {"step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds"}
+        assert entry.keys() == {"step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds", "memory"}
     watched = {check["name"]: check["passed"] for check in results["watched"]}
     assert watched["budgets drawn as configured"] and watched["gradients reach all LoRA tensors"]
     assert watched["training loss falls"] is watched["memory stays"] is None  # eight steps tell nothing
     log = (trainer.folder / "logs" / "training.log").read_text()
+    assert "expected: peak memory" in log and " left\n" in log
     assert "projector trainable" in log and "64 before selection" in log and "step 8: validation loss" in log
     assert json.loads((trainer.folder / "logs" / "training_results.json").read_text()) == results
 

@@ -1,0 +1,214 @@
+"""What a training step is computed to need, against what a process really takes.
+
+    python benchmarks/training_memory.py [--json benchmarks/results/training_memory.json]
+
+A small body of LLaDA's form with random weights takes one forward and backward pass of the real objective from given tower
+features, once for every precision, plain and checkpointed, each in a process of its own. Measured is how far the process's
+resident memory rises above where it stood before the pass (Linux: VmHWM, set back by /proc/self/clear_refs); a pass at a
+tenth of the size goes first, so that libraries are loaded. Computed is `shirg.training.memory.training_memory` without the
+weights and the optimizer's state, which were there before.
+
+The processes allocate large blocks outside the heap (MALLOC_MMAP_THRESHOLD_), so that freed memory goes back at once and
+the peak is that of what lives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from shirg.data.render import render_page
+from shirg.evaluation.environment import processor
+from shirg.files import write_json
+from shirg.lavida import Lavida, LavidaConfig
+from shirg.lavida.adapter import attach_lora
+from shirg.lavida.shapes import PUBLISHED
+from shirg.training.loss_model import Example, LossModel, draw_mask
+from shirg.training.memory import Step, training_memory
+
+PRECISIONS = ("float32", "mixed", "bfloat16")
+"""Weights and arithmetic in float32; float32 weights under bfloat16 autocast; both in bfloat16."""
+
+TOLERANCE = 0.15
+
+
+def shape(arguments: argparse.Namespace) -> LavidaConfig:
+    """LLaDA's form with the sizes that were asked for; the tower is small, since its pass is not part of the step."""
+    raw = {
+        **PUBLISHED["llada-8b"],
+        "d_model": arguments.width,
+        "n_heads": arguments.heads,
+        "n_kv_heads": arguments.heads,
+        "n_layers": arguments.layers,
+        "mlp_hidden_size": 3 * arguments.width,
+        "vocab_size": arguments.vocabulary,
+        "embedding_size": arguments.vocabulary,
+        "mask_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "mm_hidden_size": 64,
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 384,
+            "patch_size": 14,
+        },
+    }
+    return LavidaConfig.from_dict(raw)
+
+
+def examples_of(model: Lavida, step: Step) -> list[Example]:
+    """As many random examples about one rendered page as the step has records."""
+    draws = torch.Generator().manual_seed(0)
+    features = model.image_features(render_page("receipt", 0).image, "shirg")
+    prompt = torch.randint(3, model.vocabulary_size, (step.prompt_tokens + 1,), generator=draws)
+    prompt[0] = model.config.image_token_index
+    return [
+        Example(
+            record_id=str(number),
+            image_id=str(number),
+            features=features,
+            prompt=prompt,
+            question=prompt[1:],
+            target=torch.randint(3, model.vocabulary_size, (step.answer_tokens,), generator=draws),
+            masked=draw_mask(step.answer_tokens, 0, number),
+        )
+        for number in range(step.batch_size)
+    ]
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Bytes by which one step raises this process's resident memory at its peak."""
+    torch.manual_seed(0)
+    model = Lavida(shape(arguments)).eval()
+    if arguments.precision == "bfloat16":
+        model.to(torch.bfloat16)
+    attach_lora(model)
+    model.language.set_gradient_checkpointing(arguments.checkpointing)
+    model.language.train(arguments.checkpointing)
+    loss_model = LossModel(model, arguments.objective)
+    examples = examples_of(model, step_of(arguments))
+    mixed = nullcontext() if arguments.precision == "float32" else torch.autocast("cpu", torch.bfloat16)
+
+    def step(count: int, budget: int) -> None:
+        with mixed:
+            losses, _ = loss_model(examples[:count], budget)
+        losses.mean().backward()
+
+    step(1, arguments.budget // 10)
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is resident now
+    step(len(examples), arguments.budget)
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
+
+
+def step_of(arguments: argparse.Namespace) -> Step:
+    """The step as `shirg.training.memory` describes it."""
+    return Step(
+        batch_size=arguments.batch_size,
+        prompt_tokens=arguments.prompt_tokens,
+        answer_tokens=arguments.answer_tokens,
+        objective=arguments.objective,
+        checkpointing=arguments.checkpointing,
+        dtype="float32" if arguments.precision == "float32" else "bfloat16",
+        weights_dtype="bfloat16" if arguments.precision == "bfloat16" else "float32",
+        dense_mask=True,
+    )
+
+
+def in_fresh_process(arguments: argparse.Namespace) -> int:
+    """`measure` in a process of its own."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(arguments).items() if name in SIZES]
+    flags += [f"--precision={arguments.precision}", f"--objective={arguments.objective}", "--child"]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, *flags, *["--checkpointing"] * arguments.checkpointing]
+    return int(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def compare(arguments: argparse.Namespace) -> dict:
+    """Measured and computed growth of one setting."""
+    parts = asdict(training_memory(shape(arguments), arguments.budget, step_of(arguments)))
+    grown = {name: size for name, size in parts.items() if name not in ("weights", "adapter")}
+    measured, computed = in_fresh_process(arguments), sum(grown.values())
+    return {
+        "precision": arguments.precision,
+        "checkpointing": arguments.checkpointing,
+        "measured_bytes": measured,
+        "computed_bytes": computed,
+        "computed_over_measured": computed / measured,
+        "computed_parts": grown,
+    }
+
+
+SIZES = {
+    "width": 512,
+    "heads": 8,
+    "layers": 12,
+    "vocabulary": 16384,
+    "budget": 768,
+    "batch_size": 2,
+    "prompt_tokens": 64,
+    "answer_tokens": 32,
+}
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--objective", default="packed")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--precision", choices=PRECISIONS, help="one setting instead of all")
+    parser.add_argument("--checkpointing", action="store_true", help="with --precision")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, compute, print, and write the numbers if asked to; 1 if one is further off than the tolerance."""
+    arguments = parse()
+    if arguments.child:
+        print(measure(arguments))
+        return 0
+    settings = [(name, flag) for name in PRECISIONS for flag in (False, True)]
+    if arguments.precision:
+        settings = [(arguments.precision, arguments.checkpointing)]
+    rows = [compare(argparse.Namespace(**vars(arguments) | {"precision": p, "checkpointing": c})) for p, c in settings]
+    for row in rows:
+        how = "checkpointed" if row["checkpointing"] else "plain"
+        sizes = f"measured {row['measured_bytes'] / 1e6:8,.1f} MB  computed {row['computed_bytes'] / 1e6:8,.1f} MB"
+        print(f"{row['precision']:9} {how:13} {sizes}  ratio {row['computed_over_measured']:.3f}")
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "arguments": {name: getattr(arguments, name) for name in (*SIZES, "objective")},
+        "tolerance": TOLERANCE,
+        "rows": rows,
+    }
+    if arguments.json is not None:
+        write_json(arguments.json, found)
+    return int(any(abs(row["computed_over_measured"] - 1) > TOLERANCE for row in rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

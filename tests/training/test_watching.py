@@ -1,0 +1,108 @@
+"""What people see of a run: first lines, the bar, and the trackers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shirg.errors import UserError
+from shirg.lavida.shapes import published_config
+from shirg.training import effort
+from shirg.training.budgets import BudgetSampler
+from shirg.training.memory import Step
+from shirg.training.progress import Progress, in_units, in_words
+from shirg.training.trackers import log_folder, step_values, validation_values
+from tests.training.helpers import fake_records, loader, small_config, small_trainer
+
+ENTRY = {"step": 3, "loss": 1.5, "budget": 8, "lr": 1e-4, "grad_norm": None, "tokens": 500, "seconds": 2.0}
+ENTRY["memory"] = 3 * 10**9
+
+
+def test_work_of_llada_8b_by_hand():
+    """One record at K = 768: forward and backward of 6.6 billion weights on 897 rows, attention, head, and the vision."""
+    config, step = published_config("llada-8b"), Step(batch_size=1)
+    rows, weights = 769 + 64 + 64, 32 * (4 * 4096**2 + 3 * 4096 * 12288)
+    attention = 32 * 4 * rows * rows * 4096
+    language = 2 * 2 * rows * weights + 3 * attention + 2 * 2 * 32 * 4096 * 126464
+    assert effort.micro_batch_flops(config, 768, step) == language + effort.vision_flops(config, 768)
+    again = effort.micro_batch_flops(config, 768, Step(batch_size=1, checkpointing=True))
+    assert again - effort.micro_batch_flops(config, 768, step) == 2 * rows * weights + attention
+
+
+def test_work_of_a_run_is_the_sum_over_what_is_drawn():
+    """Uniform draws give every ratio once per window, so whole windows cost what their steps cost one by one."""
+    config, step = published_config("llada-8b"), Step(batch_size=2)
+    sampler = BudgetSampler([512, 768], total_steps=30, seed=1)
+    drawn = sum(effort.micro_batch_flops(config, sampler(number), step) for number in range(6, 30))
+    assert effort.run_flops(config, sampler, step, range(6, 30), 4) == pytest.approx(4 * drawn, rel=1e-9)
+    assert effort.run_flops(config, sampler, step, range(30, 30), 4) == 0
+
+
+def test_the_probe_of_speed_draws_nothing():
+    before = torch.get_rng_state()
+    assert 1e8 < effort.matmul_speed(torch.device("cpu"), torch.float32) < 1e15
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_bar_shows_loss_rate_ratio_speed_memory(capsys):
+    with Progress(10, 2, shown=True) as progress:
+        progress.step({**ENTRY, "tokens": 24690, "budget": "pooled"})
+        assert progress.bar.tasks[0].completed == 3
+        line = progress.bar.tasks[0].fields["line"]
+    assert line == "loss 1.5000 lr 1.0e-04 ratio pooled 12,345 tok/s 3.0 GB"
+    captured = capsys.readouterr()
+    assert f" 3/10 {line} -:--:--" in captured.err and not captured.out  # all of it in 80 columns
+
+
+def test_sizes_and_durations_are_readable():
+    assert [in_units(size) for size in (640e6, 12.34e9)] == ["640 MB", "12.3 GB"]
+    assert [in_words(seconds) for seconds in (45, 720, 13000)] == ["45 s", "12 min", "3.6 h"]
+
+
+def test_what_trackers_get():
+    values = step_values(ENTRY)
+    assert values["train/loss"] == values["loss_by_ratio/8"] == 1.5
+    assert values["train/tokens_per_second"] == 250 and "train/grad_norm" not in values
+    assert validation_values({"step": 1, "losses": {"8": 2.0}, "mean": 2.0}) == {
+        "validation/8": 2.0,
+        "validation/mean": 2.0,
+    }
+
+
+def test_trackers_that_are_not_there_are_refused_before_anything_runs(tmp_path):
+    from accelerate.tracking import get_available_trackers
+
+    with pytest.raises(UserError, match="trackers: 'mlflow' is unknown; choose from tensorboard, wandb, trackio"):
+        small_config(tmp_path, trackers=["mlflow"])
+    missing = {"tensorboard", "wandb", "trackio"} - {str(name) for name in get_available_trackers()}
+    for name in missing:
+        with pytest.raises(UserError, match=f"{name} is not installed; `pip install {name}`"):
+            small_config(tmp_path, trackers=[name])
+
+
+def test_tensorboard_holds_every_step_once_over_a_resume(tmp_path):
+    """The first part is two steps ahead of its last checkpoint when it ends; they are logged again, and shown once."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    records = fake_records(8)
+    first = small_trainer(tmp_path, trackers=["tensorboard"], save_steps=2, num_epochs=2)
+    first._save_original, kept = first._save, []
+    first._save = lambda: (first._save_original(), kept.append(first.state.step))
+    real = first._step
+
+    def stopping(batches):
+        if first.state.step == 3:
+            raise UserError("pulled the plug")
+        real(batches)
+
+    first._step = stopping
+    with pytest.raises(UserError, match="plug"):
+        first.train(loader(records), loader(records[:2]))
+    assert kept == [2]
+    second = small_trainer(tmp_path, trackers=["tensorboard"], save_steps=2, num_epochs=2, resume=True)
+    second.train(loader(records), loader(records[:2]))
+    found = accumulator.EventAccumulator(str(log_folder(tmp_path) / "shirg")).Reload()
+    steps = [event.step for event in found.Scalars("train/loss")]
+    assert steps == list(range(1, 9))
+    losses = {entry["step"]: entry["loss"] for entry in second.metrics.read()}
+    assert [event.value for event in found.Scalars("train/loss")] == pytest.approx([losses[step] for step in steps])
+    assert found.Scalars("validation/mean")[0].step == 0
