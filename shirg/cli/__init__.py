@@ -19,6 +19,7 @@ COMMANDS = {
     "describe": "compute what a model costs: parameters, cache and FLOPs of every vision path",
     "assemble": "join a language model and a vision tower to a fresh LaViDa",
     "merge": "write a checkpoint with an adapter merged into its projector",
+    "push": "upload an adapter and its card to the hub",
     "convert": "write a pickled projector as safetensors",
 }
 

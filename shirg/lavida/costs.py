@@ -233,7 +233,7 @@ def language_parameters(config: LavidaConfig) -> int:
     """Embeddings, blocks, final norm and head; Dream's blocks have biases on queries, keys and values."""
     body = config.body
     biases = body.hidden_size + 2 * _kv_width(config) if body.family == "dream" else 0
-    block = _block_weights(config) + biases + 2 * body.hidden_size
+    block = block_weights(config) + biases + 2 * body.hidden_size
     return 2 * body.vocab_size * body.hidden_size + body.num_layers * block + body.hidden_size
 
 
@@ -256,7 +256,7 @@ def _projector_weights(config: LavidaConfig) -> int:
     return config.vision_hidden_size * config.hidden_size + config.hidden_size**2
 
 
-def _block_weights(config: LavidaConfig) -> int:
+def block_weights(config: LavidaConfig) -> int:
     """Matrices of one block: q and o [H, H], k and v [H, kv], three of the MLP [H, inner]."""
     width = config.hidden_size
     return 2 * width**2 + 2 * width * _kv_width(config) + 3 * width * config.body.intermediate_size
@@ -325,7 +325,7 @@ def body_flops(config: LavidaConfig, rows: int, keys: int) -> int:
     Per block 2 rows (2 H^2 + 2 H kv + 3 H I) and 4 rows keys H: with grouped queries every query head still meets
     every key.
     """
-    block = 2 * rows * _block_weights(config) + 4 * rows * keys * config.hidden_size
+    block = 2 * rows * block_weights(config) + 4 * rows * keys * config.hidden_size
     return config.body.num_layers * block
 
 

@@ -63,6 +63,9 @@ class TrainingMemory:
     adapter: int
     blocks: int
     """Kept by the language model's blocks for the backward pass."""
+    casts: int
+    """Copies of the body's weights in the precision of the arithmetic, where autocast makes them: a linear layer keeps
+    its copy for the backward pass."""
     head: int
     projector: int
     working: int
@@ -82,10 +85,11 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
     positions = rows * length
     kept = block_bytes(config, length, size, dense_mask=step.dense_mask)
     working = positions * size * (3 * body.intermediate_size + 2 * body.hidden_size)
+    casts = size * costs.block_weights(config) if step.dtype != step.weights_dtype else 0
     if step.checkpointing:
         blocks, working = body.num_layers * positions * size * body.hidden_size, working + positions * kept
     else:
-        blocks = body.num_layers * positions * kept
+        blocks, casts = body.num_layers * positions * kept, body.num_layers * casts
     predicted = step.batch_size * step.answer_tokens
     # Tokens enter the projector as they left the tower; pooling comes behind it.
     entering = costs.vision_shape(config, "hd").encoded if ratio == POOLED else tokens
@@ -93,6 +97,7 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
         weights=stored * sum(costs.parameters(config).values()),
         adapter=TRAINED_BYTES * costs.adapter_parameters(config),
         blocks=blocks,
+        casts=casts,
         head=predicted * body.vocab_size * (size + HEAD_BYTES),
         projector=step.batch_size * entering * (4 * config.vision_hidden_size + 4 * size * config.hidden_size),
         working=working,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -52,7 +56,8 @@ def test_llada_8b_by_hand():
     assert found.head == 32 * 126464 * 14
     assert found.adapter == 16 * 215_040
     assert 16e9 < found.weights < 17e9
-    assert found.total == sum((found.weights, found.adapter, found.blocks, found.head, found.projector, found.working))
+    parts = found.weights, found.adapter, found.blocks, found.casts, found.head, found.projector, found.working
+    assert found.total == sum(parts) and found.casts == 0
 
 
 def test_checkpointing_and_packing_save_and_larger_batches_cost():
@@ -64,3 +69,22 @@ def test_checkpointing_and_packing_save_and_larger_batches_cost():
     assert totals[512, 1] < totals[1024, 1] < totals[1024, 4]
     packed, twice = (training_memory(config, 768, Step(objective=name)).blocks for name in ("packed", "prefix"))
     assert 1.9 < twice / packed < 2
+
+
+def test_autocast_keeps_copies_of_the_weights():
+    """All blocks' copies live until the backward pass; recomputed, those of one block at a time."""
+    config = published_config("llada-8b")
+    block = 2 * (4 * 4096**2 + 3 * 4096 * 12288)
+    for checkpointing, copies in ((False, 32), (True, 1)):
+        step = Step(batch_size=1, checkpointing=checkpointing, weights_dtype="float32")
+        assert training_memory(config, 768, step).casts == copies * block
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
+def test_a_process_takes_what_is_computed():
+    """One step at a small size; `benchmarks/training_memory.py` compares all precisions at a larger one."""
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "training_memory.py"
+    sizes = ["--width=256", "--layers=4", "--vocabulary=2048", "--budget=256", "--batch-size=2"]
+    command = [sys.executable, script, *sizes, "--precision=float32"]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr  # 1 where they are more than 15% apart

@@ -1,0 +1,45 @@
+"""`shirg push`: an adapter and its card on the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tyro.conf import Positional
+
+from shirg.cli.flags import CommonFlags
+from shirg.cli.runner import run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(CommonFlags):
+    """Upload an adapter folder and its card to the hub, in one commit; log in with `hf auth login` before."""
+
+    adapter: Positional[Path]
+    """The adapter: a `best_model` or `checkpoint-N` folder; optimizer states are left out."""
+
+    repo: Positional[str]
+    """OWNER/NAME on the hub; made if it is not there."""
+
+    base_model: str | None = None
+    """Hub id of the model that the adapter belongs to, where it was trained on a copy in a folder."""
+
+    private: bool = False
+    """Make the repository a private one."""
+
+
+def command(flags: Flags) -> None:
+    """Upload, and say where it is."""
+    from rich.console import Console
+
+    from shirg.training.publishing import push_to_hub
+
+    where = push_to_hub(flags.adapter, flags.repo, base_model=flags.base_model, private=flags.private)
+    Console(soft_wrap=True).print(f"adapter: {where}", highlight=False)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)

@@ -1,0 +1,83 @@
+"""An adapter on the hub, with its card."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+from shirg.errors import UserError
+from shirg.files import write_json, write_text
+from shirg.lavida.adapter import ADAPTER_FILES, SETTINGS_FILE, adapter_card
+
+CARD = "README.md"
+CONFIG, WEIGHTS, _ = ADAPTER_FILES
+EMBEDDED = "nano"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def push_to_hub(
+    folder: str | Path,
+    repo: str,
+    *,
+    base_model: str | None = None,
+    private: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload an adapter folder, made first if need be; returns the address of the commit.
+
+    Exactly the adapter's files and its card are uploaded, in one commit; checkpoints' optimizer states stay here.
+
+    Args:
+        folder: `best_model` or `checkpoint-N`.
+        repo: "owner/name" on the hub.
+        base_model: hub id of the model that the adapter belongs to; None takes the one it was trained on.
+        private: whether a repository that is made is private; one that is there stays as it is.
+        endpoint: of another hub than the public one.
+        token: None takes the one that `hf auth login` stored.
+
+    Raises:
+        UserError: if the folder is no adapter, its base has no name that others can use, or the hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    if not HUB_ID.fullmatch(repo):
+        raise UserError(f"repo: got {repo!r}, must be owner/name")
+    api = HfApi(endpoint=endpoint, token=token)
+    with tempfile.TemporaryDirectory() as staged:
+        _stage(Path(folder), Path(staged), base_model)
+        try:
+            api.create_repo(repo, private=private, exist_ok=True)
+            found = api.upload_folder(repo_id=repo, folder_path=staged, commit_message="SHIRG adapter")
+        except Exception as error:  # errors of the hub's client and of its HTTP library share no base class
+            raise UserError(f"repo: {repo} was not written ({' '.join(str(error).split())})") from error
+    return found.commit_url
+
+
+def _stage(folder: Path, target: Path, base_model: str | None) -> None:
+    """The adapter's files with the name of its base in all three places that tell it, in `target`."""
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"adapter {folder}: no {', '.join(missing)}; give a `best_model` or `checkpoint-N` folder")
+    config, settings = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG, SETTINGS_FILE))
+    base = base_model or settings.get("base_model")
+    if base != EMBEDDED and not is_hub_id(base):
+        raise UserError(
+            f"base_model: the adapter was trained on {base or 'a model without a name'}, which nobody else can load; give"
+            " the hub id of that model"
+        )
+    settings["base_model"] = config["base_model_name_or_path"] = base
+    write_json(target / CONFIG, config)
+    write_json(target / SETTINGS_FILE, settings)
+    card = adapter_card(config, settings)
+    if base == EMBEDDED:  # the hub would look for a model of that name
+        card = card.replace(f"base_model: {base}\n", "", 1)
+    write_text(target / CARD, card)
+    (target / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes())
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether `name` has the form of a hub id and is no folder here."""
+    return bool(name) and HUB_ID.fullmatch(name) is not None and not Path(name).exists()
