@@ -129,7 +129,7 @@ def step_of(arguments: argparse.Namespace) -> Step:
         objective=arguments.objective,
         checkpointing=arguments.checkpointing,
         dtype="float32" if arguments.precision == "float32" else "bfloat16",
-        weights_dtype="bfloat16" if arguments.precision == "bfloat16" else "float32",
+        weights_dtype="float32" if arguments.precision == "mixed" else None,
         dense_mask=True,
     )
 

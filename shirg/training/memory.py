@@ -10,7 +10,8 @@ position and block, with H the hidden size, A the width of all keys (repeated to
 
 Where attention takes a dense mask (no flex-attention: any device but CUDA), each block also keeps the mask as numbers,
 b L^2 per row. With gradient checkpointing a block keeps its input, b H per position, and one block at a time is computed
-again. Not counted: the allocator's fragments and the CUDA context, together commonly 1 to 2 GB.
+again. Under autocast of float32 weights the residual stream is float32, and each linear layer keeps a copy of its weights. Not
+counted: the allocator's fragments and the CUDA context, together commonly 1 to 2 GB.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Step:
     checkpointing: bool = False
     dtype: str = "bfloat16"
     """Precision of the arithmetic, and so of activations: the name of a torch dtype."""
-    weights_dtype: str = "bfloat16"
-    """Precision of the frozen weights."""
+    weights_dtype: str | None = None
+    """Precision of the frozen weights; None is that of the arithmetic, another one means autocast."""
     dense_mask: bool = False
     """Attention by a mask of [L, L] numbers instead of flex-attention."""
 
@@ -79,15 +80,16 @@ class TrainingMemory:
 def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingMemory:
     """Peak bytes of one process that trains `ratio` (a budget, or "pooled"); the feature cache comes on top."""
     body = config.body
-    size, stored = (getattr(torch, name).itemsize for name in (step.dtype, step.weights_dtype))
+    size, stored = (getattr(torch, name).itemsize for name in (step.dtype, step.weights_dtype or step.dtype))
+    stream = max(size, stored)  # the residual stream takes the wider of both
     tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
     rows, length = step.rows(tokens)
     positions = rows * length
     kept = block_bytes(config, length, size, dense_mask=step.dense_mask)
-    working = positions * size * (3 * body.intermediate_size + 2 * body.hidden_size)
-    casts = size * costs.block_weights(config) if step.dtype != step.weights_dtype else 0
+    working = positions * size * 3 * body.intermediate_size + positions * stream * 2 * body.hidden_size
+    casts = size * costs.block_weights(config) if step.weights_dtype not in (None, step.dtype) else 0
     if step.checkpointing:
-        blocks, working = body.num_layers * positions * size * body.hidden_size, working + positions * kept
+        blocks, working = body.num_layers * positions * stream * body.hidden_size, working + positions * kept
     else:
         blocks, casts = body.num_layers * positions * kept, body.num_layers * casts
     predicted = step.batch_size * step.answer_tokens
