@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shirg.errors import UserError
 from shirg.training.budgets import POOLED_TOKENS, BudgetSampler
+from shirg.training.quantized import BODY_BITS
 from shirg.training.trackers import check_trackers
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -70,6 +71,9 @@ class SHIRGLoRAConfig:
     gradient_checkpointing: bool = False
     """Recompute the language model's blocks in the backward pass: far less memory, a third more work."""
 
+    body_bits: int = 16
+    """Bits of the frozen language model's linear layers: 16 as loaded, 8 or 4 by bitsandbytes on a GPU."""
+
     objective: str = "packed"
     """"packed" (one prefix, both noisy copies behind it), "prefix" (same loss, two full rows), "bidirectional"
     (LaViDa's)."""
@@ -128,6 +132,7 @@ class SHIRGLoRAConfig:
         _check("feature_cache_mb", self.feature_cache_mb, "0 or more", lambda value: value >= 0)
         _check("mixed_precision", self.mixed_precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
         _check("objective", self.objective, f"one of {', '.join(OBJECTIVES)}", OBJECTIVES.__contains__)
+        _check("body_bits", self.body_bits, f"one of {', '.join(map(str, BODY_BITS))}", BODY_BITS.__contains__)
         _check("target_modules", self.target_modules, "a list of layer names", lambda value: len(value) > 0)
         check_trackers(self.trackers)
         self.sampler(total_steps=1)

@@ -23,6 +23,7 @@ import torch
 from shirg.lavida import costs
 from shirg.lavida.config import LavidaConfig
 from shirg.training.budgets import POOLED, Ratio, ratio_tokens
+from shirg.training.quantized import STORED_BITS
 
 TRAINED_BYTES = 16
 """Per number of the adapter: weight, gradient and AdamW's two moments in float32."""
@@ -45,6 +46,8 @@ class Step:
     """Precision of the arithmetic, and so of activations: the name of a torch dtype."""
     weights_dtype: str | None = None
     """Precision of the frozen weights; None is that of the arithmetic, another one means autocast."""
+    body_bits: int = 16
+    """Of the body's linear layers, below 16 as `shirg.training.quantized` stores them."""
     dense_mask: bool = False
     """Attention by a mask of [L, L] numbers instead of flex-attention."""
 
@@ -66,7 +69,7 @@ class TrainingMemory:
     """Kept by the language model's blocks for the backward pass."""
     casts: int
     """Copies of the body's weights in the precision of the arithmetic, where autocast makes them: a linear layer keeps
-    its copy for the backward pass."""
+    its copy for the backward pass. Of a quantized body, one matrix at a time."""
     head: int
     projector: int
     working: int
@@ -88,15 +91,20 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
     kept = block_bytes(config, length, size, dense_mask=step.dense_mask)
     working = positions * size * 3 * body.intermediate_size + positions * stream * 2 * body.hidden_size
     casts = size * costs.block_weights(config) if step.weights_dtype not in (None, step.dtype) else 0
+    weights = stored * sum(costs.parameters(config).values())
+    if step.body_bits < 16:  # a layer's matrix is brought back while it is used, one at a time
+        spared = body.num_layers * costs.block_weights(config) * (stored - STORED_BITS[step.body_bits] / 8)
+        weights, casts = weights - round(spared), size * body.hidden_size * body.intermediate_size
     if step.checkpointing:
         blocks, working = body.num_layers * positions * stream * body.hidden_size, working + positions * kept
     else:
-        blocks, casts = body.num_layers * positions * kept, body.num_layers * casts
+        blocks = body.num_layers * positions * kept
+        casts *= body.num_layers if step.body_bits == 16 else 1
     predicted = step.batch_size * step.answer_tokens
     # Tokens enter the projector as they left the tower; pooling comes behind it.
     entering = costs.vision_shape(config, "hd").encoded if ratio == POOLED else tokens
     return TrainingMemory(
-        weights=stored * sum(costs.parameters(config).values()),
+        weights=weights,
         adapter=TRAINED_BYTES * costs.adapter_parameters(config),
         blocks=blocks,
         casts=casts,

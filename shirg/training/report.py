@@ -57,6 +57,7 @@ def expectations(trainer) -> str:
         answer_tokens=config.max_answer_tokens,
         objective=config.objective,
         checkpointing=config.gradient_checkpointing,
+        body_bits=config.body_bits,
         dtype=name_of(dtype),
         weights_dtype=name_of(trainer.model.dtype),
         dense_mask=accelerator.device.type != "cuda",

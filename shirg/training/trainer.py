@@ -30,6 +30,7 @@ from shirg.training.loss_model import LossModel, check_sharing
 from shirg.training.order import EpochOrder
 from shirg.training.processes import check_processes
 from shirg.training.progress import Progress
+from shirg.training.quantized import check_body_bits, quantize_body
 from shirg.training.schedule import cosine_with_warmup
 from shirg.training.seeds import derived_seed, scoped_seed
 from shirg.training.targets import AnswerTargets
@@ -65,6 +66,7 @@ class SHIRGLoRATrainer:
                 )
         if config.share_prefix:
             check_sharing(model)
+        check_body_bits(config.body_bits, model.device)
         self.targets = AnswerTargets(
             model.tokenizer,
             family=model.config.family,
@@ -78,6 +80,8 @@ class SHIRGLoRATrainer:
         if not adapter.has_adapter(model):
             self._attach()
         self._check_adapter()
+        if config.body_bits < 16:
+            quantize_body(model, config.body_bits)
 
     def train(self, train_loader: DataLoader, val_loader: DataLoader | None = None) -> dict:
         """Train, and return the results that are also written to `logs/training_results.json`.

@@ -51,19 +51,25 @@ def test_micro_batches_do_not_change_the_trajectory(tmp_path, whole, batch_size,
     check_equal(trajectory(wide_trainer(tmp_path, accumulation), batch_size), whole)
 
 
-def launched(folder: Path, processes: int) -> subprocess.CompletedProcess:
-    """This file as a program, under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--config_file", str(ROOT / "configs" / "accelerate" / "multi_gpu.yaml")]
+
+
+def launched(folder: Path, launcher: list[str]) -> subprocess.CompletedProcess:
+    """This file as a program, under a launcher's own command."""
+    command = [sys.executable, "-m", *launcher]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [*command, __file__, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
 
 
-def test_two_processes_do_not_change_the_trajectory(tmp_path, whole):
-    run = launched(tmp_path, 2)
+@pytest.mark.parametrize("launcher", [TORCHRUN, [*ACCELERATE, "--num_processes", "2"]], ids=["torchrun", "accelerate"])
+def test_two_processes_do_not_change_the_trajectory(tmp_path, whole, launcher):
+    run = launched(tmp_path, launcher)
     assert run.returncode == 0, run.stderr[-3000:]
     check_equal(json.loads((tmp_path / "trajectory.json").read_text()), whole)
+    assert "x 2 processes = 8 per optimizer step" in (tmp_path / "logs" / "training.log").read_text()
 
 
 def sharing_trainer(folder, share_prefix: bool) -> SHIRGLoRATrainer:
