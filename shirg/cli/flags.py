@@ -175,6 +175,9 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     body_bits: Literal[16, 8, 4] = 16
     """Bits of the frozen language model's layers; 8 and 4 need a GPU and bitsandbytes."""
 
+    shard_body: bool = False
+    """Divide the frozen language model's blocks among the processes instead of holding all of them in each."""
+
     save_steps: int = 100
     """Optimizer steps between checkpoints."""
 

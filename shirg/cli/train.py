@@ -51,6 +51,7 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
         objective=flags.objective,
         share_prefix=flags.share_prefix,
         body_bits=flags.body_bits,
+        shard_body=flags.shard_body,
         gradient_checkpointing=flags.gradient_checkpointing,
         save_steps=flags.save_steps,
         trackers=[name for name in TRACKERS if getattr(flags, name)],

@@ -74,6 +74,9 @@ class SHIRGLoRAConfig:
     body_bits: int = 16
     """Bits of the frozen language model's linear layers: 16 as loaded, 8 or 4 by bitsandbytes on a GPU."""
 
+    shard_body: bool = False
+    """Divide the frozen language model's blocks among the processes: less memory, more traffic; the same losses."""
+
     objective: str = "packed"
     """"packed" (one prefix, both noisy copies behind it), "prefix" (same loss, two full rows), "bidirectional"
     (LaViDa's)."""
@@ -163,6 +166,7 @@ class SHIRGLoRAConfig:
             "save_total_limit",
             "logging_steps",
             "trackers",
+            "shard_body",
             "feature_cache_mb",
             "resume",
             "batch_size",

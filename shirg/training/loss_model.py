@@ -66,6 +66,8 @@ class LossModel(nn.Module):
         self.model = model
         self.objective = objective
         self.share_prefix = share_prefix
+        self.sharded = False
+        """Whether processes hold shares of the body (`shirg.training.sharding`)."""
 
     def forward(self, examples: Sequence[Example], ratio: Ratio) -> tuple[Tensor, int]:
         """Cross-entropy [B, N], float32 or better, of every target, and the number of tokens that the language model
@@ -75,7 +77,7 @@ class LossModel(nn.Module):
         part in the backward pass of the others.
         """
         if not examples:
-            return torch.stack([parameter.sum() for parameter in lora_parameters(self.model).values()])[:0, None], 0
+            return self._nothing(), 0
         groups = self._groups(examples)
         order = [number for group in groups for number in group]
         prefixes, questions = self._embedded([[examples[number] for number in group] for group in groups], ratio)
@@ -92,6 +94,14 @@ class LossModel(nn.Module):
             questions=questions,
         )
         return losses[torch.tensor(order).argsort()], self._row_tokens(prefixes, questions, targets)
+
+    def _nothing(self) -> Tensor:
+        """An empty [0, 1] that hangs on every LoRA tensor, and on the body where others wait for this process's share."""
+        sums = torch.stack([parameter.sum() for parameter in lora_parameters(self.model).values()])
+        if self.sharded:
+            row = self.model.language.embed_tokens.weight[:1, None]
+            sums = sums + self.model.language(row + 0 * sums.sum().to(row.dtype)).sum()
+        return sums[:0, None]
 
     def _groups(self, examples: Sequence[Example]) -> list[list[int]]:
         """Numbers of the examples that stand behind one prefix: those of one image, or each for itself."""

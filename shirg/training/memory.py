@@ -48,6 +48,8 @@ class Step:
     """Precision of the frozen weights; None is that of the arithmetic, another one means autocast."""
     body_bits: int = 16
     """Of the body's linear layers, below 16 as `shirg.training.quantized` stores them."""
+    body_shares: int = 1
+    """Processes that hold a share of every block (`shirg.training.sharding`)."""
     dense_mask: bool = False
     """Attention by a mask of [L, L] numbers instead of flex-attention."""
 
@@ -95,6 +97,9 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
     if step.body_bits < 16:  # a layer's matrix is brought back while it is used, one at a time
         spared = body.num_layers * costs.block_weights(config) * (stored - STORED_BITS[step.body_bits] / 8)
         weights, casts = weights - round(spared), size * body.hidden_size * body.intermediate_size
+    if step.body_shares > 1:  # the block in use and the next one are there as a whole
+        spared = body.num_layers * (1 - 1 / step.body_shares) - 2
+        weights -= round(max(spared, 0) * stored * costs.block_weights(config))
     if step.checkpointing:
         blocks, working = body.num_layers * positions * stream * body.hidden_size, working + positions * kept
     else:

@@ -29,8 +29,8 @@ def check_processes(accelerator) -> None:
     kind = accelerator.distributed_type.value
     if kind not in KINDS:
         raise UserError(
-            f"distributed_type: {kind} shards or moves the model, which this trainer does not do; the adapter is all that is"
-            " trained, so every process holds the whole frozen model (distributed_type MULTI_GPU)"
+            f"distributed_type: {kind} shards the trained weights, which are less than a megabyte here; use MULTI_GPU, and"
+            " --shard-body (shard_body) to divide the frozen ones"
         )
     wanted, launcher = wanted_processes(os.environ, parent_command())
     if wanted > accelerator.num_processes:

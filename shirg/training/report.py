@@ -58,6 +58,7 @@ def expectations(trainer) -> str:
         objective=config.objective,
         checkpointing=config.gradient_checkpointing,
         body_bits=config.body_bits,
+        body_shares=accelerator.num_processes if config.shard_body else 1,
         dtype=name_of(dtype),
         weights_dtype=name_of(trainer.model.dtype),
         dense_mask=accelerator.device.type != "cuda",

@@ -17,7 +17,7 @@ from shirg.errors import UserError
 from shirg.files import clear_leftovers, write_json
 from shirg.lavida import adapter
 from shirg.lavida.costs import path_tokens
-from shirg.training import checkpoints, report
+from shirg.training import checkpoints, report, validation
 from shirg.training.budgets import Ratio
 from shirg.training.config import SHIRGLoRAConfig
 from shirg.training.devices import make_accelerator
@@ -33,8 +33,9 @@ from shirg.training.progress import Progress
 from shirg.training.quantized import check_body_bits, quantize_body
 from shirg.training.schedule import cosine_with_warmup
 from shirg.training.seeds import derived_seed, scoped_seed
+from shirg.training.sharding import check_sharding, shard_body
 from shirg.training.targets import AnswerTargets
-from shirg.training.trackers import log_folder, step_values, tracking, validation_values
+from shirg.training.trackers import log_folder, step_values, tracking
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ class SHIRGLoRATrainer:
             log_folder=log_folder(self.folder),
         )
         check_processes(self.accelerator)
+        if self.config.shard_body:
+            check_sharding(self.accelerator.num_processes, self.config.body_bits)
         log = (
             log_file(self.folder / "logs" / "training.log")
             if self.accelerator.is_main_process
@@ -194,7 +197,7 @@ class SHIRGLoRATrainer:
         }
         latest = self._restore_or_clear()
         self.watch.recall(self.metrics.read())
-        self._examples = ExampleMaker(self.model, self.cache, self.targets, self.state, seed=config.seed)
+        self.examples = ExampleMaker(self.model, self.cache, self.targets, self.state, seed=config.seed)
         self._prepare(latest)
         if self.accelerator.is_main_process:
             for line in report.opening_lines(self):
@@ -229,6 +232,8 @@ class SHIRGLoRATrainer:
         self.model.eval()
         self.model.language.set_gradient_checkpointing(config.gradient_checkpointing)
         loss_model = LossModel(self.model, config.objective, config.share_prefix)
+        if config.shard_body:
+            shard_body(loss_model, self.accelerator.device, self.accelerator.num_processes)
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.loss_model, self.optimizer = self.accelerator.prepare(loss_model, optimizer)
         if latest is not None:
@@ -239,10 +244,12 @@ class SHIRGLoRATrainer:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        self._validate_if_due()  # before the first step, or what an interruption cut off
+        if validation.is_due(self):  # before the first step, or what an interruption cut off
+            validation.validate(self)
         for micro_batches in self._micro_batches():
             self._step(micro_batches)
-            self._validate_if_due()
+            if validation.is_due(self):
+                validation.validate(self)
             if self.state.step % self.config.save_steps == 0 or self.state.step == self.total_steps:
                 self._save()
 
@@ -296,27 +303,27 @@ class SHIRGLoRATrainer:
         """Backward through the micro-batches; returns loss sum, targets and tokens of all processes, and whether to
         stop."""
         accelerator, config = self.accelerator, self.config
-        self._train_mode(True)
+        self.train_mode(True)
         self.batch: list[dict] = []
         counts = torch.zeros(4, dtype=torch.float64)
         for number, records in enumerate(micro_batches):
-            ordinal = self._ordinal(number, self.order)
+            ordinal = self.ordinal(number, self.order)
             with accelerator.autocast():
-                examples = self._examples(records, ratio, ordinal, "noise", self.state.step)
+                examples = self.examples(records, ratio, ordinal, "noise", self.state.step)
             self.batch += described(examples)
             last = number == len(micro_batches) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.loss_model):
                 with scoped_seed(accelerator.device, config.seed, "dropout", self.state.step, ordinal):
                     losses, tokens = self.loss_model(examples, ratio)
-                self._check_finite(losses, described(examples), ratio)
+                self.check_finite(losses, described(examples), ratio)
                 # Wrappers average gradients over the processes; what is wanted is their sum over this nominal count.
                 accelerator.backward(losses.sum() * accelerator.num_processes / self._nominal_targets())
             counts += counts.new_tensor([losses.detach().double().sum().item(), losses.numel(), tokens, 0])
         counts[3] = self.stop.requested
-        loss_sum, targets, tokens, stop = self._sum_over_processes(counts).tolist()
+        loss_sum, targets, tokens, stop = self.sum_over_processes(counts).tolist()
         return loss_sum, int(targets), int(tokens), stop > 0
 
-    def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
+    def sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         """The sums of every process's values, in float64 where the device has it."""
         wide = torch.float32 if self.accelerator.device.type == "mps" else torch.float64
         return self.accelerator.reduce(values.to(self.accelerator.device, wide))
@@ -337,72 +344,28 @@ class SHIRGLoRATrainer:
             self.gradients_checked = True
         norm = self.accelerator.clip_grad_norm_(parameters.values(), self.config.max_grad_norm)
         if self.accelerator.scaler is None:  # fp16's own scaler skips such steps and lowers its scale
-            self._check_finite(norm, self.batch, ratio, "gradient")
+            self.check_finite(norm, self.batch, ratio, "gradient")
         self.optimizer.step()
         self.state.updates += not self.optimizer.step_was_skipped
         self.optimizer.zero_grad()
         return norm.item()
 
-    def _train_mode(self, training: bool) -> None:
+    def train_mode(self, training: bool) -> None:
         """Dropout of the adapter on or off; the frozen rest stays in evaluation mode."""
         self.model.eval()
         self.model.mm_projector.train(training)
         # transformers recomputes blocks in train mode only; these blocks have no dropout, so nothing else changes.
         self.model.language.train(training and self.config.gradient_checkpointing)
 
-    def _check_finite(self, values: torch.Tensor, batch: list[dict], ratio: Ratio, what: str = "loss") -> None:
+    def check_finite(self, values: torch.Tensor, batch: list[dict], ratio: Ratio, what: str = "loss") -> None:
         file = self.folder / "logs" / f"not_finite_{self.accelerator.process_index}.json"
         check_finite(values, batch, file=file, step=self.state.step, ratio=ratio, what=what)
 
-    def _ordinal(self, batch: int, order: EpochOrder) -> int:
+    def ordinal(self, batch: int, order: EpochOrder) -> int:
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         return first_ordinal(batch, order.batch_size, rank=rank, processes=processes)
 
-    # -- validation and saving -------------------------------------------------------------------------------------
-
-    def _validate_if_due(self) -> None:
-        step, every = self.state.step, self.config.validation_steps or self.steps_per_epoch
-        if self.val_order is None or step == self.state.validated_step:
-            return
-        if step % every == 0 or step == self.total_steps:
-            self._validate()
-
-    @torch.no_grad()
-    def _validate(self) -> None:
-        """Mean loss per ratio over the validation records; the adapter with the lowest mean over the ratios is kept."""
-        self._train_mode(False)
-        ratios = self.sampler.ratios
-        sums = torch.zeros(len(ratios), 2, dtype=torch.float64)
-        for number, records in enumerate(self.val_order.batches(0)):
-            if self.stop.requested and self.accelerator.num_processes == 1:
-                raise StopRequested
-            ordinal = self._ordinal(number, self.val_order)
-            for row, ratio in enumerate(ratios):
-                with self.accelerator.autocast():
-                    examples = self._examples(records, ratio, ordinal, "validation")
-                if examples:
-                    losses, _ = self.accelerator.unwrap_model(self.loss_model)(examples, ratio)
-                    self._check_finite(losses, described(examples), ratio)
-                    sums[row] += sums.new_tensor([losses.double().sum().item(), losses.numel()])
-        sums = self._sum_over_processes(sums).tolist()
-        if not all(count for _, count in sums):
-            raise UserError("val_loader: none of its records can be opened and asked; see logs/training.log")
-        self._record_validation({str(ratio): total / count for ratio, (total, count) in zip(ratios, sums, strict=True)})
-
-    def _record_validation(self, losses: dict[str, float]) -> None:
-        state = self.state
-        mean = sum(losses.values()) / len(losses)
-        state.validated_step = state.step
-        if state.best_loss is None or mean < state.best_loss:
-            state.best_loss, state.best_step = mean, state.step
-            if self.accelerator.is_main_process:
-                checkpoints.save_best(self.checkpoints, self.model, settings=report.adapter_settings(self, losses))
-        if self.accelerator.is_main_process:
-            entry = {"step": state.step, "losses": losses, "mean": mean}
-            self.validations.append(entry)
-            self.accelerator.log(validation_values(entry), step=state.step)
-            parts = ", ".join(f"{ratio} {loss:.4f}" for ratio, loss in losses.items())
-            logger.info("step %d: validation loss %.4f (%s)", state.step, mean, parts)
+    # -- saving ----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self.accelerator.scaler is not None:

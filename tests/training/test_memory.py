@@ -71,6 +71,14 @@ def test_checkpointing_and_packing_save_and_larger_batches_cost():
     assert 1.9 < twice / packed < 2
 
 
+def test_a_divided_body_by_hand():
+    """Eight processes: an eighth of 32 blocks, and two blocks gathered."""
+    config, block = published_config("llada-8b"), 2 * (4 * 4096**2 + 3 * 4096 * 12288)
+    whole, shared = (training_memory(config, 768, Step(body_shares=count)) for count in (1, 8))
+    assert whole.weights - shared.weights == (28 - 2) * block
+    assert whole.total - whole.weights == shared.total - shared.weights
+
+
 def test_autocast_keeps_copies_of_the_weights():
     """All blocks' copies live until the backward pass; recomputed, those of one block at a time."""
     config = published_config("llada-8b")

@@ -44,7 +44,7 @@ def test_processes_that_would_train_alone_are_stopped(monkeypatch):
     with pytest.raises(UserError, match="accelerate launch was asked for 2, but this run has 1; use `torchrun"):
         check_processes(accelerator(1))
     check_processes(accelerator(2, "MULTI_CPU"))
-    with pytest.raises(UserError, match="FSDP shards"):
+    with pytest.raises(UserError, match="FSDP shards the trained weights.*shard_body"):
         check_processes(accelerator(2, "FSDP"))
 
 

@@ -30,8 +30,12 @@ def wide_trainer(folder, accumulation: int, **overrides) -> SHIRGLoRATrainer:
 def trajectory(trainer, batch_size: int) -> dict[str, list]:
     """Losses, gradient norms and budgets of a run over two optimizer steps of eight records."""
     trainer.train(loader(fake_records(8 * STEPS), batch_size=batch_size, shuffle=False))
+    assert len(trainer.metrics.read()) == STEPS
+    return trajectory_of(trainer)
+
+
+def trajectory_of(trainer) -> dict[str, list]:
     entries = trainer.metrics.read()
-    assert len(entries) == STEPS
     return {name: [entry[name] for entry in entries] for name in ("loss", "grad_norm", "budget")}
 
 
@@ -55,12 +59,17 @@ TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = ["accelerate.commands.launch", "--config_file", str(ROOT / "configs" / "accelerate" / "multi_gpu.yaml")]
 
 
-def launched(folder: Path, launcher: list[str]) -> subprocess.CompletedProcess:
+def launched(folder: Path, launcher: list[str], *words: str) -> subprocess.CompletedProcess:
     """This file as a program, under a launcher's own command."""
     command = [sys.executable, "-m", *launcher]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [*command, __file__, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [*command, __file__, str(folder), *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -70,6 +79,32 @@ def test_two_processes_do_not_change_the_trajectory(tmp_path, whole, launcher):
     assert run.returncode == 0, run.stderr[-3000:]
     check_equal(json.loads((tmp_path / "trajectory.json").read_text()), whole)
     assert "x 2 processes = 8 per optimizer step" in (tmp_path / "logs" / "training.log").read_text()
+
+
+def test_a_divided_body_does_not_change_the_trajectory(tmp_path):
+    """Two processes with half of every block each; the second has a broken record alone in its first micro-batch, and an
+    empty share of the validation records."""
+    run = launched(tmp_path / "divided", TORCHRUN, "divided")
+    assert run.returncode == 0, run.stderr[-3000:]
+    whole = wide_trainer(tmp_path / "whole", 4)
+    whole.train(*broken_loaders(2))
+    divided = json.loads((tmp_path / "divided" / "trajectory.json").read_text())
+    check_equal(divided, trajectory_of(whole))
+    assert divided["validation"] == pytest.approx([entry["mean"] for entry in whole.validations.read()], abs=1e-9)
+    assert divided["local"] == 0.5
+
+
+def broken_loaders(batch_size: int):
+    """Eight records, two of which cannot be opened, and two to validate on."""
+    records = fake_records(8)
+    for record in (records[1], records[5]):
+        record.broken, record.image_id = True, f"lost {record.id}"  # an image of its own, which no cache knows
+    return loader(records, batch_size=batch_size, shuffle=False), loader(fake_records(2), batch_size=2, shuffle=False)
+
+
+def test_nobody_to_share_with(tmp_path):
+    with pytest.raises(UserError, match="shard_body: there is one process"):
+        small_trainer(tmp_path, shard_body=True).train(loader(fake_records(2)))
 
 
 def sharing_trainer(folder, share_prefix: bool) -> SHIRGLoRATrainer:
@@ -103,8 +138,18 @@ def test_a_choice_by_the_question_shares_nothing(tmp_path):
         small_trainer(tmp_path, share_prefix=True)
 
 
+def divided_run(out: Path) -> dict[str, list]:
+    """What one of two processes sees of a run whose body is divided; batches of one record, four of them a step."""
+    trainer = wide_trainer(out, 4, shard_body=True)
+    trainer.train(*broken_loaders(1))
+    weights = list(trainer.model.language.layers.parameters())
+    local = sum(weight.to_local().numel() for weight in weights) / sum(weight.numel() for weight in weights)
+    validation = [entry["mean"] for entry in trainer.validations.read()]
+    return {**trajectory_of(trainer), "validation": validation, "local": local}
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    found = trajectory(wide_trainer(out, 1), 4)
+    found = divided_run(out) if sys.argv[2:] == ["divided"] else trajectory(wide_trainer(out, 1), 4)
     if os.environ["RANK"] == "0":
         (out / "trajectory.json").write_text(json.dumps(found))
