@@ -71,8 +71,8 @@ def expectations(trainer) -> str:
     return (
         f"expected: peak memory {in_units(peaks[worst])} per process (ratio {worst}, computed; up to"
         f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time"
-        f" {in_words(work / speed / effort.UTILISATION)} ({work / 1e12:,.1f} TFLOP per process at half of the"
-        f" {speed / 1e12:,.2f} TFLOP/s that a matrix product reaches here; reading, validation and saving come on top)"
+        f" {in_words(work / speed / effort.UTILISATION)} ({work / 1e12:,.3g} TFLOP per process at half of the"
+        f" {speed / 1e12:,.3g} TFLOP/s that a matrix product reaches here; reading, validation and saving come on top)"
     )
 
 

@@ -11,6 +11,7 @@ from shirg.training import effort
 from shirg.training.budgets import BudgetSampler
 from shirg.training.memory import Step
 from shirg.training.progress import Progress, in_units, in_words
+from shirg.training.report import step_line
 from shirg.training.trackers import log_folder, step_values, validation_values
 from tests.training.helpers import fake_records, loader, small_config, small_trainer
 
@@ -106,3 +107,7 @@ def test_tensorboard_holds_every_step_once_over_a_resume(tmp_path):
     losses = {entry["step"]: entry["loss"] for entry in second.metrics.read()}
     assert [event.value for event in found.Scalars("train/loss")] == pytest.approx([losses[step] for step in steps])
     assert found.Scalars("validation/mean")[0].step == 0
+
+
+def test_the_log_says_how_long_is_left():
+    assert step_line({**ENTRY, "step": 3}, 10, 360.0).endswith("lr 1.00e-04, 2.00 s, about 14 min left")
