@@ -172,12 +172,6 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     gradient_checkpointing: bool = False
     """Recompute the language model's blocks in the backward pass: far less memory, half as much work again."""
 
-    body_bits: Literal[16, 8, 4] = 16
-    """Bits of the frozen language model's layers; 8 and 4 need a GPU and bitsandbytes."""
-
-    shard_body: bool = False
-    """Divide the frozen language model's blocks among the processes instead of holding all of them in each."""
-
     save_steps: int = 100
     """Optimizer steps between checkpoints."""
 

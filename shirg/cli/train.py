@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import arg
 
@@ -23,6 +23,12 @@ class Flags(TrainingFlags, GateFlags):
 
     prepared_dir: Annotated[Path, arg(metavar="DIR")] = Path("./shirg_data")
     """Folder that `shirg prepare` made."""
+
+    body_bits: Literal[16, 8, 4] = 16
+    """Bits of the frozen language model's layers; 8 and 4 need a GPU and bitsandbytes."""
+
+    shard_body: bool = False
+    """Divide the frozen language model's blocks among the processes instead of holding all of them in each."""
 
     output_dir: Path = Path("./shirg_lora_output")
     """Gets `checkpoints/` with `best_model/`, and `logs/`."""
@@ -50,8 +56,6 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
         mixed_precision=flags.mixed_precision,
         objective=flags.objective,
         share_prefix=flags.share_prefix,
-        body_bits=flags.body_bits,
-        shard_body=flags.shard_body,
         gradient_checkpointing=flags.gradient_checkpointing,
         save_steps=flags.save_steps,
         trackers=[name for name in TRACKERS if getattr(flags, name)],
@@ -90,6 +94,7 @@ def command(flags: Flags) -> None:
     from shirg.cli.models import check_writable, load_model
 
     config = training_config(flags, flags.model, flags.output_dir)
+    config = dataclasses.replace(config, body_bits=flags.body_bits, shard_body=flags.shard_body)
     check_writable(flags.output_dir)
     train(flags, config, load_model(flags), flags.prepared_dir)
     best = flags.output_dir / "checkpoints" / "best_model"
