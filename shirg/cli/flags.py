@@ -203,7 +203,8 @@ class EvaluationFlags(BudgetFlags, SeedFlags):
     eval_datasets: Annotated[
         tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=EMBEDDED_OR_OFFICIAL)
     ] = ()
-    """ChartQA DocVQA InfoVQA TextVQA TabMWP SROIE FUNSD, or the rendered `documents` and `charts`, which need no files."""
+    """ChartQA DocVQA InfoVQA TextVQA TabMWP AI2D OCRBench SROIE FUNSD, or the rendered `documents` and `charts`, which need
+    no files."""
 
     eval_samples: int = 20
     """Most questions per benchmark."""

@@ -135,7 +135,7 @@ class Asker:
 
 
 def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: int, resolution: int) -> dict:
-    marks = {name: metric(prediction, record.answers) for name, metric in task.metrics.items()}
+    marks = task.marks(prediction, record.answers, record.kind)
     return {
         "dataset": task.name,
         "id": record.id,

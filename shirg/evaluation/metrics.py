@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Callable, Sequence
 
 Metric = Callable[[str, Sequence[str]], float]
@@ -86,6 +87,25 @@ def contains_match(prediction: str, answers: Sequence[str]) -> float:
     return float(any(_level(answer) in said for answer in answers))
 
 
+def formula_contains(prediction: str, answers: Sequence[str]) -> float:
+    """OCRBench's match for handwritten formulas: 1.0 when an answer stands in the prediction, blanks left out of both.
+
+    Case counts, since it does in LaTeX.
+    """
+    said = _without_blanks(prediction)
+    return float(any(_without_blanks(answer) in said for answer in answers))
+
+
+def option_letter(prediction: str, answers: Sequence[str]) -> float:
+    """Exact match of the letter of a multiple-choice answer, as lmms-eval scores AI2D.
+
+    "B. larva" says B; anything else is compared as it is, case and ASCII punctuation left out.
+    """
+    said = _LETTER_FIRST.match(prediction)
+    guess = _bare(said[1] if said else prediction)
+    return float(any(_bare(answer) == guess for answer in answers))
+
+
 METRICS: dict[str, Metric] = {
     "relaxed_accuracy": relaxed_accuracy,
     "anls": anls,
@@ -93,6 +113,7 @@ METRICS: dict[str, Metric] = {
     "numeric_match": numeric_match,
     "exact_match": exact_match,
     "contains_match": contains_match,
+    "option_letter": option_letter,
 }
 
 
@@ -114,6 +135,18 @@ _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 
 def _level(text: str) -> str:
     return text.translate(_HALF_WIDTH).lower().strip().replace("\n", " ")
+
+
+def _without_blanks(text: str) -> str:
+    return text.strip().replace("\n", "").replace(" ", "")
+
+
+_LETTER_FIRST = re.compile(r"\s*([A-Z])\.")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _bare(text: str) -> str:
+    return text.strip().lower().translate(_NO_PUNCTUATION)
 
 
 def _squeeze(text: str) -> str:

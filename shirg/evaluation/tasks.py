@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from shirg.data.sources import benchmark_key
-from shirg.evaluation.metrics import METRICS, Metric
+from shirg.evaluation.metrics import METRICS, Metric, formula_contains
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 """What lmms-eval, which LaViDa is evaluated with, adds to the questions of DocVQA, InfographicVQA and TextVQA
@@ -13,6 +14,12 @@ SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 
 SINGLE_WORD = "\nAnswer the question with a single word."
 """What lmms-eval adds to ChartQA's (lmms_eval/tasks/chartqa/chartqa.yaml)."""
+
+OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
+"""What lmms-eval adds to AI2D's, whose choices stand a line each below the question (lmms_eval/tasks/ai2d/ai2d.yaml)."""
+
+FORMULAS = "Handwritten Mathematical Expression Recognition"
+"""Kind of OCRBench's questions that are scored in a way of their own."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,20 @@ class Task:
     """Parts whose scores are shown apart as well, named as kinds of questions begin."""
     capitalised: bool = False
     """Whether the official prompt writes a question with one capital, at its start."""
+    by_kind: Mapping[str, Metric] = field(default_factory=dict)
+    """Kind of question -> what scores it in the place of the deciding metric."""
     note: str = ""
     """Said in the report beside the score."""
 
     @property
-    def metrics(self) -> dict[str, Metric]:
-        """The functions to score with, by name, the deciding one first."""
-        names = [self.metric, *([self.second_metric] if self.second_metric else [])]
-        return {name: METRICS[name] for name in names}
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, the deciding one first."""
+        return (self.metric, *([self.second_metric] if self.second_metric else []))
+
+    def marks(self, prediction: str, answers: Sequence[str], kind: str = "") -> dict[str, float]:
+        """What an answer scores by each of the `metrics`."""
+        own = {self.metric: self.by_kind[kind]} if kind in self.by_kind else {}
+        return {name: (own.get(name) or METRICS[name])(prediction, answers) for name in self.metrics}
 
     def part_of(self, kind: str) -> str | None:
         """Which of the `parts` a question of that kind belongs to."""
@@ -51,6 +64,7 @@ METRIC_TITLES = {
     "numeric_match": "exact or numeric match",
     "exact_match": "exact match",
     "contains_match": "answer contained",
+    "option_letter": "exact match of the letter",
 }
 
 _OURS = "not an official question-answering task: its annotations are asked as questions by SHIRG's reader"
@@ -64,6 +78,8 @@ TASKS: dict[str, Task] = {
         Task("InfoVQA", "anls"),
         Task("TextVQA", "vqa_accuracy", capitalised=True),
         Task("TabMWP", "numeric_match"),
+        Task("AI2D", "option_letter", suffix=OPTION_LETTER),
+        Task("OCRBench", "contains_match", suffix="", by_kind={FORMULAS: formula_contains}),
         Task("SROIE", "anls", note=_OURS),
         Task("FUNSD", "anls", note=_OURS),
         Task("documents", "exact_match", second_metric="anls", note=_RENDERED),

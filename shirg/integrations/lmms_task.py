@@ -64,7 +64,7 @@ def write_task(folder: Path, name: str, records: Sequence[Record], prompt_suffix
     write_text(
         folder / FUNCTIONS, f"from {__name__} import doc_to_text, doc_to_visual, process_results  # noqa: F401\n"
     )
-    write_text(folder / f"{key}.yaml", _yaml(key, data, list(task.metrics)))
+    write_text(folder / f"{key}.yaml", _yaml(key, data, task.metrics))
     return folder / f"{key}.yaml"
 
 
@@ -97,7 +97,7 @@ def doc_to_text(doc: dict, lmms_eval_specific_kwargs: dict | None = None) -> str
 
 def process_results(doc: dict, results: Sequence[str]) -> dict[str, float]:
     """Every metric of the row's benchmark."""
-    return {name: metric(results[0], doc["answers"]) for name, metric in find_task(doc["benchmark"]).metrics.items()}
+    return find_task(doc["benchmark"]).marks(results[0], doc["answers"], doc["kind"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,11 +74,11 @@ def ocrvqa(folder: Path, parts: tuple[int, ...] = (1, 2, 3)) -> None:
     put_json(folder / "dataset.json", covers)
 
 
-def ai2d(folder: Path) -> None:
+def ai2d(folder: Path, damaged: bool = False) -> None:
     for number, grey in (("0", 10), ("7", 20)):
         put_image(folder / f"images/{number}.png", grey)
         about = {"answerTexts": ["egg", "larva"], "correctAnswer": 1, "abcLabel": False}
-        questions = {"What comes first?": about, "Broken?": about | {"correctAnswer": 5}}
+        questions = {"What comes first?": about} | ({"Broken?": about | {"correctAnswer": 5}} if damaged else {})
         put_json(folder / f"questions/{number}.png.json", {"imageName": f"{number}.png", "questions": questions})
     (folder / "ai2d_test_ids.csv").write_text("7\n", encoding="utf-8")
 
@@ -88,7 +88,13 @@ def opencqa(folder: Path, part: str) -> None:
     put_json(folder / f"etc/data/{part}.json", {"5": ["5.png", "title", "text", "How?", "So.", "text"], "6": ["6.png"]})
 
 
-MAKERS = {function.__name__: function for function in (chartqa, docvqa, infovqa, textvqa, tabmwp, sroie, funsd)}
+def ocrbench(folder: Path) -> None:
+    put_image(folder / "OCRBench_Images/svt/1.png")
+    word = {"image_path": "svt/1.png", "question": "what is written?", "answers": "CENTRE", "type": "Regular Text"}
+    put_json(folder / "json_files/OCRBench.json", [word, word | {"question": "what?", "answers": ["a", "b"]}])
+
+
+MAKERS = {maker.__name__: maker for maker in (chartqa, docvqa, infovqa, textvqa, tabmwp, ai2d, ocrbench, sroie, funsd)}
 
 EXPECTED = {
     "chartqa": [("How many?", ("3",), "human"), ("Which year?", ("1999",), "augmented")],
@@ -96,6 +102,8 @@ EXPECTED = {
     "infovqa": [("Share?", ("20%",), "")],
     "textvqa": [("brand?", ("nokia",) * 9 + ("toshiba",), "")],
     "tabmwp": [("More?\nChoices: yes; no", ("no",), "boolean_text")],
+    "ai2d": [("What comes first?\nA. egg\nB. larva", ("B",), "")],
+    "ocrbench": [("what is written?", ("CENTRE",), "Regular Text"), ("what?", ("a", "b"), "Regular Text")],
     "sroie": [
         ("What is the name of the company that issued the receipt?", ("ACME",), "company"),
         ("What is the date of the receipt?", ("25/12/2018",), "date"),
@@ -189,6 +197,15 @@ def test_unknown_name_lists_all():
         load_benchmark("ChartQB")
 
 
+def test_choices_of_the_hub(monkeypatch: pytest.MonkeyPatch):
+    data = encode_png(Image.new("RGB", (4, 3)))
+    row = {"question": "First?", "options": ["egg", "larva"], "answer": "0", "image": {"bytes": data, "path": None}}
+    monkeypatch.setattr(hub, "load_rows", lambda *_: [row, row | {"answer": "2"}, row | {"answer": "egg"}])
+    records = hub.hub_records("ai2d", "licence", None, 0)
+    assert [(r.question, r.answers) for r in records] == [("First?\nA. egg\nB. larva", ("A",))]
+    assert ["fits no choice" in entry.reason for entry in records.rejected] == [True, True]
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limit_below_one_is_an_error(limit: int):
     with pytest.raises(UserError, match="at least 1 record"):
@@ -234,7 +251,6 @@ def test_training_part_never_contains_the_test_part(tmp_path: Path):
     for name, make in MAKERS.items():
         make(tmp_path / name)
     ocrvqa(tmp_path / "ocrvqa", parts=(3,))
-    ai2d(tmp_path / "ai2d")
     opencqa(tmp_path / "opencqa", "test")
     found = {kind.name: find_source(kind, tmp_path, "train") for kind in OCR_SOURCES}
     assert sum(source.index("train").num_records for source in found.values() if source) == 1  # of ai2d
@@ -320,14 +336,13 @@ def test_ocrvqa_parts_are_told_by_number(tmp_path: Path):
 
 
 def test_ai2d_test_diagrams_are_those_of_the_list(tmp_path: Path):
-    ai2d(tmp_path / "ai2d")
-    for split, name in (("train", "images/0.png"), ("test", "images/7.png")):
+    ai2d(tmp_path / "ai2d", damaged=True)
+    joined = ("images/0.png", "What comes first?\nChoices: egg; larva", ("larva",))
+    lettered = ("images/7.png", "What comes first?\nA. egg\nB. larva", ("B",))
+    for split, expected in (("train", joined), ("test", lettered)):
         index = of("ai2d", tmp_path, split)
         (group,) = index.groups
-        assert group.name == name
-        assert [(d.question, d.answers) for d in group.drafts] == [
-            ("What comes first?\nChoices: egg; larva", ("larva",))
-        ]
+        assert [(group.name, d.question, d.answers) for d in group.drafts] == [expected]
         assert [entry.reason for entry in index.rejected] == ["answer is missing or empty"]
     (tmp_path / "ai2d/ai2d_test_ids.csv").unlink()
     assert find_source(HELD_OUT["ai2d"], tmp_path, "train") is None
@@ -343,6 +358,8 @@ def test_ai2d_letters_need_pictures_with_letters(tmp_path: Path):
     index = of("ai2d", tmp_path, "train")
     assert not index.groups and "abc_images/ is not there" in index.rejected[0].reason
     assert [group.name for group in of("ai2d", tmp_path, "test").groups] == ["images/7.png"]
+    with pytest.raises(UserError, match=r"no usable record \(1 rejected; the first: about letters"):
+        load_benchmark("AI2D", tmp_path)
     put_image(tmp_path / "ai2d/abc_images/0.png")
     assert [group.name for group in of("ai2d", tmp_path, "train").groups] == ["abc_images/0.png"]
 

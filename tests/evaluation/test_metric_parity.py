@@ -109,6 +109,57 @@ def test_contains_match_is_ocrbenchs_of_lmms_eval(lmms_tasks):
     assert both_ends_seen(scores)
 
 
+def test_formulas_are_matched_as_in_ocrbench_of_lmms_eval(lmms_tasks):
+    from lmms_eval.tasks.ocrbench.utils import ocrbench_process_results
+
+    scores = []
+    for prediction, answers in made_up(seed=6, answers=2):
+        doc = {"answer": answers, "dataset": "HME100k", "question_type": tasks.FORMULAS}
+        scores.append(tasks.find_task("OCRBench").marks(prediction, answers, tasks.FORMULAS)["contains_match"])
+        assert scores[-1] == ocrbench_process_results(doc, [prediction])["ocrbench_accuracy"]["score"]
+    assert both_ends_seen(scores)
+
+
+def test_option_letter_is_ai2ds_of_lmms_eval(lmms_tasks):
+    from lmms_eval.api.metrics import exact_match_hf_evaluate
+    from lmms_eval.tasks.ai2d.utils import MultiChoiceRegexFilter
+
+    chance, scores, extract = random.Random(7), [], MultiChoiceRegexFilter()
+    for word in chance.choices(WORDS, k=CASES):
+        truth, letter = chance.choice("ABCD"), chance.choice("ABCDabcd")
+        said = chance.choice([letter, f"{letter}.", f"{letter}. {word}", f"({letter})", f"{letter} {word}", word])
+        (kept,) = extract.apply([[said]], [{}])
+        theirs = exact_match_hf_evaluate([kept], [truth], ignore_case=True, ignore_punctuation=True)["exact_match"]
+        scores.append(metrics.option_letter(said, [truth]))
+        assert scores[-1] == theirs, (said, truth)
+    assert both_ends_seen(scores)
+
+
+def test_ai2d_is_asked_as_by_lmms_eval(lmms_tasks):
+    from pathlib import Path
+
+    from lmms_eval.tasks.ai2d.utils import ai2d_doc_to_target, ai2d_doc_to_text
+
+    from shirg.data.sources.ai2d import lettered_choices
+
+    keywords = prompts_of(Path(lmms_tasks.__file__).parent / "ai2d" / "ai2d.yaml")
+    doc = {"question": "What comes first?", "options": ["egg", "larva", "pupa"], "answer": "2"}
+    question, letter = lettered_choices(doc["question"], doc["options"], 2)
+    assert tasks.prompt(tasks.find_task("AI2D"), question, "official") == ai2d_doc_to_text(doc, keywords)
+    assert letter == ai2d_doc_to_target(doc, "mcq")
+
+
+def prompts_of(path) -> dict:
+    """The default prompts of one of lmms-eval's YAML files."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: None)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader)["lmms_eval_specific_kwargs"]["default"]
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "file"),
     [
@@ -116,20 +167,14 @@ def test_contains_match_is_ocrbenchs_of_lmms_eval(lmms_tasks):
         ("DocVQA", "docvqa", "_default_template_docvqa_yaml"),
         ("InfoVQA", "infovqa", "_default_template_infovqa_yaml"),
         ("TextVQA", "textvqa", "_default_template_textvqa_yaml"),
+        ("OCRBench", "ocrbench", "ocrbench.yaml"),
     ],
 )
 def test_prompts_are_lmms_evals(lmms_tasks, name, folder, file):
     import importlib
     from pathlib import Path
 
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: None)
-    text = (Path(lmms_tasks.__file__).parent / folder / file).read_text(encoding="utf-8")
-    keywords = yaml.load(text, Loader)["lmms_eval_specific_kwargs"]["default"]
+    keywords = prompts_of(Path(lmms_tasks.__file__).parent / folder / file)
     ask = getattr(importlib.import_module(f"lmms_eval.tasks.{folder}.utils"), f"{folder}_doc_to_text")
     question = "what Is the GDP of France?"
     assert tasks.prompt(tasks.find_task(name), question, "official") == ask({"question": question}, keywords)

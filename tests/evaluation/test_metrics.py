@@ -11,8 +11,10 @@ from shirg.evaluation.metrics import (
     anls,
     contains_match,
     exact_match,
+    formula_contains,
     normalise_vqa,
     numeric_match,
+    option_letter,
     relaxed_accuracy,
     vqa_accuracy,
 )
@@ -150,3 +152,29 @@ def test_every_metric_stays_in_its_range_and_marks_the_truth_right(name, predict
     if name != "vqa_accuracy":
         assert METRICS[name](prediction, [*others, prediction]) == pytest.approx(1.0)
     assert METRICS[name](prediction, [prediction] * 10) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [
+        ("B", 1.0),
+        ("b", 1.0),
+        ("(B)", 1.0),
+        ("B. larva", 1.0),
+        ("B.", 1.0),
+        ("b. larva", 0.0),  # only a capital and a full stop are taken apart from what follows
+        ("B larva", 0.0),
+        ("larva", 0.0),
+        ("A", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_option_letter(prediction, score):
+    assert option_letter(prediction, ["B"]) == score
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"), [(r"the answer: \frac { a }{ b }", 1.0), (r"\frac{a}\n{b}", 0.0), (r"\frac{A}{b}", 0.0)]
+)
+def test_formulas_match_without_blanks(prediction, score):
+    assert formula_contains(prediction, [r"\frac {a} {b}"]) == score

@@ -15,6 +15,7 @@ from shirg.data.sources.funsd import FUNSD
 from shirg.data.sources.hub import HUB, hub_records
 from shirg.data.sources.llava_json import LlavaJson
 from shirg.data.sources.llava_pretrain import LlavaPretrain
+from shirg.data.sources.ocrbench import OCRBench
 from shirg.data.sources.ocrvqa import OCRVQA
 from shirg.data.sources.opencqa import OpenCQA
 from shirg.data.sources.rendered import EMBEDDED, EmbeddedSet, RenderedPages
@@ -45,11 +46,11 @@ BASE_SOURCE: type[LocalSource] = LlavaPretrain
 """What `base_dataset_size` counts."""
 
 BENCHMARKS: dict[str, type[LocalSource]] = {
-    source.name: source for source in (ChartQA, DocVQA, InfoVQA, TextVQA, TabMWP, SROIE, FUNSD)
+    source.name: source for source in (ChartQA, DocVQA, InfoVQA, TextVQA, TabMWP, AI2D, OCRBench, SROIE, FUNSD)
 }
 """Readers of evaluation sets by lower-case name."""
 
-HELD_OUT: dict[str, type[LocalSource]] = BENCHMARKS | {source.name: source for source in (OCRVQA, AI2D, OpenCQA)}
+HELD_OUT: dict[str, type[LocalSource]] = BENCHMARKS | {source.name: source for source in (OCRVQA, OpenCQA)}
 """Sets whose test parts may be kept out of training: what SHIRG evaluates on, and more."""
 
 OCR_SOURCES: tuple[type[LocalSource], ...] = (

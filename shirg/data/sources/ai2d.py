@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase
 
-from shirg.data.sources.base import Collector, LocalSource, fields, read_json
+from shirg.data.sources.base import Collector, Index, LocalSource, Rejected, fields, read_json
 from shirg.errors import UserError
+
+NO_LETTERS = "about letters that are not in the picture; abc_images/ is not there"
 
 
 class AI2D(LocalSource):
     """Reads `questions/<image>.json`, `images/<image>` and `ai2d_test_ids.csv`, as the release has them.
 
-    The choices are part of the question and the answer is the text of the right one, as TabMWP is asked. Questions
-    whose choices are letters (`abcLabel`) are about diagrams with letters in place of words. The release has only the
-    boxes for that; pictures drawn from them are passed on as `abc_images/`. Without them these questions are left out.
+    The choices are part of the question. For training they are joined and the answer is the text of the right one, as
+    TabMWP is asked; for testing each has a letter and a line, and the right letter is the answer, as the benchmark is
+    scored. Questions whose choices are letters (`abcLabel`) are about diagrams with letters in place of words. The
+    release has only the boxes for that; pictures drawn from them are passed on as `abc_images/`. Without them these
+    questions are left out.
     """
 
     name = "ai2d"
@@ -45,11 +52,25 @@ class AI2D(LocalSource):
             for question, about in fields(questions).items():
                 about = fields(about)
                 folder = self.folder / ("abc_images" if about.get("abcLabel") is True else "images")
-                if not folder.is_dir() and split == "train":
-                    collector.reject(name, "about letters that are not in the picture; abc_images/ is not there")
+                missing = not folder.is_dir()
+                if missing and split == "train":
+                    collector.reject(name, NO_LETTERS)
                     continue
                 # A test diagram is kept out of training by its picture, with letters in it or not.
-                collector.add(folder if folder.is_dir() else self.folder / "images", name, *_asked(question, about))
+                shown = self.folder / "images" if missing else folder
+                asked = _asked(question, about, lettered=split == "test")
+                collector.add(shown, name, *asked, NO_LETTERS if missing else "")
+
+    def askable(self, split: str) -> Index:
+        """Without the questions about letters that their picture does not show."""
+        index, groups = self.index(split), []
+        for group in index.groups:
+            drafts = tuple(draft for draft in group.drafts if draft.kind != NO_LETTERS)
+            if len(drafts) < len(group.drafts):
+                index.rejected.append(Rejected(self.name, group.item, NO_LETTERS, len(group.drafts) - len(drafts)))
+            if drafts:
+                groups.append(replace(group, drafts=drafts))
+        return Index(groups, index.rejected, index.note)
 
     def _test_ids(self) -> set[str]:
         path = self.folder / "ai2d_test_ids.csv"
@@ -60,9 +81,17 @@ class AI2D(LocalSource):
             raise UserError(f"{path}: cannot be read ({error})") from error
 
 
-def _asked(question: str, about: dict[str, object]) -> tuple[object, object]:
+def _asked(question: str, about: dict[str, object], *, lettered: bool) -> tuple[object, object]:
     """Question with its choices, and the right one; nothing where the answer's number fits no choice."""
     choices, right = about.get("answerTexts"), about.get("correctAnswer")
     if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
         return question, None
+    if lettered:
+        return lettered_choices(question, choices, right)
     return f"{question}\nChoices: {'; '.join(map(str, choices))}", choices[right]
+
+
+def lettered_choices(question: str, choices: Sequence[object], right: int) -> tuple[str, str]:
+    """A question with a line for each choice, "A. egg", and the letter of the right one."""
+    lines = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
+    return "\n".join([question, *lines]), ascii_uppercase[right]

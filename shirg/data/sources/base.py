@@ -201,6 +201,10 @@ class LocalSource(ABC):
         self.read(split, collector)
         return collector.index()
 
+    def askable(self, split: str) -> Index:
+        """What of the index can be asked: all of it, unless a source knows better."""
+        return self.index(split)
+
     def records(self, limit: int | None = None, seed: int = 0, split: str = "test") -> Records:
         """A seeded sample of `limit` records (all when None, in file order), images opened.
 
@@ -209,7 +213,7 @@ class LocalSource(ABC):
         Raises:
             UserError: if nothing usable is left.
         """
-        index = self.index(split)
+        index = self.askable(split)
         places = [(group, number) for group in index.groups for number in range(len(group.drafts))]
         if limit is not None and limit < len(places):
             random.Random(f"{self.name}:{seed}").shuffle(places)

@@ -10,6 +10,7 @@ from typing import Any
 
 from shirg.data.images import as_png_or_jpeg
 from shirg.data.records import Record, image_id
+from shirg.data.sources.ai2d import lettered_choices
 from shirg.data.sources.base import Records, Rejected
 from shirg.errors import UserError
 
@@ -28,6 +29,8 @@ class HubCopy:
     configuration: str | None = None
     answers: str = "answers"
     kind: str | None = None
+    choices: str | None = None
+    """Column of the choices of a multiple-choice question, whose answer is the number of the right one."""
 
 
 HUB = {
@@ -35,6 +38,8 @@ HUB = {
     "docvqa": HubCopy("lmms-lab/DocVQA", "validation", configuration="DocVQA"),
     "infovqa": HubCopy("lmms-lab/DocVQA", "validation", configuration="InfographicVQA"),
     "textvqa": HubCopy("lmms-lab/textvqa", "validation"),
+    "ai2d": HubCopy("lmms-lab/ai2d", "test", answers="answer", choices="options"),
+    "ocrbench": HubCopy("echo840/OCRBench", "test", answers="answer", kind="question_type"),
 }
 """The parts with published answers, as lmms-eval reads them."""
 
@@ -75,12 +80,16 @@ def record_of_row(row: dict[str, Any], place: int, name: str, licence: str) -> R
     answers = tuple(map(str, answers if isinstance(answers, list) else [answers] if answers else []))
     if not row.get("question") or not answers or not (row.get("image") or {}).get("bytes"):
         raise UserError("image, question or answers are missing")
+    question = str(row["question"]).strip()
+    if copy.choices is not None:
+        question, letter = _with_choices(question, row.get(copy.choices), answers[0])
+        answers = (letter,)
     data, width, height = as_png_or_jpeg(row["image"]["bytes"], f"row {place}")
     return Record(
         id=f"{name}:row {place}:0",
         image=data,
         image_id=image_id(data),
-        question=str(row["question"]).strip(),
+        question=question,
         answers=answers,
         source=name,
         licence=licence,
@@ -89,6 +98,12 @@ def record_of_row(row: dict[str, Any], place: int, name: str, licence: str) -> R
         kind=str(row.get(copy.kind) or "") if copy.kind else "",
         split="test",
     )
+
+
+def _with_choices(question: str, choices: object, number: str) -> tuple[str, str]:
+    if not isinstance(choices, list) or not number.isdecimal() or int(number) >= len(choices):
+        raise UserError(f"the answer's number, {number!r}, fits no choice")
+    return lettered_choices(question, choices, int(number))
 
 
 def load_rows(repository: str, configuration: str | None, split: str) -> Any:
