@@ -19,6 +19,7 @@ from shirg.errors import UserError
 
 if TYPE_CHECKING:
     from shirg.data.preparation import SHIRGDatasetConfig
+    from shirg.evaluation.config import SHIRGEvaluationConfig
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
 
@@ -47,7 +48,7 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
 
 def command(flags: Flags) -> None:
     """The whole road. Everything that can be wrong with the flags is found out before the first long step."""
-    from shirg.cli.models import check_writable, load_model
+    from shirg.cli.models import load_model, output_folder
 
     began = time.perf_counter()
 
@@ -59,12 +60,12 @@ def command(flags: Flags) -> None:
     # What is evaluated on is not trained on.
     data = prepare.dataset_config(flags, side, flags.output_dir / "data", exclude_data_dir=flags.eval_data_dir)
     training = train.training_config(flags, flags.model, flags.output_dir)
-    check_writable(flags.output_dir)
 
     # ------------------------------------------------------------- model
-    model = load_model(flags, _adapter(flags))
-    if not flags.skip_evaluation:
-        evaluate.check_benchmarks(evaluation, model)
+    with output_folder(flags.output_dir):
+        model = load_model(flags, _adapter(flags))
+        if not flags.skip_evaluation:
+            evaluate.check_benchmarks(evaluation, model)
 
     # ------------------------------------------------------------- prepare and train
     report: dict = {"command": command_line()}
@@ -73,7 +74,7 @@ def command(flags: Flags) -> None:
 
     # ------------------------------------------------------------- evaluate
     if not flags.skip_evaluation:
-        report["evaluation"] = evaluate.evaluator(evaluation, model).run_evaluation()
+        report["evaluation"] = _evaluate(flags, evaluation, model)
 
     # ------------------------------------------------------------- report
     _write_report(flags, report, time.perf_counter() - began)
@@ -109,6 +110,17 @@ def _prepare_and_train(flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLo
     model.load_adapter(checkpoints / "best_model")
     settings = dataclasses.asdict(training.resolved(model))
     return {"settings": settings, "training": results, "before": before, "reload": reload}
+
+
+def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dict:
+    """Goes on after the answers of a stopped run, unless training has gone on since."""
+    from shirg.evaluation.journal import OtherRunError
+
+    try:
+        return evaluate.evaluator(dataclasses.replace(config, resume=flags.resume), model).run_evaluation()
+    except OtherRunError as error:
+        logger.info("the evaluation starts over, since its answers are of another run (%s)", error)
+        return evaluate.evaluator(config, model).run_evaluation()
 
 
 def _write_report(flags: Flags, report: dict, seconds: float) -> None:

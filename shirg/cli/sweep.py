@@ -63,7 +63,7 @@ def command(flags: Flags) -> None:
     """Measure, write, and show the table."""
     from rich.console import Console
 
-    from shirg.cli.models import check_writable, load_model
+    from shirg.cli.models import load_model, output_folder
     from shirg.evaluation.sweep import Sweep, SweepConfig
     from shirg.evaluation.sweep_figure import heat_map
     from shirg.evaluation.sweep_report import sweep_report
@@ -80,10 +80,10 @@ def command(flags: Flags) -> None:
         model=flags.model,
         adapter=None if flags.adapter is None else str(flags.adapter),
     )
-    check_writable(flags.output_dir)
-    sweep = Sweep(config, load_model(flags, flags.adapter))
-    began = time.perf_counter()
-    pages = sweep.run()
+    with output_folder(flags.output_dir):
+        sweep = Sweep(config, load_model(flags, flags.adapter))
+        began = time.perf_counter()
+        pages = sweep.run()
     record = sweep.record(pages, time.perf_counter() - began)
     write_json(flags.output_dir / RESULTS_FILE, record)
     write_text(flags.output_dir / TABLE_FILE, sweep_report(record))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shirg.evaluation.answering import Decoding, Page, generated_text, image_embeds, switched
 from shirg.evaluation.computed import computed_costs
+from shirg.evaluation.memory import peak_bytes
 from shirg.evaluation.variants import BUDGETED_MODES, SELECTING_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 
@@ -33,8 +34,9 @@ def measure_efficiency(
         `rows`, one for each variant: `tokens` (visual), `prefix_tokens` (with the prompt), `tower_ms`, `selection_ms`
         (None where nothing is selected; relevance to the question, and the attention and keys that some rules look at,
         included), `embedding_ms` (from tower tokens to what is spliced into the prompt: selection or pooling, and
-        projector), `total_ms` (image to text, image preparation included), `peak_memory_bytes` (None without a GPU), and
-        what `_of_length` measures. `savings` of cache bytes, for each selection against each reference, of the visual part
+        projector), `total_ms` (image to text, image preparation included), `peak_memory_bytes` (see
+        `memory.peak_bytes`), and what `_of_length` measures. `savings` of cache bytes, for each selection against each
+        reference, of the visual part
         and of the whole prefix. `computed`, what the paths cost at the size of LaViDa-LLaDA-8B.
     """
     bench = _Bench(model, image, prompt, decoding, _Clock(torch.device(model.device), repeats))
@@ -86,7 +88,7 @@ class _Bench:
         row["total_ms"] = clock.median_ms(lambda: self._answer(variant))
         row["total_uncached_ms"] = clock.median_ms(lambda: self._answer(variant, prefix_cache=False))
         row["kv_image_bytes"] = row["kv_bytes"] // row["prefix_tokens"] * row["tokens"]  # positions take equally many
-        row["peak_memory_bytes"] = clock.peak_memory(lambda: self._answer(variant))
+        row["peak_memory_bytes"] = peak_bytes(model, clock.device, lambda: self._answer(variant))
         return row
 
     def _tower_ms(self, variant: Variant, features: VisionFeatures) -> float:
@@ -166,14 +168,6 @@ class _Clock:
         for _ in range(WARM_UP):
             action()
         return round(statistics.median(self._once(action) for _ in range(self.repeats)), 3)
-
-    def peak_memory(self, action: Callable[[], object]) -> int | None:
-        """Most bytes that tensors held on the GPU while `action` ran, weights included; None on a CPU."""
-        if self.device.type != "cuda":
-            return None
-        torch.cuda.reset_peak_memory_stats(self.device)
-        action()
-        return torch.cuda.max_memory_allocated(self.device)
 
     def _once(self, action: Callable[[], object]) -> float:
         self._wait()

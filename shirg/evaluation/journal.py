@@ -17,6 +17,10 @@ Key = Callable[[dict], Hashable]
 logger = logging.getLogger(__name__)
 
 
+class OtherRunError(UserError):
+    """What is there was measured by a run with other settings, so that this one cannot go on with it."""
+
+
 class Journal:
     """A JSON Lines file: the run's settings, then one line per entry.
 
@@ -34,7 +38,8 @@ class Journal:
             noun: what an entry is, for messages.
 
         Raises:
-            UserError: if the file is of a run with other settings, or of no such run, or cannot be written.
+            OtherRunError: if the file is of a run with other settings, or of no such run.
+            UserError: if it cannot be written.
         """
         self.path, self.key = path, key
         self.entries: dict[Hashable, dict] = {}
@@ -45,6 +50,8 @@ class Journal:
             logger.info("%s: %d %ss are measured already", path, len(self.entries), noun)
         elif earlier:
             logger.info("%s: starting over; --resume would have gone on after %s", path, count(len(earlier) - 1, noun))
+        elif resume:
+            logger.info("%s: there is nothing to resume; starting with the first %s", path, noun)
         try:
             write_text(path, "".join(_line(entry) for entry in (run, *self.entries.values())))
         except OSError as error:
@@ -72,15 +79,17 @@ def check_same_run(path: Path, before: dict, run: dict) -> None:
     """Compare the settings of a file with those of this run.
 
     Raises:
-        UserError: at the first that differs, naming it and what it was.
+        OtherRunError: at the first that differs, naming it and what it was.
     """
     for name, value in json.loads(json.dumps(run)).items():
         if before.get(name) == value:
             continue
         way_out = "leave --resume out to start over, or choose another folder"
         if not isinstance(value, dict) and name in before:
-            raise UserError(f"resume: {name} is {value!r}, but {path} was measured with {before[name]!r}; {way_out}")
-        raise UserError(f"resume: {path} was measured with other {name} than this version's; {way_out}")
+            raise OtherRunError(
+                f"resume: {name} is {value!r}, but {path} was measured with {before[name]!r}; {way_out}"
+            )
+        raise OtherRunError(f"resume: {path} was measured with other {name} than this version's; {way_out}")
 
 
 def _line(entry: dict) -> str:

@@ -52,6 +52,16 @@ def test_one_command_writes_the_files_and_shows_the_table(columns, checkpoint, t
     assert "\u2026" not in out and str(tmp_path / "sweep.md") in out and str(tmp_path / "heatmap.png") in out
 
 
+def test_resume_where_there_is_nothing_says_so(checkpoint, tmp_path, capsys):
+    code, _, err = run(capsys, "--model", checkpoint, *SMALL, "--output-dir", tmp_path, "--resume")
+    assert code == 0 and "there is nothing to resume; starting with the first page" in err
+
+
+def test_refused_sweep_leaves_no_folder(checkpoint, tmp_path, capsys):
+    code, _, _ = run(capsys, "--model", checkpoint, *SMALL, "--token-budgets", 500, "--output-dir", tmp_path / "new")
+    assert code == 2 and not (tmp_path / "new").exists()
+
+
 def test_stopped_by_ctrl_c_and_resumed(checkpoint, tmp_path, capsys, monkeypatch):
     arguments = ("--model", checkpoint, *SMALL, "--output-dir")
     run(capsys, *arguments, tmp_path / "whole")

@@ -7,6 +7,7 @@ import torch
 
 from shirg.evaluation.answering import Decoding
 from shirg.evaluation.efficiency import WARM_UP, _Clock, denoising_steps
+from shirg.evaluation.memory import peak_bytes
 from tests.tiny import tiny_model
 
 
@@ -40,7 +41,33 @@ def test_only_selections_have_a_selection_time(run):
     for row in results["efficiency"]["rows"]:
         assert (row["selection_ms"] is not None) == (row["mode"] == "shirg")
         assert all(row[key] > 0 for key in ("tower_ms", "embedding_ms", "prefill_ms", "step_ms", "total_ms"))
-        assert row["steps"] == 2 and row["peak_memory_bytes"] is None
+        assert row["steps"] == 2
+
+
+def test_peak_memory_grows_with_the_prefix_and_holds_the_weights(run):
+    _, results, model = run
+    peaks = {row["variant"]: row["peak_memory_bytes"] for row in results["efficiency"]["rows"]}
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    assert all(peak > weights for peak in peaks.values())
+    assert peaks["shirg-24"] <= peaks["shirg-48"] < peaks["lowres"]
+
+
+def test_peak_memory_by_hand():
+    layer = torch.nn.Linear(100, 100, bias=False)
+    megabyte = 1000 * 250 * 4
+
+    def action():
+        one = torch.zeros(1000, 250)  # 1 MB
+        two = one + 1  # 2 MB
+        del one
+        half = two.view(-1)[:125_000]  # a view makes nothing
+        three = (two + half.mean()) * 2  # 2 MB, and the sum until it is doubled: 3 MB
+        del two, half, three
+        torch.zeros(500, 500)
+
+    peak = peak_bytes(layer, torch.device("cpu"), action)
+    assert peak - layer.weight.nbytes == pytest.approx(3 * megabyte, abs=100)
+    assert peak_bytes(layer, torch.device("cpu"), action) == peak  # whatever was freed before
 
 
 def test_median_after_warm_up(monkeypatch):
