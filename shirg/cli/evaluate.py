@@ -30,14 +30,19 @@ class Flags(EvaluationFlags, GateFlags, AdaptedModelFlags):
     the processes; array jobs share them with --num-shards and --shard-index, and a last call without --shard-index
     joins what they left.
 
-    shirg evaluate --variants all --eval-samples 200           every path and every other rule, in one table
+    shirg evaluate --variants core --eval-samples 100          the core table: eight variants, 200 questions each
+
+    shirg evaluate --full --eval-samples 100                   every path and every other rule, in one table
 
     shirg evaluate --variants shirg,uniform,divprune           one rule against others at the same budgets
     """
 
     variants: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=DEFAULT_VARIANTS)] = ()
-    """What to compare: `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview and
-    other rules (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
+    """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
+    and other rules (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
+
+    full: bool = False
+    """Compare everything: what `--variants all` says."""
 
     resume: bool = False
     """Go on after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
@@ -96,24 +101,36 @@ def evaluator(config: SHIRGEvaluationConfig, model: Lavida) -> SHIRGEvaluator:
 
 
 def command(flags: Flags) -> None:
-    """Evaluate, and say where the report is."""
+    """Evaluate, show the table, and say where the report is."""
     from rich.console import Console
 
-    from shirg.cli.models import check_writable, load_model
+    from shirg.cli.models import output_folder
+    from shirg.cli.scoreboard import scoreboard
 
     processes = Processes.of_launcher()
     config = flags_config(flags, processes)
-    check_writable(flags.output_dir)
-    with processes.joined():
-        model = load_model(flags, flags.adapter)
-        results = evaluator(config, model).run_evaluation()
-        if processes.number > 1:
-            processes.wait()
-            if processes.rank > 0:
-                return
-            config = dataclasses.replace(config, shard_index=None, resume=False)
-            results = evaluator(config, model).run_evaluation()
-    Console(soft_wrap=True).print(said(flags, results), highlight=False, markup=False)
+    with output_folder(flags.output_dir), processes.joined():
+        results = _results(flags, config, processes)
+    if results is None:
+        return
+    console = Console(soft_wrap=True)
+    for shown in scoreboard(results) if "scores" in results else ():
+        Console(width=max(console.width, 110)).print(shown)
+    console.print(said(flags, results), highlight=False, markup=False)
+
+
+def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> dict | None:
+    """What there is to show, None for all but the first of several processes."""
+    from shirg.cli.models import load_model
+
+    model = load_model(flags, flags.adapter)
+    results = evaluator(config, model).run_evaluation()
+    if processes.number == 1:
+        return results
+    processes.wait()
+    if processes.rank > 0:
+        return None
+    return evaluator(dataclasses.replace(config, shard_index=None, resume=False), model).run_evaluation()
 
 
 def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
@@ -133,6 +150,9 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     names = [name for words in flags.variants for name in words.split(",") if name]
     if flags.variants and not names:
         raise UserError(f"--variants: got {' '.join(flags.variants)!r}, must be at least one name")
+    if flags.full and names:
+        raise UserError(f"--full: compares everything; leave out --variants {' '.join(flags.variants)}, or --full")
+    names = ["all"] if flags.full else names
     chosen = {"modes": names} if names else {}
     return evaluation_config(flags, flags.output_dir, **chosen, **shards, resume=flags.resume, command=command_line())
 
@@ -140,7 +160,7 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
 def said(flags: Flags, results: dict) -> str:
     """What is left to say: where the report is, or what a shard has done."""
     if "shard_index" not in results:
-        return f"report: {flags.output_dir / 'evaluation_report.md'}"
+        return f"report: {flags.output_dir / 'evaluation_report.html'} (and .md)"
     number = results["num_shards"]
     return (
         f"shard {results['shard_index']} of {number}: {results['answers']} answers in {results['file']}; when all are done, "

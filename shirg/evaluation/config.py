@@ -36,7 +36,7 @@ class SHIRGEvaluationConfig:
 
     modes: Sequence[str] = ("lowres", "hd", "highres", "shirg")
     """What to compare, of `variants.ALL_MODES`: vision paths, and rivals of `shirg` by name; selections are run once per
-    budget. ("all",) is every one of them."""
+    budget. ("core",) are those of the short table, ("all",) is every one."""
 
     max_new_tokens: int | None = None
     """Answer positions that are denoised; None takes the model's own length (16 for the nano, 32 for other models)."""

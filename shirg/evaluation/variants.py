@@ -22,8 +22,14 @@ SELECTING_MODES = (*BUDGETED_MODES, *RIVALS)
 """Everything that is run once per budget."""
 
 ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
-ALL = "all"
-"""What stands for `ALL_MODES` where names are given."""
+CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune")
+"""LaViDa's own paths, every token, and SHIRG beside the strongest rule of others: at two budgets eight variants."""
+
+NAMED_SETS = {"all": ALL_MODES, "core": CORE_MODES}
+"""What a word stands for where names are given."""
+
+QUESTION_BLIND = ("downsample", "pool", "random", "uniform", "divprune", "prumerge", "tome", "visionzip", "vispruner")
+"""Rules that look at the page alone, so that all questions about it get the same tokens."""
 
 REFERENCE_MODES = ("lowres", "hd", "highres")
 """Vision paths that a selection is compared with."""
@@ -75,27 +81,32 @@ class Variant:
         """What its rule wants of the tower beside the tokens: "attention", "keys"."""
         return SELECTORS[self.rule].needs if self.rule else ()
 
+    @property
+    def asks_the_question(self) -> bool:
+        """Whether the choice of its tokens may depend on what is asked."""
+        return self.budget is not None and self.mode not in QUESTION_BLIND
+
     def as_dict(self) -> dict:
         return {"variant": self.name, "mode": self.mode, "budget": self.budget, "adapter": self.adapter}
 
 
 def named_modes(names: Sequence[str], *, flat: bool) -> list[str]:
-    """Modes by name, each once, in the order given; "all" stands for every one of `ALL_MODES`.
+    """Modes by name, each once, in the order given; "core" and "all" stand for several, see `NAMED_SETS`.
 
     Args:
-        flat: whether the model's own `hd` is flat already, so that "all" need not run it twice.
+        flat: whether the model's own `hd` is flat already, so that neither need run it twice.
 
     Raises:
         UserError: for an unknown name; the message lists the known ones.
     """
-    everything = [mode for mode in ALL_MODES if not (flat and mode == "hd-flat")]
     modes: list[str] = []
     for name in names:
-        if name != ALL and name not in ALL_MODES:
+        if name not in NAMED_SETS and name not in ALL_MODES:
             near = get_close_matches(name, ALL_MODES, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"modes: got {name!r}{hint}, must be {ALL} or some of {', '.join(ALL_MODES)}")
-        modes += everything if name == ALL else [name]
+            known = f"{', '.join(NAMED_SETS)} or some of {', '.join(ALL_MODES)}"
+            raise UserError(f"modes: got {name!r}{hint}, must be {known}")
+        modes += [mode for mode in NAMED_SETS.get(name, (name,)) if name == mode or not (flat and mode == "hd-flat")]
     return list(dict.fromkeys(modes))
 
 
@@ -113,10 +124,12 @@ def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
     A selection is compared with the unselected paths as the model ships them, which is the question a user has; with
     the adapter on, also with itself before the adapter and with the unselected paths under the same adapter, because
     part of a gain may come from training alone. `shirg` is compared with every rival at its own budget and adapter, too.
+    An unselected path is compared with `lowres`, and with the adapter on with itself before it.
     """
-    if variant.mode not in SELECTING_MODES:
-        return []
     run = set(among)
+    if variant.mode not in SELECTING_MODES:
+        before = Variant("lowres") if not variant.adapter else replace(variant, adapter=False)
+        return [before] if before in run and before != variant else []
     wanted = [Variant(mode) for mode in REFERENCE_MODES]
     if variant.adapter:
         wanted += [replace(variant, adapter=False), *(Variant(mode, None, True) for mode in REFERENCE_MODES)]

@@ -68,6 +68,23 @@ def test_mistakes_are_named(arguments, says):
         config_of(*arguments)
 
 
+def test_full_is_everything():
+    assert list(config_of("--full").modes) == list(config_of("--variants", "all").modes) == ["all"]
+    with pytest.raises(UserError, match="--full: compares everything; leave out --variants shirg"):
+        config_of("--full", "--variants", "shirg")
+
+
+@pytest.mark.parametrize("wrong", [("--eval-datasets", "nothing"), ("--token-budgets", "200"), ("--adapter", "gone")])
+def test_a_refused_run_leaves_no_folder(wrong, checkpoint, tmp_path):
+    asked = dict(zip(ASKED[::2], ASKED[1::2], strict=True)) | dict([wrong])
+    flags = [part for pair in asked.items() for part in pair]
+    assert run("--model", checkpoint, *flags, "--output-dir", tmp_path / "new" / "below") == 2
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    assert run("--model", checkpoint, *flags, "--output-dir", tmp_path / "old") == 2
+    assert (tmp_path / "old").is_dir()
+
+
 def test_torchrun_shares_the_pages_out(monkeypatch):
     for name, value in {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
@@ -81,6 +98,8 @@ def test_torchrun_shares_the_pages_out(monkeypatch):
 def test_resume_shards_and_an_earlier_run(checkpoint, tmp_path, capsys):
     asked = ("--model", checkpoint, *ASKED, "--variants", "lowres,shirg", "--output-dir")
     assert run(*asked, tmp_path / "whole") == 0
+    shown = capsys.readouterr().out
+    assert "documents: 2 questions" in shown and "against lowres" in shown and " shirg-24 " in shown
     whole = (tmp_path / "whole" / "predictions.jsonl").read_bytes()
     assert run(*asked, tmp_path / "whole", "--resume") == 0
     assert (tmp_path / "whole" / "predictions.jsonl").read_bytes() == whole
@@ -94,6 +113,26 @@ def test_resume_shards_and_an_earlier_run(checkpoint, tmp_path, capsys):
     assert "shard 1 of 2: " in capsys.readouterr().out
     assert run(*asked, tmp_path / "parts", "--num-shards", 2) == 0
     assert (tmp_path / "parts" / "predictions.jsonl").read_bytes() == whole
+
+
+def test_the_whole_run_goes_on_with_its_answers_unless_they_are_of_another_run(checkpoint, tmp_path, capsys):
+    def whole(*further: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            asked = ("run", "--skip-training", "--model", checkpoint, *ASKED, "--output-dir", tmp_path, *further)
+            cli.main([str(word) for word in asked])
+        results = json.loads((tmp_path / "evaluation" / "evaluation_results.json").read_text())
+        return results["resumed_answers"], capsys.readouterr().err if not stop.value.code else "failed"
+
+    answers, _ = whole()
+    assert answers == 0
+    first = (tmp_path / "evaluation" / "predictions.jsonl").read_bytes()
+    answers, said = whole("--resume")
+    assert answers == len(first.splitlines()) - 1 and "are measured already" in said
+    answers, said = whole("--resume", "--seed", 1)
+    assert (
+        answers == 0 and "the evaluation starts over, since its answers are of another run (resume: seed is 1" in said
+    )
+    assert (tmp_path / "evaluation" / "old-1" / "predictions.jsonl").read_bytes() == first
 
 
 def test_torchrun_equals_one_process(checkpoint, tmp_path):

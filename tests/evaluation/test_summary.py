@@ -44,7 +44,9 @@ def test_a_selection_is_compared_with_what_was_run_of_its_references():
     run = list_variants(["lowres", "hd", "shirg"], [512], with_adapter=True)
     names = [reference.name for reference in references(TRAINED, run)]
     assert names == ["lowres", "hd", "shirg-512", "lowres+adapter", "hd+adapter"]
-    assert references(Variant("hd"), run) == []
+    assert [reference.name for reference in references(Variant("hd"), [*run, LOWRES])] == ["lowres"]
+    assert references(LOWRES, [*run, LOWRES]) == []
+    assert references(Variant("lowres", None, True), [LOWRES]) == [LOWRES]
 
 
 def test_scores_hold_every_metric():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -47,7 +49,7 @@ def test_all_is_every_path_and_every_rule_of_the_gate():
     assert "hd-flat" not in named_modes(["all"], flat=True) and named_modes(["hd-flat"], flat=True) == ["hd-flat"]
     assert named_modes(["uniform", "all"], flat=False)[0] == "uniform"
     with pytest.raises(
-        UserError, match=r"modes: got 'unifrom' \(did you mean uniform\?\), must be all or some of lowres"
+        UserError, match=r"modes: got 'unifrom' \(did you mean uniform\?\), must be all, core or some of lowres"
     ):
         named_modes(["unifrom"], flat=False)
 
@@ -59,6 +61,26 @@ def test_every_rule_runs_at_every_budget_with_and_without_the_adapter():
     assert {"lowres", "hd-flat", "multiview-all", "multiview-48+adapter", "shirg-24", "uniform-48+adapter"} <= set(
         names
     )
+
+
+def test_core_is_eight_variants_at_two_budgets():
+    variants = list_variants(named_modes(["core"], flat=False), [512, 768], with_adapter=False)
+    assert len(variants) == 8 and {"lowres", "hd-flat", "highres", "shirg-512"} <= {one.name for one in variants}
+    assert "hd-flat" not in named_modes(["core"], flat=True)
+
+
+@pytest.mark.parametrize("rule", [*RIVALS, "shirg"])
+def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
+    model, variant = small_model(), Variant(rule, BUDGET)
+    model.config = dataclasses.replace(model.config, relevance="llm", relevance_floor=-1.0)
+    with switched(model, variant):
+        features = Page(model, tiny_page(), [variant]).features(variant)
+        ids = [
+            model.question_ids(model.prompt_ids(text)) for text in ("What is the total?", "Who?", "Which date is it?")
+        ]
+        chosen = [model.select(features, BUDGET, asked).tokens for asked in ids]
+    alike = all(tokens.equal(chosen[0]) for tokens in chosen)
+    assert alike == (not variant.asks_the_question)
 
 
 @pytest.mark.parametrize("rule", RIVALS)
