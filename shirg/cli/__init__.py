@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": "make a training set: images, questions and answers in Parquet files",
     "train": "train one LoRA adapter that serves every token budget",
     "evaluate": "score and time every vision path and budget, before and after an adapter",
+    "report": "check an evaluation's numbers against its answers, and draw its report again",
     "select": "draw which patches of a page are kept",
     "sweep": "measure what each part of the gate is worth, on pages whose words are known",
     "answer": "ask one question about one page",

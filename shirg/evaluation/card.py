@@ -10,7 +10,8 @@ FILES = {
     "predictions.jsonl": "the run's settings in the first line, then every answer as it came",
     "detailed_results.json": "every answer with its scores, and what was skipped",
     "evaluation_results.json": "scores, intervals, paired differences, times; every number of the report",
-    "evaluation_report.md": "the report",
+    "evaluation_report.md": "the report; `shirg report` makes it again from the two files above",
+    "evaluation_report.html": "the same as one file, for a browser",
     "figures/": "its pictures",
 }
 

@@ -22,7 +22,7 @@ from shirg.evaluation.markdown import count
 from shirg.evaluation.output import PREDICTIONS_FILE, set_aside, write_outputs
 from shirg.evaluation.sample import SamplePage
 from shirg.evaluation.shards import merged_rows, shard_path, shard_settings
-from shirg.evaluation.summary import breakdown, comparisons, part_scores, scores, token_counts
+from shirg.evaluation.summary import summarise
 from shirg.evaluation.tasks import find_task
 from shirg.evaluation.variants import list_variants
 from shirg.lavida import Lavida, SigLipVisionTower
@@ -30,7 +30,7 @@ from shirg.lavida.adapter import has_adapter
 
 __all__ = ["SHIRGEvaluationConfig", "SHIRGEvaluator"]
 
-FORMAT = "shirg-evaluation-2"
+FORMAT = "shirg-evaluation-3"
 """Says how `evaluation_results.json` and `predictions.jsonl` are laid out; a change of layout changes it."""
 
 ANSWERS_DEPEND_ON = (
@@ -80,8 +80,8 @@ class SHIRGEvaluator:
         """Run everything and write it to `config.output_dir`.
 
         Writes `predictions.jsonl` line by line as answers come, so that a stopped run goes on with `config.resume`, then
-        `detailed_results.json`, `evaluation_results.json`, `evaluation_report.md`, `run_card.md` and `figures/`. With
-        `config.shard_index` only a share of the questions is asked, and written to `shards/`.
+        `detailed_results.json`, `evaluation_results.json`, `evaluation_report.md` and `.html`, `run_card.md` and `figures/`.
+        With `config.shard_index` only a share of the questions is asked, and written to `shards/`.
 
         Returns:
             The content of `evaluation_results.json`; of a share, how many `answers` it has, and in which `file`.
@@ -92,6 +92,8 @@ class SHIRGEvaluator:
         """
         started = time.perf_counter()
         survey = Survey.of(self.model, self._benchmarks(), self.settings["prompt_suffix"])
+        if not survey.pages:
+            raise UserError(_nothing_to_ask(survey))
         run = self.run_settings(survey)
         with _evaluating(self.model):
             if self.config.shard_index is not None:
@@ -104,7 +106,7 @@ class SHIRGEvaluator:
             efficiency = self._efficiency(sample)
         results = self._results(survey, rows, efficiency, run)
         results |= {"resumed_answers": before, "seconds": round(time.perf_counter() - started, 1)}
-        write_outputs(self.folder, results, rows, self.model, sample)
+        write_outputs(self.folder, results, rows, self.model, sample, survey)
         return results
 
     def run_settings(self, survey: Survey) -> dict:
@@ -175,8 +177,7 @@ class SHIRGEvaluator:
         for page in survey.pages:
             if next(page.keys(self.variants)) in journal.entries:
                 return SamplePage(page.open_image(), *page.prompts[0])
-        reason = survey.skipped[0]["reason"] if survey.skipped else "no records"
-        raise UserError(f"datasets: nothing to ask in {', '.join(survey.benchmarks)}; the first reason: {reason}")
+        raise UserError(_nothing_to_ask(survey))
 
     # ------------------------------------------------------------------ what it comes to
 
@@ -199,14 +200,15 @@ class SHIRGEvaluator:
             "intervals": {"resamples": RESAMPLES, "level": LEVEL, "seed": seed, "unit": "page"},
             "datasets": [_describe(name, survey, rows) for name in survey.benchmarks],
             "variants": [variant.as_dict() for variant in self.variants],
-            "tokens": token_counts(rows),
-            "scores": scores(rows, seed),
-            "parts": part_scores(rows, seed),
-            "comparisons": comparisons(rows, self.variants, seed),
-            "breakdown": breakdown(rows, seed),
+            **summarise(rows, self.variants, seed),
             "efficiency": efficiency,
             "skipped": survey.skipped,
         }
+
+
+def _nothing_to_ask(survey: Survey) -> str:
+    reason = survey.skipped[0]["reason"] if survey.skipped else "no records"
+    return f"datasets: nothing to ask in {', '.join(survey.benchmarks)}; the first reason: {reason}"
 
 
 def _describe(name: str, survey: Survey, rows: list[dict]) -> dict:

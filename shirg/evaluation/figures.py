@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shirg.evaluation.markdown import count
+from shirg.evaluation.markdown import count, milliseconds
 from shirg.evaluation.tasks import METRIC_TITLES
 from shirg.evaluation.variants import RIVALS, SELECTING_MODES
 from shirg.files import atomic_path
@@ -94,7 +94,6 @@ def loss_figure(path: Path, steps: Sequence[dict], validations: Sequence[dict] =
 def accuracy_figure(path: Path, results: dict) -> None:
     """Score against visual tokens with 95% intervals, one panel for each data set; filled: with the adapter."""
     datasets = [dataset for dataset in results["datasets"] if dataset["questions"]]
-    tokens = visual_tokens(results)
     columns = min(len(datasets), 3)
     rows = -(-len(datasets) // columns)
     figure = _figure(0.6 + 4.4 * columns + 1.6, 4.4 * rows)
@@ -102,22 +101,40 @@ def accuracy_figure(path: Path, results: dict) -> None:
     for axes in panels[len(datasets) :]:
         axes.set_axis_off()
     for axes, dataset in zip(panels, datasets, strict=False):
-        of_dataset = {
-            entry["variant"]: entry
-            for entry in results["scores"]
-            if (entry["dataset"], entry["metric"]) == (dataset["name"], dataset["metric"])
-        }
-        for mode in results["config"]["modes"]:
-            for adapter in (False, True):
-                run = [v for v in results["variants"] if (v["mode"], v["adapter"]) == (mode, adapter)]
-                if run:
-                    _score_series(axes, mode, adapter, [(tokens[v["variant"]], of_dataset[v["variant"]]) for v in run])
-        title = f"{dataset['name']} ({count(dataset['questions'], 'question')}, {count(dataset['pages'], 'page')})"
-        axes.set(xlabel="visual tokens in the prompt", title=title, ylabel=f"{METRIC_TITLES[dataset['metric']]}, %")
-        axes.set_ylim(0, max(axes.get_ylim()[1], 5))
-        _plain(axes)
+        _score_panel(axes, results, dataset)
     panels[columns - 1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     _save(figure, path)
+
+
+def accuracy_panel(results: dict, dataset: dict) -> Figure:
+    """The panel of one data set alone, its legend below, for a page that may be narrow."""
+    figure = _figure(5.6, 4.4)
+    axes = figure.add_subplot()
+    _score_panel(axes, results, dataset)
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    return figure
+
+
+def _score_panel(axes: Axes, results: dict, dataset: dict) -> None:
+    tokens = visual_tokens(results)
+    of_dataset = {
+        entry["variant"]: entry
+        for entry in results["scores"]
+        if (entry["dataset"], entry["metric"]) == (dataset["name"], dataset["metric"])
+    }
+    trained = any(variant["adapter"] for variant in results["variants"])
+    for mode in results["config"]["modes"]:
+        for adapter in (False, True):
+            run = [v for v in results["variants"] if (v["mode"], v["adapter"]) == (mode, adapter)]
+            if run:
+                label = f"{mode}, {'with' if adapter else 'without'} adapter" if trained else mode
+                points = [(tokens[v["variant"]], of_dataset[v["variant"]]) for v in run]
+                shift = (6 if adapter else -6) if trained else 0  # side by side, not on top of each other
+                _score_series(axes, mode, adapter, points, label, shift)
+    title = f"{dataset['name']} ({count(dataset['questions'], 'question')}, {count(dataset['pages'], 'page')})"
+    axes.set(xlabel="visual tokens in the prompt", title=title, ylabel=f"{METRIC_TITLES[dataset['metric']]}, %")
+    axes.set_ylim(0, max(axes.get_ylim()[1], 5))
+    _plain(axes)
 
 
 def visual_tokens(results: dict) -> dict[str, float]:
@@ -125,8 +142,63 @@ def visual_tokens(results: dict) -> dict[str, float]:
     return {entry["variant"]: entry["mean"] for entry in results["tokens"]}
 
 
+STAGES = {
+    "tower": "#0072B2",
+    "selection": "#D55E00",
+    "pooling and projector": "#E69F00",
+    "prefill": "#009E73",
+    "denoising": "#56B4E9",
+}
+"""Stages of an answer, in their order, and their colours."""
+
+
+def stage_times(row: dict) -> dict[str, float]:
+    """Milliseconds of every stage, from a row of the efficiency table; denoising is the step's time times the steps."""
+    selection = row["selection_ms"] or 0.0
+    rest = max(row["embedding_ms"] - selection, 0.0)
+    times = (row["tower_ms"], selection, rest, row["prefill_ms"], row["steps"] * row["step_ms"])
+    return dict(zip(STAGES, times, strict=True))
+
+
+def latency_figure(path: Path, efficiency: dict) -> None:
+    """Time of an answer stage by stage, one bar for each vision path; a tick marks the whole answer as it was timed."""
+    _save(latency_chart(efficiency), path)
+
+
+def latency_chart(efficiency: dict) -> Figure:
+    """The figure of `latency_figure`."""
+    rows = efficiency["rows"]
+    figure = _figure(7.2, 1.5 + 0.42 * len(rows))
+    axes = figure.add_subplot()
+    names = [row["variant"] for row in rows]
+    left = np.zeros(len(rows))
+    for stage, colour in STAGES.items():
+        width = np.array([stage_times(row)[stage] for row in rows])
+        axes.barh(names, width, left=left, color=colour, label=stage)
+        left += width
+    whole = [row["total_ms"] for row in rows]
+    axes.scatter(whole, names, marker="|", s=160, color="black", label="whole answer, timed", zorder=3)
+    for place, row in enumerate(rows):
+        end = max(left[place], row["total_ms"])
+        _label(axes, end, place, f"{milliseconds(row['total_ms'])} ms")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.18 * max(*left, *whole))
+    axes.set_xlabel("ms, median, one page, one question")
+    axes.legend(
+        frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.6 / (0.5 + 0.42 * len(rows))), ncols=3
+    )
+    _plain(axes)
+    axes.grid(False, axis="y")
+    return figure
+
+
 def kv_figure(path: Path, efficiency: dict) -> None:
     """Bytes of the prefix cache by vision path, prompt and picture apart."""
+    _save(kv_chart(efficiency), path)
+
+
+def kv_chart(efficiency: dict) -> Figure:
+    """The figure of `kv_figure`."""
     rows = [row for row in efficiency["rows"] if row["mode"] not in RIVALS]  # their caches are those of `shirg`
     figure = _figure(7.2, 1.2 + 0.5 * len(rows))
     axes = figure.add_subplot()
@@ -136,18 +208,25 @@ def kv_figure(path: Path, efficiency: dict) -> None:
     axes.barh(names, image, color=[MODE_COLOURS[row["mode"]] for row in rows])
     axes.barh(names, prompt, left=image, color="0.75", label="prompt text")
     for place, row in enumerate(rows):
-        axes.text(row["kv_bytes"] / 1e6, place, f" {row['tokens']} tokens", va="center", fontsize=9)
+        _label(axes, row["kv_bytes"] / 1e6, place, f"{row['tokens']} tokens")
     axes.invert_yaxis()
     axes.set_xlim(right=1.22 * max(row["kv_bytes"] for row in rows) / 1e6)
     axes.set_xlabel("keys and values of the prefix, MB (coloured: the page; grey: the prompt's text)")
     _plain(axes)
     axes.grid(False, axis="y")
-    _save(figure, path)
+    return figure
 
 
-def _score_series(axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[float, dict]]) -> None:
+def _label(axes: Axes, x: float, y: float, text: str) -> None:
+    """Text a little to the right of a bar's end."""
+    axes.annotate(text, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def _score_series(
+    axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[float, dict]], label: str, shift: float
+) -> None:
     points = sorted(points, key=lambda point: point[0])
-    x = np.array([tokens for tokens, _ in points]) + (6 if adapter else -6)  # side by side, not on top of each other
+    x = np.array([tokens for tokens, _ in points]) + shift
     y = 100 * np.array([entry["score"] for _, entry in points])
     low = [100 * (entry["score"] if entry["low"] is None else entry["low"]) for _, entry in points]
     high = [100 * (entry["score"] if entry["high"] is None else entry["high"]) for _, entry in points]
@@ -164,7 +243,7 @@ def _score_series(axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[f
         capsize=3,
         clip_on=False,  # a score of zero lies on the edge
         elinewidth=1,
-        label=f"{mode}, {'with' if adapter else 'without'} adapter",
+        label=label,
     )
 
 

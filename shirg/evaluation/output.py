@@ -5,28 +5,37 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
+from shirg.evaluation.asking import Survey
 from shirg.evaluation.card import run_card
-from shirg.evaluation.figures import accuracy_figure, kv_figure
+from shirg.evaluation.failures import headline
+from shirg.evaluation.figures import accuracy_figure, kv_figure, latency_figure
 from shirg.evaluation.kept_picture import draw_kept, save_picture
+from shirg.evaluation.page import evaluation_page
 from shirg.evaluation.report import evaluation_report
+from shirg.evaluation.report_details import example_picture
 from shirg.evaluation.sample import SamplePage
 from shirg.evaluation.variants import Variant
-from shirg.files import write_json, write_text
-from shirg.lavida import Lavida
+from shirg.files import atomic_path, write_json, write_text
+from shirg.lavida import Lavida, VisionFeatures
 
 RESULTS_FILE = "evaluation_results.json"
 DETAILS_FILE = "detailed_results.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 REPORT_FILE = "evaluation_report.md"
+PAGE_FILE = "evaluation_report.html"
 CARD_FILE = "run_card.md"
 FIGURES = "figures"
-EVERYTHING = (PREDICTIONS_FILE, RESULTS_FILE, DETAILS_FILE, REPORT_FILE, CARD_FILE, FIGURES)
+EVERYTHING = (PREDICTIONS_FILE, RESULTS_FILE, DETAILS_FILE, REPORT_FILE, PAGE_FILE, CARD_FILE, FIGURES)
+SMALL = 760
+"""Pixels across a page in the list of examples."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +70,10 @@ def _new_folder(folder: Path) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def write_outputs(folder: Path, results: dict, rows: Sequence[dict], model: Lavida, sample: SamplePage) -> None:
-    """Write results, details, figures and report, each file complete or not at all.
+def write_outputs(
+    folder: Path, results: dict, rows: Sequence[dict], model: Lavida, sample: SamplePage, survey: Survey
+) -> None:
+    """Write results, details, figures and reports, each file complete or not at all.
 
     Raises:
         UserError: if the folder cannot be written or the disk is full.
@@ -70,41 +81,73 @@ def write_outputs(folder: Path, results: dict, rows: Sequence[dict], model: Lavi
     try:
         write_json(folder / DETAILS_FILE, {"predictions": list(rows), "skipped": results["skipped"]})
         write_json(folder / RESULTS_FILE, results)
-        _draw(folder / FIGURES, results, rows, model, sample)
-        write_text(folder / REPORT_FILE, evaluation_report(results))
+        shown = headline([Variant(entry["mode"], entry["budget"], entry["adapter"]) for entry in results["variants"]])
+        if shown is not None:
+            _draw_pages(folder / FIGURES, results, rows, PagePainter(model, shown), sample, survey)
+        write_reports(folder, results)
         write_text(folder / CARD_FILE, run_card(results))
     except OSError as error:
         raise UserError(f"output_dir: {folder} cannot be written ({error.strerror or error})") from error
 
 
-def _draw(folder: Path, results: dict, rows: Sequence[dict], model: Lavida, sample: SamplePage) -> None:
-    accuracy_figure(folder / "accuracy_against_tokens.png", results)
+def write_reports(folder: Path, results: dict) -> None:
+    """Write the charts and both reports from the content of `evaluation_results.json`; pictures of pages are there already.
+
+    Raises:
+        OSError: if the folder cannot be written or the disk is full.
+    """
+    accuracy_figure(folder / FIGURES / "accuracy_against_tokens.png", results)
     if results["efficiency"]:
-        kv_figure(folder / "kv_cache.png", results["efficiency"])
-    chosen = drawn_variant(results)
-    if chosen is not None:
-        answer = next(
-            row["prediction"] for row in rows if (row["id"], row["variant"]) == (sample.record.id, chosen.name)
-        )
-        draw_selection(folder / "kept_patches.png", model, sample, chosen, answer)
+        latency_figure(folder / FIGURES / "latency.png", results["efficiency"])
+        kv_figure(folder / FIGURES / "kv_cache.png", results["efficiency"])
+    write_text(folder / REPORT_FILE, evaluation_report(results))
+    write_text(folder / PAGE_FILE, evaluation_page(results, folder / FIGURES))
 
 
-def drawn_variant(results: dict) -> Variant | None:
-    """The selection that is drawn: `shirg` at the middle budget, in its most trained state; None if it was not run."""
-    run = [variant for variant in results["variants"] if variant["mode"] == "shirg"]
-    if not run:
-        return None
-    adapter = any(variant["adapter"] for variant in run)
-    budgets = sorted({variant["budget"] for variant in run})
-    return Variant("shirg", budgets[len(budgets) // 2], adapter)
+def _draw_pages(
+    folder: Path, results: dict, rows: Sequence[dict], painter: PagePainter, sample: SamplePage, survey: Survey
+) -> None:
+    """The sample page, and the pages of the worst losses and best wins."""
+    said = {row["id"]: row["prediction"] for row in rows if row["variant"] == painter.variant.name}
+    painter.paint(folder / "kept_patches.png", sample, said[sample.record.id])
+    shown = results["examples"]
+    if shown is None:
+        return
+    asked = {(page.task.name, record.id): (record, text) for page in survey.pages for record, text in page.prompts}
+    for kind in ("losses", "wins"):
+        for number, example in enumerate(shown[kind]):
+            record, text = asked[example["dataset"], example["id"]]
+            page = SamplePage(record.open_image(), record, text)
+            painter.paint_small(folder / example_picture(kind, number), page)
 
 
-@torch.no_grad()
-def draw_selection(path: Path, model: Lavida, sample: SamplePage, variant: Variant, answer: str) -> None:
-    """Draw what `variant` keeps of the sample page, with question, answer and truth below it."""
-    features = Page(model, sample.image).features(variant)
-    kept = model.select(features, variant.budget, model.question_ids(model.prompt_ids(sample.prompt)))
-    record = sample.record
-    truth = " / ".join(dict.fromkeys(record.answers))
-    notes = [f"{name}: {text}" for name, text in (("Question", record.question), ("Answer", answer), ("Truth", truth))]
-    save_picture(path, draw_kept(sample.image, kept, features.grid, fit=model.fit, notes=notes))
+@dataclass
+class PagePainter:
+    """Draws what one variant keeps of pages, which go through the tower once however many questions are shown of them."""
+
+    model: Lavida
+    variant: Variant
+    _features: dict[str, VisionFeatures] = field(default_factory=dict)
+
+    def paint(self, path: Path, page: SamplePage, answer: str) -> None:
+        """The page with its question, the answer to it and the truth below."""
+        record = page.record
+        truth = " / ".join(dict.fromkeys(record.answers))
+        notes = [f"Question: {record.question}", f"Answer: {answer}", f"Truth: {truth}"]
+        save_picture(path, self._picture(page, notes))
+
+    def paint_small(self, path: Path, page: SamplePage) -> None:
+        """The page alone, small enough for a report of twenty."""
+        picture = self._picture(page, [])
+        picture.thumbnail((SMALL, 2 * SMALL))
+        with atomic_path(path) as fresh:
+            picture.save(fresh, "JPEG", quality=80)
+
+    @torch.no_grad()
+    def _picture(self, page: SamplePage, notes: Sequence[str]) -> Image.Image:
+        model, name = self.model, page.record.image_id
+        if name not in self._features:
+            self._features[name] = Page(model, page.image).features(self.variant)
+        features = self._features[name]
+        kept = model.select(features, self.variant.budget, model.question_ids(model.prompt_ids(page.prompt)))
+        return draw_kept(page.image, kept, features.grid, fit=model.fit, notes=notes)

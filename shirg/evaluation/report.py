@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES
 from shirg.evaluation.checklist import Item, targets
 from shirg.evaluation.markdown import count, escape, interval, megabytes, milliseconds, percent, points, table
-from shirg.evaluation.summary import text_height_groups
+from shirg.evaluation.report_details import breakdowns, difference_cell, example_list, failure_tables
 from shirg.evaluation.tasks import METRIC_TITLES
 from shirg.evaluation.variants import BUDGETED_MODES, PATHS, REFERENCE_MODES, RIVALS, SELECTING_MODES
 
@@ -15,6 +15,7 @@ FIGURES = {
     "accuracy_against_tokens.png": "Score against visual tokens, with 95% intervals",
     "kept_patches.png": "One page of the run: what was kept and what was dropped",
     "kv_cache.png": "Size of the prefix cache by vision path",
+    "latency.png": "Time of an answer, stage by stage",
 }
 
 
@@ -36,7 +37,11 @@ def evaluation_report(results: dict) -> str:
         cost_section(results),
         computed_section(results),
         "## Which text can be read",
-        _breakdowns(results),
+        breakdowns(results),
+        "## What goes wrong",
+        failure_tables(results),
+        "## Worst losses and best wins",
+        example_list(results),
         *(["## One page", figure("kept_patches.png")] if has_drawing(results) else []),
         "## Targets, line by line",
         item_table(targets(results)),
@@ -93,12 +98,13 @@ def score_table(results: dict) -> str:
         scored += [_score_cell(_part(results, dataset, part, name)) for dataset, part in parts]
         cost = costs.get(name.removesuffix("+adapter"))
         rows.append([name, _tokens(tokens[name]), *scored, *(_cost_cells(cost) if cost else [])])
-    note = "Costs were timed without the adapter, which adds two small matrices to the projector." if costs else ""
-    return "\n\n".join(filter(None, [table(header, rows), note]))
+    trained = any(variant["adapter"] for variant in results["variants"])
+    note = "Costs were timed without the adapter, which adds two small matrices to the projector."
+    return "\n\n".join(filter(None, [table(header, rows), note if costs and trained else ""]))
 
 
 def difference_tables(results: dict) -> str:
-    """For each data set: selections against the unselected paths as the model ships them, then against what trained with them."""
+    """For each data set: what is gained on the paths as the model ships them, then on what trained with them."""
     parts = []
     modes = {variant["variant"]: variant["mode"] for variant in results["variants"]}
     for dataset in _scored(results):
@@ -117,7 +123,7 @@ def difference_tables(results: dict) -> str:
         if trained:
             parts += ["With the adapter, against itself without it and against the other paths with it:"]
             parts += [_difference_table(trained)]
-    return "\n\n".join(filter(None, parts)) or "No selection was run beside a path to compare it with."
+    return "\n\n".join(filter(None, parts)) or "Nothing was run beside a path to compare it with."
 
 
 def _rival_table(modes: dict[str, str], entries: Sequence[dict]) -> str:
@@ -125,7 +131,7 @@ def _rival_table(modes: dict[str, str], entries: Sequence[dict]) -> str:
     columns = list(dict.fromkeys(entry["variant"] for entry in entries))
     cells = {(modes[entry["against"]], entry["variant"]): entry for entry in entries}
     rules = list(dict.fromkeys(rule for rule, _ in cells))
-    rows = [[f"against {rule}", *(_difference_cell(cells.get((rule, name))) for name in columns)] for rule in rules]
+    rows = [[f"against {rule}", *(difference_cell(cells.get((rule, name))) for name in columns)] for rule in rules]
     return table(["rule", *columns], rows)
 
 
@@ -135,8 +141,8 @@ def _difference_table(entries: Sequence[dict]) -> str:
         itself = entry["variant"] == f"{entry['against']}+adapter"
         cells.setdefault(entry["variant"], {})["itself without adapter" if itself else entry["against"]] = entry
     against = list(dict.fromkeys(name for row in cells.values() for name in row))
-    rows = [[variant, *(_difference_cell(row.get(name)) for name in against)] for variant, row in cells.items()]
-    return table(["selection", *(f"against {name}" for name in against)], rows) if rows else ""
+    rows = [[variant, *(difference_cell(row.get(name)) for name in against)] for variant, row in cells.items()]
+    return table(["vision path", *(f"against {name}" for name in against)], rows) if rows else ""
 
 
 def cost_section(results: dict, figures: str = "figures") -> str:
@@ -144,7 +150,6 @@ def cost_section(results: dict, figures: str = "figures") -> str:
     efficiency = results["efficiency"]
     if efficiency is None:
         return "The timing was left out of this run."
-    on_gpu = any(row["peak_memory_bytes"] is not None for row in efficiency["rows"])
     header = ["vision path", "tokens", "with prompt", "tower ms", "selection ms", "selection, pooling and projector ms"]
     header += [
         "prefill ms",
@@ -154,14 +159,14 @@ def cost_section(results: dict, figures: str = "figures") -> str:
         "whole answer ms",
         "without cache",
         "KV cache MB",
-    ] + ["peak MB"] * on_gpu
+        "peak MB",
+    ]
     rows = [
         [row["variant"], str(row["tokens"]), str(row["prefix_tokens"])]
         + [milliseconds(row[key]) for key in ("tower_ms", "selection_ms", "embedding_ms")]
         + [milliseconds(row[key]) for key in ("prefill_ms", "step_ms", "step_uncached_ms")]
         + [str(row["steps"]), *(milliseconds(row[key]) for key in ("total_ms", "total_uncached_ms"))]
-        + [megabytes(row["kv_bytes"])]
-        + ([megabytes(row["peak_memory_bytes"])] if on_gpu else [])
+        + [megabytes(row["kv_bytes"]), megabytes(row["peak_memory_bytes"])]
         for row in efficiency["rows"]
     ]
     savings = [
@@ -173,7 +178,7 @@ def cost_section(results: dict, figures: str = "figures") -> str:
         ]
         for entry in efficiency["savings"]
     ]
-    parts = [table(header, rows), figure("kv_cache.png", figures)]
+    parts = [table(header, rows), figure("latency.png", figures), figure("kv_cache.png", figures)]
     if savings:
         header = ["selection", "against", "KV cache saved, page", "KV cache saved, page and prompt"]
         parts += [
@@ -270,39 +275,6 @@ def _explanation(results: dict) -> str:
     )
 
 
-def _breakdowns(results: dict) -> str:
-    parts = []
-    for by, title in (("text_px", "height of the answer's text"), ("kind", "kind")):
-        for dataset in _scored(results):
-            cells = {
-                (entry["variant"], entry["group"]): entry
-                for entry in results["breakdown"]
-                if entry["by"] == by and entry["dataset"] == dataset["name"]
-            }
-            groups = list(dict.fromkeys(group for _, group in cells))
-            if by == "text_px":
-                groups.sort(key=text_height_groups().index)
-            if groups:
-                parts.append(f"### {dataset['name']} by {title}\n\n" + _group_table(results, cells, groups))
-    if not parts:
-        return "The data sets of this run tell neither the height of their text nor the kind of their questions."
-    parts.append(
-        f"Heights are in pixels of the page once it is {results['model']['resolution']} pixels high; the number of questions "
-        "is in brackets. Small groups have wide intervals: see `evaluation_results.json`."
-    )
-    return "\n\n".join(parts)
-
-
-def _group_table(results: dict, cells: dict, groups: Sequence[str]) -> str:
-    first = results["variants"][0]["variant"]
-    header = ["vision path", *(f"{escape(group)} ({cells[first, group]['questions']})" for group in groups)]
-    rows = [
-        [variant["variant"], *(percent(cells[variant["variant"], group]["score"]) for group in groups)]
-        for variant in results["variants"]
-    ]
-    return table(header, rows)
-
-
 def _selection_line(model: dict) -> str:
     if model["relevance"] == "none":
         return "- Selection: by the page alone (relevance none)."
@@ -332,10 +304,17 @@ def _method(results: dict) -> str:
             f"{count(efficiency['repeats'], 'run')} after {efficiency['warm_up']} to warm up. Selection includes comparing the "
             "page with the question where the model does that, and the tower's last layer computed once more for rules that look "
             "at its attention or keys. Stages that depend on the prefix's length alone are timed once for each length. "
-            "KV bytes are counted from this page's filled cache."
+            "KV bytes are counted from this page's filled cache. Peak: the most bytes that tensors held at once during one "
+            f"answer, weights included, {_peak_counted(results)}."
         )
     lines.append("- Every prediction is in `detailed_results.json`, one entry for each question and variant.")
     return "\n".join(lines)
+
+
+def _peak_counted(results: dict) -> str:
+    if results["environment"]["device"] == "cpu":
+        return "seen between operations, which on a CPU is less than the process takes"
+    return "as the GPU's allocator counts them"
 
 
 def dataset_lines(results: dict) -> str:
@@ -396,9 +375,3 @@ def _score_cell(entry: dict) -> str:
 
 def _cost_cells(row: dict) -> list[str]:
     return [*(milliseconds(row[key]) for key in ("selection_ms", "prefill_ms", "step_ms")), megabytes(row["kv_bytes"])]
-
-
-def _difference_cell(entry: dict | None) -> str:
-    if entry is None:
-        return "-"
-    return f"{points(entry['difference'])} {interval(entry, points)}<br>{entry['verdict']}"

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from shirg.evaluation.bootstrap import Interval, compare, mean_interval
+from shirg.evaluation.failures import examples, failures, headline
 from shirg.evaluation.variants import Variant, references
 
 TEXT_HEIGHTS = (8.0, 10.0, 14.0, 20.0)
 """Edges, in pixels at the model's resolution, of the groups in which scores are broken down by height of text."""
+
+
+def summarise(rows: Sequence[dict], variants: Sequence[Variant], seed: int) -> dict:
+    """Everything that follows from the answers alone, as `evaluation_results.json` holds it."""
+    return {
+        "tokens": token_counts(rows),
+        "scores": scores(rows, seed),
+        "parts": part_scores(rows, seed),
+        "comparisons": comparisons(rows, variants, seed),
+        "breakdown": breakdown(rows, seed),
+        "group_comparisons": group_comparisons(rows, variants, seed),
+        "failures": failures(rows, variants),
+        "examples": examples(rows, variants),
+    }
 
 
 def scores(rows: Sequence[dict], seed: int) -> list[dict]:
@@ -53,26 +69,62 @@ def comparisons(rows: Sequence[dict], variants: Sequence[Variant], seed: int) ->
         for variant in run:
             for reference in references(variant, run):
                 ours, theirs = by_variant[variant.name], by_variant[reference.name]
-                found = compare(_column(ours), _column(theirs), [row["image_id"] for row in ours], seed=seed)
                 entries.append(
-                    {"dataset": dataset, "variant": variant.name, "against": reference.name}
-                    | {"difference": found.interval.mean, "low": found.interval.low, "high": found.interval.high}
-                    | {"questions": found.interval.questions, "pages": found.interval.pages}
-                    | {"differing_pages": found.differing_pages, "verdict": found.verdict}
+                    {
+                        "dataset": dataset,
+                        "variant": variant.name,
+                        "against": reference.name,
+                        **_paired(ours, theirs, seed),
+                    }
                 )
     return entries
 
 
+def _paired(ours: Sequence[dict], theirs: Sequence[dict], seed: int) -> dict:
+    found = compare(_column(ours), _column(theirs), [row["image_id"] for row in ours], seed=seed)
+    return {
+        "difference": found.interval.mean,
+        "low": found.interval.low,
+        "high": found.interval.high,
+        "questions": found.interval.questions,
+        "pages": found.interval.pages,
+        "differing_pages": found.differing_pages,
+        "verdict": found.verdict,
+    }
+
+
 def breakdown(rows: Sequence[dict], seed: int) -> list[dict]:
     """Scores by height of the answer's text and by kind of question, where the data tell."""
+    return [
+        {"dataset": dataset, "by": by, "group": group, "variant": variant, **_flat(_interval(_column(of), of, seed))}
+        for by, (dataset, group, variant), of in _in_groups(rows)
+    ]
+
+
+def group_comparisons(rows: Sequence[dict], variants: Sequence[Variant], seed: int) -> list[dict]:
+    """Paired differences in the same groups: what the large view and the selection gain on `lowres`, and what selecting
+    loses of the large view."""
+    shown = headline(variants)
+    pairs = [(Variant("highres"), Variant("lowres"))]
+    pairs += [(shown, Variant("lowres")), (shown, replace(Variant("highres"), adapter=shown.adapter))] if shown else []
+    found = {(by, *key): of for by, key, of in _in_groups(rows)}
     entries = []
+    for by, dataset, group in dict.fromkeys(key[:3] for key in found):
+        for ours, theirs in pairs:
+            names = [(by, dataset, group, variant.name) for variant in (ours, theirs)]
+            if all(name in found for name in names):
+                entry = {"dataset": dataset, "by": by, "group": group, "variant": ours.name, "against": theirs.name}
+                entries.append(entry | _paired(*(found[name] for name in names), seed))
+    return entries
+
+
+def _in_groups(rows: Sequence[dict]) -> Iterator[tuple[str, tuple[str, str, str], list[dict]]]:
+    """What groups are made by, data set, group and variant, and the rows of it."""
     for by, group_of in (("text_px", text_height_group), ("kind", _kind)):
         known = [{**row, "group": group_of(row)} for row in rows]
         known = [row for row in known if row["group"] is not None]
-        for (dataset, group, variant), members in _grouped(known, "dataset", "group", "variant").items():
-            interval = _interval(_column(members), members, seed)
-            entries.append({"dataset": dataset, "by": by, "group": group, "variant": variant, **_flat(interval)})
-    return entries
+        for key, members in _grouped(known, "dataset", "group", "variant").items():
+            yield by, key, members
 
 
 def text_height_group(row: dict) -> str | None:

@@ -10,7 +10,20 @@ import pytest
 import tyro
 
 from shirg import cli
-from shirg.cli import answer, assemble, components, convert, describe, evaluate, prepare, run, select, sweep, train
+from shirg.cli import (
+    answer,
+    assemble,
+    components,
+    convert,
+    describe,
+    evaluate,
+    prepare,
+    report,
+    run,
+    select,
+    sweep,
+    train,
+)
 from shirg.errors import UserError
 
 MODULES = {
@@ -18,6 +31,7 @@ MODULES = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "report": report,
     "select": select,
     "sweep": sweep,
     "answer": answer,
@@ -28,7 +42,7 @@ MODULES = {
 }
 
 
-POSITIONAL = ("image", "question", "model", "source", "target")
+POSITIONAL = ("image", "question", "model", "source", "target", "folder")
 """Told apart by place: help shows them by what they are."""
 
 

@@ -63,7 +63,12 @@ def test_lines_written_as_they_came_are_the_consolidated_ones(run):
 def test_results_on_disk_are_the_returned_ones(run):
     folder, results, _ = run
     assert json.loads((folder / "evaluation_results.json").read_text(encoding="utf-8")) == results
-    for name in ("evaluation_report.md", "figures/accuracy_against_tokens.png", "figures/kept_patches.png"):
+    for name in (
+        "evaluation_report.md",
+        "evaluation_report.html",
+        "figures/accuracy_against_tokens.png",
+        "figures/kept_patches.png",
+    ):
         assert (folder / name).stat().st_size > 1000
 
 
@@ -88,7 +93,8 @@ def test_same_seed_same_answers_and_the_tower_sees_each_page_once_per_view(run, 
     again = SHIRGEvaluator(small_config(tmp_path, sample_size=7, efficiency_repeats=0), model).run_evaluation()
     assert (tmp_path / "detailed_results.json").read_bytes() == (folder / "detailed_results.json").read_bytes()
     assert again["scores"] == results["scores"] and again["comparisons"] == results["comparisons"]
-    drawing = 1
+    shown = [example["image_id"] for kind in ("losses", "wins") for example in again["examples"][kind]]
+    drawing = len({RECORDS[0].image_id, *shown})
     assert len(seen) == 2 * 3 + drawing  # two pages, three views
 
 
@@ -176,7 +182,7 @@ def test_output_folder_must_be_writable(benchmark, tmp_path):
         ({"datasets": ["nothing"]}, "'nothing' is not a known benchmark"),
         ({"token_budgets": [0]}, "token_budgets: got 0"),
         ({"token_budgets": []}, "token_budgets: got"),
-        ({"modes": ["lowres", "sideways"]}, "modes: got 'sideways'.*must be all or some of lowres"),
+        ({"modes": ["lowres", "sideways"]}, "modes: got 'sideways'.*must be all, core or some of lowres"),
         ({"sample_size": 0}, "sample_size: got 0"),
         ({"step_ratio": 0.0}, "step_ratio: got 0.0"),
         ({"block_length": 1}, "step_ratio: got 0.5, must be .* a block of 1 a step"),

@@ -1,0 +1,46 @@
+"""`shirg report`: the figures of an evaluation made again from its files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tyro.conf import Positional
+
+from shirg.cli.flags import CommonFlags
+from shirg.cli.runner import run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(CommonFlags):
+    """Score the answers in an evaluation's folder again, check every number against them, and redraw charts and reports.
+
+    Needs neither model nor data. Ends with exit code 2 if a number is not what the answers give; times and bytes are taken
+    as they were measured.
+    """
+
+    folder: Positional[Path]
+    """What `shirg evaluate` left: `detailed_results.json` and `evaluation_results.json`."""
+
+
+def command(flags: Flags) -> None:
+    """Check, redraw, and show the tables."""
+    from rich.console import Console
+
+    from shirg.cli.scoreboard import scoreboard
+    from shirg.evaluation.redo import redo
+
+    results = redo(flags.folder)
+    console = Console(soft_wrap=True)
+    for shown in scoreboard(results):
+        Console(width=max(console.width, 110)).print(shown)
+    scored = sum(dataset["questions"] for dataset in results["datasets"]) * len(results["variants"])
+    said = f"{scored} answers scored again, every number is theirs; report: {flags.folder / 'evaluation_report.html'}"
+    console.print(said, highlight=False, markup=False)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)

@@ -1,0 +1,124 @@
+"""`evaluation_report.html`: the report as one file that needs no other, in light and dark, wide and narrow.
+
+The words and numbers are those of `evaluation_report.md`; charts are drawn as SVG whose text and lines take the page's
+colours, pictures of pages are embedded. Nothing is fetched and nothing runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shirg.evaluation.figures import accuracy_panel, kv_chart, latency_chart
+from shirg.evaluation.report import evaluation_report
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from matplotlib.figure import Figure
+
+MEDIA = {".png": "image/png", ".jpg": "image/jpeg"}
+
+
+def evaluation_page(results: dict, figures: Path) -> str:
+    """The page, from the content of `evaluation_results.json`.
+
+    Args:
+        figures: folder with the pictures of pages; what is not there is left out.
+    """
+    return page("SHIRG evaluation", evaluation_report(results), lambda name: _shown(name, results, figures))
+
+
+def page(title: str, markdown: str, picture: Callable[[str], str]) -> str:
+    """A report in Markdown as a self-contained page.
+
+    Args:
+        picture: gives the HTML that stands for a picture of the report by its file name, or "" to leave it out.
+    """
+    body = _reader(picture).render(markdown)
+    style = (files("shirg.evaluation") / "page.css").read_text(encoding="utf-8")
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def _reader(picture: Callable[[str], str]) -> MarkdownIt:
+    """CommonMark with tables; HTML in the text stays text, but for the line breaks that our tables use."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    reader.inline.ruler.before("html_inline", "line_break", _line_break)
+
+    def image(tokens: Sequence, place: int, options: object, env: object) -> str:
+        name = tokens[place].attrs["src"]
+        shown, caption = picture(str(name)), html.escape(tokens[place].content)
+        return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>" if shown else ""
+
+    reader.renderer.rules["image"] = image
+    reader.renderer.rules["table_open"] = lambda *_: '<div class="scroll" tabindex="0"><table>\n'
+    reader.renderer.rules["table_close"] = lambda *_: "</table></div>\n"
+    return reader
+
+
+def _line_break(state, silent: bool) -> bool:
+    if not state.src.startswith("<br>", state.pos):
+        return False
+    if not silent:
+        state.push("hardbreak", "br", 0)
+    state.pos += len("<br>")
+    return True
+
+
+def _shown(name: str, results: dict, folder: Path) -> str:
+    """A chart drawn anew, or the picture of a page from its file."""
+    file = name.removeprefix("figures/")
+    if file == "accuracy_against_tokens.png":
+        panels = [accuracy_panel(results, dataset) for dataset in results["datasets"] if dataset["questions"]]
+        return '<div class="panels">' + "".join(map(svg, panels)) + "</div>"
+    if file in ("latency.png", "kv_cache.png"):
+        chart = latency_chart if file == "latency.png" else kv_chart
+        return f'<div class="wide" tabindex="0">{svg(chart(results["efficiency"]))}</div>'
+    return embedded(folder / file)
+
+
+def embedded(path: Path) -> str:
+    """The picture as part of the page; "" where there is none."""
+    if not path.is_file():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="" loading="lazy" src="data:{MEDIA[path.suffix]};base64,{data}">'
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG that takes text, lines and background from the page it stands on."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "shirg"}):
+        figure.savefig(
+            out, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None, "Creator": None}
+        )
+    drawn = out.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg role="img" viewBox="\1">', drawn, count=1)
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    for colour, own in {"#000000": "currentColor", "#ffffff": "var(--paper)", "#ebebeb": "var(--line)"}.items():
+        drawn = drawn.replace(colour, own)
+    return _own_names(drawn)
+
+
+def _own_names(drawn: str) -> str:
+    """Names of shapes made different from those of other figures on the page."""
+    import hashlib
+
+    own = hashlib.sha256(drawn.encode()).hexdigest()[:8]
+    drawn = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', drawn)
+    drawn = re.sub(r'href="#([^"]+)"', rf'href="#{own}-\1"', drawn)
+    return re.sub(r"url\(#([^)]+)\)", rf"url(#{own}-\1)", drawn)

@@ -1,0 +1,51 @@
+"""Every number and chart of an evaluation made again from its files, without model, pages or data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from shirg.errors import UserError
+from shirg.evaluation.evaluator import FORMAT
+from shirg.evaluation.output import DETAILS_FILE, RESULTS_FILE, write_reports
+from shirg.evaluation.summary import summarise
+from shirg.evaluation.tasks import find_task
+from shirg.evaluation.variants import Variant
+
+
+def redo(folder: Path) -> dict:
+    """Score the answers of `detailed_results.json` again, compare all that follows with `evaluation_results.json`, and write
+    charts and reports anew. Times and bytes cannot be measured again; they are taken as they stand.
+
+    Returns:
+        The content of `evaluation_results.json`.
+
+    Raises:
+        UserError: if a file is missing or of another layout, or a score or summary is not what the answers give; the message
+            names the first. Nothing is written then.
+    """
+    results, details = (_read(folder / name) for name in (RESULTS_FILE, DETAILS_FILE))
+    if results.get("format") != FORMAT:
+        raise UserError(f"{folder / RESULTS_FILE}: its format is {results.get('format')!r}, must be {FORMAT}")
+    rows = details["predictions"]
+    for row in rows:
+        marks = find_task(row["dataset"]).marks(row["prediction"], row["answers"], row["kind"])
+        if marks != row["scores"] or row["score"] != next(iter(marks.values())):
+            place = f"{row['dataset']} {row['id']} by {row['variant']}"
+            raise UserError(f"{folder / DETAILS_FILE}: {place} has scores {row['scores']}, its answer gives {marks}")
+    variants = [Variant(entry["mode"], entry["budget"], entry["adapter"]) for entry in results["variants"]]
+    for name, found in summarise(rows, variants, results["intervals"]["seed"]).items():
+        if json.loads(json.dumps(found)) != results[name]:
+            raise UserError(f"{folder / RESULTS_FILE}: {name} is not what the answers of {DETAILS_FILE} give")
+    try:
+        write_reports(folder, results)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return results
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the folder that an evaluation left") from error

@@ -1,0 +1,163 @@
+"""The page: one file, the report's words, nothing of the data taken for markup."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from shirg.errors import UserError
+from shirg.evaluation.page import evaluation_page, page, svg
+from shirg.evaluation.redo import redo
+
+VOID = {"meta", "img", "br", "hr", "path", "use"}
+
+
+class Checker(HTMLParser):
+    """Keeps the open elements, and fails where one is closed that is not the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def checked(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    assert checker.open == []
+    return checker
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    folder, _, _ = run
+    return (folder / "evaluation_report.html").read_text(encoding="utf-8")
+
+
+def test_one_file_that_asks_for_nothing(html):
+    tags = checked(html).tags
+    assert not {"script", "link", "iframe", "object", "form"} & {tag for tag, _ in tags}
+    for _, attributes in tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/"))
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+
+
+def test_it_says_what_the_report_says(run, html):
+    _, results, _ = run
+    text = " ".join("".join(checked(html).text).split())
+    for entry in results["scores"]:
+        assert f"{100 * entry['score']:.1f}%" in text
+    for part in (
+        "exact match",
+        "whole answer, timed",
+        "What goes wrong",
+        "Worst losses and best wins",
+        "Targets, line by line",
+    ):
+        assert part in text, part
+    assert html.count("<svg") == len(results["datasets"]) + 2
+    assert html.count("<table>") == html.count('<div class="scroll"')
+
+
+def test_pictures_of_the_examples_are_in_it(run, html):
+    folder, results, _ = run
+    shown = sum(len(results["examples"][kind]) for kind in ("losses", "wins"))
+    assert len(list((folder / "figures" / "examples").glob("*.jpg")) if shown else []) == shown
+    assert html.count("data:image/jpeg") == shown and html.count("data:image/png") == 1
+
+
+def test_names_of_shapes_are_used_once(html):
+    names = [attributes["id"] for _, attributes in checked(html).tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    used = {attributes["xlink:href"][1:] for tag, attributes in checked(html).tags if tag == "use"}
+    assert used <= set(names)
+
+
+def test_charts_take_the_pages_colours(html):
+    for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        assert "#000000" not in chart and "#ffffff" not in chart and "currentColor" in chart
+
+
+def test_text_from_data_is_no_markup(run, tmp_path):
+    _, results, _ = run
+    hostile = copy.deepcopy(results)
+    evil = "<img src=x onerror=alert(1)><script>a</script> [b](javascript:c) <br> | `d` ![e](f)"
+    example = {"dataset": "documents", "id": evil, "image_id": "x", "question": evil, "answers": [evil], "kind": evil}
+    example |= {"text_px": 9.0, "prediction": evil, "score": 0.0, "theirs": evil, "their_score": 1.0}
+    hostile["examples"] |= {"losses": [example], "wins": []}
+    hostile["skipped"] = [{"dataset": "documents", "id": evil, "questions": 1, "reason": evil}]
+    plain, wild = checked(evaluation_page(results, tmp_path)), checked(evaluation_page(hostile, tmp_path))
+    assert {tag for tag, _ in wild.tags} <= {tag for tag, _ in plain.tags} | {"h4", "ul", "li", "p"}
+    assert not [attributes for _, attributes in wild.tags if "onerror" in attributes]
+    assert not [attributes for tag, attributes in wild.tags if tag == "a" and "href" in attributes]
+    assert "<script>a</script>" in "".join(wild.text)
+
+
+def test_a_picture_that_is_missing_is_left_out():
+    assert "<figure>" not in page("t", "![a](figures/b.png)", lambda name: "")
+    assert "<figure><svg></svg><figcaption>a &amp; b</figcaption>" in page(
+        "t", "![a & b](x.png)", lambda name: "<svg></svg>"
+    )
+
+
+def test_same_figure_same_svg(run):
+    from shirg.evaluation.figures import kv_chart
+
+    _, results, _ = run
+    assert svg(kv_chart(results["efficiency"])) == svg(kv_chart(results["efficiency"]))
+
+
+def test_everything_is_made_again_from_the_json(run, tmp_path):
+    import shutil
+
+    folder, results, _ = run
+    copied = tmp_path / "copy"
+    shutil.copytree(folder, copied)
+    made = ["evaluation_report.md", "evaluation_report.html"]
+    made += [f"figures/{name}.png" for name in ("accuracy_against_tokens", "latency", "kv_cache")]
+    for name in made:
+        (copied / name).unlink()
+    assert redo(copied) == results
+    for name in made:
+        assert (copied / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("detailed_results.json", '"score": 0.0', '"score": 1.0', "has scores .* its answer gives"),
+        (
+            "evaluation_results.json",
+            '"differing_pages": 0',
+            '"differing_pages": 9',
+            "comparisons is not what the answers",
+        ),
+        ("evaluation_results.json", "shirg-evaluation-", "shirg-evaluation-0", "format is 'shirg-evaluation-0"),
+        ("evaluation_results.json", "{", "(", "cannot be read"),
+    ],
+)
+def test_a_number_that_is_not_the_answers_is_found(run, tmp_path, file, old, new, says):
+    folder, _, _ = run
+    for name in ("detailed_results.json", "evaluation_results.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text or name != file
+        (tmp_path / name).write_text(text.replace(old, new, 1) if name == file else text, encoding="utf-8")
+    with pytest.raises(UserError, match=says):
+        redo(tmp_path)
+    assert not (tmp_path / "evaluation_report.md").exists()
