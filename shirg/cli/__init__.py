@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 COMMANDS = {
+    "doctor": "look at packages, device, weights, data and disk before a run, each with its remedy",
     "run": "prepare, train, evaluate and report in one go",
     "prepare": "make a training set: images, questions and answers in Parquet files",
     "train": "train one LoRA adapter that serves every token budget",
@@ -35,6 +36,7 @@ commands:
 {commands}
 
 try:
+  shirg doctor                                     is everything here?
   shirg run                                        the whole road, under ten minutes on two CPU cores
   shirg select page.png --budget 512               writes page.kept.png
   shirg answer page.png "What is the total?"       reads it

@@ -16,6 +16,7 @@ from shirg.cli import (
     components,
     convert,
     describe,
+    doctor,
     evaluate,
     prepare,
     report,
@@ -27,6 +28,7 @@ from shirg.cli import (
 from shirg.errors import UserError
 
 MODULES = {
+    "doctor": doctor,
     "run": run,
     "prepare": prepare,
     "train": train,
@@ -166,7 +168,7 @@ def test_resolution_is_a_multiple_of_the_patch(resolution):
         (["--help"], 0, "usage: shirg COMMAND"),
         (["--version"], 0, "shirg "),
         (["evalute"], 2, "did you mean 'evaluate'?"),
-        (["x"], 2, "there are run, prepare"),
+        (["x"], 2, "there are doctor, run, prepare"),
         (["run", "--skip-training", "--skip-evaluation"], 2, "nothing is left to do"),
         (["run", "--token-budgets", "0"], 2, "token_budgets"),
         (["run", "--mixed-precision", "fp8"], 2, "mixed-precision"),

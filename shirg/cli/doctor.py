@@ -1,0 +1,132 @@
+"""`shirg doctor`: what should hold before a training run, looked at one by one, each with its remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from tyro.conf import arg
+
+from shirg.cli import checkup
+from shirg.cli.checkup import Finding
+from shirg.cli.flags import CommonFlags, OptionalFolder
+from shirg.cli.runner import run_command
+from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+OF_THE_MODEL = ("weights", "vision tower", "peft")
+"""Lines that need a loaded model."""
+
+OTHERWISE = {
+    "weights": "get the model's files again, or give another --model",
+    "data": "shirg prepare makes the folder again",
+}
+"""Remedies where an error names none."""
+
+WORDS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]-[/]"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(CommonFlags):
+    """Look at Python, packages, device, weights, disk and data before a run; ends with 1 if something is in its way.
+
+    Nothing is downloaded and nothing is changed.
+    """
+
+    model: str = "nano"
+    """`nano`, a folder in LaViDa's official layout, or an id of which the hub's cache holds a copy. `llada-8b` and
+    `dream-7b`, of which there are no weights here, ask for the device and memory only."""
+
+    revision: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the main branch)")] = None
+    """Branch, tag or commit of a model on the hub."""
+
+    prepared_dir: OptionalFolder = None
+    """Folder that `shirg prepare` made."""
+
+    output_dir: Path = Path("./shirg_lora_output")
+    """Where checkpoints would go."""
+
+
+def findings(flags: Flags) -> Iterator[Finding]:
+    """Every line, in the order in which a run would trip over them."""
+    packages = checkup.python_and_packages()
+    yield from packages
+    if not all(finding.good for finding in packages):
+        yield from _skipped("needs the packages", "GPU", "memory", *OF_THE_MODEL, "data", "disk")
+        return
+    yield from _device(flags)
+    yield from _model(flags)
+    try:
+        yield checkup.data(flags.prepared_dir)
+    except UserError as error:
+        yield _failed("data", error)
+    yield checkup.disk(flags.output_dir)
+
+
+def _device(flags: Flags) -> Iterator[Finding]:
+    """What the configuration alone tells; a model that has none is reported with its weights."""
+    try:
+        config = checkup.config(flags.model, flags.revision)
+    except UserError:
+        yield from _skipped("needs the model's config.json", "GPU", "memory")
+        return
+    yield from checkup.device_and_memory(config)
+
+
+def _model(flags: Flags) -> Iterator[Finding]:
+    try:
+        folder = checkup.checkpoint_folder(flags.model, flags.revision)
+        model = checkup.load(folder)
+    except UserError as error:
+        yield _failed("weights", error)
+        yield from _skipped("needs the weights", *OF_THE_MODEL[1:])
+        return
+    yield checkup.weights(model, folder)
+    yield checkup.tower_methods(model)
+    yield checkup.lora(model)
+
+
+def _failed(name: str, error: UserError) -> Finding:
+    """A line from an error, whose message ends with what would work."""
+    found, _, remedy = str(error).partition("; ")
+    return Finding(name, False, found, remedy or OTHERWISE[name])
+
+
+def _skipped(reason: str, *names: str) -> Iterator[Finding]:
+    return (Finding(name, None, reason) for name in names)
+
+
+def command(flags: Flags) -> None:
+    """Look, print every line, and leave with 1 if one failed."""
+    from rich.console import Console
+
+    found = list(findings(flags))
+    Console(highlight=False).print(table(flags.model, found))
+    counts = [sum(finding.good is good for finding in found) for good in (True, False, None)]
+    print("{} ok, {} failed, {} not looked at".format(*counts))
+    if counts[1]:
+        raise SystemExit(1)
+
+
+def table(model: str, found: Sequence[Finding]) -> Table:
+    """The lines as a table that folds in a narrow window; a remedy stands under what it is for."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(
+        "", "result", "what was found", title=f"shirg doctor, model {escape(model)}", box=None, title_justify="left"
+    )
+    for finding in found:
+        text = escape(" ".join(finding.found.split()))
+        remedy = f"\n[bold]-> {escape(finding.remedy)}[/]" if finding.remedy else ""
+        made.add_row(finding.name, WORDS[finding.good], text + remedy)
+    return made
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)
