@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows the whole thing, `make test` checks it. Both make .venv first if need be.
-.PHONY: demo test nano check style clean
+.PHONY: demo test nano check package style clean
 
 demo:  ## environment, then prepare, train, evaluate and report on the embedded model (under ten minutes on two cores)
 	sh scripts/setup.sh base
@@ -13,10 +13,14 @@ nano:  ## make LaViDa-nano again from nothing in ./nano_work (two hours on two c
 	sh scripts/setup.sh base
 	OMP_NUM_THREADS=1 .venv/bin/python -m torch.distributed.run --nproc_per_node 2 -m shirg.nano.recipe --work nano_work
 
-check:  ## linter and formatter, changing nothing
+check:  ## linter, formatter and types, changing nothing
 	sh scripts/setup.sh dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+package:  ## sdist and wheel, tried in clean environments (PYTHONS="python3.11 python3.12" for several)
+	sh scripts/check_package.sh $(PYTHONS)
 
 style:  ## linter and formatter, mending what they can
 	sh scripts/setup.sh dev

@@ -6,6 +6,7 @@ Only tracked files go in, from a copy, so nothing that lies about in the checkou
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ def build(folder: Path) -> tuple[Path, Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+    said = io.StringIO()  # setuptools names every file it touches
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(said):
         for name in tracked():
             target = Path(scratch, "source", name)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from shirg.gate import GateConfig, Kept, ShirgGate
     from shirg.lavida import Lavida
     from shirg.siglip_encoder import SigLipVisionTower
-    from shirg.training.trainer import SHIRGLoRAConfig, SHIRGLoRATrainer
+    from shirg.training.config import SHIRGLoRAConfig
+    from shirg.training.trainer import SHIRGLoRATrainer
 
 __version__ = "0.1.0"
 

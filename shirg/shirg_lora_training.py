@@ -4,7 +4,8 @@ if not __package__:  # run as a script, or this folder is on PYTHONPATH
     import _in_place  # noqa: F401
 
 from shirg.cli.train import main
-from shirg.training.trainer import SHIRGLoRAConfig, SHIRGLoRATrainer
+from shirg.training.config import SHIRGLoRAConfig
+from shirg.training.trainer import SHIRGLoRATrainer
 
 __all__ = ["SHIRGLoRAConfig", "SHIRGLoRATrainer", "main"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
 from shirg.cli.flags import AdaptedModelFlags, GateFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 ONE_PER_TOKEN = "(default: one per token)"
 
@@ -92,7 +95,7 @@ def command(flags: Flags) -> None:
     print(said)
 
 
-def decoding(flags: Flags, device) -> dict[str, object]:
+def decoding(flags: Flags, device: torch.device) -> dict[str, object]:
     """The keywords of `Lavida.generate` that the flags decide."""
     import torch
 

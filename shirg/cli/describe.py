@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from shirg.lavida import LavidaConfig
+    from shirg.lavida.costs import Scenario
 
 TARGET = 0.3
 """Least share of the cache that SHIRG promises to save; 50% is the other end of its range."""
@@ -132,7 +133,9 @@ def command(flags: Flags) -> None:
         console.print(TRAINING_NOTES, style="dim")
 
 
-def training_rows(config: LavidaConfig, budgets: Sequence[int], scenario, objective: str) -> list[dict]:
+def training_rows(
+    config: LavidaConfig, budgets: Sequence[int], scenario: Scenario, objective: str
+) -> list[dict[str, Any]]:
     """Peak bytes of a training step for every ratio and for `BATCHES`; see `shirg.training.memory`."""
     from shirg.training.budgets import POOLED
     from shirg.training.memory import memory_table
@@ -186,7 +189,7 @@ def load_config(model: str, revision: str | None = None) -> LavidaConfig:
 # -------------------- printing
 
 
-def show(found: dict, text: Console, tables: Console) -> None:
+def show(found: dict[str, Any], text: Console, tables: Console) -> None:
     """Print what `command` found: sentences on `text`, tables on `tables`, which never cuts a number."""
     from rich.markup import escape
 
@@ -219,7 +222,7 @@ def show(found: dict, text: Console, tables: Console) -> None:
     text.print(f"\n{NOTES}", style="dim")
 
 
-def parameter_table(found: dict) -> Table:
+def parameter_table(found: dict[str, Any]) -> Table:
     """Parameters and bytes by part, the adapter last."""
     table = _table("part", "parameters", "exactly", "bytes", "trained", left=1)
     for part, count in found["parameters"].items():
@@ -238,7 +241,7 @@ def parameter_table(found: dict) -> Table:
     return table
 
 
-def token_table(found: dict) -> Table:
+def token_table(found: dict[str, Any]) -> Table:
     """Where each path's visual tokens come from, and what their cache takes."""
     table = _table("vision path", "encoded", "kept", "visual\ntokens", "prefix\ntokens", "KV cache\nMB", left=3)
     for row in _sectioned(table, found["paths"]):
@@ -248,7 +251,7 @@ def token_table(found: dict) -> Table:
     return table
 
 
-def work_table(found: dict) -> Table:
+def work_table(found: dict[str, Any]) -> Table:
     """FLOPs by stage, in one unit for the whole table."""
     rows = [{**row, "gate": row["gate_projection"] + row["gate_arithmetic"]} for row in found["paths"]]
     unit = "TFLOP" if max(row["total_cached"] for row in rows) >= 1e12 else "GFLOP"
@@ -260,7 +263,7 @@ def work_table(found: dict) -> Table:
     return table
 
 
-def saving_table(found: dict) -> Table:
+def saving_table(found: dict[str, Any]) -> Table:
     """Share of the cache that a budget saves: the image's part, and the whole prefix; and which budget saves 30%."""
     from shirg.lavida.costs import largest_budget
 
@@ -276,7 +279,7 @@ def saving_table(found: dict) -> Table:
     return table
 
 
-def training_table(rows: list[dict]) -> Table:
+def training_table(rows: list[dict[str, Any]]) -> Table:
     """Peak memory of a training step: a row per ratio and batch size, with the parts of the plain one."""
     parts = ("weights", "blocks", "head", "working")
     table = _table("training", "batch", *parts, "peak", "peak with\ncheckpointing", left=1)
@@ -289,14 +292,14 @@ def training_table(rows: list[dict]) -> Table:
     return table
 
 
-def saving_note(found: dict) -> str:
+def saving_note(found: dict[str, Any]) -> str:
     """How to read `saving_table`."""
     flat = any(entry["against"] == "hd flat" for entry in found["savings"])
     more = "; hd flat: the same tiles without un-padding and newlines" if flat else ""
     return f"of the visual tokens (of the whole prefix); negative where the selection is the larger one{more}"
 
 
-def verdicts(found: dict) -> list[str]:
+def verdicts(found: dict[str, Any]) -> list[str]:
     """Whether SHIRG's promises about sizes are kept at this shape, one line each."""
     lines = []
     for name in dict.fromkeys(entry["against"] for entry in found["savings"]):
@@ -338,7 +341,7 @@ def figures(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.{2 if value >= 1 else 3}f}"
 
 
-def _sectioned(table: Table, rows: list[dict]) -> Iterator[dict]:
+def _sectioned(table: Table, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows of paths, with a gap wherever a path with budgets begins or ends."""
     modes = [row["mode"] for row in rows]
     for place, row in enumerate(rows):
@@ -354,8 +357,7 @@ def _table(*titles: str, left: int) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for place, title in enumerate(titles):
-        justify = "left" if place < left else "right"
-        table.add_column(title, justify=justify, no_wrap=True, vertical="bottom")
+        table.add_column(title, justify="left" if place < left else "right", no_wrap=True, vertical="bottom")
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
@@ -157,7 +157,7 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     return evaluation_config(flags, flags.output_dir, **chosen, **shards, resume=flags.resume, command=command_line())
 
 
-def said(flags: Flags, results: dict) -> str:
+def said(flags: Flags, results: dict[str, Any]) -> str:
     """What is left to say: where the report is, or what a shard has done."""
     if "shard_index" not in results:
         return f"report: {flags.output_dir / 'evaluation_report.html'} (and .md)"

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shirg.cli.flags import GateFlags, ModelFlags
 from shirg.errors import UserError
@@ -51,7 +51,7 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     return model
 
 
-def usual_dtype(config: dict) -> str:
+def usual_dtype(config: dict[str, Any]) -> str:
     """The precision in which a model computes here, by its `config.json`.
 
     A nano in float32, anything else in bfloat16: what official weights were trained in, and on a CPU the precision in which

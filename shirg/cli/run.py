@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shirg.cli import evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
@@ -68,7 +68,7 @@ def command(flags: Flags) -> None:
             evaluate.check_benchmarks(evaluation, model)
 
     # ------------------------------------------------------------- prepare and train
-    report: dict = {"command": command_line()}
+    report: dict[str, Any] = {"command": command_line()}
     if not flags.skip_training:
         report |= _prepare_and_train(flags, data, training, model)
 
@@ -91,7 +91,9 @@ def _adapter(flags: Flags) -> Path | None:
     return flags.adapter
 
 
-def _prepare_and_train(flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, model: Lavida) -> dict:
+def _prepare_and_train(
+    flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, model: Lavida
+) -> dict[str, Any]:
     """Leaves the best adapter on the model; returns what the report says of the two steps."""
     from shirg.cli.models import load_model
     from shirg.data.loader import RecordDataset
@@ -123,7 +125,7 @@ def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dic
         return evaluate.evaluator(config, model).run_evaluation()
 
 
-def _write_report(flags: Flags, report: dict, seconds: float) -> None:
+def _write_report(flags: Flags, report: dict[str, Any], seconds: float) -> None:
     from rich.console import Console
 
     from shirg.evaluation.report import in_short

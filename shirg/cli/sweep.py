@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shirg.cli.flags import AdaptedModelFlags, BudgetFlags, SeedFlags
 from shirg.cli.runner import run_command
@@ -101,7 +101,7 @@ def command(flags: Flags) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def summary_table(record: dict, budget: int) -> Table:
+def summary_table(record: dict[str, Any], budget: int) -> Table:
     """The ablations at one budget, without the grid, for a terminal."""
     from rich import box
     from rich.table import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import arg
 
@@ -66,7 +66,7 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
     )
 
 
-def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared: Path) -> dict:
+def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared: Path) -> dict[str, Any]:
     """Train `model` on a prepared folder; returns the trainer's results."""
     import torch
 

@@ -103,7 +103,8 @@ def _image_problem(row: dict[str, Any]) -> str:
 
 def _count_problems(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
     images: dict[str, set[bytes]] = {split: set() for split in SPLITS}
-    records, sources = dict.fromkeys(SPLITS, 0), {}
+    records = dict.fromkeys(SPLITS, 0)
+    sources: dict[str, int] = {}
     for shard in manifest["shards"]:
         names = column_values(folder / shard["file"], "image_id")
         records[shard["split"]] += len(names)

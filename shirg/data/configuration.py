@@ -127,7 +127,7 @@ class SHIRGDatasetConfig:
         for name in (*untold, "allow_fewer", "render_missing"):  # the last two say the same as `missing`
             del values[name]
         paths = {name: None if values[name] is None else str(values[name]) for name in ("data_dir", "exclude_data_dir")}
-        lists = {name: [str(file) for file in values[name]] for name in ("base_json", "ocr_json", "text_px")}
+        lists: dict[str, list[Any]] = {name: list(map(str, values[name])) for name in ("base_json", "ocr_json")}
         lists["text_px"] = list(self.text_px)
         if values["exclude_datasets"] is not None:
             lists["exclude_datasets"] = list(values["exclude_datasets"])

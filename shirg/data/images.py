@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shirg.errors import UserError
 
@@ -131,7 +131,7 @@ def decode(data: bytes, what: str = "image") -> tuple[Image.Image, str]:
         raise UserError(f"{what}: more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's decoders raise errors of every type on damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         raise UserError(f"{what}: cannot be read ({reason})") from error
 

@@ -39,6 +39,8 @@ from shirg.data.sources.hub_files import fetch
 from shirg.data.workers import ordered_map
 from shirg.errors import UserError
 
+__all__ = ["FORMAT", "SHIRGDatasetConfig", "SHIRGDatasetProcessor"]
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 2

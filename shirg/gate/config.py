@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 EDGES = ("gradient", "density", "strokes", "variance")
 """What `GateConfig.edge` may be: see `shirg.gate.terms.pixel_edges`."""
@@ -91,7 +92,7 @@ class GateConfig:
         return cls(**PRESETS[name])
 
 
-PRESETS: dict[str, dict[str, object]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "ocr": {
         "alpha": 0.1,

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class Kept:
     def __post_init__(self) -> None:
         """Number the kept tokens."""
         if self.assignment is None:
+            assert self.indices is not None, "a selector that merges gives the assignment"
             batch, budget = self.indices.shape
             outputs = torch.arange(budget, device=self.indices.device).expand(batch, budget)
             self.assignment = self.indices.new_full(self.scores.shape, -1).scatter_(1, self.indices, outputs)
@@ -123,8 +125,10 @@ def _join(parts: list[Selection]) -> Selection:
     present = [field.name for field in fields(Selection) if getattr(parts[0], field.name) is not None]
     columns = {name: [getattr(part, name) for part in parts] for name in present}
     taps = columns.pop("taps", None)
-    joined = {"indices": None} | {name: torch.cat(column) for name, column in columns.items()}
-    return Selection(**joined, taps=None if taps is None else tuple(map(torch.cat, zip(*taps, strict=True))))
+    joined: dict[str, Any] = {"indices": None} | {name: torch.cat(column) for name, column in columns.items()}
+    if taps is not None:
+        joined["taps"] = tuple(map(torch.cat, zip(*taps, strict=True)))
+    return Selection(**joined)
 
 
 def _prepare(request: Request, images: slice) -> Request:
@@ -153,7 +157,9 @@ def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
     The dropped are never touched: their sum is that of all less that of the kept, in float32.
     """
     batch, count, width = tokens.shape
-    indices, budget = selection.indices, selection.indices.shape[1]
+    indices = selection.indices
+    assert indices is not None, "rules that merge are not gathered"
+    budget = indices.shape[1]
     if summary:  # one row more, whose content the summary replaces: cheaper than to append it afterwards
         indices = torch.nn.functional.pad(indices, (0, 1))
     offsets = torch.arange(batch, device=tokens.device).unsqueeze(1) * count
@@ -161,7 +167,7 @@ def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
     if not summary:
         return kept
     total = selection.total
-    if tokens.requires_grad and torch.is_grad_enabled():  # the selector's sum carries no gradient
+    if total is None or (tokens.requires_grad and torch.is_grad_enabled()):  # the selector's sum carries no gradient
         total = tokens.sum(dim=1, dtype=torch.float32)
     if budget < count:
         total = total - kept[:, :budget].sum(dim=1, dtype=torch.float32)
@@ -179,7 +185,8 @@ def _check_finite(selection: Selection, given: dict[str, Tensor], **inputs: Tens
 
     Attention and keys are summed instead: what follows from them, an order and a nearest neighbour, may look sound.
     """
-    marked = [selection.scores, selection.total, *(value.sum(dim=1, dtype=torch.float32) for value in given.values())]
+    total = () if selection.total is None else (selection.total,)
+    marked = [selection.scores, *total, *(value.sum(dim=1, dtype=torch.float32) for value in given.values())]
     finite = [torch.isfinite(value).all() for value in marked]
     if bool(functools.reduce(torch.logical_and, finite)):
         return
@@ -187,8 +194,9 @@ def _check_finite(selection: Selection, given: dict[str, Tensor], **inputs: Tens
         if value is not None and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise ValueError(f"{name} holds {bad} NaN or infinite values of {value.numel()}")
-    largest = {name: float(inputs[name].abs().max()) for name in ("tokens", *given)}
-    name = max(largest, key=largest.get)
+    read = {name: inputs[name] for name in ("tokens", *given)}
+    largest = {name: float(value.abs().max()) for name, value in read.items() if value is not None}
+    name = max(largest, key=lambda one: largest[one])
     raise ValueError(f"{name} are too large to be squared in float32: |value| up to {largest[name]:.3g}")
 
 
@@ -244,7 +252,7 @@ def _check_needs(tokens: Tensor, selector: str, needs: tuple[str, ...], **given:
         value = given[name]
         if value is not None and (value.dim() != dims or value.shape[:2] != tokens.shape[:2]):
             raise ValueError(f"{name} must be {forms[name]}, got {list(value.shape)}")
-    return {name: given[name] for name in needs}
+    return {name: value for name, value in given.items() if value is not None and name in needs}
 
 
 def _check_pixels(pixels: Tensor, batch: int, grid: tuple[int, int, int]) -> None:

@@ -23,10 +23,15 @@ def merge_tokens(tokens: Tensor, selection: Selection, budget: int, summary: boo
         values = tokens.float()
         merged = _mix(values, *selection.taps) if selection.taps else _group_means(values, selection, budget)
         if summary:
-            dropped = selection.assignment < 0
+            dropped = _assigned(selection) < 0
             counted = torch.where(dropped.any(dim=1, keepdim=True), dropped, True).float().unsqueeze(1)  # [B, 1, N]
             merged = torch.cat([merged, counted @ values / counted.sum(dim=-1, keepdim=True)], dim=1)
         return merged.to(tokens.dtype)
+
+
+def _assigned(selection: Selection) -> Tensor:
+    assert selection.assignment is not None, "a rule that merges says where every token goes"
+    return selection.assignment
 
 
 def _mix(values: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
@@ -38,7 +43,8 @@ def _mix(values: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
 def _group_means(values: Tensor, selection: Selection, budget: int) -> Tensor:
     """Weighted mean of every output's tokens: [B, N, D] -> [B, K, D]."""
     # Tokens that go nowhere are summed into one group more, which is cut off: shapes stay fixed.
-    groups = torch.where(selection.assignment < 0, budget, selection.assignment)
+    assignment = _assigned(selection)
+    groups = torch.where(assignment < 0, budget, assignment)
     weights = torch.ones_like(groups, dtype=torch.float32) if selection.weights is None else selection.weights
     weights = weights.unsqueeze(-1)
     weighted = values if selection.weights is None else values * weights

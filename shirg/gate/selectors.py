@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +55,12 @@ class Request:
     """[B, N] float32, attention that each token receives; there for rules that need it."""
     keys: Tensor | None = None
     """[B, N, Dk] float32, keys of the layer that the attention is of; there for rules that need them."""
+
+    def needed(self, name: Literal["attention", "keys"]) -> Tensor:
+        """What a rule declared that it needs; the gate refuses a call without it."""
+        value = self.attention if name == "attention" else self.keys
+        assert value is not None, f"the rule does not declare that it needs {name}"
+        return value
 
 
 @dataclass
@@ -137,7 +144,7 @@ def select_shirg(request: Request) -> Selection:
     ranks = rank_tokens(scores)
     count = tree.count(request.budget, config.clusters_per_budget)
     tops = cluster_tops(ranks, clusters, count) if config.coverage or config.diversity else None
-    if config.diversity:
+    if config.diversity and tops is not None:
         scores = scores - config.diversity * _likeness(tokens, mean_square, clusters, tops, count)
         ranks = rank_tokens(scores)
     return Selection(keep_best(ranks, request.budget, tops if config.coverage else None), scores, clusters, total)
@@ -201,7 +208,7 @@ def select_random(request: Request) -> Selection:
     return Selection(keep_best(ranks, request.budget), 1 - ranks / count, torch.zeros_like(ranks))
 
 
-@torch.compiler.assume_constant_result  # a generator cannot be traced
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a generator cannot be traced
 def _draw(count: int, seed: int) -> Tensor:
     """The permutation of a seed, [count] long, drawn on the CPU to be the same for every device."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

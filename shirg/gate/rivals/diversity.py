@@ -129,16 +129,16 @@ def select_vispruner(request: Request) -> Selection:
     Ours: attention from all queries, as there is no class token; a round removes one token in 72, which is the paper's
     8 at its 576 tokens; cosines are computed once for all rounds.
     """
-    count, budget = request.tokens.shape[1], request.budget
+    count, budget, attention = request.tokens.shape[1], request.budget, request.needed("attention")
     important = (budget + 1) // 2
-    order = request.attention.sort(dim=1, descending=True, stable=True).indices
+    order = attention.sort(dim=1, descending=True, stable=True).indices
     chosen = marked(order[:, :important], count)
     if budget > important:
         rest = order[:, important:]
         diverse = _without_duplicates(take(request.tokens, rest), budget - important, count)
         chosen = chosen.scatter(1, rest.gather(1, diverse), True)
-    peak = request.attention.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    scores = request.attention / peak + 2 * chosen  # attention is within [-1, 1]: kept tokens stand above the dropped
+    peak = attention.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    scores = attention / peak + 2 * chosen  # attention is within [-1, 1]: kept tokens stand above the dropped
     return Selection(split_places(chosen, budget)[0], scores, torch.zeros_like(order))
 
 

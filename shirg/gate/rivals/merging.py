@@ -23,13 +23,14 @@ def select_visionzip(request: Request) -> Selection:
     the mean of the joining to it, which doubles its length); spacing is even to the last token.
     """
     count, budget = request.tokens.shape[1], request.budget
+    attention, keys = request.needed("attention"), request.needed("keys")
     contextual = round(budget * 10 / 64)
-    dominant = keep_best(rank_tokens(request.attention), budget - contextual)
+    dominant = keep_best(rank_tokens(attention), budget - contextual)
     _, rest = split_places(marked(dominant, count), budget - contextual)
-    anchors = torch.full_like(request.attention, -1, dtype=torch.long).scatter_(1, dominant, dominant)
+    anchors = torch.full_like(attention, -1, dtype=torch.long).scatter_(1, dominant, dominant)
     if contextual:
         targets = rest[:, spread(contextual, rest.shape[1], rest.device)]
-        anchors = _join_nearest(anchors, request.keys, targets, rest)
+        anchors = _join_nearest(anchors, keys, targets, rest)
     return _merged(request, number_anchors(anchors))
 
 
@@ -47,15 +48,16 @@ def select_prumerge(request: Request) -> Selection:
     attention is received from all queries.
     """
     count, budget = request.tokens.shape[1], request.budget
+    attention, keys = request.needed("attention"), request.needed("keys")
     by_attention = (budget + 3) // 4
-    salient = keep_best(rank_tokens(request.attention), by_attention)
+    salient = keep_best(rank_tokens(attention), by_attention)
     chosen = marked(salient, count)
     _, others = split_places(chosen, by_attention)
     even = others[:, spread(budget - by_attention, others.shape[1], others.device)] if budget > by_attention else None
     kept, dropped = split_places(chosen if even is None else chosen.scatter(1, even, True), budget)
-    anchors = torch.full_like(request.attention, -1, dtype=torch.long)
-    anchors = _join_nearest(anchors, request.keys, kept, dropped)
-    weights = request.attention.clamp_min(0).scatter(1, kept, 1.0)
+    anchors = torch.full_like(attention, -1, dtype=torch.long)
+    anchors = _join_nearest(anchors, keys, kept, dropped)
+    weights = attention.clamp_min(0).scatter(1, kept, 1.0)
     return _merged(request, number_anchors(anchors), weights)
 
 
@@ -68,9 +70,10 @@ def select_tome(request: Request) -> Selection:
     done behind it, in rounds of at most half, until exactly K are left. A merged group's key is the sum of its tokens',
     whose direction is that of their mean. Keys are compared whole, not averaged over heads.
     """
-    batch, count, _ = request.keys.shape
-    groups = torch.arange(count, device=request.keys.device).expand(batch, count)
-    keys, left = request.keys, count
+    keys = request.needed("keys")
+    batch, count, _ = keys.shape
+    groups = torch.arange(count, device=keys.device).expand(batch, count)
+    left = count
     while left > request.budget:
         merged = min(left - request.budget, (left + 1) // 2)
         parents = _match(keys, merged)
@@ -104,6 +107,6 @@ def _join_nearest(anchors: Tensor, keys: Tensor, targets: Tensor, others: Tensor
 def _merged(
     request: Request, assignment: Tensor, weights: Tensor | None = None, scores: Tensor | None = None
 ) -> Selection:
-    scores = request.attention if scores is None else scores
+    scores = request.needed("attention") if scores is None else scores
     clusters = torch.zeros_like(assignment)
     return Selection(None, scores, clusters, assignment=assignment, weights=weights)
