@@ -191,7 +191,7 @@ def test_without_padding_it_is_the_loss_of_answers_behind_prefixes(family):
                 objective=objective,
                 shift=family == "dream",
             )
-            torch.testing.assert_close(ours, theirs.mean())
+            torch.testing.assert_close(ours, theirs.mean().float())  # the small model computes in float64
 
 
 @torch.no_grad()
