@@ -64,7 +64,16 @@ def guarded(action: Callable[[], None], *, debug: bool) -> int:
             raise
         print(f"shirg: error: {message}", file=sys.stderr)
         return USER_MISTAKE
+    finally:
+        _part()
     return 0
+
+
+def _part() -> None:
+    """Processes that computed together let go of each other: one that ends while gloo's threads still run is aborted."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def explain(error: Exception) -> str | None:

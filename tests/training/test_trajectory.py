@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from shirg.errors import UserError
 from shirg.lavida import adapter
@@ -153,3 +154,4 @@ if __name__ == "__main__":
     found = divided_run(out) if sys.argv[2:] == ["divided"] else trajectory(wide_trainer(out, 1), 4)
     if os.environ["RANK"] == "0":
         (out / "trajectory.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
