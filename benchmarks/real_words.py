@@ -23,13 +23,12 @@ from rich.progress import track
 
 from shirg.data.render.fonts import HELD_OUT_FONTS, TRAINING_FONTS, Face
 from shirg.evaluation.answering import generated_text
-from shirg.evaluation.bootstrap import mean_interval
 from shirg.evaluation.boxed_pages import LAYOUTS, BoxedPage, boxed_pages
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.metrics import METRICS
 from shirg.files import write_json
 from shirg.lavida import Lavida
-from shirg.nano.recipe.score import DECODING, MEASURES
+from shirg.nano.recipe.score import DECODING, MEASURES, print_table, summarised
 
 SETS = ("sroie", "funsd", "icdar2015")
 LABELS = ("Owner", "Badge", "Permit", "Serial", "Agent", "Model")
@@ -98,18 +97,6 @@ def read(model: Lavida, cuts: list[Cut], name: str) -> list[dict]:
     return rows
 
 
-def summarise(rows: list[dict], seed: int) -> dict:
-    """Questions, and every measure with its interval, by what was shown."""
-    found = {}
-    for shown in SHOWN:
-        chosen = [row for row in rows if row["shown"] == shown]
-        pages = [row["page"] for row in chosen]
-        intervals = {key: mean_interval([row[key] for row in chosen], pages, seed=seed) for key in MEASURES}
-        numbers = {key: [round(x, 4) for x in (one.mean, one.low, one.high)] for key, one in intervals.items()}
-        found[shown] = {"words": len(chosen)} | numbers
-    return found
-
-
 def main() -> None:
     """Print the table, and write it with every answer as JSON when asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,12 +113,9 @@ def main() -> None:
             parser.error(f"--data-dir: {arguments.data_dir} has no folder {LAYOUTS[name].folder}")
         pages = boxed_pages(arguments.data_dir, name, 2 * arguments.words // PER_PAGE + 20, arguments.seed)
         rows = read(model, list(cuttings(pages, arguments.seed))[: arguments.words], name)
-        record["sets"][name], record["answers"][name] = summarise(rows, arguments.seed), rows
-    print("| words of | shown | words | exact match | ANLS |\n| --- | --- | ---: | ---: | ---: |")
-    for name, by_shown in record["sets"].items():
-        for shown, row in by_shown.items():
-            cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in row[key])) for key in MEASURES]
-            print(f"| {name} | {shown} | {row['words']} | {cells[0]} | {cells[1]} |")
+        record["sets"][name] = {shown: summarised([row for row in rows if row["shown"] == shown]) for shown in SHOWN}
+        record["answers"][name] = rows
+    print_table("words of | shown", record["sets"])
     if arguments.json:
         write_json(arguments.json, record)
 

@@ -13,14 +13,7 @@ from shirg.cli import checkup, doctor
 from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
 from shirg.lavida.shapes import published_config
 from shirg.training.memory import Step
-from tests.tiny import tiny_config, tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_model().save_pretrained(folder)
-    return folder
+from tests.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

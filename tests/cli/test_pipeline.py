@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from shirg import cli
-from tests.tiny import tiny_model
 
 LEFT = (
     "SHIRG_TRAINING_REPORT.md",
@@ -31,13 +30,6 @@ def shirg(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stop:
         cli.main([str(argument) for argument in arguments])
     return stop.value.code
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_model().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

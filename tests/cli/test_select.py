@@ -12,20 +12,13 @@ from PIL import Image
 from shirg import cli
 from shirg.cli import select
 from shirg.gate import SELECTORS, GateConfig
-from tests.tiny import tiny_model, tiny_page
+from tests.tiny import tiny_page
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("select") / "tiny"
-    tiny_model().save_pretrained(folder)
-    return str(folder)
-
-
-def run(model: str, capsys, *arguments: object) -> tuple[int, str, str]:
+def run(model: Path, capsys, *arguments: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr; 280 pixels are 20 x 20 patches."""
     with pytest.raises(SystemExit) as stop:
-        cli.main(["select", *map(str, arguments), "--model", model, "--image-resolution", "280"])
+        cli.main(["select", *map(str, arguments), "--model", str(model), "--image-resolution", "280"])
     printed = capsys.readouterr()
     return stop.value.code, printed.out, printed.err
 

@@ -54,18 +54,28 @@ def score(model: Lavida, count: int) -> dict:
     groups = {"all": rows} | {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
     return {
         group: {
-            name: _interval([row for row in chosen if row["shown"] == name]) for name in ("right", "another", "blank")
+            name: summarised([row for row in chosen if row["shown"] == name]) for name in ("right", "another", "blank")
         }
         for group, chosen in groups.items()
     }
 
 
-def _interval(rows: list[dict]) -> dict:
+def summarised(rows: list[dict]) -> dict:
+    """Number of questions, and mean, low and high of every measure: 95% intervals over pages."""
     places = [row["page"] for row in rows]
     found = {label: mean_interval([row[label] for row in rows], places, seed=0) for label in MEASURES}
     return {"questions": len(rows)} | {
         label: [round(value, 4) for value in (one.mean, one.low, one.high)] for label, one in found.items()
     }
+
+
+def print_table(titles: str, results: dict[str, dict[str, dict]]) -> None:
+    """Print `summarised` results, group by group and by what was shown, as a Markdown table whose first columns are `titles`."""
+    print(f"| {titles} | questions | {' | '.join(MEASURES)} |\n| --- | --- | ---: | ---: | ---: |")
+    for group, by_shown in results.items():
+        for shown, row in by_shown.items():
+            cells = ["{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * value for value in row[label])) for label in MEASURES]
+            print(f"| {group} | {shown} | {row['questions']} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -77,11 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = score(Lavida.from_pretrained(arguments.model), arguments.pages)
     print(f"lowres, text of {TEXT_PX[0]:g}-{TEXT_PX[1]:g} px at {SIZE} px, held-out pages; 95% intervals")
-    print("| pages | shown | questions | exact match | ANLS |\n| --- | --- | ---: | ---: | ---: |")
-    for group, by_shown in result.items():
-        for shown, row in by_shown.items():
-            cells = ["{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * value for value in row[label])) for label in MEASURES]
-            print(f"| {group} | {shown} | {row['questions']} | {cells[0]} | {cells[1]} |")
+    print_table("pages | shown", result)
     if arguments.json:
         write_json(arguments.json, result)
 
