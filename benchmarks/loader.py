@@ -33,6 +33,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from shirg.data.loader import RecordDataset, build_loaders
+from shirg.data.order import EpochOrder
 from shirg.data.records import Record, image_id
 from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import write_shard
@@ -69,7 +70,8 @@ def pages(count: int) -> Iterator[Record]:
 def loader_rate(folder: Path, shapes: ViewShapes, workers: int, augment: bool, rounds: int, batches: int) -> float:
     """Samples per second, the median of `rounds` of `batches` batches after one that does not count."""
     loader, _ = build_loaders(folder, BATCH, num_workers=workers, augment=augment, shapes=shapes)
-    read = itertools.chain.from_iterable(_epochs(loader))
+    order = EpochOrder(loader, seed=0)
+    read = itertools.chain.from_iterable(map(order.batches, itertools.count()))
     rates = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
@@ -79,12 +81,6 @@ def loader_rate(folder: Path, shapes: ViewShapes, workers: int, augment: bool, r
                     sample.view(name)
         rates.append(batches * BATCH / (time.perf_counter() - began))
     return statistics.median(rates[1:])
-
-
-def _epochs(loader) -> Iterator[Iterator[list[Record]]]:
-    for epoch in itertools.count():
-        loader.set_epoch(epoch)
-        yield iter(loader)
 
 
 # ------------------------------------------------------------- the step

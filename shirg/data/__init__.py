@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shirg.data.loader import RecordDataset, build_loaders, collate
+    from shirg.data.order import EpochOrder
     from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
     from shirg.data.records import Record
     from shirg.data.sources import load_benchmark
 
 _HOMES = {
+    "EpochOrder": "shirg.data.order",
     "Record": "shirg.data.records",
     "RecordDataset": "shirg.data.loader",
     "SHIRGDatasetConfig": "shirg.data.preparation",
@@ -26,6 +28,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "EpochOrder",
     "Record",
     "RecordDataset",
     "SHIRGDatasetConfig",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from shirg.data.augmentation import augment_record
-from shirg.data.order import EpochBatches, ShuffleSampler
 from shirg.data.records import Record
 from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import SPLITS, ShardReader, column_values, shard_paths
@@ -106,92 +104,6 @@ class RecordDataset(Dataset[Record]):
         self._open()
 
 
-class RecordLoader(DataLoader[list[Record]]):
-    """A `DataLoader` of record lists that knows its epoch and its place in it.
-
-    Example:
-        >>> for epoch in range(loader.epoch, 3):
-        ...     loader.set_epoch(epoch)
-        ...     for records in loader:
-        ...         step(records)
-        ...         state = loader.state_dict()  # later: loader.load_state_dict(state), and the same loop
-    """
-
-    def __init__(
-        self,
-        dataset: RecordDataset,
-        order: Sampler[int],
-        batch_size: int,
-        *,
-        rank: int = 0,
-        processes: int = 1,
-        num_workers: int = 0,
-    ):
-        """
-        Args:
-            dataset: what is read.
-            order: its numbers in the order of one process.
-            batch_size: records per batch and process.
-            rank: this process, from 0; it gets every `processes`-th batch.
-            processes: how many share the data.
-            num_workers: processes that read ahead, two batches each; 0 reads when asked.
-
-        Raises:
-            UserError: if the numbers make no loader.
-        """
-        if num_workers < 0:
-            raise UserError(f"num_workers: {num_workers}; 0 or more")
-        self.epoch, self._begin, self._given = 0, 0, 0
-        super().__init__(
-            dataset,
-            batch_sampler=EpochBatches(order, batch_size, rank, processes),
-            num_workers=num_workers,
-            collate_fn=collate,
-            worker_init_fn=leave_ctrl_c_to_the_trainer,
-            generator=torch.Generator().manual_seed(0),  # else a loader would draw on the global one
-        )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tells order and augmentation which epoch comes next; one that is not the present one begins at its start."""
-        if epoch != self.epoch:
-            self.epoch, self._begin, self._given = epoch, 0, 0
-        for part in (self.dataset, self.batch_sampler):
-            part.set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches that were handed out in it, whatever workers have read ahead; the same on every
-        process."""
-        return {"epoch": self.epoch, "batch": self._given, **self._shape()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration begins behind the batches that had been handed out, and reads none of them.
-
-        Raises:
-            UserError: if the state is of other data, another batch size or number of processes.
-        """
-        for name, value in self._shape().items():
-            if state.get(name) != value:
-                raise UserError(f"loader state: {name} is {state.get(name)} in it and {value} here; both must agree")
-        self.set_epoch(state["epoch"])
-        self._begin = self._given = state["batch"]
-
-    def __iter__(self) -> Iterator[list[Record]]:
-        # The sampler is asked for its batches once, when the iterator is made.
-        self.batch_sampler.skip = self._given = self._begin
-        batches = super().__iter__()
-        self.batch_sampler.skip = self._begin = 0
-        return self._counted(batches)
-
-    def _counted(self, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
-        for batch in batches:
-            self._given += 1
-            yield batch
-
-    def _shape(self) -> dict[str, int]:
-        sampler = self.batch_sampler
-        return {"records": len(self.dataset), "batch_size": sampler.batch_size, "processes": sampler.processes}
-
-
 def collate(records: list[Record]) -> list[Record]:
     """A batch is the list of its records: one that cannot be opened is left out by the trainer, not by the loader."""
     return list(records)
@@ -205,6 +117,10 @@ def leave_ctrl_c_to_the_trainer(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+Batches: TypeAlias = "DataLoader[list[Record]]"
+"""Lists of records, as `collate` leaves them."""
+
+
 def build_loaders(
     folder: str | Path,
     batch_size: int = 4,
@@ -214,24 +130,21 @@ def build_loaders(
     num_workers: int = 0,
     shapes: ViewShapes | None = None,
     views: tuple[str, ...] = VIEWS,
-    rank: int = 0,
-    processes: int = 1,
-) -> tuple[RecordLoader, RecordLoader | None]:
+) -> tuple[Batches, Batches | None]:
     """The training and the validation loader of a prepared folder.
 
-    Training is shuffled by (seed, epoch), call `set_epoch` before each; validation keeps the order of the shards and is
-    never augmented. The number of workers changes neither order nor content.
+    Training is shuffled, validation keeps the order of the shards and is never augmented. The number of workers changes
+    neither order nor content. `SHIRGLoRATrainer` takes both as they are; in a loop of your own `EpochOrder` shares them
+    among processes and goes on in mid-epoch.
 
     Args:
         folder: made by `SHIRGDatasetProcessor.prepare_full_dataset`.
-        batch_size: records per batch and process.
+        batch_size: records per batch, each a list of `Record`s (or `Sample`s, see `shapes`).
         seed: of order and augmentation.
         augment: whether training images are changed at every reading.
-        num_workers: processes that read ahead, for each loader.
+        num_workers: processes that read ahead, two batches each, for each loader; 0 reads when asked.
         shapes: see `RecordDataset`.
         views: see `RecordDataset`.
-        rank: this process. `SHIRGLoRATrainer` shares the data itself and wants loaders without rank and processes.
-        processes: how many share the data.
 
     Returns:
         Both loaders; None for validation if the folder was prepared without.
@@ -239,11 +152,24 @@ def build_loaders(
     Raises:
         UserError: if the folder has no training shards, or a number makes no loader.
     """
-    seen = {"shapes": shapes, "views": views}
-    work = {"rank": rank, "processes": processes, "num_workers": num_workers}
-    train = RecordDataset(folder, "train", augment=augment, seed=seed, **seen)
-    train_loader = RecordLoader(train, ShuffleSampler(len(train), seed), batch_size, **work)
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size}; at least 1")
+    if num_workers < 0:
+        raise UserError(f"num_workers: {num_workers}; 0 or more")
+
+    def batches(dataset: RecordDataset, shuffle: bool) -> Batches:
+        return DataLoader(
+            dataset,
+            batch_size,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            collate_fn=collate,
+            worker_init_fn=leave_ctrl_c_to_the_trainer,
+            generator=torch.Generator().manual_seed(seed),  # else a loader would draw on the global one
+        )
+
+    train = RecordDataset(folder, "train", shapes=shapes, views=views, augment=augment, seed=seed)
     if not shard_paths(Path(folder), "validation"):
-        return train_loader, None
-    held = RecordDataset(folder, "validation", **seen)
-    return train_loader, RecordLoader(held, SequentialSampler(held), batch_size, **work)
+        return batches(train, shuffle=True), None
+    held = RecordDataset(folder, "validation", shapes=shapes, views=views)
+    return batches(train, shuffle=True), batches(held, shuffle=False)

@@ -1,32 +1,15 @@
-"""Which records a process reads, and in which order: a function of seed, epoch and process alone."""
+"""The order in which training meets its records: a function of seed, epoch and process alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from shirg.errors import UserError
-
-
-class ShuffleSampler(Sampler[int]):
-    """All numbers below `length` in an order that follows from (seed, epoch) alone."""
-
-    def __init__(self, length: int, seed: int = 0):
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tells which epoch's order comes next. Epochs count from 0."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator).tolist())
+from shirg.seeds import generator
 
 
 def deal(batches: list[list[int]], rank: int, processes: int) -> list[list[int]]:
@@ -39,40 +22,118 @@ def deal(batches: list[list[int]], rank: int, processes: int) -> list[list[int]]
     return dealt[rank::processes]
 
 
-class EpochBatches(Sampler[list[int]]):
-    """The batches of one process in an epoch: its share of those that one process alone would read.
+class EpochOrder:
+    """Deals the batches of a `DataLoader`, shuffled by a seed, to the processes of a run.
 
-    Attributes:
-        skip: batches at the beginning that are left out of the next iteration.
+    A loader made with `shuffle=True` would shuffle by a generator that goes on from epoch to epoch; here its order follows
+    from the seed and the epoch alone, so a resumed run goes on at the exact record without reading those before it. A
+    loader that does not shuffle, or has a sampler of its own, keeps its order (which must then be repeatable for a
+    resume to be exact), unless images are dealt.
+
+    Example:
+        >>> order = EpochOrder(loader, seed=0)
+        >>> for epoch in range(3):
+        ...     for records in order.batches(epoch):  # to go on later: order.batches(epoch, skip=batches_done)
+        ...         step(records)
     """
 
-    def __init__(self, order: Sampler[int], batch_size: int, rank: int = 0, processes: int = 1):
+    def __init__(
+        self,
+        loader: DataLoader,
+        *,
+        seed: int,
+        name: str = "train_loader",
+        rank: int = 0,
+        processes: int = 1,
+        by_image: bool = False,
+    ):
         """
         Args:
-            order: all records; `set_epoch` of it is called if it has one.
-            batch_size: records per batch; the last of an epoch may be shorter.
+            loader: yields lists of records.
+            seed: of the order, another one for every name.
+            name: how messages call it.
             rank: this process, from 0.
-            processes: how many share the epoch.
+            processes: how many share the epoch; each gets as many batches, the last may be empty.
+            by_image: shuffle images instead of records, the records of one image beside each other; needs a data set
+                with `image_ids()`, one per record.
 
         Raises:
-            UserError: if the numbers make no share.
+            UserError: if it is no DataLoader over a data set with a length, has no batches or does not know its images, or
+                if rank and processes make no share.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size: {batch_size}; at least 1")
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            kind = type(loader.dataset if isinstance(loader, DataLoader) else loader).__name__
+            raise UserError(f"{name}: got {kind}; pass a torch DataLoader over a data set with a length")
+        if len(loader.dataset) == 0 or loader.batch_sampler is None or len(loader) == 0:
+            raise UserError(f"{name}: {len(loader.dataset)} records make no batch; it needs records and a batch_size")
         if not 0 <= rank < processes:
             raise UserError(f"rank: {rank}; from 0 to below processes ({processes})")
-        self.order, self.batch_size, self.rank, self.processes, self.skip = order, batch_size, rank, processes, 0
+        if by_image and not hasattr(loader.dataset, "image_ids"):
+            raise UserError(
+                f"share_prefix: {name} is over a {type(loader.dataset).__name__}, which has no image_ids() to tell which"
+                " records are of one image"
+            )
+        self.images = _places(loader.dataset.image_ids()) if by_image else None
+        self.loader = loader
+        self.name = name
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
 
-    def set_epoch(self, epoch: int) -> None:
-        """Tells which epoch comes next."""
-        if hasattr(self.order, "set_epoch"):
-            self.order.set_epoch(epoch)
+    @property
+    def batch_size(self) -> int:
+        """Records in a full batch of one process."""
+        told = self.loader.batch_size or getattr(self.loader.batch_sampler, "batch_size", None)
+        return told or max(len(batch) for batch in self.loader.batch_sampler)
 
     def __len__(self) -> int:
-        """Batches per epoch, the same for every process."""
-        return math.ceil(math.ceil(len(self.order) / self.batch_size) / self.processes)
+        """Batches per epoch for one process; the same for every process."""
+        return math.ceil(len(self.loader) / self.processes)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order, size = list(self.order), self.batch_size
+    def indices(self, epoch: int, skip: int = 0) -> list[list[int]]:
+        """Record numbers of this process's batches in `epoch`, without the first `skip` batches; see `deal`."""
+        return deal(self._epoch(epoch), self.rank, self.processes)[skip:]
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[list]:
+        """The batches themselves: lists of records."""
+        indices = self.indices(epoch, skip)
+        filled = [batch for batch in indices if batch]
+        records = iter(
+            DataLoader(
+                self.loader.dataset,
+                batch_sampler=filled,
+                collate_fn=self.loader.collate_fn,
+                num_workers=self.loader.num_workers,
+                prefetch_factor=self.loader.prefetch_factor,
+                worker_init_fn=self.loader.worker_init_fn,
+                multiprocessing_context=self.loader.multiprocessing_context,
+                generator=generator(self.seed, "workers", self.name, epoch),
+            )
+        )
+        for batch in indices:
+            yield next(records) if batch else []
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        for part in (self.loader.dataset, self.loader.sampler, self.loader.batch_sampler):
+            if hasattr(part, "set_epoch"):  # augmentation and seeded samplers, as accelerate tells them too
+                part.set_epoch(epoch)
+        kept = type(self.loader.sampler) is not RandomSampler or self.loader.sampler.replacement
+        if kept and self.images is None:
+            return list(self.loader.batch_sampler)
+        draws = generator(self.seed, "order", self.name, epoch)
+        if self.images is None:
+            order = torch.randperm(len(self.loader.dataset), generator=draws).tolist()
+        else:
+            images = torch.randperm(len(self.images), generator=draws).tolist()
+            order = [record for image in images for record in self.images[image]]
+        size = self.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        return iter(deal(batches, self.rank, self.processes)[self.skip :])
+        return batches[: len(self.loader)]  # without a short last batch if the loader drops it
+
+
+def _places(image_ids: Sequence[str]) -> list[list[int]]:
+    """Numbers of the records of every image, images by their first record."""
+    found: dict[str, list[int]] = {}
+    for number, image in enumerate(image_ids):
+        found.setdefault(image, []).append(number)
+    return list(found.values())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from shirg.errors import UserError
-from shirg.training.seeds import generator
+from shirg.seeds import generator
 
 POOLED = "pooled"
 """LaViDa's own tiles-and-pool path as a ratio, so that the adapter keeps it usable."""

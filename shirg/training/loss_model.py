@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from shirg.errors import UserError
 from shirg.lavida.adapter import lora_parameters
 from shirg.lavida.diffusion.noise import draw_noise
+from shirg.seeds import generator
 from shirg.training.budgets import POOLED, Ratio
 from shirg.training.features import path_of
 from shirg.training.objective import answer_losses
-from shirg.training.seeds import generator
 
 
 @dataclass

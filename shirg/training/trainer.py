@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from shirg.data.order import EpochOrder
 from shirg.errors import UserError
 from shirg.files import clear_leftovers, write_json
 from shirg.lavida import adapter
 from shirg.lavida.costs import path_tokens
+from shirg.seeds import derived_seed, scoped_seed
 from shirg.training import checkpoints, report, validation
 from shirg.training.budgets import Ratio
 from shirg.training.config import SHIRGLoRAConfig
@@ -27,12 +29,10 @@ from shirg.training.guards import Watch, check_finite, described, memory_advice,
 from shirg.training.interrupts import StopRequested, deferred_interrupt, stopped_by
 from shirg.training.journal import Journal, log_file
 from shirg.training.loss_model import LossModel, check_sharing
-from shirg.training.order import EpochOrder
 from shirg.training.processes import check_processes
 from shirg.training.progress import Progress
 from shirg.training.quantized import check_body_bits, quantize_body
 from shirg.training.schedule import cosine_with_warmup
-from shirg.training.seeds import derived_seed, scoped_seed
 from shirg.training.sharding import check_sharding, shard_body
 from shirg.training.targets import AnswerTargets
 from shirg.training.trackers import log_folder, step_values, tracking

@@ -13,10 +13,8 @@ from shirg.data import Record, RecordDataset, build_loaders
 from shirg.data.images import encode_png
 from shirg.data.records import image_id
 from shirg.data.shards import write_shard
-from shirg.errors import UserError
 from shirg.lavida.vision import ViewShapes
 from shirg.training.features import FeatureCache
-from shirg.training.order import EpochOrder
 from tests.tiny import tiny_model, tiny_page
 from tests.training.helpers import RESOLUTION, losses_of, small_trainer
 
@@ -100,11 +98,3 @@ def test_ctrl_c_while_workers_read_ahead_is_resumed_exactly(folder: Path, shapes
     resumed = small_trainer(tmp_path / "stopped", resume=True, **settings)
     resumed.train(build_loaders(folder, 1, **how)[0])
     assert losses_of(resumed) == losses_of(whole)
-
-
-def test_a_share_is_not_dealt_again(folder: Path):
-    share, _ = build_loaders(folder, 2, rank=1, processes=2)
-    with pytest.raises(UserError, match="train_loader: gives one process's share; pass it whole"):
-        EpochOrder(share, name="train_loader", seed=0)
-    whole = EpochOrder(build_loaders(folder, 3)[0], name="train_loader", seed=0, rank=1, processes=2)
-    assert (whole.batch_size, len(whole)) == (3, 2)

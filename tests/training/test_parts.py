@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from shirg.errors import UserError
+from shirg.seeds import derived_seed, scoped_seed
 from shirg.training import SHIRGLoRAConfig, checkpoints
 from shirg.training.checkpoints import RunState
 from shirg.training.features import FeatureCache
@@ -19,7 +20,6 @@ from shirg.training.journal import Journal, log_file
 from shirg.training.loss_model import draw_mask
 from shirg.training.report import best_in_words
 from shirg.training.schedule import cosine_with_warmup
-from shirg.training.seeds import derived_seed, scoped_seed
 from shirg.training.targets import AnswerTargets
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.training.helpers import RESOLUTION, FakeRecord
