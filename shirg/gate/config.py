@@ -56,8 +56,6 @@ class GateConfig:
     """
     min_cell: int = 1
     """Shortest side of a cluster, in tokens: cells that would have to be shorter are not split. At least 1."""
-    diversity: float = 0.0
-    """How much a token's score falls for likeness (cosine) to the best token of its cluster. At least 0; 0 costs nothing."""
 
     def __post_init__(self) -> None:
         """Refuse settings that no image could be scored with."""
@@ -77,8 +75,6 @@ class GateConfig:
             raise ValueError(f"relevance_spread must be between 0 and 1, got {self.relevance_spread}")
         if not isinstance(self.min_cell, int) or self.min_cell < 1:
             raise ValueError(f"min_cell must be a whole number of tokens, at least 1, got {self.min_cell!r}")
-        if not 0 <= self.diversity < math.inf:
-            raise ValueError(f"diversity must be a number of at least 0, got {self.diversity}")
 
     @classmethod
     def preset(cls, name: str) -> GateConfig:

@@ -142,12 +142,10 @@ def select_shirg(request: Request) -> Selection:
     scores = _saliency(request, grid_tokens, mean, mean_square, total / tokens.shape[1])
     # 4. Coverage and global rank
     ranks = rank_tokens(scores)
-    count = tree.count(request.budget, config.clusters_per_budget)
-    tops = cluster_tops(ranks, clusters, count) if config.coverage or config.diversity else None
-    if config.diversity and tops is not None:
-        scores = scores - config.diversity * _likeness(tokens, mean_square, clusters, tops, count)
-        ranks = rank_tokens(scores)
-    return Selection(keep_best(ranks, request.budget, tops if config.coverage else None), scores, clusters, total)
+    tops = None
+    if config.coverage:
+        tops = cluster_tops(ranks, clusters, tree.count(request.budget, config.clusters_per_budget))
+    return Selection(keep_best(ranks, request.budget, tops), scores, clusters, total)
 
 
 def _stop_at(tree: Quadtree, least: int) -> Quadtree:
@@ -179,25 +177,6 @@ def _saliency(request: Request, grid_tokens: Tensor, mean: Tensor, mean_square: 
     if request.config.relevance_spread:
         relevance = spread_relevance(relevance, request.grid, request.config.relevance_spread)
     return (score + (1 - alpha) * relevance) / (1 + beta)
-
-
-def _likeness(tokens: Tensor, mean_square: Tensor, clusters: Tensor, tops: Tensor, count: int) -> Tensor:
-    """Cosine of every token to the best of its cluster, at least 0, and 0 for the best themselves: [B, N].
-
-    Args:
-        tops: [B, N] bool, true once in each of the `count` clusters.
-    """
-    batch, number, width = tokens.shape
-    places = torch.arange(number, device=tokens.device).expand(batch, number)
-    # The others are written to one place more, which is cut off: shapes stay fixed.
-    leaders = clusters.new_zeros(batch, count + 1).scatter_(1, torch.where(tops, clusters, count), places)[:, :count]
-    offsets = torch.arange(batch, device=tokens.device).unsqueeze(1) * number
-    rows = (leaders.gather(1, clusters) + offsets).flatten()  # [B * N], the leader of each token
-    flat = tokens.flatten(0, 1)
-    products = flat.index_select(0, rows).mul_(flat).sum(-1)  # in place: another copy costs more than the arithmetic
-    squares = mean_square.flatten() * width
-    lengths = (squares * squares.index_select(0, rows)).sqrt_().clamp_min_(torch.finfo(torch.float32).tiny)
-    return (products / lengths).view(batch, number).clamp_min_(0).masked_fill_(tops, 0.0)
 
 
 @register("random")

@@ -122,7 +122,7 @@ def page_of_words() -> tuple[torch.Tensor, torch.Tensor]:
 def test_new_settings_at_their_defaults_change_no_bit():
     tokens, pixels = page_of_words()
     plain = ShirgGate()(tokens, 144, (24, 24), pixels=pixels)
-    named = ShirgGate(GateConfig(edge="gradient", edge_spread=0.0, relevance_spread=0.0, min_cell=1, diversity=0.0))
+    named = ShirgGate(GateConfig(edge="gradient", edge_spread=0.0, relevance_spread=0.0, min_cell=1))
     named = named(tokens, 144, (24, 24), pixels=pixels)
     assert torch.equal(plain.indices, named.indices) and torch.equal(plain.scores, named.scores)
 
@@ -181,31 +181,6 @@ def test_clusters_with_a_least_side_are_the_upper_levels_of_those_without():
     fine, coarse = (ShirgGate(GateConfig(min_cell=least))(tokens, 96, (24, 24)).clusters for least in (1, 4))
     assert fine[0].bincount().min() < 16  # so there is something to be held back
     assert coarse[0].bincount().tolist().count(16) == 20 and coarse[0].unique().numel() == 24  # (24 - 9) / 3 splits
-
-
-def test_diversity_takes_from_tokens_like_the_best_of_their_cluster():
-    # One cluster of 2 x 2. Token 0 is best; 1 points the same way, 2 is at right angles, 3 points away.
-    tokens = torch.tensor([[[9.0, -9.0, 0, 0], [4.0, -4.0, 0, 0], [0, 0, 3.0, -3.0], [-2.0, 2.0, 0, 0]]])
-    plain, diverse = (ShirgGate(GateConfig(alpha=1, beta=0, diversity=share)) for share in (0.0, 0.5))
-    before, after = (gate(tokens, 2, (2, 2)) for gate in (plain, diverse))
-    torch.testing.assert_close(before.scores - after.scores, torch.tensor([[0.0, 0.5, 0.0, 0.0]]))
-    assert before.indices.tolist() == [[0, 1]] and after.indices.tolist() == [[0, 2]]
-
-
-def test_diversity_looks_at_each_cluster_of_each_image_alone():
-    torch.manual_seed(0)
-    tokens = torch.randn(3, 64, 8)
-    gate = ShirgGate(GateConfig(diversity=0.3, max_cell=4))
-    kept, plain = (g(tokens, 32, (8, 8)) for g in (gate, ShirgGate(GateConfig(max_cell=4))))
-    for image in range(3):
-        for cluster in range(7):  # four cells of 4 x 4, one of them cut
-            own = (kept.clusters[image] == cluster).nonzero().flatten()
-            best = own[plain.scores[image, own].argmax()]
-            likeness = torch.cosine_similarity(tokens[image, own], tokens[image, best][None]).clamp_min(0)
-            likeness[own == best] = 0
-            torch.testing.assert_close(plain.scores[image, own] - kept.scores[image, own], 0.3 * likeness)
-    alone = gate(tokens[1:2], 32, (8, 8))
-    assert torch.equal(alone.indices[0], kept.indices[1])
 
 
 def test_the_ocr_preset_leaves_no_tile_empty_where_the_budget_allows():
