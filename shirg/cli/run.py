@@ -114,7 +114,7 @@ def _prepare_and_train(
     return {"settings": settings, "training": results, "before": before, "reload": reload}
 
 
-def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dict:
+def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dict[str, Any]:
     """Goes on after the answers of a stopped run, unless training has gone on since."""
     from shirg.evaluation.journal import OtherRunError
 

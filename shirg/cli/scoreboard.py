@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shirg.evaluation.markdown import interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.tasks import METRIC_TITLES
@@ -17,7 +17,7 @@ MARKS = {"better": " +", "worse": " -", "not distinguishable": ""}
 LEGEND = "95% intervals over pages; paired differences in points, + better, - worse, else not distinguishable"
 
 
-def scoreboard(results: dict) -> Iterator[Table]:
+def scoreboard(results: dict[str, Any]) -> Iterator[Table]:
     """Score, paired differences and cost of every variant, a table for each data set with answers.
 
     Args:
@@ -40,7 +40,7 @@ def scoreboard(results: dict) -> Iterator[Table]:
         yield shown
 
 
-def _cells(results: dict, dataset: dict, variant: str) -> list[str]:
+def _cells(results: dict[str, Any], dataset: dict[str, Any], variant: str) -> list[str]:
     tokens = next(entry["mean"] for entry in results["tokens"] if entry["variant"] == variant)
     key = (dataset["name"], variant, dataset["metric"])
     score = next(e for e in results["scores"] if (e["dataset"], e["variant"], e["metric"]) == key)
@@ -53,12 +53,12 @@ def _cells(results: dict, dataset: dict, variant: str) -> list[str]:
     return cells + [_difference(differences.get(name)) for name in AGAINST]
 
 
-def _difference(entry: dict | None) -> str:
+def _difference(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "-"
     return f"{points(entry['difference'])} {interval(entry, points)}{MARKS[entry['verdict']]}"
 
 
-def _cost(costs: dict[str, dict], variant: str) -> list[str]:
+def _cost(costs: dict[str, dict[str, Any]], variant: str) -> list[str]:
     row = costs.get(variant.removesuffix("+adapter"))
     return [milliseconds(row["total_ms"]), megabytes(row["kv_bytes"])] if row else []
