@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows the whole thing, `make test` checks it. Both make .venv first if need be.
-.PHONY: demo test nano check package style clean
+.PHONY: demo test nano check docs docs-test package style clean
 
 demo:  ## environment, then prepare, train, evaluate and report on the embedded model (under ten minutes on two cores)
 	sh scripts/setup.sh base
@@ -19,6 +19,14 @@ check:  ## linter, formatter and types, changing nothing
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+docs:  ## the site, in ./site; a warning is an error
+	sh scripts/setup.sh docs
+	.venv/bin/python -m mkdocs build --strict
+
+docs-test:  ## every command of README and docs that the nano can run, really run
+	sh scripts/setup.sh dev
+	.venv/bin/python -m pytest -q -m documented tests/test_documented.py
+
 package:  ## sdist and wheel, tried in clean environments (PYTHONS="python3.11 python3.12" for several)
 	sh scripts/check_package.sh $(PYTHONS)
 
@@ -28,4 +36,4 @@ style:  ## linter and formatter, mending what they can
 	.venv/bin/ruff format .
 
 clean:  ## forget the environment and what runs wrote
-	rm -rf .venv shirg_lora_output shirg_data shirg_evaluation
+	rm -rf .venv shirg_lora_output shirg_data shirg_evaluation site

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes or refreshes .venv in the project's root with the pinned set.   sh scripts/setup.sh [base|dev]
+# Makes or refreshes .venv in the project's root with the pinned set.   sh scripts/setup.sh [base|dev|docs]
 # A stamp inside .venv remembers what was installed, so a second call with nothing changed returns at once.
 set -eu
 cd "$(dirname "$0")/.."
 level="${1:-dev}"
-case "$level" in base|dev) ;; *) echo "setup: unknown level '$level' (base or dev)" >&2; exit 2 ;; esac
+case "$level" in base|dev|docs) ;; *) echo "setup: unknown level '$level' (base, dev or docs)" >&2; exit 2 ;; esac
 venv=.venv
 stamp="$venv/.shirg-$level"
 wanted="$(cat requirements/*.txt pyproject.toml scripts/setup.sh | cksum)"
@@ -48,3 +48,4 @@ pip install --quiet -r "requirements/$level.txt"
 pip install --quiet --no-deps --no-build-isolation --editable .
 echo "$wanted" > "$stamp"
 [ "$level" = base ] || echo "$wanted" > "$venv/.shirg-base"
+[ "$level" != docs ] || echo "$wanted" > "$venv/.shirg-dev"

@@ -88,7 +88,7 @@ class SHIRGEvaluator:
 
         Raises:
             UserError: if a benchmark cannot be had, no page of any of them can be read, the folder cannot be written, or
-            what it holds was made with other settings.
+                what it holds was made with other settings.
         """
         started = time.perf_counter()
         survey = Survey.of(self.model, self._benchmarks(), self.settings["prompt_suffix"])

@@ -8,10 +8,14 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shirg.errors import UserError
 from shirg.lavida.language import BodyConfig
 from shirg.lavida.tower import SHIRG_RESOLUTION, SO400M
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +163,7 @@ class LavidaConfig:
         return frozenset({"model.faster_token"} if self.raw.get("add_faster_video") else ())
 
     @classmethod
-    def from_dict(cls, raw: dict, tokenizer=None) -> LavidaConfig:
+    def from_dict(cls, raw: dict, tokenizer: PreTrainedTokenizerBase | None = None) -> LavidaConfig:
         """Interpret the contents of an official `config.json` (LLaDA's or Dream's naming).
 
         Args:

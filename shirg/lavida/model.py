@@ -299,10 +299,10 @@ class Lavida(nn.Module):
             steps: denoising steps for the whole answer, instead of `step_ratio` or `step_per_block`. LLaDA's blocks share
                 them evenly, at least one each and at most one per token. (The official code takes no notice of it for
                 LLaDA, generate.py:146.)
-            block_length, step_per_block: LLaDA only, 32 and None by default; Dream has no blocks.
+            block_length: LLaDA only, as `step_per_block`, and 32 by default; Dream has no blocks.
             draft_tokens: [B or 1, D <= max_new_tokens]: the start of the answer; its masks are filled in, what is no mask
                 is kept. (The official Dream has no drafts, and always takes its first token from the prefix.)
-            alg, alg_temp, top_p, top_k: Dream only, see `DreamSettings`; without `alg`, `remasking` is translated.
+            alg: Dream only, as `alg_temp`, `top_p`, `top_k`, see `DreamSettings`; without it, `remasking` is translated.
             generator: source of chance, on the model's device; None is torch's own.
             on_step: called with (number of forward passes so far, tokens [B, max_new_tokens]) after each.
             stop_early: end once no row has a mask before its first stop token (`stop_ids`, a draft's included), and write

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader
@@ -37,6 +38,9 @@ from shirg.training.sharding import check_sharding, shard_body
 from shirg.training.targets import AnswerTargets
 from shirg.training.trackers import log_folder, step_values, tracking
 
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +51,7 @@ class SHIRGLoRATrainer:
     run twice gives the same losses, and so does a resumed one.
     """
 
-    def __init__(self, config: SHIRGLoRAConfig, model):
+    def __init__(self, config: SHIRGLoRAConfig, model: Lavida) -> None:
         """
         Args:
             config: the run's settings.
