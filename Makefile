@@ -21,7 +21,7 @@ check:  ## linter, formatter and types, changing nothing
 
 docs:  ## the site, in ./site; a warning is an error
 	sh scripts/setup.sh docs
-	.venv/bin/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 docs-test:  ## every command of README and docs that the nano can run, really run
 	sh scripts/setup.sh dev

@@ -23,7 +23,11 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = {"shirg/nano/weights/README.md": "nano.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "shirg/nano/weights/README.md": "nano.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 """File of the repository -> page of the site."""
 COPIES = "source"
 """Folder of the site for copies of linked files."""
@@ -32,7 +36,9 @@ LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml",
 FENCE = re.compile(r"^ *(```|~~~)")
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 EQUATION = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', flags=re.DOTALL)
-LOADED = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?(?:https?:)?//""")
+LOADED = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?(?:https?:)?//"""
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -119,7 +125,9 @@ def _add_copy(files: Files, config: MkDocsConfig, path: Path) -> None:
         return
     if path.is_dir():
         inside = [one for one in sorted(path.iterdir()) if one.is_file() and not one.name.startswith(".")]
-        listed = "\n".join(f"* [{one.name}]({os.path.relpath(_place(one) or '', f'{COPIES}/{name}')})" for one in inside)
+        listed = "\n".join(
+            f"* [{one.name}]({os.path.relpath(_place(one) or '', f'{COPIES}/{name}')})" for one in inside
+        )
         files.append(File.generated(config, place, content=_copy_page(name + "/", listed)))
         for one in inside:
             _add_copy(files, config, one)

@@ -1,20 +1,25 @@
 """Fill the tables of README and docs from the stored results: python scripts/tables.py [--check]
 
 A table is known by the file it stands in and its first heading. Its headings stay as they are written; its rows are made from a
-file of `benchmarks/results`. --check changes nothing, names the tables that differ, and ends with 1 if there are any.
+file of `benchmarks/results`, or computed by the package from a model's configuration. What the commands of the quick start print
+is filled in likewise. --check changes nothing, names what differs, and ends with 1 if there is anything.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 Rows = Iterator[list[str]]
+CARDS = (16, 24, 32, 48, 80)
+"""Memory of common GPUs, GB."""
 
 
 def small_print(run: dict) -> Rows:
@@ -90,13 +95,40 @@ def large_print(run: dict) -> Rows:
             yield ["all kinds" if group == "all" else group, shown[name], str(row["questions"]), *cells]
 
 
+def gpu_memory(_run: dict) -> Rows:
+    """Peak memory of answering and training at the published shapes, computed, and the smallest common card for it."""
+    from shirg.cli.checkup import RUNTIME_BYTES
+    from shirg.lavida.costs import Scenario, parameters, path_cost, vision_shape
+    from shirg.lavida.shapes import published_config
+    from shirg.training.budgets import POOLED
+    from shirg.training.memory import Step, training_memory
+
+    ratios = (512, 768, 1024, POOLED)
+    trainings = {
+        "train": Step(),
+        "train, `--gradient-checkpointing`": Step(checkpointing=True),
+        "the same, `--body-bits 4`": Step(checkpointing=True, body_bits=4),
+    }
+    for name, shape in (("LLaDA-8B", "llada-8b"), ("Dream-7B", "dream-7b")):
+        config = published_config(shape)
+        weights = 2 * sum(parameters(config).values())  # bfloat16
+        paths = [vision_shape(config, "hd")]
+        paths[:0] = [vision_shape(config, "shirg", budget=one) for one in ratios if one != POOLED]
+        answering = [weights + path_cost(config, path, Scenario()).kv_bytes for path in paths]
+        peaks = {"answer: weights and cache": answering}
+        peaks |= {way: [training_memory(config, one, step).total for one in ratios] for way, step in trainings.items()}
+        for what, bytes_ in peaks.items():
+            card = next(size for size in CARDS if max(bytes_) + RUNTIME_BYTES <= size * 10**9)
+            yield [f"{name}, {what}", *(f"{one / 1e9:.1f}" for one in bytes_), f"{card} GB"]
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table that is made: the file it stands in, its first heading, the results it is made from."""
+    """A table that is made: the file it stands in, its first heading, the results it is made from (none: computed)."""
 
     file: str
     heading: str
-    results: str
+    results: str | None
     rows: Callable[[dict], Rows]
 
     def made(self, text: str) -> str:
@@ -113,9 +145,33 @@ class Table:
         before, after = text[:start], text[start:]
         end = next((i for i, line in enumerate(after.splitlines()) if not line.startswith("|")), None)
         rest = "" if end is None else "\n".join(after.splitlines()[end:]) + "\n"
-        run = json.loads((ROOT / "benchmarks" / "results" / self.results).read_text(encoding="utf-8"))
+        run = json.loads((RESULTS / self.results).read_text(encoding="utf-8")) if self.results else {}
         lines = [heading, rule, *(f"| {' | '.join(row)} |" for row in self.rows(run))]
         return before + "\n".join(lines) + "\n" + rest
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What the commands of a page print: the blocks of text that stand right behind those of commands."""
+
+    file: str
+    results: str
+
+    def made(self, text: str) -> str:
+        """`text` with these blocks as they were printed by `scripts/documented.py`.
+
+        Raises:
+            ValueError: for commands that were not run yet, in this form.
+        """
+        printed = json.loads((RESULTS / self.results).read_text(encoding="utf-8"))["printed"]
+
+        def fill(match: re.Match[str]) -> str:
+            if match[2] not in printed:
+                raise ValueError(f"{self.file}: run python scripts/documented.py, which has not run {match[2]!r}")
+            lines = [line.rstrip() for line in printed[match[2]].strip("\n").splitlines()]
+            return match[1] + "\n".join([*lines, "```"])
+
+        return re.sub(r"(```(?:bash|python)\n([^`]*)```\n\n```text\n)[^`]*```", fill, text)
 
 
 CARD = "shirg/nano/weights/README.md"
@@ -125,6 +181,8 @@ TABLES = (
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
     Table("docs/data.md", "", "prepare_data.json", preparation),
     Table(CARD, "pages", "nano_score.json", large_print),
+    Table("README.md", "GB, computed", None, gpu_memory),
+    Printed("docs/quickstart.md", "quickstart.json"),
 )
 
 
@@ -140,7 +198,9 @@ def main() -> int:
         made = table.made(text)
         if made != text:
             differing += 1
-            print(f"{table.file}: the table of {table.results} {'differs' if arguments.check else 'is made anew'}")
+            print(
+                f"{table.file}: what {table.results or 'is computed'} gives {'differs' if arguments.check else 'is made anew'}"
+            )
             if not arguments.check:
                 path.write_text(made, encoding="utf-8")
     return int(arguments.check and differing > 0)

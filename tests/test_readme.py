@@ -1,26 +1,21 @@
-"""What the README tells people to type is understood, and its Python runs and prints what it says."""
+"""What README and docs tell people to type is understood, and the README's Python runs and prints what it says."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import re
-import shlex
-from pathlib import Path
 
 import pytest
-import tyro
 
-import shirg
 from scripts import tables
-from shirg.cli import COMMANDS
+from scripts.documented import PAGES, ROOT, Block, blocks, commands, words
+from shirg.cli import COMMANDS, runner
 
-ROOT = Path(shirg.__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
-SHELL = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
-PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+PYTHON = [block.text for block in blocks("README.md") if block.kind == "python"]
 FACES = {
     "shirg/run_shirg_lora_training.py": "run",
     "shirg/shirg_dataset_preparation.py": "prepare",
@@ -28,21 +23,64 @@ FACES = {
     "shirg/shirg_evaluation.py": "evaluate",
     "shirg/test_shirg_lora.py": "components",
 }
+OURS = ("shirg", "python", "make", "sh", "sbatch", "torchrun")
+OTHERS = ("hf", "unzip", "pip", ".", "cd", "tensorboard")
+"""Programs that are not ours to test."""
+MODULES = ("lmms_eval",)
+"""Of other packages, run by `python -m`."""
 
 
-@pytest.mark.parametrize("line", SHELL)
-def test_command_is_understood(line):
-    words = shlex.split(line, comments=True)
-    if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-        return
-    program, arguments = words[1], words[2:]
-    if words[0] == "python":
-        assert (ROOT / program).is_file()
+def check(words: list[str]) -> None:
+    """Fail unless the command exists and its own parser takes its flags; nothing is run."""
+    program, arguments = words[0], words[1:]
+    if program == "shirg":
+        assert arguments[0] in COMMANDS
+        parse(arguments[0], arguments[1:])
+    elif program == "make":
+        assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    elif program == "torchrun":  # --nproc_per_node N, and then what python would get
+        check(["python", *arguments[2:]])
+    elif program == "python" and arguments[0] == "-m":
+        check_module(arguments[1], arguments[2:])
     else:
-        assert words[0] == "shirg" and program in COMMANDS
-    module = importlib.import_module(f"shirg.cli.{FACES.get(program, program)}")
-    assert tyro.cli(module.Flags, args=arguments)
+        assert (ROOT / arguments[0]).is_file()
+        if arguments[0] in FACES:
+            parse(FACES[arguments[0]], arguments[1:])
+
+
+def check_module(name: str, arguments: list[str]) -> None:
+    if name == "shirg":
+        check(["shirg", *arguments])
+    elif name not in MODULES:
+        assert importlib.util.find_spec(name)
+
+
+def parse(command: str, arguments: list[str]) -> None:
+    flags = runner.parse(importlib.import_module(f"shirg.cli.{command}").Flags, arguments, f"shirg {command}")
+    assert flags is not None
+
+
+@pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in commands(page)])
+def test_command_is_understood(page, line):
+    found = words(line)
+    assert found[0] in OURS + OTHERS
+    if found[0] in OURS:
+        check(found)
+
+
+def test_a_renamed_flag_or_file_is_found_out():
+    for line in ("shirg select page.png --bugdet 512", "shirg chose", "make tea", "python examples/tea.py"):
+        with pytest.raises((SystemExit, AssertionError)):
+            check(words(line))
+
+
+def test_what_a_command_is():
+    block = Block("bash", "# a remark\nshirg select \\\n    page.png   # draws\n")
+    assert block.commands == ["shirg select page.png"]
+    assert Block("console", "$ shirg describe nano\nshirg says\n").commands == ["shirg describe nano"]
+    assert words("shirg prepare ... --shard-index $TASK --output-dir ...") == [
+        *("shirg", "prepare", "--shard-index", "0", "--output-dir", "...")
+    ]
 
 
 def test_the_two_commands_stand_on_the_first_screen():
@@ -60,12 +98,19 @@ def test_python_prints_what_it_says(code, tmp_path, monkeypatch):
     assert printed.getvalue().splitlines() == said
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_link_leads_somewhere(target):
-    assert (ROOT / target).exists()
+LINKS = [
+    (page, target)
+    for page in (*PAGES, "CONTRIBUTING.md")
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+]
 
 
-@pytest.mark.parametrize("table", tables.TABLES, ids=lambda table: table.results)
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_link_leads_somewhere(page, target):
+    assert ((ROOT / page).parent / target).exists()
+
+
+@pytest.mark.parametrize("table", tables.TABLES, ids=lambda table: f"{table.file}, {table.results}")
 def test_tables_are_the_stored_results(table):
     text = (ROOT / table.file).read_text(encoding="utf-8")
     assert table.made(text) == text, "run python scripts/tables.py"

@@ -30,11 +30,11 @@ def run_command(
     Exit codes: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C. A defect of ours keeps its
     traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
-    flags = _parse(flags_type, argv, prog)
+    flags = parse(flags_type, argv, prog)
     sys.exit(guarded(lambda: command(flags), debug=flags.debug))
 
 
-def _parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None) -> Flags:
+def parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None) -> Flags:
     """tyro's parse, its framed page about a mistake put into one line; help passes as it is."""
     said = io.StringIO()
     try:
