@@ -124,3 +124,13 @@ def test_a_table_is_made_anew_and_nothing_else_is_touched():
     assert table.made(before) == "# T\n\n| rule | 256 |\n| --- | --- |\n| new | 2 |\n| more | 3 |\n\nafter | it\n"
     with pytest.raises(ValueError, match="T.md: 0 tables begin with 'rule'"):
         table.made("nothing")
+
+
+def test_what_was_printed_stands_behind_its_commands(tmp_path, monkeypatch):
+    (tmp_path / "printed.json").write_text('{"printed": {"shirg a\\n": "one\\ntwo  \\n"}}')
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    printed = tables.Printed("T.md", "printed.json")
+    page = "```bash\nshirg a\n```\n\n```text\nold\n```\n\n```bash\nshirg b\n```\n"
+    assert printed.made(page) == page.replace("old", "one\ntwo")
+    with pytest.raises(ValueError, match="has not run"):
+        printed.made(page.replace("shirg a", "shirg c"))
