@@ -70,7 +70,9 @@ def on_page_content(html_text: str, page: Page, config: MkDocsConfig, files: Fil
     """Equations as MathML."""
 
     def typeset(match: re.Match[str]) -> str:
-        return convert(html.unescape(match[2]), display="block" if match[1] == "div" else "inline")
+        if match[1] == "span":
+            return convert(html.unescape(match[2]))
+        return f'<div class="equation">{convert(html.unescape(match[2]), display="block")}</div>'
 
     return EQUATION.sub(typeset, html_text)
 

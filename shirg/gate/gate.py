@@ -87,7 +87,7 @@ class ShirgGate(nn.Module):
             relevance: [B, N], cosine of each token to the question, where it has to be computed in another space; in
                 place of `text`.
             attention: [B, N], attention that each token receives in the tower's last layer, mean over heads and over
-                the queries of its view. Read by selectors that need it (`needs`), and so is
+                the queries of its view. Read by selectors that need it (`needs`), and so are the keys.
             keys: [B, N, Dk], that layer's keys, heads side by side.
 
         Raises:
