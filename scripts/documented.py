@@ -99,7 +99,6 @@ def run(command: str, kind: str, folder: Path) -> str:
 
 def main() -> None:
     """Run the quick start and store what every block prints."""
-    sys.path.insert(0, str(ROOT))
     from shirg.files import write_json
 
     printed = {}
