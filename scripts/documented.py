@@ -110,7 +110,11 @@ def main() -> None:
             parts = [block.text] if block.kind == "python" else block.commands
             printed[block.text] = "".join(run(part, block.kind, Path(name)) for part in parts)
             print(printed[block.text], end="", flush=True)
-    machine = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version()}
+    machine = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
     write_json(PRINTED, {**machine, "printed": printed})
 
 
