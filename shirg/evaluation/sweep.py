@@ -12,7 +12,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,14 +29,16 @@ from shirg.evaluation.environment import describe_environment, describe_model, i
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.metrics import anls, exact_match
 from shirg.evaluation.recall import PageWords, patches_of_box, word_recall
+from shirg.evaluation.sweep_stop import RULE, EarlyStop
 from shirg.evaluation.tasks import find_task, prompt
 from shirg.gate import GateConfig, Kept, ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.relevance import token_relevance
 from shirg.training.budgets import check_budgets
 
-FORMAT = "shirg-sweep-1"
-"""Says how `sweep.json` and `pages.jsonl` are laid out; a change of layout changes it."""
+FORMAT = "shirg-sweep-2"
+"""Says how `sweep.json` and `pages.jsonl` are laid out; a change of layout changes it. Reports are also made of format 1,
+which stopped no setting and knew no command; its `pages.jsonl` is not gone on with."""
 PAGES_FILE = "pages.jsonl"
 PAGE_SIDE = 672
 """Side of the rendered pages in pixels; their text is 6 to 28 px."""
@@ -69,6 +71,9 @@ class SweepConfig:
     seed: int = 0
     """Decides pages, questions and the resampling behind the intervals."""
 
+    early_stop: bool = True
+    """Give no further pages to settings that are certainly worse than the default, as `sweep_stop.EarlyStop` decides."""
+
     resume: bool = False
     """Go on after the pages that `output_dir` already has."""
 
@@ -80,6 +85,9 @@ class SweepConfig:
 
     adapter: str | None = None
     """Which adapter was loaded, for the record."""
+
+    command: str | None = None
+    """How the sweep was called, for the record."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -225,7 +233,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 class Sweep:
-    """Measures every setting on every page.
+    """Measures every setting on every page, or on as many as it takes to see that it is hopeless.
 
     Raises:
         UserError: if a budget is larger than the page's tokens.
@@ -254,7 +262,8 @@ class Sweep:
 
         Returns:
             One entry per page: `page`, `kind`, `words`, `small_words` (how many there are), `questions`, and `rows`, as
-            of `measure_selection`, with `setting` and `budget`.
+            of `measure_selection`, with `setting` and `budget`; none of settings that were stopped before. What is
+            stopped depends on the pages before alone, so that a run in parts is as one in one go.
 
         Raises:
             UserError: if `output_dir` has pages of a run that does not go together with this one, or cannot be written.
@@ -262,12 +271,14 @@ class Sweep:
         path = Path(self.config.output_dir) / PAGES_FILE
         journal = Journal(path, self._run_settings(), _page_number, resume=self.config.resume, noun="page")
         wanted = range(self.config.pages)
-        todo = [number for number in wanted if number not in journal.entries]
+        early = EarlyStop(self.gates if self.config.early_stop else [DEFAULT], self.budgets[0])
         try:
-            with _progress_bar(len(wanted), len(wanted) - len(todo)) as advance:
-                for number in todo:
-                    journal.add(self.measure_page(number))
-                    advance()
+            with _progress_bar(len(wanted), sum(number in journal.entries for number in wanted)) as advance:
+                for number in wanted:
+                    if number not in journal.entries:
+                        journal.add(self.measure_page(number, early.stopped))
+                        advance()
+                    early.add(journal.entries[number])
         except KeyboardInterrupt:
             logger.warning(
                 "%d of %d pages are measured; --resume goes on from there", len(journal.entries), len(wanted)
@@ -282,6 +293,7 @@ class Sweep:
         return {
             "format": FORMAT,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": self.config.command,
             "hardware": _hardware(),
             "environment": describe_environment(self.model),
             "run": self._run_settings() | {"pages": len(pages)},
@@ -295,14 +307,16 @@ class Sweep:
             "seconds": round(seconds, 1),
         }
 
-    def measure_page(self, number: int) -> dict:
-        """Render, look, and let every setting choose at every budget."""
+    def measure_page(self, number: int, left_out: Collection[str] = ()) -> dict:
+        """Render, look, and let every setting but those left out choose at every budget."""
         page, questions = page_and_questions(number, self.config.seed, self.config.questions)
         view = PageView.of(self.model, page, questions)
         view.choose(self.gates[DEFAULT], self.budgets[-1])  # untimed: the first call pays for memory
         rows = []
         for budget in self.budgets:
             for name, gate in self.gates.items():
+                if name in left_out:
+                    continue
                 row, choices = measure_selection(view, gate, budget)
                 if self.config.answers:
                     row |= self._answers(view, choices)
@@ -339,6 +353,8 @@ class Sweep:
             "questions": self.config.questions,
             "token_budgets": self.budgets,
             "answers": self.config.answers,
+            "early_stop": self.config.early_stop,
+            "stop_rule": RULE if self.config.early_stop else {},
             "model": self.config.model,
             "adapter": self.config.adapter,
             "parameters": describe_model(self.model)["parameters"],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shirg.evaluation.markdown import count, escape, interval, milliseconds, points, table
-from shirg.evaluation.sweep_summary import MEASURES, Measure
+from shirg.evaluation.sweep_stop import LEADING, MARGIN, RISK
+from shirg.evaluation.sweep_summary import MEASURES, Measure, stopped_after
 
 MARKS = {"better": " +", "worse": " -", "not distinguishable": ""}
 
@@ -34,6 +35,12 @@ ANSWERS = """\
 NO_ANSWERS = """\
 The summary token changes no choice of patches: what it is worth shows only in the model's answers (`--answers`)."""
 
+STOPPED = f"""\
+A setting is stopped early when it is certain to be worse than the default by {100 * MARGIN:g} points or more of the answer's
+patches at the smallest budget: the chance that a sweep stops any setting that is not is at most {100 * RISK:g} in 100, however
+often one looks. Its rows are of the pages it had, and its differences are to the default on the same pages; since it is
+stopped where it looks bad, they are a little too large."""
+
 
 def sweep_report(record: dict) -> str:
     """The whole report as Markdown, from what `sweep.json` holds."""
@@ -52,12 +59,41 @@ def sweep_report(record: dict) -> str:
         LEGEND,
         COLUMNS + ("\n" + ANSWERS if asked else ""),
         ALONE if asked else f"{ALONE}\n\n{NO_ANSWERS}",
+        *(["## Stopped early", _stopped_early(record)] if run.get("early_stop") else []),
     ]
     for budget in run["token_budgets"]:
         entries = [entry for entry in record["results"] if entry["budget"] == budget]
         parts += [f"## K = {budget}", _levels(entries, measures)]
     parts += ["## Differences to the default, with their intervals", _differences(record["results"], measures)]
     return "\n\n".join(parts) + "\n"
+
+
+def stopped_settings(record: dict) -> dict[int, list[str]]:
+    """Pages -> the settings that were stopped after so many, those of the same gate as another under both names."""
+    found: dict[int, list[str]] = {}
+    for entry in record["results"]:
+        pages = stopped_after(entry)
+        if pages is not None and entry["budget"] == min(record["run"]["token_budgets"]):
+            found.setdefault(pages, []).append(entry["setting"])
+    return dict(sorted(found.items()))
+
+
+def _stopped_early(record: dict) -> str:
+    """Which settings were stopped, when, and what they looked like then."""
+    stopped = [name for names in stopped_settings(record).values() for name in names]
+    if not stopped:
+        return f"{STOPPED}\n\nNo setting was stopped."
+    budget = min(record["run"]["token_budgets"])
+    entries = {entry["setting"]: entry for entry in record["results"] if entry["budget"] == budget}
+    key = next(key for key in LEADING if entries[stopped[0]][key] is not None)
+    title = next(measure.title for measure in MEASURES if measure.key == key)
+    rows = [
+        [_name(entry, marked=False), str(stopped_after(entry)), share(entry[key]["mean"])]
+        + [points(entry[key]["difference"]["mean"]), interval(entry[key]["difference"], points)]
+        for entry in map(entries.get, stopped)
+    ]
+    header = ["setting", "pages it had", f"{title}, K = {budget}", "difference, points", "95% interval"]
+    return f"{STOPPED}\n\n{table(header, rows)}"
 
 
 def taken(results: Sequence[dict]) -> list[Measure]:
@@ -74,8 +110,12 @@ def _levels(entries: Sequence[dict], measures: Sequence[Measure]) -> str:
     return table(header, rows)
 
 
-def _name(entry: dict) -> str:
-    return entry["setting"] if entry["same_as"] is None else f"{entry['setting']} (same as {entry['same_as']})"
+def _name(entry: dict, *, marked: bool = True) -> str:
+    """ "no edge term (stopped after 28 pages)"."""
+    pages = stopped_after(entry) if marked else None
+    said = [] if entry["same_as"] is None else [f"same as {entry['same_as']}"]
+    said += [] if pages is None else [f"stopped after {count(pages, 'page')}"]
+    return entry["setting"] + (f" ({'; '.join(said)})" if said else "")
 
 
 def _cell(value: dict | None, is_default: bool) -> str:
@@ -105,7 +145,7 @@ def times(entry: dict) -> str:
 def _differences(results: Sequence[dict], measures: Sequence[Measure]) -> str:
     """One row for each setting, budget and measure that differs anywhere."""
     rows = [
-        [entry["setting"], str(entry["budget"]), measure.title, points(difference["mean"])]
+        [_name(entry), str(entry["budget"]), measure.title, points(difference["mean"])]
         + [interval(difference, points), str(difference["differing_pages"]), difference["verdict"]]
         for entry in results
         if entry["same_as"] is None

@@ -48,39 +48,48 @@ def summarise(pages: Sequence[dict], measured_as: Mapping[str, str], budgets: Se
         measured_as: setting -> the setting whose rows are its own, the default first.
 
     Returns:
-        Entries with `setting`, `same_as` (the setting of the same gate that was measured, or None), `budget`, `gate_ms`
-        (`best` and `median` over pages) and, for each measure that was taken: `mean`, `low`, `high`, `pages`, and the
-        paired `difference` to the default (`mean`, `low`, `high`, `differing_pages`, `verdict`); None where the setting
-        could not be measured.
+        Entries with `setting`, `same_as` (the setting of the same gate that was measured, or None), `budget`,
+        `stopped_after` (how many pages it had, None for all), `gate_ms` (`best` and `median` over pages) and, for each
+        measure that was taken: `mean`, `low`, `high`, `pages`, and the paired `difference` to the default on the pages
+        that the setting had (`mean`, `low`, `high`, `differing_pages`, `verdict`); None where the setting could not be
+        measured.
     """
     default = next(iter(measured_as))
     entries = []
     for budget in budgets:
-        reference = _rows_of(pages, default, budget)
+        by_page = [(page, _rows_of(page, budget)) for page in pages]
         done: dict[str, dict] = {}
         for name, measured in measured_as.items():
             if measured not in done:
-                done[measured] = _entry(pages, _rows_of(pages, measured, budget), reference, seed)
+                cases = [(page, rows[measured], rows[default]) for page, rows in by_page if measured in rows]
+                stopped = None if len(cases) == len(pages) else len(cases)
+                done[measured] = {"stopped_after": stopped, **_entry(cases, seed)}
             same_as = None if measured == name else measured
             entries.append({"setting": name, "same_as": same_as, "budget": budget, **done[measured]})
     return entries
 
 
-def _rows_of(pages: Sequence[dict], setting: str, budget: int) -> list[dict]:
-    """The setting's row of every page."""
-    return [row for page in pages for row in page["rows"] if (row["setting"], row["budget"]) == (setting, budget)]
+def stopped_after(entry: dict) -> int | None:
+    """How many pages an entry of `summarise` is of where its setting was stopped; None for all pages, as in format 1."""
+    return entry.get("stopped_after")
 
 
-def _entry(pages: Sequence[dict], rows: Sequence[dict], reference: Sequence[dict], seed: int) -> dict:
-    times = [row["ms"] for row in rows if row["ms"] is not None]
+def _rows_of(page: dict, budget: int) -> dict[str, dict]:
+    """Setting -> its row of a page."""
+    return {row["setting"]: row for row in page["rows"] if row["budget"] == budget}
+
+
+def _entry(cases: Sequence[tuple[dict, dict, dict]], seed: int) -> dict:
+    """Summary of pages, each with the setting's row and the default's."""
+    times = [row["ms"] for _, row, _ in cases if row["ms"] is not None]
     best_and_median = {"best": round(min(times), 3), "median": round(statistics.median(times), 3)} if times else None
     entry: dict = {"gate_ms": best_and_median}
     for measure in MEASURES:
-        if measure.key not in rows[0]:
+        if measure.key not in cases[0][1]:
             continue
         triples = [
             (mine, its, str(page["page"]))
-            for page, row, other in zip(pages, rows, reference, strict=True)
+            for page, row, other in cases
             for mine, its in _pairs(page, row[measure.key], other[measure.key], measure)
         ]
         entry[measure.key] = _measured(*zip(*triples, strict=True), measure, seed) if triples else None

@@ -36,7 +36,7 @@ def untimed(folder) -> dict:
     record = json.loads((folder / "sweep.json").read_text())
     for entry in record["results"]:
         del entry["gate_ms"]
-    return {name: value for name, value in record.items() if name not in ("date", "seconds", "hardware")}
+    return {name: value for name, value in record.items() if name not in ("date", "command", "seconds", "hardware")}
 
 
 @pytest.mark.parametrize("columns", ["60", "120"])
@@ -69,10 +69,10 @@ def test_stopped_by_ctrl_c_and_resumed(checkpoint, tmp_path, capsys, monkeypatch
 
     measure = Sweep.measure_page
 
-    def stopped(self, number):
+    def stopped(self, number, *left_out):
         if number == 1:
             raise KeyboardInterrupt
-        return measure(self, number)
+        return measure(self, number, *left_out)
 
     with monkeypatch.context() as patched:
         patched.setattr(Sweep, "measure_page", stopped)
@@ -112,5 +112,12 @@ def test_help_explains_every_flag(capsys, monkeypatch):
     for field in dataclasses.fields(sweep.Flags):
         assert field.name.replace("_", "-") in text
     assert all(documented(sweep.Flags, field) for field in vars(sweep.Flags)["__annotations__"])
-    for word in ("no coverage", "similarity only", "held out from training", "--resume goes on", "(default: 256 768)"):
+    for word in (
+        "no coverage",
+        "similarity only",
+        "held out from training",
+        "--resume goes on",
+        "--no-early-stop",
+        "(default: 256 768)",
+    ):
         assert word in text

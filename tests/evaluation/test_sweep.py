@@ -229,10 +229,10 @@ def test_an_interrupted_run_goes_on(whole, model, tmp_path, monkeypatch):
     sweep = Sweep(config(tmp_path), model)
     measure = sweep.measure_page
 
-    def stopped(number):
+    def stopped(number, *left_out):
         if number == 1:
             raise KeyboardInterrupt
-        return measure(number)
+        return measure(number, *left_out)
 
     monkeypatch.setattr(sweep, "measure_page", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -241,7 +241,9 @@ def test_an_interrupted_run_goes_on(whole, model, tmp_path, monkeypatch):
         handle.write('{"page": 1, "ki')  # as a crash leaves it
     measured = []
     going_on = Sweep(config(tmp_path, resume=True), model)
-    monkeypatch.setattr(going_on, "measure_page", lambda number: measured.append(number) or measure(number))
+    monkeypatch.setattr(
+        going_on, "measure_page", lambda number, *left_out: measured.append(number) or measure(number, *left_out)
+    )
     assert untimed(going_on.run()) == untimed(whole[1]) and measured == [1, 2]
     again = Sweep(config(tmp_path, resume=True, pages=2), model)
     monkeypatch.setattr(again, "measure_page", None)  # nothing is left to measure
