@@ -14,7 +14,7 @@ from shirg.cli.runner import run_command
 if TYPE_CHECKING:
     from rich.table import Table
 
-RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "sweep.json", "sweep.md", "heatmap.png"
+RESULTS_FILE, TABLE_FILE, PAGE_FILE = "sweep.json", "sweep.md", "sweep.html"
 LEGEND = (
     "in %; + better, - worse than the default (95% interval of the paired difference); empty tiles: fewer is better; "
     "gate ms: best of the pages"
@@ -59,7 +59,7 @@ class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
     """Go on after the pages that the output folder already has."""
 
     output_dir: Path = Path("./shirg_sweep")
-    """Gets `sweep.json`, `sweep.md`, `heatmap.png`, and `pages.jsonl`, which grows page by page."""
+    """Gets `sweep.html`, `sweep.md`, `sweep.json`, `heatmap.png`, and `pages.jsonl`, which grows page by page."""
 
 
 def command(flags: Flags) -> None:
@@ -70,7 +70,8 @@ def command(flags: Flags) -> None:
     from shirg.cli.run import command_line
     from shirg.evaluation.sweep import Sweep, SweepConfig
     from shirg.evaluation.sweep_figure import heat_map
-    from shirg.evaluation.sweep_report import sweep_report
+    from shirg.evaluation.sweep_page import sweep_page
+    from shirg.evaluation.sweep_report import FIGURE_FILE, sweep_report
     from shirg.files import write_json, write_text
 
     config = SweepConfig(
@@ -93,6 +94,7 @@ def command(flags: Flags) -> None:
     record = sweep.record(pages, time.perf_counter() - began)
     write_json(flags.output_dir / RESULTS_FILE, record)
     write_text(flags.output_dir / TABLE_FILE, sweep_report(record))
+    write_text(flags.output_dir / PAGE_FILE, sweep_page(record))
     heat_map(flags.output_dir / FIGURE_FILE, record)
 
     console = Console(highlight=False)
@@ -102,7 +104,7 @@ def command(flags: Flags) -> None:
     for line in (
         LEGEND,
         *stopped_lines(record),
-        f"table with the grid and all intervals: {flags.output_dir / TABLE_FILE}",
+        f"report with the grid and all intervals: {flags.output_dir / PAGE_FILE} (and .md)",
         f"heat map: {flags.output_dir / FIGURE_FILE}",
     ):
         console.print(line, markup=False, soft_wrap=True)

@@ -34,18 +34,20 @@ def evaluation_page(results: dict, figures: Path) -> str:
     return page("SHIRG evaluation", evaluation_report(results), lambda name: _shown(name, results, figures))
 
 
-def page(title: str, markdown: str, picture: Callable[[str], str]) -> str:
+def page(title: str, markdown: str, picture: Callable[[str], str], style: str | None = None) -> str:
     """A report in Markdown as a self-contained page.
 
     Args:
         picture: gives the HTML that stands for a picture of the report by its file name, or "" to leave it out.
+        style: file beside this module with what the report needs beyond `page.css`.
     """
     body = _reader(picture).render(markdown)
-    style = (files("shirg.evaluation") / "page.css").read_text(encoding="utf-8")
+    sheets = [files("shirg.evaluation") / name for name in ("page.css", style) if name]
+    rules = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+        f"<style>\n{rules}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 

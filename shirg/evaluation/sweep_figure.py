@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,13 @@ from shirg.gate import GateConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS = {"answer_asked": "with the question", "answer": "without a question: only beta / alpha matters"}
 OUTLINE = "#D55E00"
 """Okabe and Ito's vermilion, which stands out of cividis."""
+DARK, BRIGHT = "#0b0b0b", "#fcfcfc"
+"""Colours of the numbers, chosen by the cell they stand in; not black and white, which a page replaces by its own."""
 
 
 def heat_map(path: Path, record: dict) -> None:
@@ -29,38 +33,61 @@ def heat_map(path: Path, record: dict) -> None:
     Args:
         record: what `sweep.json` holds.
     """
-    from matplotlib.figure import Figure
-
-    budget, counts = min(record["run"]["token_budgets"]), record["counts"]
-    entries = {entry["setting"]: entry for entry in record["results"] if entry["budget"] == budget}
-    panels = {key: title for key, title in PANELS.items() if entries[DEFAULT][key] is not None}
-    values = {key: 100 * _grid(entries, key) for key in panels}
-    least, most = min(map(np.min, values.values())), max(map(np.max, values.values()))
-    figure = Figure(figsize=(1.0 + 5.0 * len(panels), 4.9), layout="constrained")
-    for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        shown = axes.imshow(values[key], cmap="cividis", vmin=least, vmax=max(most, least + 1), aspect="auto")
-        _annotate(axes, entries, key, (least + most) / 2)
-        _label(axes, title)
+    panels, counts = _panels(record), record["counts"]
+    figure = _drawn(record, panels, (1.0 + 5.0 * len(panels), 4.9))
+    shown = figure.axes[0].collections[0]
     bar = figure.colorbar(shown, ax=figure.axes, label="patches of the answer that are kept, %", pad=0.02)
     bar.outline.set_visible(False)
     cases = f"{count(counts['pages'], 'rendered page')}, {count(counts['questions'], 'question')}"
-    figure.suptitle(f"Patches of the answer kept at K = {budget}, % ({cases})", fontsize=12)
-    figure.supxlabel(
-        "small: paired difference to the default (outlined) in points; no word: not distinguishable", fontsize=9
-    )
+    figure.suptitle(f"Patches of the answer kept at K = {_budget(record)}, % ({cases})", fontsize=12)
+    small = "small: paired difference to the default (outlined) in points; no word: not distinguishable"
+    stopped = any(stopped_after(entry) is not None for entry in record["results"])
+    figure.supxlabel(small + ("; in brackets: stopped after so many" if stopped else ""), fontsize=9)
     with atomic_path(path) as fresh:
         figure.savefig(fresh, format="png", dpi=130, metadata={"Software": None})
 
 
+def heat_panels(record: dict) -> list[Figure]:
+    """The panels of `heat_map` one by one in the same colours, small, so that their words can be read on a narrow page."""
+    return [_drawn(record, [key], (4.6, 4.2)) for key in _panels(record)]
+
+
+def _budget(record: dict) -> int:
+    return min(record["run"]["token_budgets"])
+
+
+def _entries(record: dict) -> dict[str, dict]:
+    return {entry["setting"]: entry for entry in record["results"] if entry["budget"] == _budget(record)}
+
+
+def _panels(record: dict) -> list[str]:
+    default = _entries(record)[DEFAULT]
+    return [key for key in PANELS if default[key] is not None]
+
+
+def _drawn(record: dict, panels: Sequence[str], size: tuple[float, float]) -> Figure:
+    """A figure of some panels, in the colours of all; its size is in inches."""
+    from matplotlib.figure import Figure
+
+    entries = _entries(record)
+    values = {key: 100 * _grid(entries, key) for key in _panels(record)}
+    least, most = min(map(np.min, values.values())), max(map(np.max, values.values()))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        scale = {"cmap": "cividis", "vmin": least, "vmax": max(most, least + 1)}
+        axes.pcolormesh(values[key], **scale, edgecolors="white", linewidth=2)
+        _annotate(axes, entries, key, (least + most) / 2)
+        _label(axes, PANELS[key])
+    return figure
+
+
 def _label(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=11)
-    axes.set_xticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])
-    axes.set_yticks(range(len(ALPHAS)), [f"{alpha:g}" for alpha in ALPHAS])
+    axes.set_xticks(np.arange(len(BETAS)) + 0.5, [f"{beta:g}" for beta in BETAS])
+    axes.set_yticks(np.arange(len(ALPHAS)) + 0.5, [f"{alpha:g}" for alpha in ALPHAS])
+    axes.invert_yaxis()
     axes.set(xlabel="beta, weight of the edges", ylabel="alpha, weight of the variance")
     axes.label_outer(remove_inner_ticks=True)
-    axes.set_xticks(np.arange(1, len(BETAS)) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, len(ALPHAS)) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
 
@@ -79,14 +106,13 @@ def _annotate(axes: Axes, entries: dict[str, dict], key: str, middle: float) -> 
             value = entry[key]
             is_default = (alpha, beta) == (default.alpha, default.beta)
             below = "default" if is_default else _against(value["difference"], stopped_after(entry))
-            place = {"ha": "center", "color": "black" if 100 * value["mean"] > middle else "white"}
-            axes.text(
-                column, row + 0.02, f"{100 * value['mean']:.1f}", va="bottom", fontsize=13, weight="bold", **place
-            )
-            axes.text(column, row + 0.10, below, va="top", fontsize=9, **place)
+            place = {"ha": "center", "color": DARK if 100 * value["mean"] > middle else BRIGHT}
+            level = f"{100 * value['mean']:.1f}"
+            axes.text(column + 0.5, row + 0.52, level, va="bottom", fontsize=13, weight="bold", **place)
+            axes.text(column + 0.5, row + 0.60, below, va="top", fontsize=9, **place)
             if is_default:
                 frame = {"fill": False, "edgecolor": OUTLINE, "linewidth": 3}
-                axes.add_patch(Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, **frame))
+                axes.add_patch(Rectangle((column + 0.03, row + 0.04), 0.94, 0.92, **frame))
 
 
 def _against(difference: dict, stopped: int | None) -> str:
@@ -95,4 +121,4 @@ def _against(difference: dict, stopped: int | None) -> str:
     said = points(difference["mean"]) + ("" if verdict == "not distinguishable" else f" {verdict}")
     if not difference["differing_pages"]:
         said = "the same"
-    return said if stopped is None else f"{said}\nafter {count(stopped, 'page')}"
+    return said if stopped is None else f"{said}\n({count(stopped, 'page')})"

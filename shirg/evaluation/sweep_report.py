@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shirg.evaluation.markdown import count, escape, interval, milliseconds, points, table
+from shirg.evaluation.markdown import code_block, count, escape, interval, milliseconds, points, table
 from shirg.evaluation.sweep_stop import LEADING, MARGIN, RISK
 from shirg.evaluation.sweep_summary import MEASURES, Measure, stopped_after
 
+FIGURE_FILE = "heatmap.png"
+"""The heat map, beside the report."""
 MARKS = {"better": " +", "worse": " -", "not distinguishable": ""}
 
 LEGEND = """\
@@ -44,7 +46,7 @@ stopped where it looks bad, they are a little too large."""
 
 def sweep_report(record: dict) -> str:
     """The whole report as Markdown, from what `sweep.json` holds."""
-    run, counts, environment, hardware = (record[name] for name in ("run", "counts", "environment", "hardware"))
+    run, counts = record["run"], record["counts"]
     measures = taken(record["results"])
     asked = any(measure.key == "anls" for measure in measures)
     parts = [
@@ -53,9 +55,7 @@ def sweep_report(record: dict) -> str:
         f"{count(counts['words'], 'word')}, {counts['small_words']:,} of them under 12 px; model {escape(run['model'])}"
         f"{'' if run['adapter'] is None else ' with adapter ' + escape(run['adapter'])} at {run['resolution']} px, "
         f"relevance {run['relevance']} ({run['relevance_sign']:+d}).",
-        f"{record['date']}, {escape(hardware['processor'])}, {environment['device']}, "
-        f"{count(environment['threads'], 'thread')}, load average {hardware['load_average']}, "
-        f"torch {environment['packages']['torch']}.",
+        f"![{caption(record)}]({FIGURE_FILE})",
         LEGEND,
         COLUMNS + ("\n" + ANSWERS if asked else ""),
         ALONE if asked else f"{ALONE}\n\n{NO_ANSWERS}",
@@ -65,7 +65,35 @@ def sweep_report(record: dict) -> str:
         entries = [entry for entry in record["results"] if entry["budget"] == budget]
         parts += [f"## K = {budget}", _levels(entries, measures)]
     parts += ["## Differences to the default, with their intervals", _differences(record["results"], measures)]
+    parts += ["## How it was measured", _how(record)]
     return "\n\n".join(parts) + "\n"
+
+
+def caption(record: dict) -> str:
+    """What the heat map shows."""
+    return (
+        f"Patches of the answer that are kept at K = {min(record['run']['token_budgets'])}, in percent, by the weights of "
+        "variance and edges; small, the paired difference to the default (outlined) in points"
+        + (", and after how many pages a setting was stopped" if stopped_settings(record) else "")
+    )
+
+
+def _how(record: dict) -> str:
+    """Command, seed, when, where and with which versions."""
+    run, environment, hardware = record["run"], record["environment"], record["hardware"]
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    command = record.get("command")  # format 1 knows none, nor does a call from Python
+    stopping = "stopped early where hopeless" if run.get("early_stop") else "measured on every page"
+    lines = [
+        f"- {record['date']}, {record['seconds']:.0f} seconds; settings were {stopping}.",
+        f"- Seed {run['seed']} decides pages, questions and the resampling behind the intervals: up to "
+        f"{count(run['questions'], 'question')} of each page, {run['page_side']} pixels a side.",
+        f"- {escape(hardware['processor'])}, {count(hardware['cores'], 'core')}, load average {hardware['load_average']}; device "
+        f"{escape(environment['device'])}, {count(environment['threads'], 'thread')}, {environment['dtype']}; "
+        f"{escape(environment['system'])} {escape(environment['machine'])}.",
+        f"- shirg {environment['shirg']}, Python {environment['python']}, {packages}; model of {run['parameters']:,} parameters.",
+    ]
+    return "\n\n".join([*([code_block(command)] if command else []), "\n".join(lines)])
 
 
 def stopped_settings(record: dict) -> dict[int, list[str]]:

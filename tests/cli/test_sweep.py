@@ -44,12 +44,13 @@ def test_one_command_writes_the_files_and_shows_the_table(columns, checkpoint, t
     monkeypatch.setenv("COLUMNS", columns)
     code, out, err = run(capsys, "--model", checkpoint, *SMALL, "--output-dir", tmp_path)
     assert (code, err.strip()) == (0, "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["heatmap.png", "pages.jsonl", "sweep.json", "sweep.md"]
+    files = ["heatmap.png", "pages.jsonl", "sweep.html", "sweep.json", "sweep.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
     tables = out.split("in %;")[0]
     assert "K = 12" in tables and "K = 24" in tables and max(map(len, tables.splitlines())) <= max(int(columns), 80)
     for name in named_settings():
         assert tables.count(f"\n {name} ") == (0 if name.startswith("alpha") else 2)
-    assert "\u2026" not in out and str(tmp_path / "sweep.md") in out and str(tmp_path / "heatmap.png") in out
+    assert "\u2026" not in out and str(tmp_path / "sweep.html") in out and str(tmp_path / "heatmap.png") in out
 
 
 def test_resume_where_there_is_nothing_says_so(checkpoint, tmp_path, capsys):

@@ -279,7 +279,7 @@ def test_the_heat_map_tells_how_many_pages_a_stopped_cell_had(tmp_path):
 
     record = json.loads(STORED.read_text(encoding="utf-8"))
     worse = {"mean": -0.381, "differing_pages": 20, "verdict": "worse"}
-    assert _against(worse, 28) == "-38.1 worse\nafter 28 pages" and _against(worse, None) == "-38.1 worse"
+    assert _against(worse, 28) == "-38.1 worse\n(28 pages)" and _against(worse, None) == "-38.1 worse"
     results = [entry | {"stopped_after": 28 if "beta 0" in entry["setting"] else None} for entry in record["results"]]
     heat_map(tmp_path / "map.png", record | {"results": results})
     heat_map(tmp_path / "all.png", record)
