@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from shirg.evaluation.markdown import code_block, count, escape, table
+from shirg.evaluation.report_details import gate_settings
 
 FILES = {
     "predictions.jsonl": "the run's settings in the first line, then every answer as it came",
@@ -52,7 +53,8 @@ def _model(results: dict) -> str:
     )
     return (
         f"{model['family']}, {model['parameters']:,} parameters, fingerprint of the weights `{model['weights']}`, {adapter}; "
-        f"pages at {model['resolution']} pixels. On {escape(environment['device'])} ({escape(environment['system'])} "
+        f"pages at {model['resolution']} pixels; the gate's settings: {gate_settings(results['gate'])}. "
+        f"On {escape(environment['device'])} ({escape(environment['system'])} "
         f"{escape(environment['machine'])}), {count(environment['threads'], 'thread')}, {environment['dtype']}; shirg "
         f"{environment['shirg']}, Python {environment['python']}, {packages}."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from shirg import __version__
+from shirg.gate import GateConfig
+from shirg.gate.config import PRESETS
 from shirg.lavida import Lavida
 from shirg.lavida.adapter import lora_parameters
 
@@ -62,6 +65,15 @@ def describe_model(model: Lavida) -> dict:
         "weights": fingerprint((name, value) for name, value in model.named_parameters() if ".lora_" not in name),
         "adapter_weights": fingerprint(lora_parameters(model).items()) if adapter else None,
     }
+
+
+def describe_gate(config: GateConfig) -> dict:
+    """The gate's settings by the name of their preset, None where they are no preset's, and those that differ from the
+    default's."""
+    default = asdict(GateConfig())
+    changed = {name: value for name, value in asdict(config).items() if value != default[name]}
+    preset = next((name for name in PRESETS if GateConfig.preset(name) == config), None)
+    return {"preset": preset, "changed": changed}
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:

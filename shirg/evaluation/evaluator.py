@@ -16,7 +16,7 @@ from shirg.evaluation.asking import Asker, Survey, row_key
 from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.efficiency import measure_efficiency
-from shirg.evaluation.environment import describe_environment, describe_model
+from shirg.evaluation.environment import describe_environment, describe_gate, describe_model
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.markdown import count
 from shirg.evaluation.output import PREDICTIONS_FILE, set_aside, write_outputs
@@ -196,6 +196,7 @@ class SHIRGEvaluator:
             "config": self.settings,
             "run": run,
             "model": describe_model(self.model),
+            "gate": describe_gate(self.model.gate.config),
             "environment": describe_environment(self.model),
             "intervals": {"resamples": RESAMPLES, "level": LEVEL, "seed": seed, "unit": "page"},
             "datasets": [_describe(name, survey, rows) for name in survey.benchmarks],

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES
 from shirg.evaluation.checklist import Item, targets
 from shirg.evaluation.markdown import count, escape, interval, megabytes, milliseconds, percent, points, table
-from shirg.evaluation.report_details import breakdowns, difference_cell, example_list, failure_tables
+from shirg.evaluation.report_details import breakdowns, difference_cell, example_list, failure_tables, gate_settings
 from shirg.evaluation.tasks import METRIC_TITLES
 from shirg.evaluation.variants import BUDGETED_MODES, PATHS, REFERENCE_MODES, RIVALS, SELECTING_MODES
 
@@ -245,13 +245,20 @@ def _what_was_run(results: dict) -> str:
     ways = len({(variant["mode"], variant["budget"]) for variant in results["variants"]})
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     name = "LaViDa-nano" if model["nano"] else f"a {model['family']} model"
+    gate = f" The gate's settings: {gate_settings(results['gate'])}." if _names_gate(results) else ""
     return (
         f"{name[0].upper()}{name[1:]} with {model['parameters']:,} parameters and {adapter}, asked about {sets}. "
         f"Each question was asked in {count(len(results['variants']), 'variant')}: "
         f"{count(ways, 'way')} to show the page{', without and with the adapter' if model['adapter_parameters'] else ''}. "
         f"Device {escape(environment['device'])}, {count(environment['threads'], 'thread')}, {environment['dtype']}; Python "
-        f"{environment['python']}, {packages}; seed {config['seed']}; {results['seconds']:.0f} seconds in all."
+        f"{environment['python']}, {packages}; seed {config['seed']}; {results['seconds']:.0f} seconds in all.{gate}"
     )
+
+
+def _names_gate(results: dict) -> bool:
+    """Whether the gate took part and the results describe it; earlier ones do not, and their reports are made again as they
+    were."""
+    return "gate" in results and any(variant["mode"] in BUDGETED_MODES for variant in results["variants"])
 
 
 def _explanation(results: dict) -> str:

@@ -11,6 +11,13 @@ from shirg.evaluation.summary import text_height_groups
 GROUPINGS = {"text_px": "height of the answer's text", "kind": "kind"}
 
 
+def gate_settings(gate: dict) -> str:
+    """ "preset `ocr` (alpha 0.1, beta 1.0)", the brackets with what differs from the default."""
+    changed = ", ".join(f"{name} {value}" for name, value in gate["changed"].items())
+    name = "no preset" if gate["preset"] is None else f"preset `{gate['preset']}`"
+    return f"{name} ({escape(changed, limit=500)})" if changed else name
+
+
 def breakdowns(results: dict) -> str:
     """Scores by height of text and by kind of question, and what the large view gains and selecting loses in each."""
     parts = []

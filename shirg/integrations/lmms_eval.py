@@ -43,6 +43,7 @@ class LavidaShirg(lmms):
         mode: vision path: lowres, hd, highres, shirg or multiview.
         budget: visual tokens that shirg and multiview keep.
         selector: rule in place of SHIRG's own, of `shirg.gate.SELECTORS`.
+        preset: the gate's settings, "default" or "ocr"; by default the adapter's or the model's own.
         max_new_tokens: length of the answer; by default the task's, else the model's own.
         steps, step_ratio: denoising steps, in all or per token; one of them.
         block_length: tokens denoised together; by default the whole answer.
@@ -66,6 +67,7 @@ class LavidaShirg(lmms):
         mode: str = "shirg",
         budget: int = 768,
         selector: str | None = None,
+        preset: str | None = None,
         max_new_tokens: int | None = None,
         steps: int | None = None,
         step_ratio: float | None = None,
@@ -88,9 +90,11 @@ class LavidaShirg(lmms):
         _refuse_unknown(unknown)
         if str(batch_size) != "1":
             raise UserError(f"batch_size: got {batch_size}, must be 1; questions are answered one by one")
+        _check_preset(preset)
         self._join_processes()
         self.model = _load(
             adapter,
+            preset=preset,
             model=str(pretrained),
             image_resolution=resolution,
             fit=fit,
@@ -221,13 +225,20 @@ def _refuse_unknown(unknown: dict[str, object]) -> None:
         raise UserError(f"model_args: {name!r} is no argument of {MODEL}; {hint}")
 
 
+def _check_preset(preset: str | None) -> None:
+    from shirg.gate.config import PRESETS
+
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"preset: got {preset!r}, must be one of {', '.join(PRESETS)}")
+
+
 def _load(adapter: str | None, **flags: Any) -> Any:
     from pathlib import Path
 
-    from shirg.cli.flags import ModelFlags
+    from shirg.cli.flags import GateFlags
     from shirg.cli.models import load_model
 
-    return load_model(ModelFlags(**flags), None if adapter is None else Path(adapter))
+    return load_model(GateFlags(**flags), None if adapter is None else Path(adapter))
 
 
 def _gate(config: Any, selector: str) -> Callable:

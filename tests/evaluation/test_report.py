@@ -8,9 +8,13 @@ import re
 
 import pytest
 
+from shirg.evaluation.card import run_card
 from shirg.evaluation.checklist import judged
+from shirg.evaluation.environment import describe_gate
 from shirg.evaluation.report import evaluation_report
 from shirg.evaluation.training_report import write_training_report
+from shirg.gate import GateConfig
+from shirg.gate.config import PRESETS
 
 SETTINGS = {
     "lora_rank": 16,
@@ -90,6 +94,32 @@ def test_text_from_data_is_escaped(run):
     report = evaluation_report(hostile)
     assert "<b>" not in report and "![y]" not in report and "\n# no" not in report
     assert "&lt;b&gt;\\|x" in report
+
+
+def test_the_gates_preset_is_named_or_what_differs_from_the_default(run):
+    _, results, _ = run
+    assert results["gate"] == {"preset": "default", "changed": {}}
+    first = "seconds in all. The gate's settings: "
+    report = evaluation_report(results)
+    assert f"{first}preset `default`.\n" in report and "preset `default`." in run_card(results)
+    tuned = describe_gate(GateConfig.preset("ocr"))
+    assert tuned == {"preset": "ocr", "changed": PRESETS["ocr"]}
+    ocr = "preset `ocr` (alpha 0.1, beta 1.0, clusters\\_per\\_budget 0.3, edge strokes, edge\\_spread 0.3, "
+    assert first + ocr in evaluation_report(results | {"gate": tuned}) and ocr in run_card(results | {"gate": tuned})
+    own = describe_gate(GateConfig(beta=0.5, coverage=False))
+    assert own == {"preset": None, "changed": {"beta": 0.5, "coverage": False}}
+    said = evaluation_report(results | {"gate": own})
+    assert f"{first}no preset (beta 0.5, coverage False).\n" in said and json.loads(json.dumps(own)) == own
+
+
+def test_results_that_do_not_name_the_gate_and_runs_without_one_keep_their_report(run):
+    _, results, _ = run
+    report = evaluation_report(results)
+    earlier = {name: value for name, value in results.items() if name != "gate"}
+    assert evaluation_report(earlier) == report.replace(" The gate's settings: preset `default`.", "")
+    alone = [variant for variant in results["variants"] if variant["mode"] == "lowres"]
+    without = results | {"variants": alone, "efficiency": None, "comparisons": []}
+    assert "The gate's settings" not in evaluation_report(without)
 
 
 def test_the_kind_of_relevance_is_named(run):

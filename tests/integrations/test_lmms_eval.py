@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import shirg
 from shirg.data import load_benchmark
 from shirg.errors import UserError
 from shirg.evaluation.evaluator import SHIRGEvaluationConfig, SHIRGEvaluator
+from shirg.gate import GateConfig
 from shirg.integrations.lmms_eval import LavidaShirg, LavidaShirgChat, manifest
 from shirg.integrations.lmms_task import write_task
 from shirg.lavida import Lavida
@@ -94,6 +96,14 @@ def test_arguments_reach_the_model(checkpoint):
     assert asked(LavidaShirg, ours, [tiny_page()], {"max_new_tokens": 64}) is not None
 
 
+def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
+    plain = LavidaShirg(str(checkpoint)).model.gate.config
+    assert plain == GateConfig() == LavidaShirg(str(checkpoint), preset="default").model.gate.config
+    assert LavidaShirg(str(checkpoint), preset="ocr").model.gate.config == GateConfig.preset("ocr")
+    both = LavidaShirgChat(str(checkpoint), preset="ocr", selector="uniform").model.gate.config
+    assert both == replace(GateConfig.preset("ocr"), selector="uniform")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -101,6 +111,8 @@ def test_arguments_reach_the_model(checkpoint):
         ({"qqq": 5}, "there are pretrained, adapter, mode, budget"),
         ({"batch_size": 4}, "batch_size: got 4, must be 1"),
         ({"selector": "best"}, "selector 'best' is unknown"),
+        ({"preset": "fast"}, "preset: got 'fast', must be one of default, ocr"),
+        ({"preset": 3}, "preset: got 3, must be one of default, ocr"),
         ({"pretrained": "/nowhere"}, "/nowhere"),
     ],
 )
