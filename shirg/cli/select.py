@@ -137,25 +137,19 @@ def draw_page(model: Lavida, page: Path, output: Path, question_ids: Tensor | No
         UserError: if the image cannot be read.
     """
     from shirg.cli.models import load_image
-    from shirg.evaluation.kept_picture import Tally, draw_kept, save_picture
+    from shirg.evaluation.kept_picture import Tally, changed_patches, draw_kept, save_picture
     from shirg.files import write_text
 
     image = load_image(page)
     features = model.image_features(image, "shirg")
     kept = model.select(features, flags.budget, question_ids)
     unasked = kept if question_ids is None else model.select(features, flags.budget)
-    changed = _changed(kept, unasked)
+    changed = changed_patches(kept, unasked)
     picture = draw_kept(image, kept, features.grid, fit=model.fit, notes=_notes(model, changed, flags))
     save_picture(output, picture)
     value = describe(model, image, page, kept, features.grid, flags) | {"changed_by_question": changed}
     write_text(output.with_suffix(".json"), _one_line_per_key(value))
     return f"{Tally.of(kept).headline()}: {output}"
-
-
-def _changed(kept: Kept, unasked: Kept) -> int:
-    """Patches that are kept because of the question; where patches are merged, those that are merged otherwise."""
-    ours, plain = kept.assignment[0], unasked.assignment[0]
-    return int((ours != plain).sum() if kept.indices is None else ((ours >= 0) & (plain < 0)).sum())
 
 
 def describe(

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -19,6 +20,8 @@ from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 
 WARM_UP = 2
 """Untimed runs of every stage: the first ones pay for memory and kernels."""
+
+Result = TypeVar("Result")
 
 KV_REFERENCES = ("hd", "highres")
 """Paths whose cache a selection's is compared with: LaViDa's own, and all tokens of the 672 grid."""
@@ -157,7 +160,7 @@ def _savings(rows: Sequence[dict]) -> list[dict]:
 
 
 class _Clock:
-    """Times calls on one device; on a GPU it waits for the work, not for its launch."""
+    """Times calls on one device, several times over."""
 
     def __init__(self, device: torch.device, repeats: int):
         self.device = device
@@ -170,12 +173,18 @@ class _Clock:
         return round(statistics.median(self._once(action) for _ in range(self.repeats)), 3)
 
     def _once(self, action: Callable[[], object]) -> float:
-        self._wait()
-        start = time.perf_counter()
-        action()
-        self._wait()
-        return (time.perf_counter() - start) * 1000
+        return timed(self.device, action)[1]
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+
+def timed(device: torch.device, action: Callable[[], Result]) -> tuple[Result, float]:
+    """What `action` returns, and its duration in milliseconds: on a GPU of the work, not of its launch."""
+    start = moment(device)
+    result = action()
+    return result, (moment(device) - start) * 1000
+
+
+def moment(device: torch.device) -> float:
+    """Seconds on a clock that begins anywhere, once the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -61,6 +62,11 @@ class Tally:
     """Outputs made of a single patch."""
     summary: bool
 
+    @property
+    def grouped(self) -> bool:
+        """Whether there are groups to show: what was merged, or clusters."""
+        return self.merged or self.clusters > 1
+
     @classmethod
     def of(cls, kept: Kept) -> Tally:
         """Count the first image of a batch."""
@@ -102,6 +108,13 @@ class Tally:
         return text[:1].upper() + text[1:]
 
 
+def changed_patches(kept: Kept, unasked: Kept) -> int:
+    """How many patches are kept because of the question, of a choice with it and one without; where patches are merged, how
+    many are merged otherwise. Of the first image of a batch."""
+    ours, plain = kept.assignment[0], unasked.assignment[0]
+    return int((ours != plain).sum() if kept.indices is None else ((ours >= 0) & (plain < 0)).sum())
+
+
 def draw_kept(
     page: Image.Image, kept: Kept, grid: tuple[int, int], *, fit: str = "stretch", notes: Sequence[str] = ()
 ) -> Image.Image:
@@ -120,23 +133,37 @@ def draw_kept(
     Returns:
         An RGB image.
     """
-    canvas = _enlarged_page(page, fit)
+    canvas = enlarged_page(page, fit, LONG_SIDE, SHORT_SIDE)
+    return _framed(draw_patches(canvas, kept, grid), Tally.of(kept), notes)
+
+
+def draw_patches(
+    canvas: Image.Image, kept: Kept, grid: tuple[int, int], view: Literal["both", "kept", "groups"] = "both"
+) -> Image.Image:
+    """The page alone, without frame and caption, at the size of `canvas`, which `enlarged_page` made.
+
+    Args:
+        view: "kept" dims what was dropped; "groups" leaves the page bright and tints the clusters, neighbours differently;
+            "both" dims, and draws the clusters' borders. Where a selector merges, all three tint what was merged, and
+            where it makes no clusters, all three show what was kept.
+    """
     rows, columns = (_cells(side, count) for side, count in zip(canvas.size[::-1], grid, strict=True))
 
-    def spread(cells) -> np.ndarray:
+    def spread(cells: np.ndarray) -> np.ndarray:
         return np.asarray(cells).reshape(grid)[rows][:, columns]
 
     assignment, clusters = (part[0].cpu().numpy() for part in (kept.assignment, kept.clusters))
-    tally = Tally.of(kept)
+    tally, picture = Tally.of(kept), np.asarray(canvas, dtype=np.float32)
+    groups = assignment if tally.merged else clusters
     bright = spread(assignment >= 0)
-    picture = _dim(np.asarray(canvas, dtype=np.float32), bright)
-    if tally.merged:
-        picture = _tint(picture, spread(_tints(assignment.reshape(grid))), _borders(spread(assignment)))
-    elif tally.clusters > 1:
+    if view != "groups" or not tally.grouped:
+        picture = _dim(picture, bright)
+    if tally.merged or (view == "groups" and tally.grouped):
+        picture = _tint(picture, spread(_tints(groups.reshape(grid))), _borders(spread(groups)))
+    elif tally.grouped and view == "both":
         strength = np.where(bright, BORDER_ON_KEPT, BORDER_ON_DROPPED) * _borders(spread(clusters))
         picture += strength[..., None] * (np.array(BORDER) - picture)
-    drawn = Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))
-    return _framed(drawn, tally, notes)
+    return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
@@ -148,17 +175,18 @@ def save_picture(path: Path, picture: Image.Image) -> None:
 # ---------------------------------------------------------------- the page
 
 
-def _enlarged_page(page: Image.Image, fit: str) -> Image.Image:
-    """The page, padded as the tower saw it, at the size it is drawn in."""
+def enlarged_page(page: Image.Image, fit: str, long_side: int, short_side: int) -> Image.Image:
+    """The page as RGB, padded as the tower saw it, at the size it is drawn in: its longer side `long_side` pixels, and more
+    where the shorter one would be below `short_side`, but at most `LONGEST_SIDE`."""
     if fit == "pad":
         side = max(page.size)
         square = Image.new("RGB", (side, side), PAD_COLOUR)
         square.paste(page, ((side - page.width) // 2, (side - page.height) // 2))
         page = square
-    scale = max(LONG_SIDE / max(page.size), SHORT_SIDE / min(page.size))
+    scale = max(long_side / max(page.size), short_side / min(page.size))
     scale = min(scale, LONGEST_SIDE / max(page.size))
-    size = tuple(max(1, round(side * scale)) for side in page.size)
-    return page.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * scale)) for side in page.size)
+    return page.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _cells(side: int, count: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from shirg.lavida import checkpoint, paths, prompt, vision
 from shirg.lavida.adapter import base_config, load_adapter, unload_adapter
 from shirg.lavida.config import LavidaConfig, read_config
 from shirg.lavida.diffusion.families import decoding_settings, denoise_answers
-from shirg.lavida.diffusion.generation import EarlyStop, OnStep, Prefix
+from shirg.lavida.diffusion.generation import EarlyStop, OnPrefix, OnStep, Prefix
 from shirg.lavida.drafts import Draft, control_ids, starting_tokens
 from shirg.lavida.images import tile_grid
 from shirg.lavida.language import LanguageModel
@@ -289,6 +289,7 @@ class Lavida(nn.Module):
         top_k: int | None = None,
         generator: torch.Generator | None = None,
         on_step: OnStep | None = None,
+        on_prefix: OnPrefix | None = None,
         stop_early: bool = False,
     ) -> Tensor:
         """Denoise answers to prompts [B, L]; returns the new tokens only, Long [B, max_new_tokens].
@@ -305,6 +306,7 @@ class Lavida(nn.Module):
             alg: Dream only, as `alg_temp`, `top_p`, `top_k`, see `DreamSettings`; without it, `remasking` is translated.
             generator: source of chance, on the model's device; None is torch's own.
             on_step: called with (number of forward passes so far, tokens [B, max_new_tokens]) after each.
+            on_prefix: called with the prefix's `PrefixCache` once it is full, before the first pass over the answer.
             stop_early: end once no row has a mask before its first stop token (`stop_ids`, a draft's included), and write
                 the config's end of text behind it. Texts are those of a full run, passes fewer. (Official: never.)
 
@@ -338,7 +340,8 @@ class Lavida(nn.Module):
         embeds = self._embeds_per_placeholder(input_ids, images, mode, budget, image_embeds)
         prefix = Prefix.of(self._spliced_rows(input_ids, embeds))
         self._check_length(prefix.embeds.shape[1], max_new_tokens)
-        return denoise_answers(self.language, prefix, self.vocabulary_size, tokens, settings, generator, on_step)
+        vocabulary = self.vocabulary_size
+        return denoise_answers(self.language, prefix, vocabulary, tokens, settings, generator, on_step, on_prefix)
 
     def _check_length(self, prefix: int, answer: int) -> None:
         longest = self.config.max_positions

@@ -183,8 +183,8 @@ def test_a_line_shows_what_each_token_is(unicode, signs):
     assert first.plain == f"step  1  1/4 tokens  a{mask * 3}"
     assert second.plain == f"step  2  4/4 tokens  ab{line_end}{unsaid}"
     styled = {second.plain[span.start : span.end]: span.style for span in second.spans}
-    assert styled[f"b{line_end}"] == live.NEW and styled[unsaid] == live.NEW_UNSAID
-    assert first.spans[-1].style == live.MASK
+    assert styled[f"b{line_end}"] == live.STYLES["new"] and styled[unsaid] == live.STYLES["new-unsaid"]
+    assert first.spans[-1].style == live.STYLES["masked"]
 
 
 def test_a_plain_stream_is_not_drawn_on(monkeypatch):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.lavida.diffusion.dream import ALGORITHMS, DreamSettings, ShiftedAnswerModel, denoise_dream
-from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, OnStep, Prefix, denoise
+from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, OnPrefix, OnStep, Prefix, denoise
 from shirg.lavida.language import LanguageModel
 
 
@@ -59,16 +59,21 @@ def denoise_answers(
     settings: GenerationSettings | DreamSettings,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
+    on_prefix: OnPrefix | None = None,
 ) -> Tensor:
     """Fill the masks of `tokens` [B, N] behind `prefix`, in the way of the settings' family; returns a new tensor.
 
     Args:
         vocabulary: the entries that may be generated are those below it.
+        on_prefix: called with the prefix's cache once it is full; not at all without `settings.prefix_lm`.
     """
     arguments, tokens = (language, prefix, settings.prefix_lm, vocabulary), tokens.to(prefix.embeds.device)
-    if isinstance(settings, GenerationSettings):
-        return denoise(AnswerModel(*arguments), tokens, settings, generator=generator, on_step=on_step)
-    answer_model = ShiftedAnswerModel(*arguments)
+    of_llada = isinstance(settings, GenerationSettings)
+    answer_model = AnswerModel(*arguments) if of_llada else ShiftedAnswerModel(*arguments)
+    if on_prefix is not None and answer_model.cache is not None:
+        on_prefix(answer_model.cache)
+    if of_llada:
+        return denoise(answer_model, tokens, settings, generator=generator, on_step=on_step)
     if settings.prefix_lm:  # the prefix alone decides the first token (LaViDa dream/generation_utils.py:421-428)
         first, given = answer_model.first_token()[:, None], tokens[:, :1]
         first = torch.where(given == settings.mask_token_id, first, given)

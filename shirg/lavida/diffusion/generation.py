@@ -15,6 +15,7 @@ from shirg.lavida.language import LanguageModel, PrefixCache
 
 REMASKING = ("low_confidence", "random", "entropy", "margin")
 OnStep = Callable[[int, Tensor], None]
+OnPrefix = Callable[[PrefixCache], None]
 
 
 @dataclass(frozen=True)
