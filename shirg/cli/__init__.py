@@ -18,6 +18,7 @@ COMMANDS = {
     "select": "draw which patches of a page are kept",
     "sweep": "measure what each part of the gate is worth, on pages whose words are known",
     "answer": "ask one question about one page",
+    "demo": "slide the budget and watch answers fill in, on a page in the browser",
     "describe": "compute what a model costs: parameters, cache and FLOPs of every vision path",
     "assemble": "join a language model and a vision tower to a fresh LaViDa",
     "merge": "write a checkpoint with an adapter merged into its projector",
@@ -40,6 +41,7 @@ try:
   shirg run                                        the whole road, under ten minutes on two CPU cores
   shirg select page.png --budget 512               writes page.kept.png
   shirg answer page.png "What is the total?"       reads it
+  shirg demo                                       the same in a browser, with the budget as a slider
   shirg describe llada-8b                          costs of LaViDa-LLaDA at every budget, without its weights
   shirg evaluate --eval-datasets ChartQA DocVQA --eval-data-dir DIR
                                                    your pages, in the layout that docs/data.md shows

@@ -1,0 +1,73 @@
+"""`shirg demo`: the budget as a dial in the browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from shirg.cli.flags import AdaptedModelFlags, GateFlags
+from shirg.cli.runner import STOPPED, run_command
+from shirg.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(GateFlags, AdaptedModelFlags):
+    """Open a page in the browser: pick or drop an image, slide the budget and see at once which patches stay; ask, and watch
+    the answer fill in beside that of the low resolution, with tokens, times and cache of both.
+
+    Needs gradio (pip install 'gradio>=6.31'). The page asks nobody but this machine for anything. Images stay in memory, for
+    half an hour at most; what has to be written lies in a temporary folder that Ctrl-C removes.
+
+    shirg demo
+
+    shirg demo --model path/to/lavida --adapter shirg_lora_output/checkpoints/best_model --port 8000
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen on. With any but this machine's own, others can use the page too: there is no password."""
+
+    port: int = 7860
+    """Port to listen on; 0 takes any free one."""
+
+
+def command(flags: Flags) -> None:
+    """Load the model and serve it. Ctrl-C is how this is meant to end, and needs no words."""
+    if not 0 <= flags.port <= 65535:
+        raise UserError(f"--port: got {flags.port}, must be from 0 to 65535")
+    from shirg.demo.serving import free_port, scratch_folder
+
+    port = free_port(flags.host, flags.port)
+    if not is_loopback(flags.host):
+        _say(f"shirg: --host {flags.host}: whoever reaches this machine can use the page; there is no password")
+    with scratch_folder():
+        from shirg.demo.serving import import_gradio, serve
+
+        import_gradio()  # before the model, which may take minutes
+        from shirg.cli.models import load_model
+
+        _say("loading the model ...")
+        model = load_model(flags, flags.adapter)
+        try:
+            serve(model, flags.host, port, lambda address: _say(f"open {address}   (Ctrl-C ends it)"))
+        except KeyboardInterrupt:
+            sys.exit(STOPPED)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Entry point."""
+    run_command(command, Flags, argv, prog=prog)

@@ -1,0 +1,168 @@
+"""Opening the demo's page to browsers, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from shirg.errors import UserError
+from shirg.lavida import Lavida
+
+GRADIO = "gradio>=6.31"
+"""What the extra `demo` asks for."""
+UPLOAD_BYTES = 32 * 2**20
+"""Largest file that a browser may send."""
+SESSIONS = 16
+"""Users whose page is remembered; the one who came first is forgotten first."""
+WAITING = 32
+"""Requests that may stand in the queue."""
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "DejaVu Sans Mono", "monospace"]
+OWN_SOURCES = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+"""What the browser may load: this server's files and what the page holds. It asks nobody else, whatever a library would."""
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or for 0 one that nobody listens on.
+
+    Raises:
+        UserError: if it is taken, or `host` is none of this machine's addresses.
+    """
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"--host {host} --port {port}: cannot be listened on ({reason}); another port, or 0 for any free one, may do"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder for all that the server writes, uploads too; gone afterwards.
+
+    gradio takes its folder, and that it is to report nothing, from the environment alone, and when it is imported.
+    """
+    with tempfile.TemporaryDirectory(prefix="shirg-demo-", ignore_cleanup_errors=True) as name:
+        os.environ.update(
+            GRADIO_TEMP_DIR=f"{name}/uploads",
+            GRADIO_EXAMPLES_CACHE=f"{name}/examples",
+            GRADIO_ANALYTICS_ENABLED="False",
+            HF_HUB_DISABLE_TELEMETRY="1",
+            MPLCONFIGDIR=f"{name}/matplotlib",  # a list of the machine's fonts
+        )
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # gradio loads it; that it looks for fonts is no news
+        yield Path(name)
+
+
+def serve(model: Lavida, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C or SIGTERM, which raise `KeyboardInterrupt` once the server is closed.
+
+    To be called within `scratch_folder`.
+
+    Args:
+        announce: told the page's address once it can be opened.
+
+    Raises:
+        UserError: if gradio is missing.
+    """
+    gradio = import_gradio()
+    from starlette.middleware import Middleware
+
+    from shirg.demo.examples import example_pages
+    from shirg.demo.page import build
+    from shirg.demo.reading import Reader
+
+    page = build(Reader(model), example_pages()).queue(max_size=WAITING, default_concurrency_limit=1)
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        pwa=False,
+        footer_links=[],
+        enable_monitoring=False,
+        max_file_size=UPLOAD_BYTES,
+        state_session_capacity=SESSIONS,
+        theme=theme(gradio),
+        css_paths=Path(__file__).with_name("page.css"),
+        app_kwargs={"middleware": [Middleware(OwnSources)], "docs_url": None, "redoc_url": None},
+    )
+    try:
+        announce(address)
+        wait_for_a_signal()
+    finally:
+        page.close(verbose=False)
+
+
+def theme(gradio: Any) -> Any:
+    """gradio's own, with fonts that are on every machine, so that none is fetched, and side notes dark enough to read."""
+    own = gradio.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
+    notes = {"": "*neutral_600", "_dark": "*neutral_400"}
+    return own.set(
+        **{
+            f"{part}{mode}": hue
+            for part in ("body_text_color_subdued", "block_info_text_color")
+            for mode, hue in notes.items()
+        }
+    )
+
+
+def import_gradio() -> Any:
+    """The module.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    try:
+        import gradio
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError(f"gradio is not installed: {sys.executable} -m pip install '{GRADIO}'") from error
+    return gradio
+
+
+def wait_for_a_signal() -> None:
+    """Returns never: SIGTERM ends it as Ctrl-C does."""
+
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        threading.Event().wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class OwnSources:
+    """Puts `OWN_SOURCES` on every answer of the server (ASGI)."""
+
+    def __init__(self, app: Callable[..., Any]):
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def sent(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", OWN_SOURCES.encode())
+                message = {**message, "headers": [*message["headers"], policy]}
+            await send(message)
+
+        await self.app(scope, receive, sent)

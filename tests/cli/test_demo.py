@@ -1,0 +1,67 @@
+"""`shirg demo` up to its page: what is said before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shirg import cli
+from shirg.cli import demo
+from shirg.demo import serving
+from shirg.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_loopback_is_this_machine_alone(host, own):
+    assert demo.is_loopback(host) == own
+
+
+def test_a_port_is_free_or_the_mistake_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port}: cannot be listened on"):
+            serving.free_port("127.0.0.1", port)
+        assert serving.free_port("127.0.0.1", 0) not in (0, port)
+    with pytest.raises(UserError, match="--host 192.0.2.1"):  # an address for documentation, nobody's
+        serving.free_port("192.0.2.1", 0)
+
+
+def test_a_port_that_there_cannot_be(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", "--port", "70000"])
+    assert stop.value.code == 2 and "--port: got 70000" in capsys.readouterr().err
+
+
+def test_without_gradio_one_line_names_the_command(tmp_path):
+    """Said before the model is loaded, and after the warning about the host; nothing is left behind."""
+    program = (
+        "import sys; sys.modules['gradio'] = None\n"
+        "from shirg import cli; cli.main(['demo', '--port', '0', '--host', '0.0.0.0'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    warned, said = done.stderr.splitlines()
+    assert done.returncode == 2 and "there is no password" in warned
+    assert said.startswith("shirg: error: gradio is not installed") and said.endswith("-m pip install 'gradio>=6.31'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_is_that_of_the_extra():
+    assert f'demo = ["{serving.GRADIO}"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,0 +1,195 @@
+"""The demo without its page: one look for every budget, answers step by step, costs from the real cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from shirg.demo.handing import handed_over
+from shirg.demo.reading import Choice, Costs, Reader
+from shirg.errors import UserError
+from shirg.gate import SELECTORS, GateConfig, ShirgGate
+from shirg.lavida import PrefixCache
+from tests.tiny import tiny_model, tiny_page
+
+QUESTION = "What is the total?"
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    """280 pixels are 20 x 20 patches."""
+    model = tiny_model()
+    model.resolution = 280
+    return Reader(model)
+
+
+@pytest.fixture(scope="module")
+def page(reader):
+    return reader.look(tiny_page(), "page.png")
+
+
+@pytest.fixture
+def looks(reader, monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes that the tower was given since the test began."""
+    seen: list[tuple[int, ...]] = []
+    hook = reader.model.tower.vision_model.register_forward_pre_hook(
+        lambda _module, given, named: seen.append(tuple((given[0] if given else named["pixel_values"]).shape)),
+        with_kwargs=True,
+    )
+    yield seen
+    hook.remove()
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_every_rule_chooses_from_one_look(reader, page, looks, selector):
+    for budget in (64, 100, 400):
+        chosen = reader.choose(page, Choice(budget, selector))
+        outputs = chosen.kept.assignment[0].unique()
+        assert (outputs >= 0).sum() == budget and chosen.gate_ms > 0
+    assert looks == []
+    assert reader.model.gate is reader.gate
+
+
+@pytest.mark.parametrize("question", ["", QUESTION])
+def test_the_choice_is_that_of_the_model(reader, page, question):
+    model = reader.model
+    ids = model.question_ids(model.prompt_ids(question)) if question else None
+    expected = model.select(model.image_features(tiny_page(), "shirg"), 40, ids)
+    chosen = reader.choose(page, Choice(40, question=question))
+    assert torch.equal(chosen.kept.indices, expected.indices)
+    plain = set(reader.choose(page, Choice(40)).kept.indices[0].tolist())
+    assert chosen.changed == len(set(expected.indices[0].tolist()) - plain)
+    assert (chosen.changed > 0) == bool(question)
+
+
+def test_a_preset_takes_the_place_of_the_settings(reader, page):
+    model = reader.model
+    kept = reader.choose(page, Choice(40, preset="ocr")).kept
+    model.gate = ShirgGate(GateConfig.preset("ocr"))
+    expected = model.select(page.features, 40)
+    model.gate = reader.gate
+    assert torch.equal(kept.indices, expected.indices)
+    assert not torch.equal(kept.indices, reader.choose(page, Choice(40)).kept.indices)
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        (Choice(0), "budget=0: expected a whole number from 1 to 400"),
+        (Choice(401), "budget=401"),
+        (Choice(9, "best"), "selector 'best' is unknown"),
+        (Choice(9, preset="mine"), "preset 'mine' is unknown"),
+    ],
+)
+def test_mistakes_are_said_and_leave_the_model_as_it_was(reader, page, choice, says):
+    with pytest.raises(UserError, match=says):
+        reader.choose(page, choice)
+    assert reader.model.gate is reader.gate
+
+
+def test_dropped_patches_are_grey_and_groups_are_tinted(reader, page):
+    kept = reader.choose(page, Choice(40)).kept
+    width, height = page.canvas.size
+    assert (width, height) == (960, 640)  # the page's own shape
+    plain, drawn, groups = (
+        np.asarray(picture, dtype=int)
+        for picture in (page.canvas, reader.draw(page, kept), reader.draw(page, kept, groups=True))
+    )
+    bright = (kept.assignment[0] >= 0).reshape(20, 20).numpy()
+    for row, column in np.ndindex(20, 20):
+        middle = (row * 32 + 16, column * 48 + 24)
+        if bright[row, column]:
+            assert (drawn[middle] == plain[middle]).all()
+        else:
+            assert drawn[middle].sum() < plain[middle].sum()
+    assert (groups != drawn).any() and (groups != plain).any()
+    assert (groups[..., 2] > 120).mean() > 0.5  # where nothing is dimmed the page stays bright
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_an_answer_fills_in_and_its_costs_are_those_of_the_cache(family):
+    model = tiny_model(family)
+    model.resolution = 280
+    reader = Reader(model)
+    page = reader.look(tiny_page(), "page.png")
+    choice = Choice(40, question=QUESTION)
+    *steps, last = reader.answer(page, QUESTION, choice)
+    assert last.text == model.answer(tiny_page(), QUESTION, "shirg", 40)
+    assert steps[0].number == 0 and [run.state for run in steps[0].runs] == ["masked"]
+    masks = [sum(run.tokens for run in step.runs if run.state == "masked") for step in steps]
+    assert masks == sorted(masks, reverse=True) and masks[0] == model.config.answer_tokens
+    costs, ids = last.costs, model.prompt_ids(QUESTION)
+    assert costs.tokens == 41 and costs.prefix_tokens == 41 + len(ids) - 1  # the placeholder goes
+    with torch.no_grad():
+        embeds = model.mm_projector(reader.choose(page, choice).kept.tokens[0])
+        cache = PrefixCache()
+        model.language(model.splice(ids, [embeds])[None], cache=cache)
+    assert costs.kv_bytes == cache.nbytes == 2 * 2 * costs.prefix_tokens * 2 * 8 * 4  # k and v, layers, heads, width
+    assert costs.passes == steps[-1].number and min(costs.gate_ms, costs.prefill_ms, costs.denoise_ms) > 0
+    assert costs.seconds * 1000 == pytest.approx(costs.tower_ms + costs.gate_ms + costs.prefill_ms + costs.denoise_ms)
+
+
+def test_lowres_is_looked_at_once_and_only_when_asked(reader, looks):
+    page = reader.look(tiny_page(), "page.png")
+    assert looks == [(1, 3, 280, 280)]
+    for _ in range(2):
+        *_, last = reader.answer(page, QUESTION, None)
+        assert last.text == reader.model.answer(tiny_page(), QUESTION, "lowres") and last.path == "lowres"
+        assert last.costs.tokens == 729 and last.costs.gate_ms is None and last.costs.tower_ms > 0
+    assert looks.count((1, 3, 384, 384)) == 3 and len(looks) == 4  # ours once, `Lavida.answer` twice
+
+
+def test_the_users_image_is_not_kept(reader):
+    image = tiny_page(2000, 3000)
+    page = reader.look(image, "big.png")
+    held = [value for value in vars(page).values() if getattr(value, "size", None) == image.size]
+    assert page.canvas.size == (640, 960) and held == [image.size] or not held
+
+
+def test_an_empty_question_is_said(reader, page):
+    with pytest.raises(UserError, match="question"):
+        list(reader.answer(page, " ", Choice(40)))
+
+
+def test_what_is_handed_over_comes_at_once_and_a_failure_last():
+    go_on = threading.Event()
+
+    def work(hand):
+        hand(1)
+        go_on.wait(10)
+        hand(2)
+        raise UserError("no")
+
+    items = handed_over(work)
+    assert next(items) == 1
+    go_on.set()
+    assert next(items) == 2
+    with pytest.raises(UserError, match="no"):
+        next(items)
+
+
+def test_closing_ends_the_work():
+    done: list[int] = []
+
+    def work(hand):
+        for number in range(1000):
+            hand(number)
+            done.append(number)
+            time.sleep(0.01)
+
+    items = handed_over(work)
+    assert next(items) == 0
+    items.close()
+    assert len(done) < 1000 and threading.active_count() == len(threading.enumerate())
+    assert not any(thread.name == "shirg-answer" for thread in threading.enumerate())
+
+
+def test_seconds_are_the_sum_of_the_parts():
+    costs = Costs(1, 2, tower_ms=100, gate_ms=5, prefill_ms=20, denoise_ms=75, passes=3, kv_bytes=8)
+    assert costs.seconds == pytest.approx(0.2)
+    assert dataclasses.replace(costs, gate_ms=None).seconds == pytest.approx(0.195)
