@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -119,6 +120,7 @@ class Handlers:
             choice = self.choice(question, budget, selector, preset, mindful)
             known = truth(self._known(page, question))
             last: dict[str, Step | None] = {"shirg": None, "lowres": None}
+            yield *self._cards(last), known
             for path, way in (("shirg", choice), ("lowres", None)):
                 for step in paced(self.reader.answer(page, question, way)):
                     last[path] = step
@@ -158,14 +160,13 @@ def paced(steps: Iterator[Step]) -> Iterator[Step]:
         yield step
 
 
-class readable:
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
     """What the user can mend is said on the page, in the error's own words."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, UserError):
-            raise gr.Error(said(str(error)), duration=12, title="Not yet", print_exception=False) from error
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(said(str(error)), duration=12, title="Not yet", print_exception=False) from error
 
 
 def build(reader: Reader, examples: Sequence[Example]) -> gr.Blocks:
@@ -198,7 +199,7 @@ def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, An
     """The shelf of examples, the place to drop a file, the notice about it, and the dials without the question's."""
     shelf = gr.Gallery(
         [(example.image, example.name) for example in examples], label="Pick a page", show_label=False, columns=4, rows=1,
-        height=128, allow_preview=False, object_fit="cover", buttons=[], elem_classes="shirg-shelf",
+        height=128, allow_preview=False, interactive=False, object_fit="cover", buttons=[], elem_classes="shirg-shelf",
     )  # fmt: skip
     drop = gr.File(label="Your own: PNG, JPEG, WebP, TIFF, ...", height=128, elem_classes="shirg-drop")
     notice = gr.HTML(elem_classes="shirg-notice")
@@ -206,11 +207,11 @@ def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, An
         names = sorted(SELECTORS, key=lambda name: (list(NAMES).index(name) if name in NAMES else len(NAMES), name))
         selector = gr.Dropdown(
             [(NAMES.get(name, name), name) for name in names], value=reader.gate.config.selector,
-            label="Rule that chooses", info="SHIRG, or others to compare", min_width=130,
+            label="Rule that chooses", info="or others to compare", min_width=130,
         )  # fmt: skip
         preset = gr.Dropdown(
             [(OWN, OWN), ("SHIRG-v2's weights", "default"), ("tuned for print", "ocr")], value=OWN,
-            label="SHIRG's settings", info="other rules have none", min_width=130,
+            label="SHIRG's settings", info="others have none", min_width=130,
         )  # fmt: skip
     most = reader.patches
     budget = gr.Slider(

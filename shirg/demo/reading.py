@@ -243,10 +243,9 @@ class Reader:
             self.model.gate = self.gate
 
     def _look_small(self, page: LookedAt) -> VisionFeatures:
-        if page.small_features is None:
-            model = self.model
+        seen, model = page.small_features, self.model
+        if seen is None:
             with self._turn:
-                page.small_features, page.small_tower_ms = timed(
-                    model.device, lambda: look_at(model, page.small, page.size, "lowres")
-                )
-        return page.small_features
+                seen, spent = timed(model.device, lambda: look_at(model, page.small, page.size, "lowres"))
+            page.small_features, page.small_tower_ms = seen, spent
+        return seen

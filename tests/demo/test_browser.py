@@ -135,7 +135,7 @@ def test_the_slider_and_the_rules_change_the_picture_at_once(user):
 
 
 def test_an_answer_fills_in_step_by_step_beside_lowres(user):
-    user.page.get_by_role("button", name="Receipt").click()
+    user.page.get_by_role("button", name="Thumbnail 2 of 4").click()
     user.named("Receipt")
     user.page.evaluate(
         """() => { window.seen = new Set(); new MutationObserver(() => {
@@ -166,7 +166,7 @@ def test_wrong_and_oversized_files_are_told_on_the_page(user, tmp_path):
     with (tmp_path / "large.png").open("wb") as large:
         large.truncate(33 * 2**20)
     user.upload(tmp_path / "large.png")
-    user.page.get_by_text("exceeds the maximum").first.wait_for()
+    user.page.get_by_text("exceed the maximum allowed size").first.wait_for()
     tiny_page(300, 200).save(tmp_path / "mine.png")
     user.upload(tmp_path / "mine.png")
     user.named("mine.png")
