@@ -17,7 +17,14 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PROMISED = ("LICENSE", "NOTICE", "py.typed", "nano/weights/model.safetensors", "nano/weights/tokenizer.json")
+PROMISED = (
+    "LICENSE",
+    "NOTICE",
+    "py.typed",
+    "demo/page.css",
+    "nano/weights/model.safetensors",
+    "nano/weights/tokenizer.json",
+)
 """Ends of names that the wheel must hold beside the modules; the weights are what works without any download."""
 
 

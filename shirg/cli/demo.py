@@ -19,7 +19,7 @@ class Flags(GateFlags, AdaptedModelFlags):
     the answer fill in beside that of the low resolution, with tokens, times and cache of both.
 
     Needs gradio (pip install 'gradio>=6.31'). The page asks nobody but this machine for anything. Images stay in memory, for
-    half an hour at most; what has to be written lies in a temporary folder that Ctrl-C removes.
+    an hour at most; what has to be written lies in a temporary folder that Ctrl-C removes.
 
     shirg demo
 
