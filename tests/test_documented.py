@@ -11,6 +11,7 @@ LONG = "takes many minutes; the quick start runs the same commands on little dat
 WEIGHTS = "needs weights to download"
 DATA = "needs data to download"
 SHARES = "a share of a run on several machines"
+SERVER = "a server, which does not end"
 LMMS = "needs lmms-eval; scripts/check_lmms_eval.sh runs it"
 
 NOT_RUN = {
@@ -73,7 +74,9 @@ NOT_RUN = {
     "pretrained=path/to/lavida-llada,adapter=DIR,budget=768": WEIGHTS,
     "shirg push shirg_lora_output/checkpoints/best_model OWNER/NAME --base-model OWNER/LAVIDA": "needs an account",
     "shirg train --prepared-dir shirg_data --tensorboard": LONG,
-    "tensorboard --logdir shirg_lora_output/logs/tensorboard": "a server, which does not end",
+    "tensorboard --logdir shirg_lora_output/logs/tensorboard": SERVER,
+    "shirg demo": SERVER,
+    "shirg demo --model path/to/lavida --adapter shirg_lora_output/checkpoints/best_model": WEIGHTS,
 }
 """Command -> why it is not run here."""
 
