@@ -243,9 +243,10 @@ class Reader:
             self.model.gate = self.gate
 
     def _look_small(self, page: LookedAt) -> VisionFeatures:
-        seen, model = page.small_features, self.model
-        if seen is None:
-            with self._turn:
-                seen, spent = timed(model.device, lambda: look_at(model, page.small, page.size, "lowres"))
-            page.small_features, page.small_tower_ms = seen, spent
+        if page.small_features is not None:
+            return page.small_features
+        model = self.model
+        with self._turn:
+            seen, spent = timed(model.device, lambda: look_at(model, page.small, page.size, "lowres"))
+        page.small_features, page.small_tower_ms = seen, spent
         return seen
