@@ -7,7 +7,7 @@ demo:  ## environment, then prepare, train, evaluate and report on the embedded 
 
 test:  ## environment, then every test
 	sh scripts/setup.sh dev
-	.venv/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 nano:  ## make LaViDa-nano again from nothing in ./nano_work (two hours on two cores; goes on where it was stopped)
 	sh scripts/setup.sh base

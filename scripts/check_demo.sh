@@ -9,5 +9,6 @@ site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purel
 own=$(.venv-demo/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 echo "$site" > "$own/shirg-base.pth"
 .venv-demo/bin/python -m pip install --quiet --no-deps -r requirements/demo.txt
+.venv-demo/bin/python -m pip install --quiet playwright==1.65.2
 .venv-demo/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 .venv-demo/bin/python -m pytest -q -rs tests/demo tests/cli/test_demo.py "$@"

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.tiny import tiny_page
 
 pytest.importorskip("gradio", reason="pip install -r requirements/demo.txt")
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements/dev.txt")
+playwright = pytest.importorskip("playwright.sync_api", reason="scripts/check_demo.sh runs these")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
 
