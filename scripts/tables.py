@@ -122,6 +122,28 @@ def gpu_memory(_run: dict) -> Rows:
             yield [f"{name}, {what}", *(f"{one / 1e9:.1f}" for one in bytes_), f"{card} GB"]
 
 
+def full_size(run: dict) -> Rows:
+    """Every vision path at full size: tokens, milliseconds by stage, cache and peak memory; last, what they were measured on.
+
+    For `full_size.json` of `benchmarks/full_size.py`; a stage that a path has not, or that was not measured, is "-".
+    """
+
+    def shown(value: object, unit: float, digits: int) -> str:
+        return f"{value / unit:.{digits}f}" if isinstance(value, int | float) else "-"
+
+    stages = ("tower", "gate", "projector", "prefill", "step", "answer", "answer_uncached")
+    rows = [row for row in run["paths"] if row["outcome"] == "measured"]
+    for row in rows:
+        times = [shown(row["stages"].get(stage, {}).get("median_ms"), 1, 2) for stage in stages]
+        peak = shown(row["stages"]["answer"]["peak_bytes"], 1e9, 1)
+        yield [row["key"], str(row["visual_tokens"]), *times, shown(row["kv_bytes"], 1e6, 1), peak]
+    machine, calls = run["machine"], {row["call"] for row in rows}
+    dates = sorted({run["calls"][call]["date"][:10] for call in calls})
+    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers"))
+    driver = f", driver {machine['driver']}" if machine.get("driver") else ""
+    yield [f"{machine['device']}{driver}, {packages}, {' and '.join(dates)}", *[""] * (len(stages) + 3)]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table that is made: the file it stands in, its first heading, the results it is made from (none: computed)."""

@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from shirg.evaluation.variants import RIVALS, Variant
@@ -16,6 +16,9 @@ from shirg.gate import ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.diffusion.generation import OnStep
 from shirg.lavida.paths import pool_views
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,23 @@
 
 The pixel arithmetic is the official one, to the bit: PIL's bicubic resampling, then x / 255 rounded to float32, then
 (x - 0.5) / 0.5 (LaViDa siglip_encoder.py:34-67). A byte has 256 values, so a table of 256 floats holds all of it.
+
+PIL is imported where an image is touched: models and their costs can be had without it.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_PIXELS = 100_000_000
 """Largest image accepted; more is a mistake or an attack (a decompression bomb), never a page."""
@@ -32,6 +37,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UserError: if it is no PIL image, is empty, or has more than `MAX_PIXELS` pixels.
     """
+    from PIL import Image, ImageOps
+
     if not isinstance(image, Image.Image):
         raise UserError(f"image must be a PIL image; got a {type(image).__name__}")
     width, height = image.size
@@ -71,6 +78,8 @@ def square_view(image: Image.Image, size: int, fit: str = "stretch") -> Image.Im
     Raises:
         UserError: for another `fit`.
     """
+    from PIL import Image
+
     if fit not in FITS:
         raise UserError(f"fit={fit!r} is unknown; expected {' or '.join(map(repr, FITS))}")
     if fit == "pad" and image.width != image.height:
@@ -97,6 +106,8 @@ def best_resolution(size: tuple[int, int], pinpoints: Pinpoints) -> tuple[int, i
 def anyres_views(image: Image.Image, pinpoints: Pinpoints, tile: int) -> list[Image.Image]:
     """The stretched base view, then the tiles of the best canvas row by row, all `tile` pixels square
     (LaViDa mm_utils.py:244-297)."""
+    from PIL import Image
+
     canvas_width, canvas_height = best_resolution(image.size, pinpoints)
     scale_width, scale_height = canvas_width / image.width, canvas_height / image.height
     if scale_width < scale_height:

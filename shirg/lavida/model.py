@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from shirg.errors import UserError
@@ -22,6 +22,9 @@ from shirg.lavida.language import LanguageModel
 from shirg.lavida.relevance import TextTower, base_projection, load_text_tower, token_relevance
 from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.vision import VisionFeatures
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Lavida(nn.Module):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from PIL import Image
 from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.lavida import images
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MODES = ("lowres", "hd", "highres", "shirg", "multiview")
 SELECTING = ("shirg", "multiview")

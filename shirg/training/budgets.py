@@ -114,6 +114,11 @@ def ratio_tokens(ratio: Ratio, pooled_tokens: int) -> int:
     return pooled_tokens if ratio == POOLED else int(ratio) + 1
 
 
+def path_of(ratio: Ratio) -> str:
+    """The vision path whose features a ratio starts from: every budget selects from the same high-resolution tokens."""
+    return "hd" if ratio == POOLED else "shirg"
+
+
 def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
     """The budgets as a tuple.
 

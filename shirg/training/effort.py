@@ -14,8 +14,7 @@ import torch
 
 from shirg.lavida import costs
 from shirg.lavida.config import LavidaConfig
-from shirg.training.budgets import POOLED, BudgetSampler, Ratio, ratio_tokens
-from shirg.training.features import path_of
+from shirg.training.budgets import POOLED, BudgetSampler, Ratio, path_of, ratio_tokens
 from shirg.training.memory import Step
 
 UTILISATION = 0.5

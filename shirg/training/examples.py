@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from shirg.errors import UserError
-from shirg.training.budgets import Ratio
+from shirg.training.budgets import Ratio, path_of
 from shirg.training.checkpoints import RunState
-from shirg.training.features import FeatureCache, path_of
+from shirg.training.features import FeatureCache
 from shirg.training.loss_model import Example, draw_mask
 from shirg.training.targets import AnswerTargets
 

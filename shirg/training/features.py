@@ -8,12 +8,6 @@ import torch
 
 from shirg.data.samples import Sample
 from shirg.lavida import vision
-from shirg.training.budgets import POOLED, Ratio
-
-
-def path_of(ratio: Ratio) -> str:
-    """The vision path whose features a ratio starts from: every budget selects from the same high-resolution tokens."""
-    return "hd" if ratio == POOLED else "shirg"
 
 
 class FeatureCache:

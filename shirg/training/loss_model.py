@@ -12,8 +12,7 @@ from shirg.errors import UserError
 from shirg.lavida.adapter import lora_parameters
 from shirg.lavida.diffusion.noise import draw_noise
 from shirg.seeds import generator
-from shirg.training.budgets import POOLED, Ratio
-from shirg.training.features import path_of
+from shirg.training.budgets import POOLED, Ratio, path_of
 from shirg.training.objective import answer_losses
 
 
