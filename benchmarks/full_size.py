@@ -8,13 +8,14 @@
 
 Every row is written as soon as it is measured. A call ends after `--minutes`, or is killed; the same command then goes on with
 what is missing, and rows that failed are tried again. Needed are torch, transformers, safetensors, peft and a card of 40 GB or
-more (80 GB for all of train). `--size tiny` does the same with tiny shapes, on a GPU to see that everything runs there, or on
-a CPU, by the wall clock and without what needs CUDA.
+more; a training step that does not fit is a row that says so. `--size tiny` does the same with tiny shapes: on a GPU to see
+that everything runs there, or on a CPU, by the wall clock and without what needs CUDA.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import platform
@@ -167,10 +168,10 @@ def attempt(part, case) -> dict:
         json.dumps(found, allow_nan=False)  # what cannot be written is an error of this row
         return {**row, "outcome": MEASURED, **found}
     except torch.OutOfMemoryError:
-        return {**row, "outcome": NO_MEMORY, **vars(case)}
+        return {**row, "outcome": NO_MEMORY, **dataclasses.asdict(case)}
     except Exception as error:
         traceback.print_exc()
-        return {**row, "outcome": f"failed: {type(error).__name__}: {str(error)[:300]}", **vars(case)}
+        return {**row, "outcome": f"failed: {type(error).__name__}: {str(error)[:300]}", **dataclasses.asdict(case)}
 
 
 def measure(arguments: argparse.Namespace, clock: Clock, record: Record, deadline: float) -> dict[str, int]:
@@ -195,7 +196,7 @@ def measure(arguments: argparse.Namespace, clock: Clock, record: Record, deadlin
 def work(arguments: argparse.Namespace) -> None:
     """Measure what is missing, and say what is left."""
     deadline = time.monotonic() + 60 * arguments.minutes
-    clock = Clock(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    clock = Clock(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
     if arguments.size == "full" and not clock.cuda:
         raise UserError("--size: full needs a CUDA device, and torch sees none; --size tiny runs on a CPU")
     record = Record(arguments.json, arguments.size, clock)

@@ -21,7 +21,6 @@ from shirg.gate.terms import PATCH
 from shirg.lavida.costs import gate_arithmetic_flops
 
 WORDS = 32
-DTYPES = ("bfloat16", "float16")
 TIE = 1e-3
 """Scores this close may be ranked either way by two devices (the rule of tests/gate/test_gpu.py)."""
 
@@ -72,23 +71,27 @@ class GatePart:
             for budget in self.size.budgets
             if budget < tokens_of(grid)
             for batch in self.size.batches
-            for dtype in DTYPES
+            for dtype in self.size.dtypes
         ]
         return sorted(found, key=lambda case: (case.setting in others, not self._is_main(case)))
 
     def _is_main(self, case: Case) -> bool:
-        return case.grid == self.main_grid and case.budget == self.size.main_budget and case.dtype == DTYPES[0]
+        return (
+            case.grid == self.main_grid and case.budget == self.size.main_budget and case.dtype == self.size.dtypes[0]
+        )
 
     def _compiles(self, case: Case) -> bool:
         """Compiling takes tens of seconds. Our own rule is compiled at every grid and batch, others at the main shape."""
         if case.setting == "shirg":
             fitting = [budget for budget in self.size.budgets if budget < tokens_of(case.grid)]
-            return case.dtype == DTYPES[0] and case.budget == min(fitting[-1], self.size.main_budget)
+            return case.dtype == self.size.dtypes[0] and case.budget == min(fitting[-1], self.size.main_budget)
         return self._is_main(case) and case.batch == self.size.batches[0] and case.setting not in STEPWISE
 
     def _compares(self, case: Case) -> bool:
         """A CPU takes seconds for a batch of some rules; numbers are float32 to all of them, whatever they come in."""
-        return case.setting.startswith("shirg") or (case.dtype == DTYPES[0] and case.batch == self.size.batches[0])
+        return case.setting.startswith("shirg") or (
+            case.dtype == self.size.dtypes[0] and case.batch == self.size.batches[0]
+        )
 
     @torch.no_grad()
     def measure(self, case: Case) -> dict:
@@ -165,6 +168,8 @@ class GatePart:
     def _compiled(self, case: Case, gate: ShirgGate, inputs: dict[str, Tensor]) -> dict | str:
         if not self._compiles(case):
             return "not measured: compiled at chosen shapes only, and not where steps unroll"
+        if not self.clock.cuda and case.batch > 1:
+            return "not measured: on a CPU the gate takes image by image, which is no one graph"
         backend = "inductor" if self.clock.cuda else "eager"  # a CPU's machine need not have a C++ compiler
         torch.compiler.reset()
 

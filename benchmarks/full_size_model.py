@@ -38,6 +38,8 @@ class Size:
     budgets: tuple[int, ...]
     batches: tuple[int, ...]
     """Images in one call of the gate."""
+    dtypes: tuple[str, ...]
+    """Of the gate's tokens; the first is that of everything else."""
     micro_batches: tuple[int, ...]
     runs: Runs
     text_tokens: int = 64
@@ -96,6 +98,7 @@ SIZES = {
         raw=PUBLISHED["llada-8b"],
         budgets=(512, 768, 1024),
         batches=(1, 8),
+        dtypes=("bfloat16", "float16"),
         micro_batches=(1, 2, 4, 8),
         runs=Runs(warm_up=3, gate=20, stage=10, answer=5, train=5),
     ),
@@ -103,7 +106,8 @@ SIZES = {
     "tiny": Size(
         raw=_TINY,
         budgets=(8, 12),
-        batches=(2,),
+        batches=(1, 2),
+        dtypes=("bfloat16",),
         micro_batches=(1, 2),
         runs=Runs(warm_up=1, gate=2, stage=2, answer=1, train=2),
         text_tokens=8,

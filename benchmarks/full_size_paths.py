@@ -57,7 +57,7 @@ class PathsPart:
         size, variant = self.size, case.variant
         views = random_views(size.config, variant.features, self.clock.device)
         prompt = random_prompt(size.config, size.text_tokens)
-        question = self.model.question_ids(prompt)
+        question = self.model.question_ids(prompt).to(self.clock.device)
         features = look(self.model, views, variant.features)
         embeds = image_embeds(self.model, features, variant, question)
         prefix = self.model.splice(prompt, [embeds])[None]

@@ -8,6 +8,7 @@ image, and the step from there. Records per micro-batch are about different imag
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,8 @@ from shirg.training.loss_model import Example, LossModel, draw_mask
 from shirg.training.memory import Step, training_memory
 
 DTYPE = "bfloat16"
+RECOMPILE_LIMIT = 64
+"""Kernels that torch.compile may make of attention before it falls back to plain matrices without a word; its default is 8."""
 SAMPLES, CARDS_USED = 608_000, 8
 LIMIT_BYTES = 40 * 10**9
 
@@ -79,10 +82,31 @@ class TrainPart:
         return random_model(self.config, self.clock.device, getattr(torch, DTYPE))
 
     def measure(self, case: Case) -> dict:
-        """One row, on a fresh adapter and optimizer."""
+        """One row. Where attention's kernel, compiled for changing lengths, fails, once more with one for this length."""
+        from torch._dynamo import config
+        from torch._dynamo.utils import counters
+
+        with config.patch(recompile_limit=RECOMPILE_LIMIT):
+            row = self._with_adapter(case, final=False)
+            anew = row is None
+            if anew:
+                torch.compiler.reset()
+                self.clock.release()
+                row = self._with_adapter(case, final=True)
+        return {**row, "compiled_anew": anew, "compiled_graphs": counters["stats"]["unique_graphs"]}
+
+    def _with_adapter(self, case: Case, *, final: bool) -> dict | None:
+        """A row on a fresh adapter and optimizer; None where something failed and it was not the `final` try."""
         attach_lora(self.model)
         try:
             return self._measure(case)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            if final:
+                raise
+            traceback.print_exc()
+            return None
         finally:
             self.model.language.set_gradient_checkpointing(False)
             self.model.eval()
