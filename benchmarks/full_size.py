@@ -101,7 +101,7 @@ class Record:
     def add(self, part: str, row: dict) -> None:
         """Write a row, in place of one with its key."""
         calls, rows = self.content["calls"], self.content[part]
-        if self.call not in calls:
+        if not any(call is self.call for call in calls):  # two calls may begin within one second
             calls.append(self.call)
         rows[:] = [one for one in rows if one["key"] != row["key"]] + [{**row, "call": len(calls) - 1}]
         self.content["summary"] = summary(self.content["train"])

@@ -144,6 +144,19 @@ def full_size(run: dict) -> Rows:
     yield [f"{machine['device']}{driver}, {packages}, {' and '.join(dates)}", *[""] * (len(stages) + 3)]
 
 
+def real_words(run: dict) -> Rows:
+    """Words of real pages: cut out, and drawn by us."""
+    names = {"sroie": "SROIE, receipts", "funsd": "FUNSD, forms", "icdar2015": "ICDAR 2015, street scenes"}
+    for name, label in names.items():
+        shown = run["sets"][name]
+        cells = [
+            "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * x for x in shown[way][key]))
+            for way in ("cut out", "drawn")
+            for key in ("exact match", "ANLS")
+        ]
+        yield [label, str(shown["cut out"]["questions"]), *cells]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table that is made: the file it stands in, its first heading, the results it is made from (none: computed)."""
@@ -203,6 +216,7 @@ TABLES = (
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
     Table("docs/data.md", "", "prepare_data.json", preparation),
     Table(CARD, "pages", "nano_score.json", large_print),
+    Table(CARD, "words of", "real_words.json", real_words),
     Table("README.md", "GB, computed", None, gpu_memory),
     Printed("docs/quickstart.md", "quickstart.json"),
 )

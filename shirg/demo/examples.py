@@ -21,7 +21,7 @@ class Example:
 
 RECIPES: dict[str, tuple[str, int, tuple[float, float], str]] = {
     "Letter": ("document", 1, (15, 20), "Who is it from?"),
-    "Receipt": ("receipt", 2, (15, 20), "Who is it from?"),
+    "Receipt": ("receipt", 2, (15, 20), "Invoice?"),
     "Table": ("table", 2, (15, 20), "Read the Points for Thursday."),
     "Chart": ("pie", 4, (22, 30), "What is the share of Cows?"),
 }

@@ -69,7 +69,7 @@ def look(stage: Stage, reader: Reader) -> None:
 def together(stage: Stage, reader: Reader) -> None:
     """Everything learns, on all the views that the model must serve, and the guidance fades."""
     _resume(stage, reader)
-    views = {"page": 0.5, "window": 0.3, "large": 0.12, "tiles": 0.08}
+    views = {"page": 0.42, "window": 0.25, "large": 0.25, "tiles": 0.08}
     train_reader(
         stage, reader, SEED + 1, learn_tower=True, text_px=(9, 22), views=views, guide=(1.0, 0.0), matrix_lr=0.004
     )
