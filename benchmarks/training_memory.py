@@ -145,16 +145,16 @@ def in_fresh_process(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> dict:
     """Measured and computed growth of one setting."""
-    parts = asdict(training_memory(shape(arguments), arguments.budget, step_of(arguments)))
-    grown = {name: size for name, size in parts.items() if name not in ("weights", "adapter")}
-    measured, computed = in_fresh_process(arguments), sum(grown.values())
+    memory = training_memory(shape(arguments), arguments.budget, step_of(arguments))
+    parts = {name: size for name, size in asdict(memory).items() if name not in ("weights", "adapter")}
+    measured, computed = in_fresh_process(arguments), memory.total - memory.weights - memory.adapter
     return {
         "precision": arguments.precision,
         "checkpointing": arguments.checkpointing,
         "measured_bytes": measured,
         "computed_bytes": computed,
         "computed_over_measured": computed / measured,
-        "computed_parts": grown,
+        "computed_parts": parts,
     }
 
 

@@ -85,6 +85,26 @@ def preparation(run: dict) -> Rows:
         ]
 
 
+def feeding(run: dict) -> Rows:
+    """What loader workers give against what a training step eats, samples a second, and what the step waits for them."""
+    for name, label in (("pages", "pages, PNG 672x672"), ("photographs", "photographs, JPEG 480x360")):
+        one = run[name]
+        given, eaten, two = one["loader_samples_per_second"], one["step_samples_per_second"], one["together"]["2"]
+        rates = [f"{given[kind]['2']:.0f}" for kind in ("plain", "augmented")]
+        step = f"{1000 * two['waiting']:.0f} of {1000 * two['seconds_between_steps']:.0f} ms"
+        yield [label, *rates, f"{eaten['every_image_new']:.1f}", f"{one['ratio']['augmented']:.0f}x", step]
+
+
+def packing(run: dict) -> Rows:
+    """How many times faster packed steps are than two rows; for the published shapes, how many times fewer FLOPs."""
+    rows = {"LaViDa-nano": (run["measured_nano"], lambda gain: gain["median"], "measured, two cores")}
+    for shape, label in (("llada-8b", "LLaDA-8B"), ("dream-7b", "Dream-7B")):
+        rows[label] = run["computed"][shape], lambda gain: gain, "computed, FLOPs"
+    for label, (gains, value, how) in rows.items():
+        kinds = ("language_step_gain", "whole_step_gain", "turns_gain")
+        yield [label, *(f"{value(gains[kind]):.2f}x" for kind in kinds), how]
+
+
 def large_print(run: dict) -> Rows:
     """What the nano reads of pages shown, of others and of none; then kind by kind."""
     shown = {"right": "the right page", "another": "another page", "blank": "a blank page"}
@@ -215,9 +235,11 @@ TABLES = (
     Table("README.md", "rule", "gate_recall.json", kept_words),
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
     Table("docs/data.md", "", "prepare_data.json", preparation),
+    Table("docs/data.md", "images", "loader.json", feeding),
     Table(CARD, "pages", "nano_score.json", large_print),
     Table(CARD, "words of", "real_words.json", real_words),
     Table("README.md", "GB, computed", None, gpu_memory),
+    Table("docs/training.md", "packed against two rows", "training_step.json", packing),
     Printed("docs/quickstart.md", "quickstart.json"),
 )
 

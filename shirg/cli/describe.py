@@ -41,7 +41,8 @@ BATCHES = (1, 4, 8)
 
 TRAINING_NOTES = """\
 Computed, GB (10^9 bytes) of one process: weights, adapter with AdamW's moments, what the backward pass needs, logits of the \
-answers. On top come the feature cache (feature_cache_mb, 1 GiB) and the allocator's own, commonly 1 to 2 GB. Fewer records \
+answers; head and working are never there at once, so that the larger counts. On top come the feature cache (feature_cache_mb, \
+1 GiB) and the allocator's own, commonly 1 to 2 GB. Fewer records \
 and more accumulation steps give the same optimizer step."""
 
 STAGES = ("tower", "gate", "projector", "prefill", "step_cached", "step_uncached", "total_cached", "total_uncached")

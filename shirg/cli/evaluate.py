@@ -30,7 +30,7 @@ class Flags(EvaluationFlags, GateFlags, AdaptedModelFlags):
     the processes; array jobs share them with --num-shards and --shard-index, and a last call without --shard-index
     joins what they left.
 
-    shirg evaluate --variants core --eval-samples 100          the core table: eight variants, 200 questions each
+    shirg evaluate --variants core --eval-samples 100          the core table: nine variants, 200 questions each
 
     shirg evaluate --full --eval-samples 100                   every path and every other rule, in one table
 

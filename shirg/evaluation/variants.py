@@ -22,8 +22,9 @@ SELECTING_MODES = (*BUDGETED_MODES, *RIVALS)
 """Everything that is run once per budget."""
 
 ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
-CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune")
-"""LaViDa's own paths, every token, and SHIRG beside the strongest rule of others: at two budgets eight variants."""
+CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune", "random")
+"""LaViDa's own paths, every token, and SHIRG beside the strongest rule of others and chance: at two budgets ten variants,
+nine where `hd` is flat."""
 
 NAMED_SETS = {"all": ALL_MODES, "core": CORE_MODES}
 """What a word stands for where names are given."""

@@ -63,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one process at the peak, by what they are for."""
+    """Bytes of one process, each part at its own peak, by what they are for."""
 
     weights: int
     adapter: int
@@ -79,7 +79,8 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        return sum(asdict(self).values())
+        """The head's part is freed before the first block's backward pass begins: of these two the larger counts."""
+        return sum(asdict(self).values()) - min(self.head, self.working)
 
 
 def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingMemory:

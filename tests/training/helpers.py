@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 
 from torch.utils.data import DataLoader
@@ -43,6 +45,21 @@ class Records(list):
 
     def image_ids(self) -> list[str]:
         return [record.image_id for record in self]
+
+
+class Interrupting(list):
+    """Records that press Ctrl-C, or send another signal, the `count`-th time one is read."""
+
+    def __init__(self, records, count, number=signal.SIGINT):
+        super().__init__(records)
+        self.count = count
+        self.number = number
+
+    def __getitem__(self, index):
+        self.count -= 1
+        if self.count == 0:
+            os.kill(os.getpid(), self.number)
+        return super().__getitem__(index)
 
 
 def loader(records, batch_size: int = 2, shuffle: bool = True, **keywords) -> DataLoader:

@@ -56,7 +56,8 @@ def test_llada_8b_by_hand():
     assert found.head == 32 * 126464 * 14
     assert found.adapter == 16 * 215_040
     assert 16e9 < found.weights < 17e9
-    parts = found.weights, found.adapter, found.blocks, found.casts, found.head, found.projector, found.working
+    assert found.working == 897 * 2 * (3 * 12288 + 2 * 4096) > found.head
+    parts = found.weights, found.adapter, found.blocks, found.casts, found.projector, found.working
     assert found.total == sum(parts) and found.casts == 0
 
 

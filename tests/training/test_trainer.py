@@ -14,7 +14,16 @@ from shirg.lavida import adapter
 from shirg.training import SHIRGLoRATrainer, checkpoints
 from shirg.training.loss_model import LossModel
 from tests.tiny import tiny_model
-from tests.training.helpers import RESOLUTION, FakeRecord, fake_records, loader, losses_of, small_config, small_trainer
+from tests.training.helpers import (
+    RESOLUTION,
+    FakeRecord,
+    Interrupting,
+    fake_records,
+    loader,
+    losses_of,
+    small_config,
+    small_trainer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +77,6 @@ def test_the_same_run_twice_gives_the_same_losses(finished, tmp_path):
     assert other["validation_after"] == results["validation_after"]
     assert other["feature_cache"]["hits"] == 0 < results["feature_cache"]["hits"]
     assert torch.equal(torch.get_rng_state(), state)
-
-
-class Interrupting(list):
-    """Records that press Ctrl-C, or send another signal, the `count`-th time one is read."""
-
-    def __init__(self, records, count, number=signal.SIGINT):
-        super().__init__(records)
-        self.count = count
-        self.number = number
-
-    def __getitem__(self, index):
-        self.count -= 1
-        if self.count == 0:
-            os.kill(os.getpid(), self.number)
-        return super().__getitem__(index)
 
 
 def test_ctrl_c_saves_and_resume_gives_the_losses_of_the_whole_run(finished, tmp_path):

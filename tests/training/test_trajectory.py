@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,16 @@ from shirg.errors import UserError
 from shirg.lavida import adapter
 from shirg.training import SHIRGLoRATrainer
 from tests.tiny import tiny_model
-from tests.training.helpers import RESOLUTION, Records, fake_records, loader, losses_of, small_config, small_trainer
+from tests.training.helpers import (
+    RESOLUTION,
+    Interrupting,
+    Records,
+    fake_records,
+    loader,
+    losses_of,
+    small_config,
+    small_trainer,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 2
@@ -45,10 +55,10 @@ def whole(tmp_path_factory) -> dict[str, list]:
     return trajectory(wide_trainer(tmp_path_factory.mktemp("whole"), 1), 8)
 
 
-def check_equal(found: dict[str, list], whole: dict[str, list]) -> None:
+def check_equal(found: dict[str, list], whole: dict[str, list], within: float = 1e-9) -> None:
     assert found["budget"] == whole["budget"]
     for name in ("loss", "grad_norm"):
-        assert found[name] == pytest.approx(whole[name], abs=1e-9), name
+        assert found[name] == pytest.approx(whole[name], abs=within), name
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (2, 4)])
@@ -76,7 +86,7 @@ def launched(folder: Path, launcher: list[str], *words: str) -> subprocess.Compl
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, [*ACCELERATE, "--num_processes", "2"]], ids=["torchrun", "accelerate"])
 def test_two_processes_do_not_change_the_trajectory(tmp_path, whole, launcher):
-    run = launched(tmp_path, launcher)
+    run = launched(tmp_path, launcher, "whole")
     assert run.returncode == 0, run.stderr[-3000:]
     check_equal(json.loads((tmp_path / "trajectory.json").read_text()), whole)
     assert "x 2 processes = 8 per optimizer step" in (tmp_path / "logs" / "training.log").read_text()
@@ -149,9 +159,40 @@ def divided_run(out: Path) -> dict[str, list]:
     return {**trajectory_of(trainer), "validation": validation, "local": local}
 
 
+def test_a_divided_run_that_was_stopped_goes_on(tmp_path):
+    """SIGTERM to one of two processes: both save, leave and go on with the losses of one process that nothing stopped.
+
+    In float32, in which adapters are saved."""
+    assert launched(tmp_path / "divided", TORCHRUN, "stopped").returncode != 0
+    assert (tmp_path / "divided" / "checkpoints" / "checkpoint-1").is_dir()
+    assert not (tmp_path / "divided" / "trajectory.json").exists()
+    run = launched(tmp_path / "divided", TORCHRUN, "resumed")
+    assert run.returncode == 0, run.stderr[-3000:]
+    whole = small_trainer(tmp_path / "whole")
+    whole.train(loader(fake_records(8), batch_size=4))
+    check_equal(json.loads((tmp_path / "divided" / "trajectory.json").read_text()), trajectory_of(whole), within=1e-5)
+
+
+def run_with_a_stop(out: Path, resume: bool) -> dict[str, list]:
+    """Two processes, two steps of four records in random order; the first process gets a SIGTERM in its first step."""
+    trainer = small_trainer(out, gradient_accumulation_steps=2, shard_body=True, resume=resume)
+    records = fake_records(8)
+    if os.environ["RANK"] == "0" and not resume:
+        records = Interrupting(records, count=2, number=signal.SIGTERM)
+    trainer.train(loader(records, batch_size=1))
+    return trajectory_of(trainer)
+
+
+RUNS = {
+    "whole": lambda out: trajectory(wide_trainer(out, 1), 4),
+    "divided": divided_run,
+    "stopped": lambda out: run_with_a_stop(out, resume=False),
+    "resumed": lambda out: run_with_a_stop(out, resume=True),
+}
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    found = divided_run(out) if sys.argv[2:] == ["divided"] else trajectory(wide_trainer(out, 1), 4)
+    found = RUNS[sys.argv[2]](out)
     if os.environ["RANK"] == "0":
         (out / "trajectory.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
