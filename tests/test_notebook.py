@@ -1,0 +1,39 @@
+"""The notebook runs from its first cell to its last, and says what it is read for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "examples" / "shirg.ipynb"
+
+
+def printed(book) -> str:
+    """What all cells wrote, in order."""
+    outputs = [one for cell in book.cells for one in cell.get("outputs", [])]
+    return "".join(one.get("text", "") for one in outputs)
+
+
+def pictures(book) -> int:
+    """How many outputs are pictures."""
+    outputs = [one for cell in book.cells for one in cell.get("outputs", [])]
+    return sum("image/png" in one.get("data", {}) for one in outputs)
+
+
+def test_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    book = nbformat.read(NOTEBOOK, as_version=4)
+    shown, drawn = printed(book), pictures(book)
+    NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = printed(book)
+    assert (tmp_path / "notebook_run" / "checkpoints" / "best_model" / "adapter_model.safetensors").is_file()
+    truth = re.search(r"\(truth: (.*)\)", said)[1]
+    assert re.search(rf"^ +768: {re.escape(truth)}$", said, flags=re.MULTILINE), said
+    assert re.search(r"^ +shirg-768\+adapter: +\d+\.\d% \[", said, flags=re.MULTILINE), said
+    # what is stored with it is such a run too
+    assert pictures(book) == drawn == 2 and re.search(r"\(truth: (.*)\)", shown)[1] == truth
+    assert not re.search(r"/(home|root|tmp|work)/", shown)
