@@ -63,11 +63,15 @@ class Augmentation:
         """Chooses for a picture of `size` (width, height); the same state of `source` chooses the same."""
         shrink = min(MAX_SIDE / max(size), 1.0)
         width, height = (max(round(side * shrink), 1) for side in size)
+
+        def factor() -> float:
+            return source.uniform(1 - JITTER, 1 + JITTER)
+
         return cls(
             scale=(width / size[0], height / size[1]),
             size=(width, height),
             moved=_seen_at_an_angle(width, height, source) if source.random() < 0.5 else None,
-            colours=tuple(source.uniform(1 - JITTER, 1 + JITTER) for _ in range(3)),
+            colours=(factor(), factor(), factor()),
             blur=source.uniform(0.0, BLUR) if source.random() < 0.3 else 0.0,
             quality=source.randint(*QUALITY),
         )

@@ -94,10 +94,10 @@ class Keys:
 
     def add(self, rows: list[tuple[int, str, Draft]]) -> None:
         """Enters questions (number of the source, image, draft)."""
-        question = [_hash(repr(row)) for row in rows]
-        image = [_hash(f"{origin}:{name}") for origin, name, _ in rows]
-        origin = [origin for origin, _, _ in rows]
-        self._blocks.append(tuple(np.array(values, dtype=np.int64) for values in (question, image, origin)))
+        question = np.array([_hash(repr(row)) for row in rows], dtype=np.int64)
+        image = np.array([_hash(f"{origin}:{name}") for origin, name, _ in rows], dtype=np.int64)
+        origin = np.array([origin for origin, _, _ in rows], dtype=np.int64)
+        self._blocks.append((question, image, origin))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All three columns."""

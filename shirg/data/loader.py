@@ -117,8 +117,8 @@ def leave_ctrl_c_to_the_trainer(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-Batches: TypeAlias = "DataLoader[list[Record]]"
-"""Lists of records, as `collate` leaves them."""
+Batches: TypeAlias = "DataLoader[Record]"
+"""A loader whose batches are lists of records, as `collate` leaves them."""
 
 
 def build_loaders(

@@ -114,6 +114,7 @@ class TaskList:
     def _images(
         self, run: Run, split: str, first: int, last: int, mode: Callable[[np.void], str]
     ) -> Iterator[list[ImageTask | SlotTask]]:
+        assert run.groups is not None and run.ends is not None, "a run of rendered pages has no images"
         chunk: list[ImageTask | SlotTask] = []
         place = int(np.searchsorted(run.ends, first, side="right"))
         while place < len(run.ends) and (begin := int(run.ends[place - 1]) if place else 0) < last:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
@@ -39,7 +40,7 @@ class EpochOrder:
 
     def __init__(
         self,
-        loader: DataLoader,
+        loader: DataLoader[Any],
         *,
         seed: int,
         name: str = "train_loader",
@@ -64,17 +65,20 @@ class EpochOrder:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             kind = type(loader.dataset if isinstance(loader, DataLoader) else loader).__name__
             raise UserError(f"{name}: got {kind}; pass a torch DataLoader over a data set with a length")
-        if len(loader.dataset) == 0 or loader.batch_sampler is None or len(loader) == 0:
-            raise UserError(f"{name}: {len(loader.dataset)} records make no batch; it needs records and a batch_size")
+        dataset: Any = loader.dataset  # torch's own type of data sets promises no length
+        if len(dataset) == 0 or loader.batch_sampler is None or len(loader) == 0:
+            raise UserError(f"{name}: {len(dataset)} records make no batch; it needs records and a batch_size")
         if not 0 <= rank < processes:
             raise UserError(f"rank: {rank}; from 0 to below processes ({processes})")
-        if by_image and not hasattr(loader.dataset, "image_ids"):
+        if by_image and not hasattr(dataset, "image_ids"):
             raise UserError(
-                f"share_prefix: {name} is over a {type(loader.dataset).__name__}, which has no image_ids() to tell which"
+                f"share_prefix: {name} is over a {type(dataset).__name__}, which has no image_ids() to tell which"
                 " records are of one image"
             )
-        self.images = _places(loader.dataset.image_ids()) if by_image else None
+        self.images = _places(dataset.image_ids()) if by_image else None
         self.loader = loader
+        self._dataset = dataset
+        self._batch_sampler: Iterable[list[int]] = loader.batch_sampler
         self.name = name
         self.seed = seed
         self.rank = rank
@@ -83,8 +87,8 @@ class EpochOrder:
     @property
     def batch_size(self) -> int:
         """Records in a full batch of one process."""
-        told = self.loader.batch_size or getattr(self.loader.batch_sampler, "batch_size", None)
-        return told or max(len(batch) for batch in self.loader.batch_sampler)
+        told = self.loader.batch_size or getattr(self._batch_sampler, "batch_size", None)
+        return told or max(len(batch) for batch in self._batch_sampler)
 
     def __len__(self) -> int:
         """Batches per epoch for one process; the same for every process."""
@@ -94,13 +98,13 @@ class EpochOrder:
         """Record numbers of this process's batches in `epoch`, without the first `skip` batches; see `deal`."""
         return deal(self._epoch(epoch), self.rank, self.processes)[skip:]
 
-    def batches(self, epoch: int, skip: int = 0) -> Iterator[list]:
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[list[Any]]:
         """The batches themselves: lists of records."""
         indices = self.indices(epoch, skip)
         filled = [batch for batch in indices if batch]
         records = iter(
             DataLoader(
-                self.loader.dataset,
+                self._dataset,
                 batch_sampler=filled,
                 collate_fn=self.loader.collate_fn,
                 num_workers=self.loader.num_workers,
@@ -114,15 +118,16 @@ class EpochOrder:
             yield next(records) if batch else []
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        for part in (self.loader.dataset, self.loader.sampler, self.loader.batch_sampler):
+        parts: tuple[Any, ...] = (self._dataset, self.loader.sampler, self._batch_sampler)
+        for part in parts:
             if hasattr(part, "set_epoch"):  # augmentation and seeded samplers, as accelerate tells them too
                 part.set_epoch(epoch)
         kept = type(self.loader.sampler) is not RandomSampler or self.loader.sampler.replacement
         if kept and self.images is None:
-            return list(self.loader.batch_sampler)
+            return list(self._batch_sampler)
         draws = generator(self.seed, "order", self.name, epoch)
         if self.images is None:
-            order = torch.randperm(len(self.loader.dataset), generator=draws).tolist()
+            order = torch.randperm(len(self._dataset), generator=draws).tolist()
         else:
             images = torch.randperm(len(self.images), generator=draws).tolist()
             order = [record for image in images for record in self.images[image]]

@@ -9,6 +9,9 @@ from PIL import Image
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the page image; right and bottom are exclusive."""
 
+PixelBox = tuple[int, int, int, int]
+"""A `Box` whose edges lie between pixels, as layouts divide a page."""
+
 
 @dataclass(frozen=True)
 class Word:

@@ -130,6 +130,7 @@ class SHIRGDatasetProcessor:
         """All questions there are, and how many images every evaluation set has."""
         writer, config = CatalogueWriter(path), self.config
         for request in config.from_hub:
+            assert config.data_dir is not None, "checked: from_hub needs data_dir"
             fetch(request, Path(config.data_dir))
         for part, kinds, files in (
             ("base", (BASE_SOURCE,), config.base_json),
@@ -181,7 +182,7 @@ class SHIRGDatasetProcessor:
         """Changes with all that the shards depend on; a page of each kind stands for renderer, fonts and Pillow."""
         state = hashlib.sha256(json.dumps([FORMAT, self.config.content(), catalogue.digest]).encode())
         for kind in KINDS:
-            page = render_page(kind, 0, size=self.config.image_resolution, text_px=tuple(self.config.text_px))
+            page = render_page(kind, 0, size=self.config.image_resolution, text_px=self._text_px)
             state.update(page.image.tobytes() + repr(page.questions).encode())
         return state.hexdigest()
 
@@ -206,8 +207,13 @@ class SHIRGDatasetProcessor:
                 count = write_shard(self.folder / name, islice(records, stop - start))
                 journal.add(self.folder / name, split, count)
 
+    @property
+    def _text_px(self) -> tuple[float, float]:
+        low, high = self.config.text_px  # a list, perhaps: nothing checks which
+        return low, high
+
     def _pages(self, split: str) -> RenderedPages:
-        return RenderedPages(self.config.seed, self.config.image_resolution, tuple(self.config.text_px), split)
+        return RenderedPages(self.config.seed, self.config.image_resolution, self._text_px, split)
 
     def _manifest(self, journal: Journal, plan: Plan, planner: Planner, excluded: dict[str, int]) -> dict[str, Any]:
         shards = [journal.shards[name] for name, *_ in _shards(plan, self.config.shard_size)]
@@ -255,7 +261,8 @@ def _checked(result: list[Record] | str, advance: Any) -> list[Record]:
 
 def _told_by(folder: Path, shards: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
     """Images per split and records per source, counted in the finished files."""
-    images, sources = Counter(), Counter()
+    images: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     for split in SPLITS:
         seen: set[bytes] = set()
         for shard in shards:

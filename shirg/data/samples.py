@@ -30,14 +30,15 @@ class Sample(Record):
         made: views by name, as far as they were made.
     """
 
-    shapes: ViewShapes = None
+    shapes: ViewShapes = field(kw_only=True)
     augmented: bool = False
     made: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, record: Record, shapes: ViewShapes, *, augmented: bool = False) -> Sample:
         """A record with views to be made."""
-        return cls(*(getattr(record, place.name) for place in fields(Record)), shapes=shapes, augmented=augmented)
+        known = {place.name: getattr(record, place.name) for place in fields(Record)}
+        return cls(**known, shapes=shapes, augmented=augmented)
 
     def view(self, name: str) -> Tensor:
         """One of `shirg.lavida.vision.VIEWS`' values, [V, H, W, 3] uint8; made when it is first asked for.

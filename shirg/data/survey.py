@@ -87,7 +87,7 @@ class Looks:
         return looks
 
 
-def sha256_of_row(row: np.ndarray) -> str:
+def sha256_of_row(row: np.void) -> str:
     """The hexadecimal digest in a row of `LOOK`."""
     return row["sha256"].tobytes().hex()
 

@@ -22,8 +22,10 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], num_w
     from torch.utils.data import DataLoader
 
     num_workers = min(2, os.cpu_count() or 1) if num_workers is None else num_workers
-    loader = DataLoader(  # its workers end when this process is killed, which those of concurrent.futures do not
-        _Work(function),
+    work: Any = _Work(function)  # no Dataset by name, so that this module loads without torch
+    # A loader's workers end when this process is killed, which those of concurrent.futures do not.
+    loader: DataLoader[Result] = DataLoader(
+        work,
         batch_size=None,
         sampler=tasks,
         num_workers=num_workers,

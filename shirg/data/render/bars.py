@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from shirg.data.pages import Box
+from shirg.data.pages import Box, PixelBox
 from shirg.data.render.charts import (
     Scale,
     Series,
@@ -166,7 +166,7 @@ def _value(sheet: Sheet, bar: Box, text: str, upright: bool, inside: bool) -> Pr
     return sheet.put(text, right + gap, y, face)
 
 
-def _two_series(sheet: Sheet, names: list[str], box: Box, upright: bool) -> None:
+def _two_series(sheet: Sheet, names: list[str], box: PixelBox, upright: bool) -> None:
     """Pairs of bars with printed values and a legend."""
     rng = sheet.rng
     left, top, right, bottom = box

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from shirg.data.pages import Box
+from shirg.data.pages import PixelBox
 from shirg.data.render.lexicon import EXTREMES, SERIES
 from shirg.data.render.looks import ACCENTS, Colour, mix
 from shirg.data.render.parts import closing, heading, margin
@@ -41,7 +41,7 @@ class Scale:
         return [self.step * index for index in range(round(self.top / self.step) + 1)]
 
 
-def chart_frame(sheet: Sheet) -> Box:
+def chart_frame(sheet: Sheet) -> PixelBox:
     """Print a title, and on some pages a note below; returns the box left for the chart."""
     rng, look = sheet.rng, sheet.look
     edge = margin(sheet)

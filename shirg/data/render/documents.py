@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shirg.data.pages import Box
+from shirg.data.pages import PixelBox
 from shirg.data.render.lexicon import FIELDS, ITEMS
 from shirg.data.render.parts import ask_field, closing, facts, heading, logo, margin, paragraph, picture, value_of
 from shirg.data.render.sheet import Sheet
@@ -20,7 +20,7 @@ def _labels(sheet: Sheet, count: int) -> list[str]:
     return sheet.rng.sample(sorted(FIELDS), count)
 
 
-def _letterhead(sheet: Sheet, box: Box) -> int:
+def _letterhead(sheet: Sheet, box: PixelBox) -> int:
     """A company's mark, name and address at the top; returns the y below its rule."""
     rng, look = sheet.rng, sheet.look
     left, top, right, _ = box
@@ -57,7 +57,7 @@ def _named_lines(sheet: Sheet, labels: list[str], left: int, right: int, y: int,
     return lowest
 
 
-def _letter(sheet: Sheet, box: Box) -> None:
+def _letter(sheet: Sheet, box: PixelBox) -> None:
     """Letterhead, named lines, paragraphs, facts in running text."""
     rng, look = sheet.rng, sheet.look
     left, _, right, bottom = box
@@ -78,7 +78,7 @@ def _letter(sheet: Sheet, box: Box) -> None:
     closing(sheet, (left, y, right, bottom))
 
 
-def _invoice(sheet: Sheet, box: Box) -> None:
+def _invoice(sheet: Sheet, box: PixelBox) -> None:
     """Letterhead, named lines, a table of items, the total."""
     rng, look, values = sheet.rng, sheet.look, sheet.values
     left, _, right, bottom = box
@@ -117,7 +117,7 @@ def _total(sheet: Sheet, total: str, right: int, y: int) -> None:
     sheet.ask("total", sheet.put(total, x, y, face, align="right"), key, label="Total")
 
 
-def _notice(sheet: Sheet, box: Box) -> None:
+def _notice(sheet: Sheet, box: PixelBox) -> None:
     """A title and named lines, spaced over the page."""
     rng, look = sheet.rng, sheet.look
     left, top, right, bottom = box
@@ -133,7 +133,7 @@ def _notice(sheet: Sheet, box: Box) -> None:
     closing(sheet, (left, y, right, bottom))
 
 
-def _article(sheet: Sheet, box: Box) -> None:
+def _article(sheet: Sheet, box: PixelBox) -> None:
     """One or two columns of running text that states facts, perhaps beside a picture."""
     rng, look = sheet.rng, sheet.look
     left, top, right, bottom = box

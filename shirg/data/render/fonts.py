@@ -33,6 +33,7 @@ HELD_OUT_SHARE = 1 / 3
 def _folder() -> Path:
     # find_spec locates matplotlib without importing it, which would cost most of a second.
     spec = importlib.util.find_spec("matplotlib")
+    assert spec is not None and spec.origin is not None, "matplotlib is a dependency"
     return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 

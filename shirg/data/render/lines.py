@@ -28,10 +28,11 @@ def compose_line(sheet: Sheet) -> None:
     rng, look = sheet.rng, sheet.look
     box = chart_frame(sheet)
     mode = rng.choice(("printed", "printed", "axis", "two series"))
-    pair, keys = [("", look.accent)], [()]
+    pair = [("", look.accent)]
+    keys: list[Printed] = [()]
     if mode == "two series":
         pair = two_series(sheet)
-        keys, top = legend(sheet, pair, int(box[0]), int(box[2]), int(box[1]))
+        keys, top = legend(sheet, pair, box[0], box[2], box[1])
         box = (box[0], top, box[2], box[3])
     names = _points_in_time(sheet, box[2] - box[0])
     if mode == "axis":
@@ -110,16 +111,16 @@ def _draw_lines(sheet: Sheet, plot: Box, both: list[Series], scale: Scale, print
             if printed:
                 sheet.reserve((x - radius, y - radius, x + radius + 1, y + radius + 1))
         heights.append(ys)
-    values = []
+    values: list[list[Printed]] = []
     for series, ys in zip(both, heights, strict=True) if printed else ():
         values.append([])
         for index, (text, y) in enumerate(zip(series.texts, ys, strict=True)):
             x, gap = _column_x(plot, index, len(ys)), radius + 0.35 * face.size
             neighbours = ys[max(0, index - 1) : index + 2]
             above, below = y - gap - face.cap, y + gap
-            order = (above, below) if 2 * y <= min(neighbours) + max(neighbours) else (below, above)
+            sides = (above, below) if 2 * y <= min(neighbours) + max(neighbours) else (below, above)
             # Below the axis stand the names, so a value never goes there.
-            order = [place for place in order if place + face.size < plot[3]]
+            order = [place for place in sides if place + face.size < plot[3]]
             words: Printed = ()
             for place in order:
                 words = words or halo(sheet, text, x, place)

@@ -44,7 +44,8 @@ class Look:
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
     """`a` with `share` (0 to 1) of `b` mixed in."""
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def choose_look(rng: random.Random, size: int, text_px: tuple[float, float], split: str, monospace: float) -> Look:

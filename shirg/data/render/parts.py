@@ -82,7 +82,8 @@ def paragraph(sheet: Sheet, box: Box, face: Face, colour: Colour | None = None, 
 def facts(sheet: Sheet, labels: list[str], box: Box, face: Face) -> int:
     """Running text that states a value for each of `labels` ("The Deposit is $45.20 ..."); returns the y below it."""
     rng = sheet.rng
-    phrases, starts = [], []
+    phrases: list[str] = []
+    starts: list[int] = []
     for label in labels:
         starts.append(len(phrases))
         phrases += ["The", label, "is", value_of(sheet, label), *rng.choices(FILLER, k=rng.randint(1, 8))]

@@ -79,10 +79,10 @@ class Sheet:
                 return ()
             placed.append(Word(word, box, tuple(start + edge for edge in edges)))
             start += math.ceil(edges[-1]) + face.space
-        for word in placed:
-            self.reserve((word.box[0], word.box[1], word.box[2] + 1, word.box[3]))
-            mask, left, top = face.mask(word.text)
-            self.draw.bitmap((word.box[0] + left, baseline + top), mask, fill=colour or self.look.ink)
+        for one in placed:
+            self.reserve((one.box[0], one.box[1], one.box[2] + 1, one.box[3]))
+            mask, left, top = face.mask(one.text)
+            self.draw.bitmap((int(one.box[0]) + left, baseline + top), mask, fill=colour or self.look.ink)
         self.words += placed
         self.sizes += [face.size] * len(placed)
         return tuple(range(len(self.words) - len(placed), len(self.words)))

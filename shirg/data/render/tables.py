@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shirg.data.pages import Box
+from shirg.data.pages import PixelBox
 from shirg.data.render.fonts import Face
 from shirg.data.render.lexicon import CATEGORIES, COLUMNS, EXTREMES, FIELDS
 from shirg.data.render.looks import Colour, mix
@@ -78,7 +78,7 @@ def _choose_columns(sheet: Sheet, topic: str, width: int) -> list[str]:
     """Column headers, up to six, that fit beside the row names; some of those that fit are left out."""
     look = sheet.look
     left = width - look.body.size - max(look.bold.width(name) for name in (topic, *CATEGORIES[topic]))
-    chosen = []
+    chosen: list[str] = []
     for column in sheet.rng.sample(sorted(COLUMNS), sheet.rng.choice((3, 4, 5, 6))):
         needed = look.body.size + max(look.bold.width(column), look.body.width(_WIDEST[COLUMNS[column]]))
         if needed < left or not chosen:
@@ -98,7 +98,7 @@ def _column_widths(sheet: Sheet, header: list[str], rows: list[list[str]], width
     return [natural + int(spare / len(widths)) for natural in widths]
 
 
-def draw_table(sheet: Sheet, box: Box, header: list[str], rows: list[list[str]], height: int) -> Table:
+def draw_table(sheet: Sheet, box: PixelBox, header: list[str], rows: list[list[str]], height: int) -> Table:
     """Print `rows` under `header` inside `box`, `height` pixels a row; the first column stands left, the rest right.
 
     Columns that do not fit are left out, as are rows below the box.

@@ -334,7 +334,7 @@ class _Pieces:
         while True:
             try:
                 value, end = self.decode(self.text, self.place)
-                behind = self.blanks.match(self.text, end).end()
+                behind = self._behind_blanks(end)
                 # Without a comma or bracket behind it the value may go on in the next piece: "1" as "1.5".
                 if self.text[behind : behind + 1] in (",", "]") or not self._more():
                     self.place = end
@@ -343,10 +343,15 @@ class _Pieces:
                 if len(self.text) - self.place > self.longest_entry or not self._more():
                     raise
 
+    def _behind_blanks(self, place: int) -> int:
+        found = self.blanks.match(self.text, place)
+        assert found is not None, "no blanks match, too"
+        return found.end()
+
     def _sign(self) -> str:
         """The next character that is not blank; `place` moves to it."""
         while True:
-            self.place = self.blanks.match(self.text, self.place).end()
+            self.place = self._behind_blanks(self.place)
             if self.place < len(self.text):
                 return self.text[self.place]
             if not self._more():

@@ -18,11 +18,11 @@ class DocVQA(LocalSource):
     name = "docvqa"
     licence = "research use (pages: UCSF Industry Documents Library)"
     layout = "val_v1.0*.json with a `data` list, documents/ or spdocvqa_images/ (train_v1.0*.json likewise)"
-    folders = ("docvqa", "spdocvqa")
+    folders: tuple[str, ...] = ("docvqa", "spdocvqa")
     size = "39,463 training questions on about 10,200 pages; 5,349 validation questions"
     home = "rrc.cvc.uab.es, challenge 17, task 1 (registration)"
     pattern = "{part}_v1.0*.json"
-    image_folders = ("documents", "spdocvqa_images", "images")
+    image_folders: tuple[str, ...] = ("documents", "spdocvqa_images", "images")
     image_key = "image"
 
     @classmethod

@@ -80,8 +80,9 @@ def linked_pairs(form: list[object]) -> list[tuple[str, list[str]]]:
     occurrences = Counter(_label(entity) for entity in labels)
     pairs = []
     for entity in labels:
-        answers = [entities.get(target) for target in _targets(entity)]
-        texts = [_label(answer) for answer in sorted(filter(_is_answer, answers), key=_reading_order)]
+        linked = [entities[target] for target in _targets(entity) if target in entities]
+        answers = [other for other in linked if other.get("label") == "answer"]
+        texts = [_label(answer) for answer in sorted(answers, key=_reading_order)]
         texts = [text for text in texts if text]
         if _label(entity) and occurrences[_label(entity)] == 1 and texts:
             pairs.append((_label(entity), list(dict.fromkeys([" ".join(texts), *texts]))))
@@ -98,11 +99,8 @@ def _targets(entity: dict[str, object]) -> list[object]:
     return [target for start, target in pairs if start == entity.get("id") and isinstance(target, int)]
 
 
-def _is_answer(entity: dict[str, object] | None) -> bool:
-    return entity is not None and entity.get("label") == "answer"
-
-
 def _reading_order(entity: dict[str, object]) -> tuple[float, float]:
     box = entity.get("box")
-    known = isinstance(box, list) and len(box) == 4 and all(isinstance(edge, (int, float)) for edge in box)
-    return (box[1], box[0]) if known else (0.0, 0.0)
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(edge, (int, float)) for edge in box):
+        return box[1], box[0]
+    return 0.0, 0.0

@@ -22,7 +22,7 @@ class LlavaJson(LocalSource):
     layout = (
         "any NAME.json or NAME.jsonl in LLaVA's form, images beside it or in images/; named by --base-json, --ocr-json"
     )
-    folders = ()
+    folders: tuple[str, ...] = ()
     size = "any"
     home = "e.g. huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K (llava_v1_5_mix665k.json)"
 
