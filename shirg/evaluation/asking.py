@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -20,7 +21,7 @@ from shirg.lavida import Lavida
 RowKey = tuple[str, str, str]
 
 
-def row_key(row: dict) -> RowKey:
+def row_key(row: dict[str, Any]) -> RowKey:
     """What tells answers apart: data set, record and variant."""
     return row["dataset"], row["id"], row["variant"]
 
@@ -54,7 +55,7 @@ class Survey:
 
     benchmarks: dict[str, Records]
     pages: list[PageQuestions]
-    skipped: list[dict] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
     """What cannot be asked, and why: `dataset`, `id`, `questions`, `reason`."""
 
     @classmethod
@@ -70,7 +71,9 @@ class Survey:
                     survey.pages.append(PageQuestions(task, prompts))
         return survey
 
-    def _prompts(self, model: Lavida, task: Task, records: Sequence[Record], suffix: str) -> tuple:
+    def _prompts(
+        self, model: Lavida, task: Task, records: Sequence[Record], suffix: str
+    ) -> tuple[tuple[Record, str], ...]:
         prompts = []
         for record in records:
             try:
@@ -89,7 +92,7 @@ class Survey:
         """The pages that one of `number` processes asks about: every `number`-th, so that data sets are shared evenly."""
         return Survey(self.benchmarks, self.pages[index::number])
 
-    def in_order(self, rows: Mapping[RowKey, dict], variants: Sequence[Variant]) -> list[dict]:
+    def in_order(self, rows: Mapping[RowKey, dict[str, Any]], variants: Sequence[Variant]) -> list[dict[str, Any]]:
         """The rows that there are, in the order in which one process asks."""
         return [rows[key] for page in self.pages for key in page.keys(variants) if key in rows]
 
@@ -123,7 +126,7 @@ class Asker:
                 todo.append((variant, prompts))
         return todo
 
-    def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict]:
+    def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict[str, Any]]:
         """One row for each variant and question that is not answered yet."""
         todo = self.missing(page, answered)
         shown = Page(self.model, image, [variant for variant, _ in todo])
@@ -134,7 +137,7 @@ class Asker:
                     yield _row(page.task, record, variant, prediction, tokens, self.model.resolution)
 
 
-def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: int, resolution: int) -> dict:
+def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: int, resolution: int) -> dict[str, Any]:
     marks = task.marks(prediction, record.answers, record.kind)
     return {
         "dataset": task.name,
@@ -153,7 +156,7 @@ def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: 
     }
 
 
-def _rejected(dataset: str, records: Records) -> list[dict]:
+def _rejected(dataset: str, records: Records) -> list[dict[str, Any]]:
     """What the reader of the data set could not use."""
     return [
         {"dataset": dataset, "id": entry.item, "questions": entry.records, "reason": entry.reason}

@@ -31,7 +31,7 @@ class Interval:
 
 
 def mean_interval(
-    values: Sequence[float], pages: Sequence[str], *, seed: int, least: float = 0.0, most: float = 1.0
+    values: Sequence[float] | np.ndarray, pages: Sequence[str], *, seed: int, least: float = 0.0, most: float = 1.0
 ) -> Interval:
     """The mean of `values` and its 95% interval under resampling of pages.
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -60,7 +61,7 @@ def split_line(box: Box, text: str) -> Iterator[BoxedWord]:
 
 def _read_corners(path: Path) -> list[BoxedWord]:
     """Rows of eight numbers, four corners, and a transcript that may hold commas (SROIE, ICDAR 2015)."""
-    words = []
+    words: list[BoxedWord] = []
     for row in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         *corners, text = row.split(",", 8)
         if len(corners) != 8 or text.strip() == ILLEGIBLE:
@@ -72,13 +73,15 @@ def _read_corners(path: Path) -> list[BoxedWord]:
 
 def _read_form(path: Path) -> list[BoxedWord]:
     """FUNSD: entities of words."""
-    words = [word for entity in fields(read_json(path)).get("form", []) for word in entity["words"]]
+    form: Any = fields(read_json(path)).get("form", [])
+    words = [word for entity in form for word in entity["words"]]
     return [(word["text"].strip(), tuple(word["box"])) for word in words if word["text"].strip()]
 
 
 def _read_chart(path: Path) -> list[BoxedWord]:
     """OpenCQA: lines that an OCR engine found, left, top, right, bottom whatever the set's own description says."""
-    return [word for line in read_json(path) for word in split_line(tuple(line["bounding_box"]), line["sentence"])]
+    lines: Any = read_json(path)
+    return [word for line in lines for word in split_line(tuple(line["bounding_box"]), line["sentence"])]
 
 
 LAYOUTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from shirg.evaluation.markdown import code_block, count, escape, table
 from shirg.evaluation.report_details import gate_settings
@@ -17,7 +18,7 @@ FILES = {
 }
 
 
-def run_card(results: dict) -> str:
+def run_card(results: dict[str, Any]) -> str:
     """The card as Markdown, from the content of `evaluation_results.json`."""
     config, intervals = results["config"], results["intervals"]
     called = code_block(config["command"]) if config["command"] else "Called from Python; the settings are below."
@@ -43,7 +44,7 @@ def run_card(results: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _model(results: dict) -> str:
+def _model(results: dict[str, Any]) -> str:
     model, environment = results["model"], results["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     adapter = (
@@ -60,7 +61,7 @@ def _model(results: dict) -> str:
     )
 
 
-def _questions(results: dict) -> str:
+def _questions(results: dict[str, Any]) -> str:
     rows = [
         [
             escape(entry["name"]),

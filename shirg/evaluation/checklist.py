@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -60,7 +61,7 @@ def unmeasured(name: str, reason: str) -> Item:
 # -------------------- performance targets
 
 
-def targets(results: dict) -> list[Item]:
+def targets(results: dict[str, Any]) -> list[Item]:
     """The performance targets, from the content of `evaluation_results.json`."""
     return [
         _kept_tokens(results),
@@ -75,7 +76,7 @@ def targets(results: dict) -> list[Item]:
     ]
 
 
-def _kept_tokens(results: dict) -> Item:
+def _kept_tokens(results: dict[str, Any]) -> Item:
     name = f"Kept tokens between {KEPT_RANGE[0]} and {KEPT_RANGE[1]} of the large grid"
     budgets = sorted({variant["budget"] for variant in results["variants"] if variant["mode"] in BUDGETED_MODES})
     if not budgets:
@@ -84,7 +85,7 @@ def _kept_tokens(results: dict) -> Item:
     return judged(name, inside, f"{', '.join(map(str, budgets))} patches kept, and one summary token")
 
 
-def _selection_time(results: dict) -> Item:
+def _selection_time(results: dict[str, Any]) -> Item:
     name = f"Selection under {SELECTION_MS:.0f} ms"
     rows = [row for row in _cost_rows(results) if row["mode"] in BUDGETED_MODES]
     if not rows:
@@ -94,7 +95,7 @@ def _selection_time(results: dict) -> Item:
     return judged(name, slowest < SELECTION_MS, f"{times} on {results['environment']['device']}")
 
 
-def _kv_savings(results: dict) -> list[Item]:
+def _kv_savings(results: dict[str, Any]) -> list[Item]:
     name = "KV cache 30 to 50% smaller"
     savings = results["efficiency"]["savings"] if results["efficiency"] else []
     if not savings:
@@ -114,7 +115,7 @@ def _saved(share: float) -> str:
     return f"{percent(share)} less" if share >= 0 else f"{percent(-share)} more"
 
 
-def _accuracy_gains(results: dict) -> list[Item]:
+def _accuracy_gains(results: dict[str, Any]) -> list[Item]:
     """The most trained state of each selection against the paths as the model ships them."""
     with_adapter = any(variant["adapter"] for variant in results["variants"])
     selections = {
@@ -132,7 +133,7 @@ def _accuracy_gains(results: dict) -> list[Item]:
     return [accuracy_item(entry) for entry in entries]
 
 
-def accuracy_item(entry: dict) -> Item:
+def accuracy_item(entry: dict[str, Any]) -> Item:
     """The accuracy line of one comparison: met when the gain reaches 5 points and is told apart from chance."""
     return judged(
         f"Accuracy 5 to 10 points higher: {entry['variant']} against {entry['against']} on {entry['dataset']}",
@@ -142,11 +143,11 @@ def accuracy_item(entry: dict) -> Item:
     )
 
 
-def _range(entry: dict) -> str:
+def _range(entry: dict[str, Any]) -> str:
     return "" if entry["low"] is None else f" (95%: {points(entry['low'])} to {points(entry['high'])})"
 
 
-def _trainable_share(results: dict) -> Item:
+def _trainable_share(results: dict[str, Any]) -> Item:
     name = "Trainable parameters under 1%"
     adapter = results["model"]["adapter_parameters"]
     if not adapter:
@@ -155,7 +156,7 @@ def _trainable_share(results: dict) -> Item:
     return judged(name, adapter < TRAINABLE_SHARE * total, f"{adapter:,} of {total:,} ({adapter / total:.3%})")
 
 
-def _cost_rows(results: dict) -> list[dict]:
+def _cost_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     return results["efficiency"]["rows"] if results["efficiency"] else []
 
 
@@ -229,7 +230,7 @@ def _disk_item(output_dir: Path) -> Item:
 # -------------------- during training
 
 
-def during_training(training: dict | None) -> list[Item]:
+def during_training(training: dict[str, Any] | None) -> list[Item]:
     """What should hold while the steps are taken: what the trainer's guards saw, and what only the end shows.
 
     Args:
@@ -240,12 +241,12 @@ def during_training(training: dict | None) -> list[Item]:
     return [*map(_watched_item, training["watched"]), _validation_item(training), _memory_item(training)]
 
 
-def _watched_item(seen: dict) -> Item:
+def _watched_item(seen: dict[str, Any]) -> Item:
     name = seen["name"][0].upper() + seen["name"][1:]
     return unmeasured(name, seen["found"]) if seen["passed"] is None else judged(name, seen["passed"], seen["found"])
 
 
-def _validation_item(training: dict) -> Item:
+def _validation_item(training: dict[str, Any]) -> Item:
     name = "Validation loss falls"
     before, after = training["validation_before"], training["validation_after"]
     if not before or before["step"] == after["step"]:
@@ -254,7 +255,7 @@ def _validation_item(training: dict) -> Item:
     return judged(name, after["mean"] < before["mean"], f"{found}, {after['mean']:.4f} after {after['step']}")
 
 
-def _memory_item(training: dict) -> Item:
+def _memory_item(training: dict[str, Any]) -> Item:
     name, peak = f"Training memory under {PEAK_BYTES / 1e9:.0f} GB", training["peak_memory_bytes"]
     if peak is None:
         return unmeasured(name, f"torch counts no peak on this device ({training['device']})")
@@ -264,7 +265,7 @@ def _memory_item(training: dict) -> Item:
 # -------------------- after training
 
 
-def after_training(results: dict | None, reload: Item | None) -> list[Item]:
+def after_training(results: dict[str, Any] | None, reload: Item | None) -> list[Item]:
     """What should hold once the adapter is there: the evaluation's lines, and the result of `adapter_reloads`."""
     saved = reload or unmeasured("Adapter saved and reloads with equal outputs", "no adapter was saved in this run")
     if results is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from shirg.evaluation.variants import RIVALS, Variant
 from shirg.lavida.config import LavidaConfig
@@ -14,7 +15,7 @@ SHAPE = "llada-8b"
 """The published shape, a key of `shirg.lavida.shapes.PUBLISHED`."""
 
 
-def computed_costs(variants: Sequence[Variant]) -> dict:
+def computed_costs(variants: Sequence[Variant]) -> dict[str, Any]:
     """Bytes and FLOPs of one answer by each path; see `shirg.lavida.costs` for what is counted.
 
     Rivals are left out: up to their own arithmetic, which is not counted here, they cost what `shirg` does. So are

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shirg.data.sources import EMBEDDED
 from shirg.errors import UserError
@@ -114,7 +115,7 @@ class SHIRGEvaluationConfig:
         _check("step_ratio", self.step_ratio, wanted, int(self.step_ratio * block) > 0)
         return Decoding(length, block, self.step_ratio)
 
-    def resolved(self, model: Lavida) -> dict:
+    def resolved(self, model: Lavida) -> dict[str, Any]:
         """All settings as plain values, with what None stands for with this model.
 
         Raises:

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -15,7 +15,7 @@ from torch import Tensor
 from shirg.evaluation.answering import Decoding, Page, generated_text, image_embeds, switched
 from shirg.evaluation.computed import computed_costs
 from shirg.evaluation.memory import peak_bytes
-from shirg.evaluation.variants import BUDGETED_MODES, SELECTING_MODES, Variant
+from shirg.evaluation.variants import BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 
 WARM_UP = 2
@@ -30,7 +30,7 @@ KV_REFERENCES = ("hd", "highres")
 @torch.no_grad()
 def measure_efficiency(
     model: Lavida, image: Image.Image, prompt: str, variants: Sequence[Variant], decoding: Decoding, repeats: int
-) -> dict:
+) -> dict[str, Any]:
     """Time each stage of answering one question about one page, batch of one; milliseconds, median of `repeats`.
 
     Returns:
@@ -68,10 +68,10 @@ class _Bench:
     clock: _Clock
     towers: dict[str, float] = field(default_factory=dict)
     """Views -> time of the tower."""
-    lengths: dict[int, dict] = field(default_factory=dict)
+    lengths: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Positions of the prefix -> what depends on nothing else."""
 
-    def row(self, variant: Variant) -> dict:
+    def row(self, variant: Variant) -> dict[str, Any]:
         """All that is measured of one variant, which the model must be switched to."""
         model, clock = self.model, self.clock
         prompt_ids = model.prompt_ids(self.prompt)
@@ -80,9 +80,9 @@ class _Bench:
         embeds = image_embeds(model, features, variant, question_ids)
         row = {**variant.as_dict(), "tokens": embeds.shape[0]}
         row |= {"tower_ms": self._tower_ms(variant, features)}
-        selects = variant.mode in SELECTING_MODES
+        budget = variant.budget  # those that select have one, the others none
         row["selection_ms"] = (
-            clock.median_ms(lambda: model.select(features, variant.budget, question_ids)) if selects else None
+            None if budget is None else clock.median_ms(lambda: model.select(features, budget, question_ids))
         )
         row["embedding_ms"] = clock.median_ms(lambda: image_embeds(model, features, variant, question_ids))
         prefix = model.splice(prompt_ids, [embeds])[None]
@@ -99,7 +99,7 @@ class _Bench:
             self.towers[variant.features] = self.clock.median_ms(lambda: self.model.tower(features.pixels))
         return self.towers[variant.features]
 
-    def _of_length(self, prefix: Tensor) -> dict:
+    def _of_length(self, prefix: Tensor) -> dict[str, Any]:
         """What depends on the length of the prefix [1, P, H] alone, timed once for each length.
 
         `prefill_ms`, `step_ms` and `step_uncached_ms` (one denoising step, logits included, behind the cached prefix and
@@ -141,7 +141,7 @@ def denoising_steps(model: Lavida, prompt_ids: Tensor, embeds: Tensor, decoding:
     return len(passes)
 
 
-def _savings(rows: Sequence[dict]) -> list[dict]:
+def _savings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     by_name = {row["variant"]: row for row in rows}
     return [
         {

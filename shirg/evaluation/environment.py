@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def describe_environment(model: Lavida) -> dict:
+def describe_environment(model: Lavida) -> dict[str, Any]:
     """Versions, device, threads and precision of the run."""
     device = model.device
     return {
@@ -51,7 +52,7 @@ def processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def describe_model(model: Lavida) -> dict:
+def describe_model(model: Lavida) -> dict[str, Any]:
     """Family, sizes, and parameters with those of the adapter apart."""
     adapter = sum(parameter.numel() for parameter in lora_parameters(model).values())
     return {
@@ -67,7 +68,7 @@ def describe_model(model: Lavida) -> dict:
     }
 
 
-def describe_gate(config: GateConfig) -> dict:
+def describe_gate(config: GateConfig) -> dict[str, Any]:
     """The gate's settings by the name of their preset, None where they are no preset's, and those that differ from the
     default's."""
     default = asdict(GateConfig())

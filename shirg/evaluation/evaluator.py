@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from shirg.data import load_benchmark
 from shirg.data.sources import Records
 from shirg.errors import UserError
-from shirg.evaluation.asking import Asker, Survey, row_key
+from shirg.evaluation.asking import Asker, RowKey, Survey, row_key
 from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.efficiency import measure_efficiency
@@ -76,7 +77,7 @@ class SHIRGEvaluator:
         self.asker = Asker(model, self.variants, config.decoding(model))
         self.folder = Path(config.output_dir)
 
-    def run_evaluation(self) -> dict:
+    def run_evaluation(self) -> dict[str, Any]:
         """Run everything and write it to `config.output_dir`.
 
         Writes `predictions.jsonl` line by line as answers come, so that a stopped run goes on with `config.resume`, then
@@ -97,7 +98,7 @@ class SHIRGEvaluator:
         run = self.run_settings(survey)
         with _evaluating(self.model):
             if self.config.shard_index is not None:
-                return self._run_shard(survey, run)
+                return self._run_shard(survey, run, self.config.shard_index)
             journal = self._journal(survey, run)
             before = len(journal.entries)
             self._ask(survey, journal)
@@ -109,7 +110,7 @@ class SHIRGEvaluator:
         write_outputs(self.folder, results, rows, self.model, sample, survey)
         return results
 
-    def run_settings(self, survey: Survey) -> dict:
+    def run_settings(self, survey: Survey) -> dict[str, Any]:
         """What answers must share to stand in one table, as plain values."""
         environment = describe_environment(self.model)
         return {
@@ -131,8 +132,8 @@ class SHIRGEvaluator:
             logger.info("%s: %s", name, count(len(found[name]), "question"))
         return found
 
-    def _run_shard(self, survey: Survey, run: dict) -> dict:
-        index, number = self.config.shard_index, self.config.num_shards
+    def _run_shard(self, survey: Survey, run: dict[str, Any], index: int) -> dict[str, Any]:
+        number = self.config.num_shards
         path = shard_path(self.folder, index, number)
         if not self.config.resume:
             set_aside(self.folder, [path.relative_to(self.folder)])
@@ -140,7 +141,7 @@ class SHIRGEvaluator:
         self._ask(survey.shard(index, number), journal)
         return {"num_shards": number, "shard_index": index, "answers": len(journal.entries), "file": str(path)}
 
-    def _journal(self, survey: Survey, run: dict) -> Journal:
+    def _journal(self, survey: Survey, run: dict[str, Any]) -> Journal[RowKey]:
         """What there is already: of this run, or of all shares."""
         number = self.config.num_shards
         shares = merged_rows(self.folder, number, run, survey, self.asker) if number > 1 else []
@@ -152,10 +153,10 @@ class SHIRGEvaluator:
         return journal
 
     @staticmethod
-    def _open(path: Path, run: dict, resume: bool) -> Journal:
+    def _open(path: Path, run: dict[str, Any], resume: bool) -> Journal[RowKey]:
         return Journal(path, run, row_key, resume=resume, noun="answer")
 
-    def _ask(self, survey: Survey, journal: Journal) -> None:
+    def _ask(self, survey: Survey, journal: Journal[RowKey]) -> None:
         """Ask what the journal lacks; pages that cannot be opened are listed as skipped."""
         total = sum(len(page.prompts) for page in survey.pages) * len(self.variants)
         with _progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
@@ -172,7 +173,7 @@ class SHIRGEvaluator:
                     journal.add(row)
                     advance(page.task.name, 1)
 
-    def _sample(self, survey: Survey, journal: Journal) -> SamplePage:
+    def _sample(self, survey: Survey, journal: Journal[RowKey]) -> SamplePage:
         """The first page that was asked about."""
         for page in survey.pages:
             if next(page.keys(self.variants)) in journal.entries:
@@ -181,7 +182,7 @@ class SHIRGEvaluator:
 
     # ------------------------------------------------------------------ what it comes to
 
-    def _efficiency(self, sample: SamplePage) -> dict | None:
+    def _efficiency(self, sample: SamplePage) -> dict[str, Any] | None:
         if not self.config.efficiency_repeats:
             return None
         measured = [variant for variant in self.variants if not variant.adapter]
@@ -189,7 +190,9 @@ class SHIRGEvaluator:
             self.model, sample.image, sample.prompt, measured, self.asker.decoding, self.config.efficiency_repeats
         ) | {"record": sample.record.id}
 
-    def _results(self, survey: Survey, rows: list[dict], efficiency: dict | None, run: dict) -> dict:
+    def _results(
+        self, survey: Survey, rows: list[dict[str, Any]], efficiency: dict[str, Any] | None, run: dict[str, Any]
+    ) -> dict[str, Any]:
         seed = self.config.seed
         return {
             "format": FORMAT,
@@ -212,7 +215,7 @@ def _nothing_to_ask(survey: Survey) -> str:
     return f"datasets: nothing to ask in {', '.join(survey.benchmarks)}; the first reason: {reason}"
 
 
-def _describe(name: str, survey: Survey, rows: list[dict]) -> dict:
+def _describe(name: str, survey: Survey, rows: list[dict[str, Any]]) -> dict[str, Any]:
     task, records = find_task(name), survey.benchmarks[name]
     answered = {row["id"] for row in rows if row["dataset"] == task.name}
     skipped = [entry for entry in survey.skipped if entry["dataset"] == task.name]
@@ -239,7 +242,7 @@ def _evaluating(model: Lavida) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bar(total: int, done: int, *, shown: bool):
+def _progress_bar(total: int, done: int, *, shown: bool) -> Iterator[Callable[[str, int], None]]:
     """A bar on standard error; yields a function that names the benchmark and advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

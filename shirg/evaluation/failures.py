@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from shirg.evaluation.metrics import anls
 from shirg.evaluation.variants import BUDGETED_MODES, Variant
@@ -23,7 +24,7 @@ CAUSES = {
 """Cause -> what makes it, in the order in which they are tried; each wrong answer has one."""
 
 
-def failures(rows: Sequence[dict], variants: Sequence[Variant]) -> list[dict]:
+def failures(rows: Sequence[dict[str, Any]], variants: Sequence[Variant]) -> list[dict[str, Any]]:
     """How many answers of each selection in its most trained state are wrong, by cause.
 
     Returns:
@@ -52,7 +53,7 @@ def headline(variants: Sequence[Variant]) -> Variant | None:
     return sorted(run, key=lambda variant: variant.budget or 0)[len(run) // 2] if run else None
 
 
-def examples(rows: Sequence[dict], variants: Sequence[Variant]) -> dict | None:
+def examples(rows: Sequence[dict[str, Any]], variants: Sequence[Variant]) -> dict[str, Any] | None:
     """The questions on which `headline` scores furthest below and above `lowres` without an adapter.
 
     Where more differ as much, the first asked are taken.
@@ -77,11 +78,11 @@ def examples(rows: Sequence[dict], variants: Sequence[Variant]) -> dict | None:
     }
 
 
-def _furthest(pairs: Sequence[dict], gain: Callable[[dict], float]) -> list[dict]:
+def _furthest(pairs: Sequence[dict[str, Any]], gain: Callable[[dict[str, Any]], float]) -> list[dict[str, Any]]:
     return sorted((pair for pair in pairs if gain(pair) > 0), key=gain, reverse=True)[:EXAMPLES]
 
 
-def _example(ours: dict, theirs: dict) -> dict:
+def _example(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     known = ("dataset", "id", "image_id", "question", "answers", "kind", "text_px", "prediction", "score")
     return {name: ours[name] for name in known} | {"theirs": theirs["prediction"], "their_score": theirs["score"]}
 
@@ -91,14 +92,14 @@ def _most_trained(variants: Sequence[Variant]) -> list[Variant]:
     return [variant for variant in variants if variant.mode in BUDGETED_MODES and variant.adapter == adapter]
 
 
-def _by_question(rows: Sequence[dict]) -> dict[tuple[str, str], dict[str, dict]]:
-    found: dict[tuple[str, str], dict[str, dict]] = {}
+def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["dataset"], row["id"]), {})[row["variant"]] = row
     return found
 
 
-def _cause(answers: Mapping[str, dict], variant: Variant) -> str | None:
+def _cause(answers: Mapping[str, dict[str, Any]], variant: Variant) -> str | None:
     """Why `variant` is wrong; None if it is not, or was not asked."""
     row = answers.get(variant.name)
     if row is None or row["score"] >= RIGHT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,7 +42,7 @@ RIVAL_COLOUR = "0.6"
 RIVAL_MARKERS = ("1", "2", "3", "4", "+", "x", "<", ">", "p", "h", "*")
 
 
-def loss_figure(path: Path, steps: Sequence[dict], validations: Sequence[dict] = ()) -> None:
+def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]] = ()) -> None:
     """Training loss of every optimizer step, coloured by the ratio it trained, with a running mean.
 
     Args:
@@ -91,7 +91,7 @@ def loss_figure(path: Path, steps: Sequence[dict], validations: Sequence[dict] =
     _save(figure, path)
 
 
-def accuracy_figure(path: Path, results: dict) -> None:
+def accuracy_figure(path: Path, results: dict[str, Any]) -> None:
     """Score against visual tokens with 95% intervals, one panel for each data set; filled: with the adapter."""
     datasets = [dataset for dataset in results["datasets"] if dataset["questions"]]
     columns = min(len(datasets), 3)
@@ -106,7 +106,7 @@ def accuracy_figure(path: Path, results: dict) -> None:
     _save(figure, path)
 
 
-def accuracy_panel(results: dict, dataset: dict) -> Figure:
+def accuracy_panel(results: dict[str, Any], dataset: dict[str, Any]) -> Figure:
     """The panel of one data set alone, its legend below, for a page that may be narrow."""
     figure = _figure(5.6, 4.4)
     axes = figure.add_subplot()
@@ -115,7 +115,7 @@ def accuracy_panel(results: dict, dataset: dict) -> Figure:
     return figure
 
 
-def _score_panel(axes: Axes, results: dict, dataset: dict) -> None:
+def _score_panel(axes: Axes, results: dict[str, Any], dataset: dict[str, Any]) -> None:
     tokens = visual_tokens(results)
     of_dataset = {
         entry["variant"]: entry
@@ -137,7 +137,7 @@ def _score_panel(axes: Axes, results: dict, dataset: dict) -> None:
     _plain(axes)
 
 
-def visual_tokens(results: dict) -> dict[str, float]:
+def visual_tokens(results: dict[str, Any]) -> dict[str, float]:
     """Mean number of visual tokens of every variant over the questions of the run."""
     return {entry["variant"]: entry["mean"] for entry in results["tokens"]}
 
@@ -152,7 +152,7 @@ STAGES = {
 """Stages of an answer, in their order, and their colours."""
 
 
-def stage_times(row: dict) -> dict[str, float]:
+def stage_times(row: dict[str, Any]) -> dict[str, float]:
     """Milliseconds of every stage, from a row of the efficiency table; denoising is the step's time times the steps."""
     selection = row["selection_ms"] or 0.0
     rest = max(row["embedding_ms"] - selection, 0.0)
@@ -160,12 +160,12 @@ def stage_times(row: dict) -> dict[str, float]:
     return dict(zip(STAGES, times, strict=True))
 
 
-def latency_figure(path: Path, efficiency: dict) -> None:
+def latency_figure(path: Path, efficiency: dict[str, Any]) -> None:
     """Time of an answer stage by stage, one bar for each vision path; a tick marks the whole answer as it was timed."""
     _save(latency_chart(efficiency), path)
 
 
-def latency_chart(efficiency: dict) -> Figure:
+def latency_chart(efficiency: dict[str, Any]) -> Figure:
     """The figure of `latency_figure`."""
     rows = efficiency["rows"]
     figure = _figure(7.2, 1.5 + 0.42 * len(rows))
@@ -192,12 +192,12 @@ def latency_chart(efficiency: dict) -> Figure:
     return figure
 
 
-def kv_figure(path: Path, efficiency: dict) -> None:
+def kv_figure(path: Path, efficiency: dict[str, Any]) -> None:
     """Bytes of the prefix cache by vision path, prompt and picture apart."""
     _save(kv_chart(efficiency), path)
 
 
-def kv_chart(efficiency: dict) -> Figure:
+def kv_chart(efficiency: dict[str, Any]) -> Figure:
     """The figure of `kv_figure`."""
     rows = [row for row in efficiency["rows"] if row["mode"] not in RIVALS]  # their caches are those of `shirg`
     figure = _figure(7.2, 1.2 + 0.5 * len(rows))
@@ -223,7 +223,7 @@ def _label(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def _score_series(
-    axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[float, dict]], label: str, shift: float
+    axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[float, dict[str, Any]]], label: str, shift: float
 ) -> None:
     points = sorted(points, key=lambda point: point[0])
     x = np.array([tokens for tokens, _ in points]) + shift
@@ -251,7 +251,7 @@ def _figure(width: float, height: float) -> Figure:
     """A figure of its own, outside pyplot's global state; saving it as PNG uses Agg, whatever the display."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="none")
+    return Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # the stub leaves "none" out
 
 
 def _plain(axes: Axes) -> None:

@@ -7,12 +7,14 @@ import json
 import logging
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from shirg.errors import UserError
 from shirg.evaluation.markdown import count
 from shirg.files import write_text
 
-Key = Callable[[dict], Hashable]
+Key = TypeVar("Key", bound=Hashable)
+"""What tells entries apart."""
 
 logger = logging.getLogger(__name__)
 
@@ -21,19 +23,21 @@ class OtherRunError(UserError):
     """What is there was measured by a run with other settings, so that this one cannot go on with it."""
 
 
-class Journal:
+class Journal(Generic[Key]):
     """A JSON Lines file: the run's settings, then one line per entry.
 
     Attributes:
         entries: key of an entry -> the entry, in the order in which they were added.
     """
 
-    def __init__(self, path: Path, run: dict, key: Key, *, resume: bool, noun: str):
+    def __init__(
+        self, path: Path, run: dict[str, Any], key: Callable[[dict[str, Any]], Key], *, resume: bool, noun: str
+    ):
         """Opens the file; with `resume`, reads what an earlier run left. A line that a crash cut short is dropped.
 
         Args:
             run: settings that all entries of one file share.
-            key: what tells entries apart.
+            key: gives what tells entries apart.
             resume: go on after what is there; else the file starts over.
             noun: what an entry is, for messages.
 
@@ -42,7 +46,7 @@ class Journal:
             UserError: if it cannot be written.
         """
         self.path, self.key = path, key
-        self.entries: dict[Hashable, dict] = {}
+        self.entries: dict[Key, dict[str, Any]] = {}
         earlier = read_lines(path)
         if earlier and resume:
             check_same_run(path, earlier[0], run)
@@ -59,14 +63,14 @@ class Journal:
                 f"output_dir: {path.parent} cannot be written ({error.strerror}); choose another folder"
             ) from error
 
-    def add(self, entry: dict) -> None:
+    def add(self, entry: dict[str, Any]) -> None:
         """Add an entry. A crash loses at most the line being written."""
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(_line(entry))
         self.entries[self.key(entry)] = entry
 
 
-def read_lines(path: Path) -> list[dict]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """The file's settings and entries, up to the first line that is not whole; nothing where there is no file."""
     entries, absent = [], (FileNotFoundError, NotADirectoryError)
     with contextlib.suppress(*absent, json.JSONDecodeError), open(path, encoding="utf-8") as handle:
@@ -75,7 +79,7 @@ def read_lines(path: Path) -> list[dict]:
     return entries
 
 
-def check_same_run(path: Path, before: dict, run: dict) -> None:
+def check_same_run(path: Path, before: dict[str, Any], run: dict[str, Any]) -> None:
     """Compare the settings of a file with those of this run.
 
     Raises:
@@ -92,5 +96,5 @@ def check_same_run(path: Path, before: dict, run: dict) -> None:
         raise OtherRunError(f"resume: {path} was measured with other {name} than this version's; {way_out}")
 
 
-def _line(entry: dict) -> str:
+def _line(entry: dict[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"

@@ -262,6 +262,7 @@ def _legend(frame: Image.Image, tally: Tally, top: int) -> None:
     dim = tuple(round(255 * share) for share in DIMMED)
     tinted = tuple(round(255 * (1 - TINT) + TINT * part) for part in TINTS[0])
     line = tuple(round(part + BORDER_ON_DROPPED * (edge - part)) for part, edge in zip(dim, BORDER, strict=True))
+    entries: list[tuple[str, tuple[int, ...] | None, tuple[int, ...]]]
     entries = [("a token of its own" if tally.merged else "kept", PAPER, GREY)] if tally.alone else []
     if tally.merged and tally.alone < tally.outputs:
         entries.append(("merged with others", tinted, tinted))

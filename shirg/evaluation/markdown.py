@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 NOT_MEASURED = "not measured"
 
@@ -35,7 +36,7 @@ def points(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
-def interval(entry: dict, show) -> str:
+def interval(entry: Mapping[str, Any], show: Callable[[float], str]) -> str:
     """ "[low, high]" of an entry, or that there is none."""
     if entry["low"] is None:
         return "(one page: no interval)"

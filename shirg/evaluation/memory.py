@@ -6,7 +6,8 @@ would show the largest, and the allocator keeps what was freed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,13 @@ class _Alive(TorchDispatchMode):
         self.known, self.most = known, 0
         self._held: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        operation: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         made = operation(*args, **(kwargs or {}))
         self._held = {place: entry for place, entry in self._held.items() if not entry[0].expired()}
         for tensor in tree_iter(made):

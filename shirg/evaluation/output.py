@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -71,7 +72,12 @@ def _new_folder(folder: Path) -> Path:
 
 
 def write_outputs(
-    folder: Path, results: dict, rows: Sequence[dict], model: Lavida, sample: SamplePage, survey: Survey
+    folder: Path,
+    results: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    model: Lavida,
+    sample: SamplePage,
+    survey: Survey,
 ) -> None:
     """Write results, details, figures and reports, each file complete or not at all.
 
@@ -90,7 +96,7 @@ def write_outputs(
         raise UserError(f"output_dir: {folder} cannot be written ({error.strerror or error})") from error
 
 
-def write_reports(folder: Path, results: dict) -> None:
+def write_reports(folder: Path, results: dict[str, Any]) -> None:
     """Write the charts and both reports from the content of `evaluation_results.json`; pictures of pages are there already.
 
     Raises:
@@ -105,7 +111,12 @@ def write_reports(folder: Path, results: dict) -> None:
 
 
 def _draw_pages(
-    folder: Path, results: dict, rows: Sequence[dict], painter: PagePainter, sample: SamplePage, survey: Survey
+    folder: Path,
+    results: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    painter: PagePainter,
+    sample: SamplePage,
+    survey: Survey,
 ) -> None:
     """The sample page, and the pages of the worst losses and best wins."""
     said = {row["id"]: row["prediction"] for row in rows if row["variant"] == painter.variant.name}
@@ -149,5 +160,7 @@ class PagePainter:
         if name not in self._features:
             self._features[name] = Page(model, page.image).features(self.variant)
         features = self._features[name]
-        kept = model.select(features, self.variant.budget, model.question_ids(model.prompt_ids(page.prompt)))
+        budget = self.variant.budget
+        assert budget is not None, "only a selection keeps some patches"
+        kept = model.select(features, budget, model.question_ids(model.prompt_ids(page.prompt)))
         return draw_kept(page.image, kept, features.grid, fit=model.fit, notes=notes)

@@ -13,19 +13,21 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shirg.evaluation.figures import accuracy_panel, kv_chart, latency_chart
 from shirg.evaluation.report import evaluation_report
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
     from matplotlib.figure import Figure
 
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
-def evaluation_page(results: dict, figures: Path) -> str:
+def evaluation_page(results: dict[str, Any], figures: Path) -> str:
     """The page, from the content of `evaluation_results.json`.
 
     Args:
@@ -58,18 +60,18 @@ def _reader(picture: Callable[[str], str]) -> MarkdownIt:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.inline.ruler.before("html_inline", "line_break", _line_break)
 
-    def image(tokens: Sequence, place: int, options: object, env: object) -> str:
+    def image(_: object, tokens: Sequence[Token], place: int, options: object, env: object) -> str:
         name = tokens[place].attrs["src"]
         shown, caption = picture(str(name)), html.escape(tokens[place].content)
         return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>" if shown else ""
 
-    reader.renderer.rules["image"] = image
-    reader.renderer.rules["table_open"] = lambda *_: '<div class="scroll" tabindex="0"><table>\n'
-    reader.renderer.rules["table_close"] = lambda *_: "</table></div>\n"
+    reader.add_render_rule("image", image)
+    reader.add_render_rule("table_open", lambda *_: '<div class="scroll" tabindex="0"><table>\n')
+    reader.add_render_rule("table_close", lambda *_: "</table></div>\n")
     return reader
 
 
-def _line_break(state, silent: bool) -> bool:
+def _line_break(state: StateInline, silent: bool) -> bool:
     if not state.src.startswith("<br>", state.pos):
         return False
     if not silent:
@@ -78,7 +80,7 @@ def _line_break(state, silent: bool) -> bool:
     return True
 
 
-def _shown(name: str, results: dict, folder: Path) -> str:
+def _shown(name: str, results: dict[str, Any], folder: Path) -> str:
     """A chart drawn anew, or the picture of a page from its file."""
     file = name.removeprefix("figures/")
     if file == "accuracy_against_tokens.png":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from shirg.errors import UserError
 from shirg.evaluation.evaluator import FORMAT
@@ -13,7 +14,7 @@ from shirg.evaluation.tasks import find_task
 from shirg.evaluation.variants import Variant
 
 
-def redo(folder: Path) -> dict:
+def redo(folder: Path) -> dict[str, Any]:
     """Score the answers of `detailed_results.json` again, compare all that follows with `evaluation_results.json`, and write
     charts and reports anew. Times and bytes cannot be measured again; they are taken as they stand.
 
@@ -44,7 +45,7 @@ def redo(folder: Path) -> dict:
     return results
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

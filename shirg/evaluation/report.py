@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES
 from shirg.evaluation.checklist import Item, targets
@@ -19,7 +20,7 @@ FIGURES = {
 }
 
 
-def evaluation_report(results: dict) -> str:
+def evaluation_report(results: dict[str, Any]) -> str:
     """The report as Markdown, from the content of `evaluation_results.json`."""
     parts = [
         "# SHIRG evaluation",
@@ -53,7 +54,7 @@ def evaluation_report(results: dict) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def has_drawing(results: dict) -> bool:
+def has_drawing(results: dict[str, Any]) -> bool:
     """Whether the run drew what a selection keeps."""
     return any(variant["mode"] == "shirg" for variant in results["variants"])
 
@@ -64,7 +65,7 @@ def item_table(items: Iterable[Item]) -> str:
     return table(["line", "status", "number"], rows, text_columns=3)
 
 
-def in_short(results: dict) -> str:
+def in_short(results: dict[str, Any]) -> str:
     """One line for each data set and selection, in its most trained state, against the paths as the model ships them."""
     lines = []
     for dataset in _scored(results):
@@ -81,7 +82,7 @@ def in_short(results: dict) -> str:
     return "\n".join(lines) or "No question was answered."
 
 
-def score_table(results: dict) -> str:
+def score_table(results: dict[str, Any]) -> str:
     """Every variant: tokens, score on every data set with its interval, and what it costs."""
     datasets = _scored(results)
     columns = [(dataset["name"], metric) for dataset in datasets for metric in _metrics(results, dataset["name"])]
@@ -103,7 +104,7 @@ def score_table(results: dict) -> str:
     return "\n\n".join(filter(None, [table(header, rows), note if costs and trained else ""]))
 
 
-def difference_tables(results: dict) -> str:
+def difference_tables(results: dict[str, Any]) -> str:
     """For each data set: what is gained on the paths as the model ships them, then on what trained with them."""
     parts = []
     modes = {variant["variant"]: variant["mode"] for variant in results["variants"]}
@@ -126,7 +127,7 @@ def difference_tables(results: dict) -> str:
     return "\n\n".join(filter(None, parts)) or "Nothing was run beside a path to compare it with."
 
 
-def _rival_table(modes: dict[str, str], entries: Sequence[dict]) -> str:
+def _rival_table(modes: dict[str, str], entries: Sequence[dict[str, Any]]) -> str:
     """One row for each rule, one column for each budget and adapter of `shirg`."""
     columns = list(dict.fromkeys(entry["variant"] for entry in entries))
     cells = {(modes[entry["against"]], entry["variant"]): entry for entry in entries}
@@ -135,8 +136,8 @@ def _rival_table(modes: dict[str, str], entries: Sequence[dict]) -> str:
     return table(["rule", *columns], rows)
 
 
-def _difference_table(entries: Sequence[dict]) -> str:
-    cells: dict[str, dict[str, dict]] = {}
+def _difference_table(entries: Sequence[dict[str, Any]]) -> str:
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
     for entry in entries:
         itself = entry["variant"] == f"{entry['against']}+adapter"
         cells.setdefault(entry["variant"], {})["itself without adapter" if itself else entry["against"]] = entry
@@ -145,7 +146,7 @@ def _difference_table(entries: Sequence[dict]) -> str:
     return table(["vision path", *(f"against {name}" for name in against)], rows) if rows else ""
 
 
-def cost_section(results: dict, figures: str = "figures") -> str:
+def cost_section(results: dict[str, Any], figures: str = "figures") -> str:
     """Time by stage, cache bytes and savings; `figures` is the folder of the pictures as seen from the report."""
     efficiency = results["efficiency"]
     if efficiency is None:
@@ -188,7 +189,7 @@ def cost_section(results: dict, figures: str = "figures") -> str:
     return "\n\n".join(parts)
 
 
-def computed_section(results: dict) -> str:
+def computed_section(results: dict[str, Any]) -> str:
     """What the same paths cost at the size of the 8B model: arithmetic, and said to be."""
     computed = results["efficiency"]["computed"] if results["efficiency"] else None
     if computed is None or not computed["rows"]:
@@ -216,7 +217,7 @@ def computed_section(results: dict) -> str:
     )
 
 
-def skipped_section(results: dict) -> str:
+def skipped_section(results: dict[str, Any]) -> str:
     """What was not evaluated, and why."""
     if not results["skipped"]:
         return "Nothing was skipped."
@@ -233,7 +234,7 @@ def skipped_section(results: dict) -> str:
     return "\n\n".join(parts + ([f"{more} more are listed in `evaluation_results.json`."] if more else []))
 
 
-def _what_was_run(results: dict) -> str:
+def _what_was_run(results: dict[str, Any]) -> str:
     model, config, environment = results["model"], results["config"], results["environment"]
     adapter = (
         f"an adapter of {model['adapter_parameters']:,} parameters" if model["adapter_parameters"] else "no adapter"
@@ -255,13 +256,13 @@ def _what_was_run(results: dict) -> str:
     )
 
 
-def _names_gate(results: dict) -> bool:
+def _names_gate(results: dict[str, Any]) -> bool:
     """Whether the gate took part and the results describe it; earlier ones do not, and their reports are made again as they
     were."""
     return "gate" in results and any(variant["mode"] in BUDGETED_MODES for variant in results["variants"])
 
 
-def _explanation(results: dict) -> str:
+def _explanation(results: dict[str, Any]) -> str:
     modes = [f"- `{mode}`: {PATHS[mode]};" for mode in results["config"]["modes"] if mode not in RIVALS]
     rivals = [f"`{mode}`" for mode in results["config"]["modes"] if mode in RIVALS]
     if rivals:
@@ -282,13 +283,13 @@ def _explanation(results: dict) -> str:
     )
 
 
-def _selection_line(model: dict) -> str:
+def _selection_line(model: dict[str, Any]) -> str:
     if model["relevance"] == "none":
         return "- Selection: by the page alone (relevance none)."
     return f"- Selection: the question takes part by relevance {model['relevance']}, sign {model['relevance_sign']:+d}."
 
 
-def _method(results: dict) -> str:
+def _method(results: dict[str, Any]) -> str:
     config = results["config"]
     suffix = (
         'Questions were put with the suffix of the usual harness ("Answer the question using a single word or phrase.").'
@@ -318,13 +319,13 @@ def _method(results: dict) -> str:
     return "\n".join(lines)
 
 
-def _peak_counted(results: dict) -> str:
+def _peak_counted(results: dict[str, Any]) -> str:
     if results["environment"]["device"] == "cpu":
         return "seen between operations, which on a CPU is less than the process takes"
     return "as the GPU's allocator counts them"
 
 
-def dataset_lines(results: dict) -> str:
+def dataset_lines(results: dict[str, Any]) -> str:
     """One line for each data set: what is special about it, its metric, its source and licence."""
     lines = []
     for dataset in results["datasets"]:
@@ -342,25 +343,25 @@ def figure(name: str, folder: str = "figures") -> str:
     return f"![{FIGURES[name]}]({folder}/{name})"
 
 
-def _scored(results: dict) -> list[dict]:
+def _scored(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [dataset for dataset in results["datasets"] if dataset["questions"]]
 
 
-def _metrics(results: dict, dataset: str) -> list[str]:
+def _metrics(results: dict[str, Any], dataset: str) -> list[str]:
     return list(dict.fromkeys(entry["metric"] for entry in results["scores"] if entry["dataset"] == dataset))
 
 
-def _score(results: dict, dataset: str, variant: str, metric: str) -> dict:
+def _score(results: dict[str, Any], dataset: str, variant: str, metric: str) -> dict[str, Any]:
     key = (dataset, variant, metric)
     return next(e for e in results["scores"] if (e["dataset"], e["variant"], e["metric"]) == key)
 
 
-def _part(results: dict, dataset: str, part: str, variant: str) -> dict:
+def _part(results: dict[str, Any], dataset: str, part: str, variant: str) -> dict[str, Any]:
     key = (dataset, part, variant)
     return next(e for e in results["parts"] if (e["dataset"], e["part"], e["variant"]) == key)
 
 
-def _headline_variants(results: dict) -> list[str]:
+def _headline_variants(results: dict[str, Any]) -> list[str]:
     """The selections, with the adapter when there is one."""
     with_adapter = any(variant["adapter"] for variant in results["variants"])
     return [
@@ -370,15 +371,15 @@ def _headline_variants(results: dict) -> list[str]:
     ]
 
 
-def _tokens(entry: dict) -> str:
+def _tokens(entry: dict[str, Any]) -> str:
     if entry["fewest"] == entry["most"]:
         return str(entry["most"])
     return f"{entry['mean']:.0f} ({entry['fewest']} to {entry['most']})"
 
 
-def _score_cell(entry: dict) -> str:
+def _score_cell(entry: dict[str, Any]) -> str:
     return f"{percent(entry['score'])} {interval(entry, lambda value: f'{100 * value:.1f}')}"
 
 
-def _cost_cells(row: dict) -> list[str]:
+def _cost_cells(row: dict[str, Any]) -> list[str]:
     return [*(milliseconds(row[key]) for key in ("selection_ms", "prefill_ms", "step_ms")), megabytes(row["kv_bytes"])]

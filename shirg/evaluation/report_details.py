@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from shirg.evaluation.failures import CAUSES, EXAMPLES, RIGHT
 from shirg.evaluation.markdown import count, escape, interval, percent, points, table
@@ -11,14 +12,14 @@ from shirg.evaluation.summary import text_height_groups
 GROUPINGS = {"text_px": "height of the answer's text", "kind": "kind"}
 
 
-def gate_settings(gate: dict) -> str:
+def gate_settings(gate: dict[str, Any]) -> str:
     """ "preset `ocr` (alpha 0.1, beta 1.0)", the brackets with what differs from the default."""
     changed = ", ".join(f"{name} {value}" for name, value in gate["changed"].items())
     name = "no preset" if gate["preset"] is None else f"preset `{gate['preset']}`"
     return f"{name} ({escape(changed, limit=500)})" if changed else name
 
 
-def breakdowns(results: dict) -> str:
+def breakdowns(results: dict[str, Any]) -> str:
     """Scores by height of text and by kind of question, and what the large view gains and selecting loses in each."""
     parts = []
     for by, title in GROUPINGS.items():
@@ -44,7 +45,7 @@ def breakdowns(results: dict) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _group_table(results: dict, cells: dict, groups: Sequence[str]) -> str:
+def _group_table(results: dict[str, Any], cells: dict[tuple[str, str], dict[str, Any]], groups: Sequence[str]) -> str:
     first = results["variants"][0]["variant"]
     header = ["vision path", *(f"{escape(group)} ({cells[first, group]['questions']})" for group in groups)]
     rows = [
@@ -54,8 +55,8 @@ def _group_table(results: dict, cells: dict, groups: Sequence[str]) -> str:
     return table(header, rows)
 
 
-def _difference_table(results: dict, dataset: str, by: str, groups: Sequence[str]) -> str:
-    cells: dict[str, dict[str, dict]] = {}
+def _difference_table(results: dict[str, Any], dataset: str, by: str, groups: Sequence[str]) -> str:
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
     for entry in results["group_comparisons"]:
         if (entry["dataset"], entry["by"]) == (dataset, by):
             cells.setdefault(f"{entry['variant']} against {entry['against']}", {})[entry["group"]] = entry
@@ -65,14 +66,14 @@ def _difference_table(results: dict, dataset: str, by: str, groups: Sequence[str
     return table(["difference in points", *map(escape, groups)], rows)
 
 
-def difference_cell(entry: dict | None) -> str:
+def difference_cell(entry: dict[str, Any] | None) -> str:
     """A paired difference with its interval and verdict; a dash for none."""
     if entry is None:
         return "-"
     return f"{points(entry['difference'])} {interval(entry, points)}<br>{entry['verdict']}"
 
 
-def failure_tables(results: dict) -> str:
+def failure_tables(results: dict[str, Any]) -> str:
     """Wrong answers of the selections by cause."""
     parts = []
     for dataset in results["datasets"]:
@@ -97,7 +98,7 @@ def failure_tables(results: dict) -> str:
     return "\n\n".join(parts)
 
 
-def example_list(results: dict) -> str:
+def example_list(results: dict[str, Any]) -> str:
     """The questions on which the selection loses and wins most against `lowres`, with page and answers."""
     shown = results["examples"]
     if shown is None:
@@ -113,7 +114,7 @@ def example_list(results: dict) -> str:
     return "\n\n".join(parts)
 
 
-def _example(shown: dict, kind: str, number: int) -> str:
+def _example(shown: dict[str, Any], kind: str, number: int) -> str:
     example = shown[kind][number]
     about = filter(None, (example["kind"], f"text of {example['text_px']:.0f} px" if example["text_px"] > 0 else ""))
     lines = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 from shirg.errors import UserError
 from shirg.evaluation.asking import Asker, PageQuestions, RowKey, Survey, row_key
@@ -18,18 +19,18 @@ def shard_path(folder: Path, index: int, number: int) -> Path:
     return folder / FOLDER / f"predictions-{index}-of-{number}.jsonl"
 
 
-def shard_settings(run: dict, index: int, number: int) -> dict:
+def shard_settings(run: dict[str, Any], index: int, number: int) -> dict[str, Any]:
     """The settings of a run as a share's file states them."""
     return run | {"num_shards": number, "shard_index": index}
 
 
-def merged_rows(folder: Path, number: int, run: dict, survey: Survey, asker: Asker) -> list[dict]:
+def merged_rows(folder: Path, number: int, run: dict[str, Any], survey: Survey, asker: Asker) -> list[dict[str, Any]]:
     """The rows of all shares, in the order in which one process asks.
 
     Raises:
         UserError: if a share is missing, unfinished, or of a run with other settings; the message names it.
     """
-    rows: dict[RowKey, dict] = {}
+    rows: dict[RowKey, dict[str, Any]] = {}
     for index in range(number):
         path = shard_path(folder, index, number)
         lines = read_lines(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from shirg.evaluation.bootstrap import Interval, compare, mean_interval
 from shirg.evaluation.failures import examples, failures, headline
@@ -14,7 +15,7 @@ TEXT_HEIGHTS = (8.0, 10.0, 14.0, 20.0)
 """Edges, in pixels at the model's resolution, of the groups in which scores are broken down by height of text."""
 
 
-def summarise(rows: Sequence[dict], variants: Sequence[Variant], seed: int) -> dict:
+def summarise(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int) -> dict[str, Any]:
     """Everything that follows from the answers alone, as `evaluation_results.json` holds it."""
     return {
         "tokens": token_counts(rows),
@@ -28,7 +29,7 @@ def summarise(rows: Sequence[dict], variants: Sequence[Variant], seed: int) -> d
     }
 
 
-def scores(rows: Sequence[dict], seed: int) -> list[dict]:
+def scores(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     """One entry for each data set, variant and metric, with its 95% interval."""
     entries = []
     for (dataset, variant), group in _grouped(rows, "dataset", "variant").items():
@@ -38,7 +39,7 @@ def scores(rows: Sequence[dict], seed: int) -> list[dict]:
     return entries
 
 
-def part_scores(rows: Sequence[dict], seed: int) -> list[dict]:
+def part_scores(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     """The same for the parts that a benchmark reports apart, by its deciding metric: ChartQA's human and augmented."""
     entries = []
     known = [row for row in rows if row["part"] is not None]
@@ -48,7 +49,7 @@ def part_scores(rows: Sequence[dict], seed: int) -> list[dict]:
     return entries
 
 
-def token_counts(rows: Sequence[dict]) -> list[dict]:
+def token_counts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Visual tokens of every variant over the questions: mean, fewest and most (LaViDa's unpadded path varies by
     page)."""
     entries = []
@@ -60,7 +61,7 @@ def token_counts(rows: Sequence[dict]) -> list[dict]:
     return entries
 
 
-def comparisons(rows: Sequence[dict], variants: Sequence[Variant], seed: int) -> list[dict]:
+def comparisons(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int) -> list[dict[str, Any]]:
     """Paired differences of every selection against its references, by each data set's deciding metric."""
     entries = []
     for dataset, of_dataset in _grouped(rows, "dataset").items():
@@ -80,7 +81,7 @@ def comparisons(rows: Sequence[dict], variants: Sequence[Variant], seed: int) ->
     return entries
 
 
-def _paired(ours: Sequence[dict], theirs: Sequence[dict], seed: int) -> dict:
+def _paired(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
     found = compare(_column(ours), _column(theirs), [row["image_id"] for row in ours], seed=seed)
     return {
         "difference": found.interval.mean,
@@ -93,7 +94,7 @@ def _paired(ours: Sequence[dict], theirs: Sequence[dict], seed: int) -> dict:
     }
 
 
-def breakdown(rows: Sequence[dict], seed: int) -> list[dict]:
+def breakdown(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     """Scores by height of the answer's text and by kind of question, where the data tell."""
     return [
         {"dataset": dataset, "by": by, "group": group, "variant": variant, **_flat(_interval(_column(of), of, seed))}
@@ -101,7 +102,7 @@ def breakdown(rows: Sequence[dict], seed: int) -> list[dict]:
     ]
 
 
-def group_comparisons(rows: Sequence[dict], variants: Sequence[Variant], seed: int) -> list[dict]:
+def group_comparisons(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int) -> list[dict[str, Any]]:
     """Paired differences in the same groups: what the large view and the selection gain on `lowres`, and what selecting
     loses of the large view."""
     shown = headline(variants)
@@ -111,14 +112,14 @@ def group_comparisons(rows: Sequence[dict], variants: Sequence[Variant], seed: i
     entries = []
     for by, dataset, group in dict.fromkeys(key[:3] for key in found):
         for ours, theirs in pairs:
-            names = [(by, dataset, group, variant.name) for variant in (ours, theirs)]
-            if all(name in found for name in names):
+            our_rows, their_rows = (found.get((by, dataset, group, variant.name)) for variant in (ours, theirs))
+            if our_rows and their_rows:
                 entry = {"dataset": dataset, "by": by, "group": group, "variant": ours.name, "against": theirs.name}
-                entries.append(entry | _paired(*(found[name] for name in names), seed))
+                entries.append(entry | _paired(our_rows, their_rows, seed))
     return entries
 
 
-def _in_groups(rows: Sequence[dict]) -> Iterator[tuple[str, tuple[str, str, str], list[dict]]]:
+def _in_groups(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, tuple[str, str, str], list[dict[str, Any]]]]:
     """What groups are made by, data set, group and variant, and the rows of it."""
     for by, group_of in (("text_px", text_height_group), ("kind", _kind)):
         known = [{**row, "group": group_of(row)} for row in rows]
@@ -127,7 +128,7 @@ def _in_groups(rows: Sequence[dict]) -> Iterator[tuple[str, tuple[str, str, str]
             yield by, key, members
 
 
-def text_height_group(row: dict) -> str | None:
+def text_height_group(row: dict[str, Any]) -> str | None:
     """The group that the row's answer belongs to by height of text, "8 to 10 px"; None where the data do not tell."""
     height = row["text_px"]
     if height <= 0:
@@ -144,19 +145,19 @@ def text_height_groups() -> list[str]:
     return [str(text_height_group({"text_px": height})) for height in (TEXT_HEIGHTS[0] / 2, *TEXT_HEIGHTS)]
 
 
-def _kind(row: dict) -> str | None:
+def _kind(row: dict[str, Any]) -> str | None:
     return row["kind"] or None
 
 
-def _column(rows: Iterable[dict]) -> list[float]:
+def _column(rows: Iterable[dict[str, Any]]) -> list[float]:
     return [row["score"] for row in rows]
 
 
-def _interval(values: Sequence[float], rows: Sequence[dict], seed: int) -> Interval:
+def _interval(values: Sequence[float], rows: Sequence[dict[str, Any]], seed: int) -> Interval:
     return mean_interval(values, [row["image_id"] for row in rows], seed=seed)
 
 
-def _flat(interval: Interval) -> dict:
+def _flat(interval: Interval) -> dict[str, Any]:
     return {
         "score": interval.mean,
         "low": interval.low,
@@ -166,12 +167,12 @@ def _flat(interval: Interval) -> dict:
     }
 
 
-def _grouped(rows: Iterable[dict], *keys: str) -> dict:
+def _grouped(rows: Iterable[dict[str, Any]], *keys: str) -> dict[Any, list[dict[str, Any]]]:
     """Rows by the value of one key or the values of several, groups in order of first appearance."""
-    value: Callable[[dict], object] = (
+    value: Callable[[dict[str, Any]], Any] = (
         (lambda row: row[keys[0]]) if len(keys) == 1 else (lambda row: tuple(row[key] for key in keys))
     )
-    groups: dict = defaultdict(list)
+    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[value(row)].append(row)
     return dict(groups)

@@ -12,10 +12,11 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -194,7 +195,7 @@ def share_kept(bright: Tensor, needed: Tensor) -> float:
     return float(bright[needed].double().mean())
 
 
-def measure_selection(view: PageView, gate: ShirgGate, budget: int) -> tuple[dict, list[Choice]]:
+def measure_selection(view: PageView, gate: ShirgGate, budget: int) -> tuple[dict[str, Any], list[Choice]]:
     """What one setting keeps of one page.
 
     Returns:
@@ -257,7 +258,7 @@ class Sweep:
         self.decoding = SHIRGEvaluationConfig().decoding(model)
 
     @torch.no_grad()
-    def run(self) -> list[dict]:
+    def run(self) -> list[dict[str, Any]]:
         """Measure what `output_dir` does not have yet; each page is written to `pages.jsonl` as soon as it is done.
 
         Returns:
@@ -286,7 +287,7 @@ class Sweep:
             raise
         return [journal.entries[number] for number in wanted]
 
-    def record(self, pages: Sequence[dict], seconds: float) -> dict:
+    def record(self, pages: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
         """What `sweep.json` holds: when, where and how the pages were measured, and the summary of their rows."""
         from shirg.evaluation.sweep_summary import summarise
 
@@ -307,7 +308,7 @@ class Sweep:
             "seconds": round(seconds, 1),
         }
 
-    def measure_page(self, number: int, left_out: Collection[str] = ()) -> dict:
+    def measure_page(self, number: int, left_out: Collection[str] = ()) -> dict[str, Any]:
         """Render, look, and let every setting but those left out choose at every budget."""
         page, questions = page_and_questions(number, self.config.seed, self.config.questions)
         view = PageView.of(self.model, page, questions)
@@ -330,7 +331,7 @@ class Sweep:
             "rows": rows,
         }
 
-    def _answers(self, view: PageView, choices: Sequence[Choice]) -> dict:
+    def _answers(self, view: PageView, choices: Sequence[Choice]) -> dict[str, Any]:
         """Answers read from each choice, and their scores; None where nothing could be chosen."""
         if not choices:
             return {"said": None, "exact_match": None, "anls": None}
@@ -345,7 +346,7 @@ class Sweep:
             "anls": [anls(*pair) for pair in pairs],
         }
 
-    def _run_settings(self) -> dict:
+    def _run_settings(self) -> dict[str, Any]:
         """What pages must share to stand in one table, as plain values; more pages of the same may always follow."""
         return {
             "format": FORMAT,
@@ -373,18 +374,18 @@ def page_and_questions(number: int, seed: int, most: int) -> tuple[Page, list[Qu
     return page, drawn
 
 
-def _page_number(entry: dict) -> int:
+def _page_number(entry: dict[str, Any]) -> int:
     return entry["page"]
 
 
-def _hardware() -> dict:
+def _hardware() -> dict[str, Any]:
     """The CPU's name where the system tells, its cores, and how busy they are."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
     return {"processor": processor(), "cores": os.cpu_count(), "load_average": load}
 
 
 @contextmanager
-def _progress_bar(total: int, done: int):
+def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
     """A bar on standard error; yields a function that advances it by one page."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

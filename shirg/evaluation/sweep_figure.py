@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ DARK, BRIGHT = "#0b0b0b", "#fcfcfc"
 """Colours of the numbers, chosen by the cell they stand in; not black and white, which a page replaces by its own."""
 
 
-def heat_map(path: Path, record: dict) -> None:
+def heat_map(path: Path, record: dict[str, Any]) -> None:
     """Recall of the answers' patches over alpha and beta at the smallest budget, with and without the question.
 
     The map is cividis (Nunez et al. 2018), which colour-blind readers see alike; every cell also tells its number.
@@ -47,25 +47,25 @@ def heat_map(path: Path, record: dict) -> None:
         figure.savefig(fresh, format="png", dpi=130, metadata={"Software": None})
 
 
-def heat_panels(record: dict) -> list[Figure]:
+def heat_panels(record: dict[str, Any]) -> list[Figure]:
     """The panels of `heat_map` one by one in the same colours, small, so that their words can be read on a narrow page."""
     return [_drawn(record, [key], (4.6, 4.2)) for key in _panels(record)]
 
 
-def _budget(record: dict) -> int:
+def _budget(record: dict[str, Any]) -> int:
     return min(record["run"]["token_budgets"])
 
 
-def _entries(record: dict) -> dict[str, dict]:
+def _entries(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {entry["setting"]: entry for entry in record["results"] if entry["budget"] == _budget(record)}
 
 
-def _panels(record: dict) -> list[str]:
+def _panels(record: dict[str, Any]) -> list[str]:
     default = _entries(record)[DEFAULT]
     return [key for key in PANELS if default[key] is not None]
 
 
-def _drawn(record: dict, panels: Sequence[str], size: tuple[float, float]) -> Figure:
+def _drawn(record: dict[str, Any], panels: Sequence[str], size: tuple[float, float]) -> Figure:
     """A figure of some panels, in the colours of all; its size is in inches."""
     from matplotlib.figure import Figure
 
@@ -92,11 +92,11 @@ def _label(axes: Axes, title: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _grid(entries: dict[str, dict], key: str) -> np.ndarray:
+def _grid(entries: dict[str, dict[str, Any]], key: str) -> np.ndarray:
     return np.array([[entries[grid_name(alpha, beta)][key]["mean"] for beta in BETAS] for alpha in ALPHAS])
 
 
-def _annotate(axes: Axes, entries: dict[str, dict], key: str, middle: float) -> None:
+def _annotate(axes: Axes, entries: dict[str, dict[str, Any]], key: str, middle: float) -> None:
     from matplotlib.patches import Rectangle
 
     default = GateConfig()
@@ -106,16 +106,17 @@ def _annotate(axes: Axes, entries: dict[str, dict], key: str, middle: float) -> 
             value = entry[key]
             is_default = (alpha, beta) == (default.alpha, default.beta)
             below = "default" if is_default else _against(value["difference"], stopped_after(entry))
-            place = {"ha": "center", "color": DARK if 100 * value["mean"] > middle else BRIGHT}
+            colour = DARK if 100 * value["mean"] > middle else BRIGHT
             level = f"{100 * value['mean']:.1f}"
-            axes.text(column + 0.5, row + 0.52, level, va="bottom", fontsize=13, weight="bold", **place)
-            axes.text(column + 0.5, row + 0.60, below, va="top", fontsize=9, **place)
+            centre = column + 0.5
+            axes.text(centre, row + 0.52, level, ha="center", va="bottom", color=colour, fontsize=13, weight="bold")
+            axes.text(centre, row + 0.60, below, ha="center", va="top", color=colour, fontsize=9)
             if is_default:
-                frame = {"fill": False, "edgecolor": OUTLINE, "linewidth": 3}
-                axes.add_patch(Rectangle((column + 0.03, row + 0.04), 0.94, 0.92, **frame))
+                corner = (column + 0.03, row + 0.04)
+                axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=OUTLINE, linewidth=3))
 
 
-def _against(difference: dict, stopped: int | None) -> str:
+def _against(difference: dict[str, Any], stopped: int | None) -> str:
     """ "-38.1 worse", and below it how many pages a stopped setting had."""
     verdict = difference["verdict"]
     said = points(difference["mean"]) + ("" if verdict == "not distinguishable" else f" {verdict}")

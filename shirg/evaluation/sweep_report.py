@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from shirg.evaluation.markdown import code_block, count, escape, interval, milliseconds, points, table
 from shirg.evaluation.sweep_stop import LEADING, MARGIN, RISK
@@ -44,7 +45,7 @@ often one looks. Its rows are of the pages it had, and its differences are to th
 stopped where it looks bad, they are a little too large."""
 
 
-def sweep_report(record: dict) -> str:
+def sweep_report(record: dict[str, Any]) -> str:
     """The whole report as Markdown, from what `sweep.json` holds."""
     run, counts = record["run"], record["counts"]
     measures = taken(record["results"])
@@ -69,7 +70,7 @@ def sweep_report(record: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def caption(record: dict) -> str:
+def caption(record: dict[str, Any]) -> str:
     """What the heat map shows."""
     return (
         f"Patches of the answer that are kept at K = {min(record['run']['token_budgets'])}, in percent, by the weights of "
@@ -78,7 +79,7 @@ def caption(record: dict) -> str:
     )
 
 
-def _how(record: dict) -> str:
+def _how(record: dict[str, Any]) -> str:
     """Command, seed, when, where and with which versions."""
     run, environment, hardware = record["run"], record["environment"], record["hardware"]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
@@ -96,7 +97,7 @@ def _how(record: dict) -> str:
     return "\n\n".join([*([code_block(command)] if command else []), "\n".join(lines)])
 
 
-def stopped_settings(record: dict) -> dict[int, list[str]]:
+def stopped_settings(record: dict[str, Any]) -> dict[int, list[str]]:
     """Pages -> the settings that were stopped after so many, those of the same gate as another under both names."""
     found: dict[int, list[str]] = {}
     for entry in record["results"]:
@@ -106,7 +107,7 @@ def stopped_settings(record: dict) -> dict[int, list[str]]:
     return dict(sorted(found.items()))
 
 
-def _stopped_early(record: dict) -> str:
+def _stopped_early(record: dict[str, Any]) -> str:
     """Which settings were stopped, when, and what they looked like then."""
     stopped = [name for names in stopped_settings(record).values() for name in names]
     if not stopped:
@@ -118,18 +119,18 @@ def _stopped_early(record: dict) -> str:
     rows = [
         [_name(entry, marked=False), str(stopped_after(entry)), share(entry[key]["mean"])]
         + [points(entry[key]["difference"]["mean"]), interval(entry[key]["difference"], points)]
-        for entry in map(entries.get, stopped)
+        for entry in (entries[name] for name in stopped)
     ]
     header = ["setting", "pages it had", f"{title}, K = {budget}", "difference, points", "95% interval"]
     return f"{STOPPED}\n\n{table(header, rows)}"
 
 
-def taken(results: Sequence[dict]) -> list[Measure]:
+def taken(results: Sequence[dict[str, Any]]) -> list[Measure]:
     """The measures that a sweep has values of."""
     return [measure for measure in MEASURES if any(entry.get(measure.key) for entry in results)]
 
 
-def _levels(entries: Sequence[dict], measures: Sequence[Measure]) -> str:
+def _levels(entries: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> str:
     header = ["setting", *(measure.title for measure in measures), "gate ms, best / median"]
     rows = [
         [_name(entry), *(_cell(entry[measure.key], entry is entries[0]) for measure in measures)] + [times(entry)]
@@ -138,7 +139,7 @@ def _levels(entries: Sequence[dict], measures: Sequence[Measure]) -> str:
     return table(header, rows)
 
 
-def _name(entry: dict, *, marked: bool = True) -> str:
+def _name(entry: dict[str, Any], *, marked: bool = True) -> str:
     """ "no edge term (stopped after 28 pages)"."""
     pages = stopped_after(entry) if marked else None
     said = [] if entry["same_as"] is None else [f"same as {entry['same_as']}"]
@@ -146,7 +147,7 @@ def _name(entry: dict, *, marked: bool = True) -> str:
     return entry["setting"] + (f" ({'; '.join(said)})" if said else "")
 
 
-def _cell(value: dict | None, is_default: bool) -> str:
+def _cell(value: dict[str, Any] | None, is_default: bool) -> str:
     """ "41.2 (-3.0 worse)"; the default with its own interval."""
     if value is None:
         return "-"
@@ -165,12 +166,12 @@ def share(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def times(entry: dict) -> str:
+def times(entry: dict[str, Any]) -> str:
     """ "4.1 / 5.0", best and median milliseconds of the gate."""
     return "-" if entry["gate_ms"] is None else " / ".join(map(milliseconds, entry["gate_ms"].values()))
 
 
-def _differences(results: Sequence[dict], measures: Sequence[Measure]) -> str:
+def _differences(results: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> str:
     """One row for each setting, budget and measure that differs anywhere."""
     rows = [
         [_name(entry), str(entry["budget"]), measure.title, points(difference["mean"])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class EarlyStop:
         self._enough = len(others) / RISK
         self._pages = 0
 
-    def add(self, page: dict) -> None:
+    def add(self, page: dict[str, Any]) -> None:
         """Take in the next page, as `Sweep.measure_page` returns it; pages come in the order of their numbers."""
         self._pages += 1
         rows = {row["setting"]: row for row in page["rows"] if row["budget"] == self.budget}

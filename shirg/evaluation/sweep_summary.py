@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shirg.evaluation.bootstrap import Interval, compare, mean_interval
 
@@ -37,7 +38,9 @@ MEASURES = (
 """In the order of the table's columns. All are shares between 0 and 1; the last two are there if answers were asked for."""
 
 
-def summarise(pages: Sequence[dict], measured_as: Mapping[str, str], budgets: Sequence[int], seed: int) -> list[dict]:
+def summarise(
+    pages: Sequence[dict[str, Any]], measured_as: Mapping[str, str], budgets: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
     """One entry for each budget and setting, in the order given.
 
     Words are counted over all pages (a page with many words weighs more), answers over questions, precision and empty
@@ -58,7 +61,7 @@ def summarise(pages: Sequence[dict], measured_as: Mapping[str, str], budgets: Se
     entries = []
     for budget in budgets:
         by_page = [(page, _rows_of(page, budget)) for page in pages]
-        done: dict[str, dict] = {}
+        done: dict[str, dict[str, Any]] = {}
         for name, measured in measured_as.items():
             if measured not in done:
                 cases = [(page, rows[measured], rows[default]) for page, rows in by_page if measured in rows]
@@ -69,21 +72,21 @@ def summarise(pages: Sequence[dict], measured_as: Mapping[str, str], budgets: Se
     return entries
 
 
-def stopped_after(entry: dict) -> int | None:
+def stopped_after(entry: dict[str, Any]) -> int | None:
     """How many pages an entry of `summarise` is of where its setting was stopped; None for all pages, as in format 1."""
     return entry.get("stopped_after")
 
 
-def _rows_of(page: dict, budget: int) -> dict[str, dict]:
+def _rows_of(page: dict[str, Any], budget: int) -> dict[str, dict[str, Any]]:
     """Setting -> its row of a page."""
     return {row["setting"]: row for row in page["rows"] if row["budget"] == budget}
 
 
-def _entry(cases: Sequence[tuple[dict, dict, dict]], seed: int) -> dict:
+def _entry(cases: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]], seed: int) -> dict[str, Any]:
     """Summary of pages, each with the setting's row and the default's."""
     times = [row["ms"] for _, row, _ in cases if row["ms"] is not None]
     best_and_median = {"best": round(min(times), 3), "median": round(statistics.median(times), 3)} if times else None
-    entry: dict = {"gate_ms": best_and_median}
+    entry: dict[str, Any] = {"gate_ms": best_and_median}
     for measure in MEASURES:
         if measure.key not in cases[0][1]:
             continue
@@ -92,12 +95,16 @@ def _entry(cases: Sequence[tuple[dict, dict, dict]], seed: int) -> dict:
             for page, row, other in cases
             for mine, its in _pairs(page, row[measure.key], other[measure.key], measure)
         ]
-        entry[measure.key] = _measured(*zip(*triples, strict=True), measure, seed) if triples else None
+        if triples:
+            ours, theirs, of_page = zip(*triples, strict=True)
+            entry[measure.key] = _measured(ours, theirs, of_page, measure, seed)
+        else:
+            entry[measure.key] = None
     return entry
 
 
-def _pairs(page: dict, ours, theirs, measure: Measure) -> Iterator[tuple[float, float]]:
-    """Values of one page, each beside the default's."""
+def _pairs(page: dict[str, Any], ours: Any, theirs: Any, measure: Measure) -> Iterator[tuple[float, float]]:
+    """Values of one page, each beside the default's; both a list, a number or None, as `Measure.counted` says."""
     if ours is None or theirs is None:
         return
     if isinstance(ours, list):
@@ -109,14 +116,14 @@ def _pairs(page: dict, ours, theirs, measure: Measure) -> Iterator[tuple[float, 
 
 def _measured(
     ours: Sequence[float], theirs: Sequence[float], of_page: Sequence[str], measure: Measure, seed: int
-) -> dict:
+) -> dict[str, Any]:
     level, against = mean_interval(ours, of_page, seed=seed), compare(ours, theirs, of_page, seed=seed)
     verdict = OPPOSITE[against.verdict] if measure.less_is_better else against.verdict
     difference = {**_rounded(against.interval), "differing_pages": against.differing_pages, "verdict": verdict}
     return {**_rounded(level), "pages": level.pages, "difference": difference}
 
 
-def _rounded(interval: Interval) -> dict:
+def _rounded(interval: Interval) -> dict[str, Any]:
     """Mean and interval to a thousandth of a point, more than they are good for."""
     return {
         name: None if value is None else round(value, 5) + 0.0

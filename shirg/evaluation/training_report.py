@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from shirg.evaluation.checklist import Item, after_training, during_training, targets
 from shirg.evaluation.figures import loss_figure
@@ -33,9 +34,9 @@ def write_training_report(
     *,
     command: str,
     seconds: float,
-    settings: dict | None = None,
-    training: dict | None = None,
-    evaluation: dict | None = None,
+    settings: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
     before: Sequence[Item] = (),
     reload: Item | None = None,
 ) -> Path:
@@ -97,7 +98,7 @@ def write_training_report(
     return path
 
 
-def _opening(training: dict | None, evaluation: dict | None, seconds: float) -> str:
+def _opening(training: dict[str, Any] | None, evaluation: dict[str, Any] | None, seconds: float) -> str:
     done = []
     if training:
         done.append(f"trained a SHIRG adapter for {count(training['steps'], 'step')}{_kept(training)}")
@@ -118,7 +119,7 @@ def _opening(training: dict | None, evaluation: dict | None, seconds: float) -> 
     return "\n\n".join(lines)
 
 
-def _kept(training: dict) -> str:
+def _kept(training: dict[str, Any]) -> str:
     """A warning where every score "with adapter" is that of an untrained one."""
     return (
         " (none lowered the validation loss: the adapter kept is the untrained one)"
@@ -127,7 +128,7 @@ def _kept(training: dict) -> str:
     )
 
 
-def _data(manifest: dict | None) -> str:
+def _data(manifest: dict[str, Any] | None) -> str:
     if manifest is None:
         return "No training data was prepared in this run."
     rows = [[split, f"{n['records']:,}", f"{n['images']:,}"] for split, n in manifest["splits"].items()]
@@ -151,7 +152,7 @@ def _data(manifest: dict | None) -> str:
     return "\n\n".join(parts)
 
 
-def _model(training: dict | None, settings: dict | None, evaluation: dict | None) -> str:
+def _model(training: dict[str, Any] | None, settings: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str:
     lines = []
     if evaluation:
         model = evaluation["model"]
@@ -178,7 +179,12 @@ def _model(training: dict | None, settings: dict | None, evaluation: dict | None
     return "\n\n".join(lines) or "Nothing was trained or evaluated in this run."
 
 
-def _training(training: dict | None, settings: dict | None, validations: Sequence[dict], steps: Sequence[dict]) -> str:
+def _training(
+    training: dict[str, Any] | None,
+    settings: dict[str, Any] | None,
+    validations: Sequence[dict[str, Any]],
+    steps: Sequence[dict[str, Any]],
+) -> str:
     if training is None or settings is None:
         return "Nothing was trained in this run."
     batch = settings["batch_size"] * settings["gradient_accumulation_steps"]
@@ -226,7 +232,7 @@ def _training(training: dict | None, settings: dict | None, validations: Sequenc
     return "\n\n".join(parts)
 
 
-def _accuracy(evaluation: dict | None) -> str:
+def _accuracy(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "The evaluation was left out of this run."
     parts = [
@@ -240,13 +246,13 @@ def _accuracy(evaluation: dict | None) -> str:
     return "\n\n".join([*parts, skipped_section(evaluation)])
 
 
-def _cost(evaluation: dict | None) -> str:
+def _cost(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "The evaluation was left out of this run."
     return cost_section(evaluation, EVALUATION_FIGURES)
 
 
-def _limits(evaluation: dict | None) -> str:
+def _limits(evaluation: dict[str, Any] | None) -> str:
     lines = []
     if evaluation and evaluation["model"]["nano"]:
         lines.append(
@@ -263,7 +269,7 @@ def _limits(evaluation: dict | None) -> str:
     return "\n".join(lines)
 
 
-def _files(training: dict | None, evaluation: dict | None) -> str:
+def _files(training: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str:
     lines = []
     if training:
         lines += [
@@ -285,11 +291,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def _read_json(path: Path) -> dict | None:
+def _read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _read_lines(path: Path) -> list[dict]:
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a JSON Lines file; one that a crash cut short is left out."""
     if not path.is_file():
         return []

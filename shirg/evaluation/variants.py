@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Any
 
 from shirg.errors import UserError
 from shirg.gate.selectors import SELECTORS
@@ -87,7 +88,7 @@ class Variant:
         """Whether the choice of its tokens may depend on what is asked."""
         return self.budget is not None and self.mode not in QUESTION_BLIND
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return {"variant": self.name, "mode": self.mode, "budget": self.budget, "adapter": self.adapter}
 
 

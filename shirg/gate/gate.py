@@ -29,17 +29,9 @@ class Kept:
     """[B, N] float32, higher is kept sooner."""
     clusters: Tensor
     """[B, N] long, cluster of every token."""
-    assignment: Tensor | None = None
+    assignment: Tensor
     """[B, N] long: the output, 0 to K - 1, that every token went to, or -1 for none. Outputs are kept tokens, or means
-    where a selector merges. Left out, it is made of the indices, so it is always there to read."""
-
-    def __post_init__(self) -> None:
-        """Number the kept tokens."""
-        if self.assignment is None:
-            assert self.indices is not None, "a selector that merges gives the assignment"
-            batch, budget = self.indices.shape
-            outputs = torch.arange(budget, device=self.indices.device).expand(batch, budget)
-            self.assignment = self.indices.new_full(self.scores.shape, -1).scatter_(1, self.indices, outputs)
+    where a selector merges."""
 
 
 class ShirgGate(nn.Module):
@@ -108,7 +100,7 @@ class ShirgGate(nn.Module):
             kept = merge_tokens(tokens, selection, budget, self.config.summary)
         else:
             kept = _gather(tokens, selection, self.config.summary)
-        return Kept(kept, selection.indices, selection.scores, selection.clusters, selection.assignment)
+        return Kept(kept, selection.indices, selection.scores, selection.clusters, _outputs(selection))
 
     def _select(self, request: Request) -> Selection:
         """One image at a time on a CPU, where the cache matters more than the batch; all at once elsewhere."""
@@ -173,6 +165,16 @@ def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
         total = total - kept[:, :budget].sum(dim=1, dtype=torch.float32)
     kept[:, budget] = (total / (count - budget or count)).to(kept.dtype)
     return kept
+
+
+def _outputs(selection: Selection) -> Tensor:
+    """Which output every token goes to, [B, N]: what the rule says, else the kept tokens numbered."""
+    if selection.assignment is not None:
+        return selection.assignment
+    indices = selection.indices
+    assert indices is not None, "a rule that merges gives the assignment"
+    outputs = torch.arange(indices.shape[1], device=indices.device).expand(indices.shape)
+    return indices.new_full(selection.scores.shape, -1).scatter_(1, indices, outputs)
 
 
 def _is_traced(tokens: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
@@ -115,9 +115,15 @@ class Lavida(nn.Module):
 
     # ------------------------------------------------------------------ vision
 
+    @overload
+    def image_features(self, image: Image.Image, mode: str) -> VisionFeatures: ...
+
+    @overload
+    def image_features(self, image: list[Image.Image] | tuple[Image.Image, ...], mode: str) -> list[VisionFeatures]: ...
+
     @torch.no_grad()
     def image_features(
-        self, image: Image.Image | Sequence[Image.Image], mode: str
+        self, image: Image.Image | list[Image.Image] | tuple[Image.Image, ...], mode: str
     ) -> VisionFeatures | list[VisionFeatures]:
         """The tower's view of an image (of each image of a list) for `mode`; "shirg" and "highres" share theirs.
 

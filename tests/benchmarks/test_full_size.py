@@ -173,8 +173,9 @@ def test_ties_are_no_disagreement(script):
     from full_size_gate import compare
 
     def kept(indices, scores=(0.5, 0.4995, 0.1, 0.9)):
-        tokens = torch.zeros(1, 3, 1)
-        return Kept(tokens, torch.tensor([indices]), torch.tensor([scores]), torch.zeros(1, 4).long())
+        tokens, clusters, assignment = torch.zeros(1, 3, 1), torch.zeros(1, 4).long(), torch.full((1, 4), -1)
+        assignment[0, indices] = torch.arange(len(indices))
+        return Kept(tokens, torch.tensor([indices]), torch.tensor([scores]), clusters, assignment)
 
     assert compare(kept([0, 3]), kept([0, 3])) == {"tokens": 2, "exchanged": 0, "largest_gap": 0.0, "agree": True}
     near = compare(kept([0, 3]), kept([1, 3]))

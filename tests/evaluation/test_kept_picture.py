@@ -15,11 +15,14 @@ WHITE = Image.new("RGB", (100, 100), "white")
 
 
 def kept_of(indices: list[int], clusters: list[int], summary: bool = True) -> Kept:
+    assignment = torch.full((1, len(clusters)), -1)
+    assignment[0, indices] = torch.arange(len(indices))
     return Kept(
         tokens=torch.zeros(1, len(indices) + summary, 4),
         indices=torch.tensor([indices]),
         scores=torch.zeros(1, len(clusters)),
         clusters=torch.tensor([clusters]),
+        assignment=assignment,
     )
 
 
