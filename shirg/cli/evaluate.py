@@ -59,7 +59,7 @@ class Flags(EvaluationFlags, GateFlags, AdaptedModelFlags):
     """Gets the answers, the results, the report and its figures."""
 
 
-def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: object) -> SHIRGEvaluationConfig:
+def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: Any) -> SHIRGEvaluationConfig:
     """The flags as the library's configuration, with `changes` to its fields.
 
     Raises:
@@ -119,7 +119,7 @@ def command(flags: Flags) -> None:
     console.print(said(flags, results), highlight=False, markup=False)
 
 
-def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> dict | None:
+def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> dict[str, Any] | None:
     """What there is to show, None for all but the first of several processes."""
     from shirg.cli.models import load_model
 

@@ -47,7 +47,8 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
         if isinstance(flags, GateFlags) and flags.preset is not None:
             model.gate = ShirgGate(GateConfig.preset(flags.preset))
         _set_relevance(model, flags)
-        warn_of_differences(model, settings, adapter)
+        if adapter is not None:
+            warn_of_differences(model, settings, adapter)
     return model
 
 
@@ -67,7 +68,7 @@ def _set_relevance(model: Lavida, flags: ModelFlags) -> None:
             "--relevance siglip: needs --text-tower, the SigLIP checkpoint that the model's tower was made from"
         )
     given = {"relevance": flags.relevance, "relevance_sign": flags.relevance_sign}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     model.config = dataclasses.replace(model.config, **changes)
     if flags.text_tower is None:
         return

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import arg
 
@@ -80,7 +80,7 @@ class Flags(DataFlags):
     """Verify a finished folder, every image of it, and stop."""
 
 
-def dataset_config(flags: DataFlags, image_resolution: int, folder: Path, **more: object) -> SHIRGDatasetConfig:
+def dataset_config(flags: DataFlags, image_resolution: int, folder: Path, **more: Any) -> SHIRGDatasetConfig:
     """The flags as the library's configuration; `more` are fields that only some commands have flags for.
 
     Raises:
@@ -144,11 +144,12 @@ def command(flags: Flags) -> None:
 
 def listing() -> str:
     """The sources as a text: what each is called, holds and needs, and whose it is."""
-    from shirg.data.sources import BASE_SOURCE, HELD_OUT, OCR_SOURCES, LlavaJson, RenderedPages
+    from shirg.data.sources import BASE_SOURCE, HELD_OUT, OCR_SOURCES, LlavaJson, LocalSource, RenderedPages
     from shirg.data.sources.hub_files import RELEASES
 
+    sources: tuple[type[LocalSource], ...] = (BASE_SOURCE, LlavaJson, *OCR_SOURCES)
     blocks = []
-    for source in (BASE_SOURCE, LlavaJson, *OCR_SOURCES):
+    for source in sources:
         uses = ["base part" if source is BASE_SOURCE else "base or OCR part" if source is LlavaJson else "OCR part"]
         uses += ["kept out of training by its test part"] if source.name in HELD_OUT else []
         hub = f"; or --from-hub {source.name} ({RELEASES[source.name].repository})" if source.name in RELEASES else ""

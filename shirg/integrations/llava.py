@@ -41,9 +41,10 @@ which only `Lavida` knows. `load_adapter` of `Lavida` also refuses an adapter of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -57,7 +58,13 @@ from shirg.lavida.prompt import naming_part, question_marks, question_part
 from shirg.lavida.relevance import word_relevance
 from shirg.lavida.tower import embed_patches
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _SETTINGS = "_shirg_settings"
+
+Official: TypeAlias = Any
+"""A model of the official code base or a part of one: modules with methods and parts that torch does not know of."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class _Settings:
 
     gate: ShirgGate
     budget: int
-    tokenizer: object | None
+    tokenizer: PreTrainedTokenizerBase | None
     """Tells words; None where questions are not looked at."""
     marks: frozenset[int]
     """Ids that end a question."""
@@ -77,7 +84,7 @@ def enable_shirg(
     model: nn.Module,
     budget: int = 768,
     gate_config: GateConfig | None = None,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     relevance_sign: int = 1,
 ) -> nn.Module:
     """Make this one model read images through SHIRG; returns the model. See the module for what `images` may be.
@@ -143,7 +150,7 @@ def pixels_for_shirg(images: Sequence[Image.Image], resolution: int = 672, fit: 
     return to_pixels([square_view(to_rgb(image), resolution, fit) for image in images])
 
 
-def _check_model(model: nn.Module) -> None:
+def _check_model(model: Official) -> None:
     _refuse_shell(model)
     for name in ("encode_images", "prepare_inputs_labels_for_multimodal", "get_model"):
         if not callable(getattr(type(model), name, None)):
@@ -168,7 +175,7 @@ def _refuse_shell(model: nn.Module) -> None:
             )
 
 
-def _siglip(tower: nn.Module) -> nn.Module:
+def _siglip(tower: nn.Module) -> Official:
     """The transformer inside the tower: what has `embeddings` and `encoder`, however deep the code base wraps it."""
     for module in tower.modules():
         if isinstance(getattr(module, "embeddings", None), nn.Module) and hasattr(module, "encoder"):
@@ -182,8 +189,16 @@ def _siglip(tower: nn.Module) -> nn.Module:
 
 
 def _prepare_inputs(
-    self: nn.Module, input_ids, position_ids, attention_mask, past_key_values, labels, images, *args, **kwargs
-):
+    self: Official,
+    input_ids: Tensor,
+    position_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    past_key_values: Any,
+    labels: Tensor | None,
+    images: Tensor | Sequence[Tensor] | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     """Stands in for `prepare_inputs_labels_for_multimodal`: chooses tokens for each page, its question at hand."""
     prepare = MethodType(type(self).prepare_inputs_labels_for_multimodal, self)
     if images is None:
@@ -198,17 +213,17 @@ def _prepare_inputs(
         self.encode_images = MethodType(_encode_images, self)
 
 
-def _encode_images(self: nn.Module, images: Tensor) -> Tensor:
+def _encode_images(self: Official, images: Tensor) -> Tensor:
     """Stands in for `encode_images`: [B, 3, H, W] or [B, V, 3, H, W] -> [B, budget + 1, hidden]."""
     return torch.stack([_embed(self, page, None) for page in _pages(images)])
 
 
-def _keep_as_it_is(self: nn.Module, image_feature: Tensor, *args: object, **kwargs: object) -> Tensor:
+def _keep_as_it_is(self: Official, image_feature: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Stands in for `get_2dPool`, for code that calls it behind `encode_images`."""
     return image_feature
 
 
-_WRAPPERS = {
+_WRAPPERS: dict[str, Callable[..., Any]] = {
     "prepare_inputs_labels_for_multimodal": _prepare_inputs,
     "encode_images": _encode_images,
     "get_2dPool": _keep_as_it_is,
@@ -229,7 +244,7 @@ def _pages(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return pages
 
 
-def _questions(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, count: int) -> list[Tensor | None]:
+def _questions(model: Official, input_ids: Tensor, attention_mask: Tensor | None, count: int) -> list[Tensor | None]:
     """What is asked about each of `count` images, consumed in order; a row without a placeholder consumes one too
     (LaViDa llava_arch.py:484-492)."""
     settings: _Settings = getattr(model, _SETTINGS)
@@ -244,7 +259,7 @@ def _questions(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | Non
     return (asked + [None] * count)[:count]
 
 
-def _embed(model: nn.Module, views: Tensor, question: Tensor | None) -> Tensor:
+def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
     """One page's views [V, 3, H, W] -> [budget + 1, hidden]."""
     settings: _Settings = getattr(model, _SETTINGS)
     inner = model.get_model()
@@ -264,7 +279,7 @@ def _embed(model: nn.Module, views: Tensor, question: Tensor | None) -> Tensor:
     return projector(kept.tokens[0])
 
 
-def _tokens(siglip: nn.Module, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def _tokens(siglip: Official, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Raw tokens [V, N, D] of the last encoder layer and their grid."""
     side = math.isqrt(len(siglip.embeddings.position_embedding.weight))
     patch = siglip.embeddings.patch_embedding.kernel_size[0]

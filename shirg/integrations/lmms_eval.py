@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
@@ -17,9 +17,13 @@ from lmms_eval.api.model import lmms
 from shirg.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from lmms_eval.api.instance import Instance
     from lmms_eval.models.registry_v2 import ModelManifest
     from PIL import Image
+
+    from shirg.gate import GateConfig, ShirgGate
+    from shirg.lavida import Lavida
 
 MODEL = "lavida_shirg"
 STEP_RATIO = 0.5
@@ -34,7 +38,7 @@ def manifest() -> ModelManifest:
     return ModelManifest(MODEL, *classes)
 
 
-class LavidaShirg(lmms):
+class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its class is Any
     """LaViDa with SHIRG's selection, one question about one image at a time.
 
     Args:
@@ -108,7 +112,7 @@ class LavidaShirg(lmms):
         if selector is not None:
             self.model.gate = _gate(self.model.gate.config, selector)
         self.mode, self.budget, self.max_new_tokens, self.block_length = mode, budget, max_new_tokens, block_length
-        self.keywords = {
+        self.keywords: dict[str, Any] = {
             "steps": steps,
             "step_ratio": STEP_RATIO if steps is None and step_ratio is None else step_ratio,
             "schedule": schedule,
@@ -117,7 +121,7 @@ class LavidaShirg(lmms):
         }
 
     @property
-    def device(self) -> Any:
+    def device(self) -> torch.device:
         """Where the model computes; lmms-eval gathers there."""
         return self.model.device
 
@@ -142,12 +146,12 @@ class LavidaShirg(lmms):
         """Not offered."""
         raise NotImplementedError(f"{MODEL} answers one question about one image; it holds no conversations")
 
-    def _asked(self, arguments: tuple) -> tuple[str, list[Image.Image]]:
+    def _asked(self, arguments: tuple[Any, ...]) -> tuple[str, list[Image.Image]]:
         """Question and images of a request."""
         question, _, doc_to_visual, doc_id, task, split = arguments
         return question, doc_to_visual(self.task_dict[task][split][doc_id])
 
-    def _answer(self, question: str, images: Sequence[Image.Image], settings: dict) -> str:
+    def _answer(self, question: str, images: Sequence[Image.Image], settings: dict[str, Any]) -> str:
         if len(images) != 1:
             raise UserError(f"{MODEL} answers questions about one image; the task gives {len(images)} for {question!r}")
         length = self.max_new_tokens or settings.get("max_new_tokens") or self.model.config.answer_tokens
@@ -180,7 +184,7 @@ class LavidaShirgChat(LavidaShirg):
 
     is_simple = False
 
-    def _asked(self, arguments: tuple) -> tuple[str, list[Image.Image]]:
+    def _asked(self, arguments: tuple[Any, ...]) -> tuple[str, list[Image.Image]]:
         """The user's words and images; system turns give way to the one LaViDa was trained with."""
         _, doc_to_messages, _, doc_id, task, split = arguments
         messages = doc_to_messages(self.task_dict[task][split][doc_id])
@@ -190,7 +194,7 @@ class LavidaShirgChat(LavidaShirg):
         return _content(turns[0]["content"])
 
 
-def _content(parts: str | Sequence[dict]) -> tuple[str, list[Image.Image]]:
+def _content(parts: str | Sequence[dict[str, Any]]) -> tuple[str, list[Image.Image]]:
     if isinstance(parts, str):
         return parts, []
     texts = [part["text"] for part in parts if part["type"] == "text"]
@@ -200,7 +204,7 @@ def _content(parts: str | Sequence[dict]) -> tuple[str, list[Image.Image]]:
     return "\n".join(texts), [part["url"] for part in parts if part["type"] == "image"]
 
 
-def _generation(arguments: tuple) -> dict:
+def _generation(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """The task's settings of generation, which stand second in a simple request and third in a chat one."""
     return next(value for value in arguments[1:3] if isinstance(value, dict))
 
@@ -232,7 +236,7 @@ def _check_preset(preset: str | None) -> None:
         raise UserError(f"preset: got {preset!r}, must be one of {', '.join(PRESETS)}")
 
 
-def _load(adapter: str | None, **flags: Any) -> Any:
+def _load(adapter: str | None, **flags: Any) -> Lavida:
     from pathlib import Path
 
     from shirg.cli.flags import GateFlags
@@ -241,7 +245,7 @@ def _load(adapter: str | None, **flags: Any) -> Any:
     return load_model(GateFlags(**flags), None if adapter is None else Path(adapter))
 
 
-def _gate(config: Any, selector: str) -> Callable:
+def _gate(config: GateConfig, selector: str) -> ShirgGate:
     from dataclasses import replace
 
     from shirg.gate import ShirgGate

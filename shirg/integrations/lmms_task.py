@@ -14,7 +14,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -85,17 +85,17 @@ def _yaml(key: str, data: Path, metrics: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def doc_to_visual(doc: dict) -> list[Image.Image]:
+def doc_to_visual(doc: dict[str, Any]) -> list[Image.Image]:
     """The page of a row."""
     return [open_image(doc["image"], f"image of record {doc['id']}")]
 
 
-def doc_to_text(doc: dict, lmms_eval_specific_kwargs: dict | None = None) -> str:
+def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
     """The question of a row, its suffix included."""
     return doc["question"]
 
 
-def process_results(doc: dict, results: Sequence[str]) -> dict[str, float]:
+def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Every metric of the row's benchmark."""
     return find_task(doc["benchmark"]).marks(results[0], doc["answers"], doc["kind"])
 
