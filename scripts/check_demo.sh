@@ -10,5 +10,6 @@ own=$(.venv-demo/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["p
 echo "$site" > "$own/shirg-base.pth"
 .venv-demo/bin/python -m pip install --quiet --no-deps -r requirements/demo.txt
 .venv-demo/bin/python -m pip install --quiet playwright==1.65.2
+.venv-demo/bin/python -m pip install --quiet "$(grep '^setuptools==' requirements/base.txt)"  # a new venv may bring an old one
 .venv-demo/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 .venv-demo/bin/python -m pytest -q -rs tests/demo tests/cli/test_demo.py "$@"
