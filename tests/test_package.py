@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import subprocess
 import sys
@@ -71,6 +72,15 @@ def test_the_gate_works_beside_torch_alone(tmp_path):
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "the gate keeps 512 of 2304 tokens" in done.stdout
+
+
+def test_a_wheel_tells_lmms_eval_and_the_console_of_their_entry_points(built):
+    with zipfile.ZipFile(built[1]) as archive:
+        (name,) = (one for one in archive.namelist() if one.endswith(".dist-info/entry_points.txt"))
+        declared = configparser.ConfigParser()
+        declared.read_string(archive.read(name).decode())
+    assert dict(declared["lmms_eval.models"]) == {"lavida_shirg": "shirg.integrations.lmms_eval:manifest"}
+    assert dict(declared["console_scripts"]) == {"shirg": "shirg.cli:main"}
 
 
 def test_versions_agree():
