@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,12 @@ from shirg.files import atomic_path, write_json, write_text
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida.config import SHIRG_DEFAULTS, LavidaConfig, shirg_settings
 from shirg.lavida.images import FITS
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear as LoraLinear
+
+    from shirg.lavida.model import Lavida
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +76,12 @@ def attach_lora(
 
     if has_adapter(model):
         raise UserError("the model already carries an adapter; call unload_adapter() first")
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it by the rank and has no need of a whole number
+        lora_dropout=dropout,
+        target_modules=list(targets),
+    )
     _inject(model, config)
     draws = torch.Generator().manual_seed(seed)
     for name, parameter in lora_parameters(model).items():
@@ -84,12 +96,19 @@ def has_adapter(model: nn.Module) -> bool:
     return bool(getattr(model, "peft_config", None))
 
 
+def base_linear(layer: nn.Module) -> nn.Linear:
+    """A linear layer as it is without any adapter: peft wraps a layer and keeps it as `base_layer`."""
+    base = getattr(layer, "base_layer", layer)
+    assert isinstance(base, nn.Linear)
+    return base
+
+
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The adapter's tensors by their names in the model, in the model's order."""
     return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
 
 
-def unload_adapter(model: nn.Module) -> None:
+def unload_adapter(model: Lavida) -> None:
     """Take the adapter off; the base layers stand again as they were, frozen, and so do the settings it replaced."""
     _select_by(model, _returned(model))
     model.__dict__.pop(_TAKEN, None)
@@ -99,7 +118,7 @@ def unload_adapter(model: nn.Module) -> None:
         del model.peft_config
 
 
-def merge_adapter(model: nn.Module) -> None:
+def merge_adapter(model: Lavida) -> None:
     """Add the adapter's update to the projector's own weights and take the adapter off.
 
     `save_pretrained` then writes an ordinary checkpoint. The sum is rounded once, to the weights' precision: in float32
@@ -112,20 +131,20 @@ def merge_adapter(model: nn.Module) -> None:
     if not has_adapter(model):
         raise UserError("the model carries no adapter to merge; load_adapter(folder) first")
     for name, layer in _lora_layers(model).items():
-        weight = layer.base_layer.weight
-        weight.data = (weight.double() + layer.get_delta_weight(NAME).double()).to(weight.dtype)
-        model.set_submodule(name, layer.base_layer)
+        base = base_linear(layer)
+        base.weight.data = (base.weight.double() + layer.get_delta_weight(NAME).double()).to(base.weight.dtype)
+        model.set_submodule(name, base)
     model.__dict__.pop(_TAKEN, None)
     del model.peft_config
     if model.gate.config != GateConfig():
         logger.warning("the merged checkpoint does not hold the gate's settings: %s", model.gate.config)
 
 
-def save_adapter(model: nn.Module, folder: str | Path, *, settings: dict) -> Path:
+def save_adapter(model: Lavida, folder: str | Path, *, settings: dict[str, Any]) -> Path:
     """Write the adapter folder, complete or not at all. Returns its path.
 
     Args:
-        model: a `Lavida` with an adapter.
+        model: with an adapter.
         folder: replaced if it exists.
         settings: what it was trained with, JSON values; the model's gate, resolution and fingerprint are added.
 
@@ -138,7 +157,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, settings: dict) -> Pat
     return Path(folder)
 
 
-def write_adapter(model: nn.Module, folder: Path, *, settings: dict) -> None:
+def write_adapter(model: Lavida, folder: Path, *, settings: dict[str, Any]) -> None:
     """Write the adapter's four files into an existing folder; see `save_adapter`."""
     from safetensors.torch import save_file
 
@@ -147,7 +166,7 @@ def write_adapter(model: nn.Module, folder: Path, *, settings: dict) -> None:
     config = copy.copy(model.peft_config[NAME])
     config.inference_mode = True
     config.base_model_name_or_path = settings.get("base_model")
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     weights = {_file_name(name): value.detach().cpu().contiguous() for name, value in lora_parameters(model).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     complete = {**model_settings(model), **settings}
@@ -155,19 +174,19 @@ def write_adapter(model: nn.Module, folder: Path, *, settings: dict) -> None:
     write_text(folder / "README.md", adapter_card(config.to_dict(), complete))
 
 
-def model_settings(model: nn.Module) -> dict:
+def model_settings(model: Lavida) -> dict[str, Any]:
     """What of the model decides how an adapter sees images: the gate, where relevance comes from and its sign,
     resolution, the base."""
     return {**_selection(model), "base_fingerprint": base_fingerprint(model)}
 
 
-def base_config(model: nn.Module) -> LavidaConfig:
+def base_config(model: Lavida) -> LavidaConfig:
     """The model's configuration with the settings that it has now, but for those that its adapter brought along."""
     own = {"resolution": model.resolution, **_returned(model)}
     return dataclasses.replace(model.config, **{name: own[name] for name in own.keys() & SHIRG_DEFAULTS})
 
 
-def load_adapter(model: nn.Module, folder: str | Path) -> dict:
+def load_adapter(model: Lavida, folder: str | Path) -> dict[str, Any]:
     """Attach the adapter saved in `folder`, in place of one that is there. Returns the settings it was trained with.
 
     Of these the model takes over gate, relevance and its sign, resolution and fit, until the adapter is taken off. Those
@@ -177,7 +196,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> dict:
         UserError: if the folder is no SHIRG adapter, was trained on another base (the model is left as it is), or is
             damaged (the model may be left without an adapter, never with a part of one).
     """
-    from peft import PeftConfig
+    from peft import LoraConfig, PeftConfig
 
     settings, weights = _read(Path(folder))
     if settings.get("base_fingerprint") != base_fingerprint(model):
@@ -189,6 +208,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> dict:
         config = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"adapter {folder}: adapter_config.json is not one that this peft reads ({error})") from error
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"adapter {folder}: adapter_config.json is of an {type(config).__name__}; only LoRA is taken")
     unload_adapter(model)
     _inject(model, config)
     try:
@@ -200,7 +221,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> dict:
     return settings
 
 
-def base_fingerprint(model: nn.Module) -> str:
+def base_fingerprint(model: Lavida) -> str:
     """SHA-256 (hex) of the base projector's weights and biases, the same with and without an adapter.
 
     Weights are rounded to bfloat16 and then to steps of 2^-14, below which float16 loses digits: a checkpoint stored in
@@ -208,8 +229,7 @@ def base_fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for index in (0, 2):
-        layer = model.mm_projector[index]
-        layer = getattr(layer, "base_layer", layer)
+        layer = base_linear(model.mm_projector[index])
         for tensor in (layer.weight, layer.bias):
             coarse = (tensor.detach().to("cpu", torch.bfloat16).float() * 2**14).round().to(torch.int32)
             digest.update(repr(tuple(coarse.shape)).encode())
@@ -230,14 +250,15 @@ def parameters_by_role(model: nn.Module) -> dict[str, tuple[int, int]]:
 def describe_parameters(model: nn.Module) -> list[str]:
     """One line per role and one for the sum: trainable of total, and the share."""
     counts = parameters_by_role(model)
-    counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))
+    trainable, total = (sum(column) for column in zip(*counts.values(), strict=True))
+    counts["all"] = (trainable, total)
     return [
         f"{role:<9} trainable {trainable:>12,} of {total:>14,} ({trainable / max(total, 1):.3%})"
         for role, (trainable, total) in counts.items()
     ]
 
 
-def adapter_card(peft_config: dict, settings: dict) -> str:
+def adapter_card(peft_config: dict[str, Any], settings: dict[str, Any]) -> str:
     """The README.md of an adapter folder: what it belongs to, how it was trained, what it reached, how to load it."""
     base = settings.get("base_model")
     front = ["---", "library_name: peft", "tags: [shirg, lavida, lora]"]
@@ -261,11 +282,11 @@ def adapter_card(peft_config: dict, settings: dict) -> str:
     return "\n".join(front + body) + "\n"
 
 
-def _inject(model: nn.Module, config) -> None:
+def _inject(model: nn.Module, config: LoraConfig) -> None:
     """Wrap exactly the configured layers. peft matches name endings, so what would fit is checked before and after."""
     from peft import inject_adapter_in_model
 
-    targets = set(config.target_modules)
+    targets = set(config.target_modules or ())
     fitting = {
         name: module
         for name, module in model.named_modules()
@@ -288,17 +309,17 @@ def _inject(model: nn.Module, config) -> None:
     assert set(layers) == targets, "peft wrapped other layers than asked"
 
 
-def _lora_layers(model: nn.Module) -> dict[str, nn.Module]:
-    from peft.tuners.lora import LoraLayer
+def _lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
+    from peft.tuners.lora import Linear as LoraLinear
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
 def _file_name(name: str) -> str:
     return PEFT_PREFIX + name.replace(f".{NAME}.", ".")
 
 
-def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -331,7 +352,7 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> N
         parameter.data.copy_(weights[name])
 
 
-def warn_of_differences(model: nn.Module, settings: dict, folder: str | Path) -> None:
+def warn_of_differences(model: Lavida, settings: dict[str, Any], folder: str | Path) -> None:
     """Warn of each setting of the selection in which the model is not what the adapter was trained with."""
     own = _selection(model)
     for name, value in _brought(settings).items():
@@ -339,7 +360,7 @@ def warn_of_differences(model: nn.Module, settings: dict, folder: str | Path) ->
             logger.warning("adapter %s was trained with %s %s; this model has %s", folder, name, value, own[name])
 
 
-def _settle_selection(model: nn.Module, settings: dict, folder: str | Path) -> None:
+def _settle_selection(model: Lavida, settings: dict[str, Any], folder: str | Path) -> None:
     own, stored = _selection(model), _stored_selection(model.config)
     try:
         taken = {name: value for name, value in _brought(settings).items() if own[name] == stored[name] != value}
@@ -350,23 +371,23 @@ def _settle_selection(model: nn.Module, settings: dict, folder: str | Path) -> N
     warn_of_differences(model, settings, folder)
 
 
-def _brought(settings: dict) -> dict:
+def _brought(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the selection among an adapter's, with the defaults of gate settings that are younger than it."""
     found = {name: settings[name] for name in SELECTION if name in settings}
     return found | ({"gate": dataclasses.asdict(GateConfig(**found["gate"]))} if "gate" in found else {})
 
 
-def _selection(model: nn.Module) -> dict:
+def _selection(model: Lavida) -> dict[str, Any]:
     found = {name: getattr(model.config, name) for name in ("relevance", "relevance_sign")}
     return {"gate": dataclasses.asdict(model.gate.config), **found, "resolution": model.resolution, "fit": model.fit}
 
 
-def _stored_selection(config: LavidaConfig) -> dict:
+def _stored_selection(config: LavidaConfig) -> dict[str, Any]:
     """How a model selects that was just read from its checkpoint."""
     return {"gate": dataclasses.asdict(GateConfig()), **shirg_settings(config.raw), "fit": config.fit}
 
 
-def _returned(model: nn.Module) -> dict:
+def _returned(model: Lavida) -> dict[str, Any]:
     """What the checkpoint says of the settings that the model has from its adapter."""
     taken = getattr(model, _TAKEN, None)
     if not taken:
@@ -375,13 +396,13 @@ def _returned(model: nn.Module) -> dict:
     return {name: stored[name] for name, value in taken.items() if own[name] == value}
 
 
-def _select_by(model: nn.Module, settings: dict) -> None:
+def _select_by(model: Lavida, settings: dict[str, Any]) -> None:
     """Give the model these settings of the selection, or, if one makes no sense, none of them."""
     if "resolution" in settings:
         model.tower.grid(settings["resolution"], settings["resolution"])
     if settings.get("fit", FITS[0]) not in FITS:
         raise UserError(f"fit={settings['fit']!r} is unknown")
-    own = {name: settings[name] for name in ("resolution", "fit") if name in settings}
+    own: dict[str, Any] = {name: settings[name] for name in ("resolution", "fit") if name in settings}
     if "gate" in settings:
         own["gate"] = ShirgGate(GateConfig(**settings["gate"]))
     in_config = {name: settings[name] for name in ("relevance", "relevance_sign") if name in settings}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SiglipVisionConfig
 
 from shirg.errors import UserError
@@ -120,8 +122,8 @@ def convert_projector(source: Path, target: Path, *, force: bool = False) -> dic
 
     found = {name: value for name, value in _unpickle(source).items() if "mm_projector" in str(name)}
     shapes = {name: list(value.shape) if _is_dense(value) else type(value).__name__ for name, value in found.items()}
-    first = shapes.get(_named(shapes, "0.weight"), ())
-    hidden, width = first if len(first) == 2 else (0, 0)
+    first = shapes.get(_named(shapes, "0.weight"))
+    hidden, width = first if isinstance(first, list) and len(first) == 2 else (0, 0)
     two_layers = dict(zip(PROJECTOR_PARTS, ([hidden, width], [hidden], [hidden, hidden], [hidden]), strict=True))
     if shapes != {_named(shapes, part): shape for part, shape in two_layers.items()}:
         raise UserError(
@@ -133,13 +135,13 @@ def convert_projector(source: Path, target: Path, *, force: bool = False) -> dic
         raise UserError(f"{target} exists and is another file; give another name, or --force to replace it")
     with atomic_path(target) as fresh:
         fresh.write_bytes(data)
-    return shapes
+    return {name: list(value.shape) for name, value in tensors.items()}
 
 
 # ---------------------------------------------------------------------- configuration
 
 
-def _raw_config(language: Path, tower: Path, tower_name: str) -> dict:
+def _raw_config(language: Path, tower: Path, tower_name: str) -> dict[str, Any]:
     """The language model's config with LaViDa's fields, and without what would send others for remote code."""
     raw = read_config(language)
     kind = str(raw.get("model_type", "")).lower()
@@ -159,7 +161,7 @@ def _raw_config(language: Path, tower: Path, tower_name: str) -> dict:
     }
 
 
-def _vision_config(tower: Path) -> dict:
+def _vision_config(tower: Path) -> dict[str, Any]:
     """Every size of a SigLIP's vision half; the hub's files name only those that differ from transformers' defaults."""
     raw = read_config(tower)
     kind = raw.get("model_type")
@@ -231,13 +233,15 @@ def _fresh(model: Lavida, seed: int) -> dict[str, Tensor]:
     width = model.config.hidden_size
     state = {"image_newline": torch.randn(width, generator=draws, dtype=torch.float32) / width**0.5}
     for part, tensor in model.mm_projector.state_dict().items():
-        bound = model.mm_projector[int(part[0])].in_features ** -0.5
+        layer = model.mm_projector[int(part[0])]
+        assert isinstance(layer, nn.Linear)
+        bound = layer.in_features**-0.5
         fresh = torch.empty(tensor.shape, dtype=torch.float32)
         state[f"mm_projector.{part}"] = fresh.uniform_(-bound, bound, generator=draws)
     return state
 
 
-def _named(names: dict, part: str) -> str:
+def _named(names: Iterable[str], part: str) -> str:
     """The stored name of a projector's part: what stands before `mm_projector.` differs (LaViDa llava_arch.py:131-138)."""
     return next((name for name in names if name.endswith(f"mm_projector.{part}")), f"model.mm_projector.{part}")
 
@@ -251,7 +255,7 @@ def _is_pickle(path: Path) -> bool:
         return handle.read(4).startswith(PICKLE_STARTS)
 
 
-def _unpickle(path: Path) -> dict:
+def _unpickle(path: Path) -> dict[Any, Any]:
     with open(path, "rb") as handle:  # a missing file is the system's error, not the unpickler's
         try:
             loaded = torch.load(handle, map_location="cpu", weights_only=True)

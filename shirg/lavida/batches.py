@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -17,6 +18,9 @@ from shirg.errors import UserError
 from shirg.lavida import prompt, vision
 from shirg.lavida.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from shirg.lavida.samples import Batch
+
+if TYPE_CHECKING:
+    from shirg.lavida.model import Lavida
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +51,11 @@ def end_of_text_targets(batch: Batch, eos_token_id: int) -> Batch:
     return Batch(batch.input_ids, batch.labels.masked_fill(ends, eos_token_id), batch.attention_mask | ends)
 
 
-def embed_batch(model, batch: Batch, image_embeds: Sequence[Tensor]) -> Rows:
+def embed_batch(model: Lavida, batch: Batch, image_embeds: Sequence[Tensor]) -> Rows:
     """The rows that LaViDa trains on, on the model's device: end-of-text padding is a target, images are spliced in, and
     length and side of the padding are those of the checkpoint's config.
 
     Args:
-        model: a `Lavida`.
         batch: from `collate`.
         image_embeds: [n, H] of each image, in the order of the placeholders across the batch; see
             `encode_for_training`. Samples without a placeholder have none.
@@ -73,7 +76,7 @@ def embed_batch(model, batch: Batch, image_embeds: Sequence[Tensor]) -> Rows:
 
 
 def splice_batch(
-    embed_tokens: nn.Module,
+    embed_tokens: nn.Embedding,
     batch: Batch,
     image_embeds: Sequence[Tensor],
     *,
@@ -122,7 +125,7 @@ def splice_batch(
     )
 
 
-def encode_for_training(model, images: Sequence[Image.Image], mode: str = "hd") -> list[Tensor]:
+def encode_for_training(model: Lavida, images: Sequence[Image.Image], mode: str = "hd") -> list[Tensor]:
     """Embeddings [n, H] of each image as `Lavida.encode_images` gives them, but differentiable in the tower too, which
     LaViDa's stages 2 and 3 train. Freeze it with `model.tower.requires_grad_(False)` where it is not to be trained.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.files import atomic_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,8 @@ def official_name(name: str, family: str) -> str:
         if name.startswith(ours):
             rest = name.removeprefix(ours)
             if ours == "language.layers." and family == "llada":
-                index, module, leaf = re.fullmatch(r"(\d+)\.(.+)\.(\w+)", rest).groups()
+                index, _, place = rest.partition(".")
+                module, _, leaf = place.rpartition(".")
                 rest = f"{index}.{LLADA_BLOCK[module]}.{leaf}"
             return theirs + rest
     raise AssertionError(f"parameter {name} has no place in the official layout")
@@ -247,7 +251,7 @@ def stored_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
     Raises:
         UserError: if one cannot be read.
     """
-    shapes = {}
+    shapes: dict[str, list[int]] = {}
     for path in files:
         with _opened(path) as handle:
             shapes |= {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 (not a dict)
@@ -288,7 +292,13 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def save_checkpoint(model: nn.Module, raw_config: dict, family: str, tokenizer, folder: str | Path) -> None:
+def save_checkpoint(
+    model: nn.Module,
+    raw_config: dict[str, Any],
+    family: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | Path,
+) -> None:
     """Write config, weights and tokenizer into `folder` in the official layout, all or nothing.
 
     An older checkpoint in `folder` is replaced; its model card and other Markdown files stay.
@@ -317,13 +327,13 @@ def save_checkpoint(model: nn.Module, raw_config: dict, family: str, tokenizer, 
         (fresh / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _written_config(raw: dict, dtype: str) -> dict:
+def _written_config(raw: dict[str, Any], dtype: str) -> dict[str, Any]:
     """What a saved `config.json` says of the saved tensors, among which the vector for video never is."""
     video = {"add_faster_video": False} if raw.get("add_faster_video") else {}
     return {**raw, **video, "torch_dtype": dtype}
 
 
-def load_tokenizer(folder: Path):
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """The folder's tokenizer, or None if it has none. Code inside the folder is never run.
 
     Raises:
@@ -332,7 +342,7 @@ def load_tokenizer(folder: Path):
     from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
     if (folder / "tokenizer.json").is_file():
-        kind = PreTrainedTokenizerFast
+        kind: type[PreTrainedTokenizerBase] = PreTrainedTokenizerFast
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         kind = Qwen2Tokenizer
     else:

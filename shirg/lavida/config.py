@@ -8,7 +8,7 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shirg.errors import UserError
 from shirg.lavida.language import BodyConfig
@@ -64,7 +64,7 @@ POOL_MODES = ("bilinear", "average", "max")
 RELEVANCE = ("llm", "siglip", "none")
 RELEVANCE_SIGNS = (1, -1)
 
-SHIRG_DEFAULTS = {
+SHIRG_DEFAULTS: dict[str, Any] = {
     "relevance": "llm",
     "relevance_sign": 1,
     "relevance_floor": -1.0,
@@ -86,9 +86,9 @@ class LavidaConfig:
     (length of the answer block that the model is used with).
     """
 
-    raw: dict
+    raw: dict[str, Any]
     body: BodyConfig
-    vision_config: dict
+    vision_config: dict[str, Any]
     mask_token_id: int
     eos_token_id: int
     pad_token_id: int
@@ -163,7 +163,7 @@ class LavidaConfig:
         return frozenset({"model.faster_token"} if self.raw.get("add_faster_video") else ())
 
     @classmethod
-    def from_dict(cls, raw: dict, tokenizer: PreTrainedTokenizerBase | None = None) -> LavidaConfig:
+    def from_dict(cls, raw: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> LavidaConfig:
         """Interpret the contents of an official `config.json` (LLaDA's or Dream's naming).
 
         Args:
@@ -188,19 +188,19 @@ class LavidaConfig:
             **shirg_settings(raw),
         )
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The contents of a `config.json` that says the same: `raw`, and under "shirg" what has been changed since."""
         stored, own = shirg_settings(self.raw), {name: getattr(self, name) for name in SHIRG_DEFAULTS}
         changes = {name: value for name, value in own.items() if value != stored[name]}
         return {**self.raw, "shirg": {**self.raw.get("shirg", {}), **changes}} if changes else self.raw
 
 
-def shirg_settings(raw: dict) -> dict:
+def shirg_settings(raw: dict[str, Any]) -> dict[str, Any]:
     """What a `config.json` says of our own keys, defaults included."""
     return {name: raw.get("shirg", {}).get(name, default) for name, default in SHIRG_DEFAULTS.items()}
 
 
-def _check_own_keys(raw: dict) -> None:
+def _check_own_keys(raw: dict[str, Any]) -> None:
     """A key that is misspelt would leave its default in force without a word."""
     own = raw.get("shirg", {})
     if not isinstance(own, dict):
@@ -210,7 +210,7 @@ def _check_own_keys(raw: dict) -> None:
         raise UserError(f"config: shirg has unknown {', '.join(unknown)}; there are {', '.join(SHIRG_DEFAULTS)}")
 
 
-def read_config(folder: str | Path) -> dict:
+def read_config(folder: str | Path) -> dict[str, Any]:
     """The contents of a folder's `config.json`.
 
     Raises:
@@ -228,12 +228,12 @@ def read_config(folder: str | Path) -> dict:
     return raw
 
 
-def _expect(name: str, value: object, allowed: tuple) -> None:
+def _expect(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise UserError(f"config: {name}={value!r} is not supported; expected {' or '.join(map(repr, allowed))}")
 
 
-def _family(raw: dict) -> str:
+def _family(raw: dict[str, Any]) -> str:
     model_type = str(raw.get("model_type", ""))
     for family in SPECIAL_IDS:
         if family in model_type.lower():
@@ -241,7 +241,7 @@ def _family(raw: dict) -> str:
     raise UserError(f'config: model_type={model_type!r} is no LaViDa model; expected "llava_llada" or "llava_dream"')
 
 
-def _require(raw: dict, names: tuple[str, ...]) -> list:
+def _require(raw: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     missing = [name for name in names if raw.get(name) is None]
     if missing:
         raise UserError(f"config: missing {', '.join(missing)}")
@@ -251,7 +251,7 @@ def _require(raw: dict, names: tuple[str, ...]) -> list:
     return [raw[name] for name in names]
 
 
-def _llada_body(raw: dict) -> BodyConfig:
+def _llada_body(raw: dict[str, Any]) -> BodyConfig:
     for name, allowed in LLADA_REQUIRED.items():
         _expect(name, raw.get(name, allowed[0]), allowed)
     width, heads, layers, theta, eps = _require(raw, ("d_model", "n_heads", "n_layers", "rope_theta", "rms_norm_eps"))
@@ -260,16 +260,16 @@ def _llada_body(raw: dict) -> BodyConfig:
     return BodyConfig("llada", width, inner, layers, heads, raw.get("n_kv_heads") or heads, rows, theta, eps)
 
 
-def _dream_body(raw: dict) -> BodyConfig:
+def _dream_body(raw: dict[str, Any]) -> BodyConfig:
     for name, allowed in DREAM_REQUIRED.items():
         _expect(name, raw.get(name, allowed[0]), allowed)
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    sizes = _require(raw, names)
+    width, inner, layers, heads = _require(raw, names)
     rows, theta, eps = _require(raw, ("vocab_size", "rope_theta", "rms_norm_eps"))
-    return BodyConfig("dream", *sizes, raw.get("num_key_value_heads") or sizes[-1], rows, theta, eps)
+    return BodyConfig("dream", width, inner, layers, heads, raw.get("num_key_value_heads") or heads, rows, theta, eps)
 
 
-def _vision_config(raw: dict) -> dict:
+def _vision_config(raw: dict[str, Any]) -> dict[str, Any]:
     if raw.get("vision_config"):
         if "hidden_size" not in raw["vision_config"]:
             raise UserError("config: vision_config has no hidden_size, the tower's width")
@@ -283,7 +283,7 @@ def _vision_config(raw: dict) -> dict:
     )
 
 
-def _special_ids(raw: dict, family: str, known: dict[str, int]) -> dict[str, int]:
+def _special_ids(raw: dict[str, Any], family: str, known: dict[str, int]) -> dict[str, Any]:
     """Config first, then the tokenizer's own tokens, then the published ids; what is not the config's is announced."""
     ids = {}
     for name, published in SPECIAL_IDS[family].items():
@@ -296,14 +296,14 @@ def _special_ids(raw: dict, family: str, known: dict[str, int]) -> dict[str, int
     return ids
 
 
-def _fim_token_id(raw: dict, family: str, known: dict[str, int]) -> int | None:
+def _fim_token_id(raw: dict[str, Any], family: str, known: dict[str, int]) -> int | None:
     """No official config names it, so that the tokenizer's is no surprise; without either there is none."""
     if raw.get("fim_token_id") is not None or family != "llada":
         return raw.get("fim_token_id")
     return known.get(FIM_TOKEN)
 
 
-def _pinpoints(given: object) -> tuple[tuple[int, int], ...]:
+def _pinpoints(given: Any) -> tuple[tuple[int, int], ...]:
     """Canvases as (width, height) pairs; the string "(1x1),...,(2x2)" means every multiple of 384 in between
     (LaViDa mm_utils.py:225-234)."""
     if given is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from transformers import SiglipVisionConfig
@@ -21,6 +22,7 @@ from shirg.errors import UserError
 from shirg.lavida import paths, vision
 from shirg.lavida.config import LavidaConfig
 from shirg.lavida.images import MAX_PIXELS, tile_grid
+from shirg.lavida.tower import sides
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 SQUARE = (1000, 1000)
@@ -136,7 +138,7 @@ def check_sizes(config: LavidaConfig) -> None:
     tower = tower_sizes(config)
     for what, whole, part in (
         ("the tower's width and heads", tower.hidden_size, tower.num_attention_heads),
-        ("shirg.resolution and the tower's patch size", config.resolution, tower.patch_size),
+        ("shirg.resolution and the tower's patch size", config.resolution, sides(tower)[1]),
     ):
         if whole < 1 or part < 1 or whole % part:
             raise UserError(f"config: {what} are {whole} and {part}; the second must divide the first")
@@ -159,11 +161,11 @@ def vision_shape(
         UserError: for an unknown mode, or a budget below 1 or above the encoded tokens.
     """
     vision.check_mode(mode)
-    tower = tower_sizes(config)
+    tile, patch = sides(tower_sizes(config))
     tiles = vision.VIEWS[mode] == "tiles"
-    side = config.resolution if vision.VIEWS[mode] == "large" else tower.image_size
-    rows, columns = tile_grid(image_size, config.pinpoints, tower.image_size) if tiles else (0, 0)
-    views, grid = 1 + rows * columns, (side // tower.patch_size,) * 2
+    side = config.resolution if vision.VIEWS[mode] == "large" else tile
+    rows, columns = tile_grid(image_size, config.pinpoints, tile) if tiles else (0, 0)
+    views, grid = 1 + rows * columns, (side // patch,) * 2
     if mode == "hd":
         tokens, layout = _pooled_layout(config, grid, (rows, columns), image_size)
         return VisionShape(mode, None, views, grid, side, tokens, layout)
@@ -218,8 +220,9 @@ def tower_parameters(config: LavidaConfig) -> int:
     """Patch convolution, position table, layers and final norm, without the removed layer and the pooling head."""
     tower = tower_sizes(config)
     width, inner = tower.hidden_size, tower.intermediate_size
-    places = (tower.image_size // tower.patch_size) ** 2
-    patch = tower.num_channels * tower.patch_size**2 * width + width
+    image, side = sides(tower)
+    places = (image // side) ** 2
+    patch = tower.num_channels * side**2 * width + width
     attention, mlp, norms = 4 * (width**2 + width), 2 * width * inner + inner + width, 4 * width
     return patch + places * width + tower.num_hidden_layers * (attention + mlp + norms) + 2 * width
 
@@ -271,7 +274,7 @@ def tower_flops(config: LavidaConfig, views: int, tokens: int) -> int:
     Per view 2 N C p^2 D for the patches, and per layer 2 N (4 D^2 + 2 D I) for its matrices and 4 N^2 D for attention.
     """
     tower = tower_sizes(config)
-    patch = tower.num_channels * tower.patch_size**2 * tower.hidden_size
+    patch = tower.num_channels * sides(tower)[1] ** 2 * tower.hidden_size
     return views * (2 * tokens * patch + tower.num_hidden_layers * _tower_layer_flops(tower, tokens))
 
 
@@ -387,7 +390,7 @@ def references(config: LavidaConfig, image_size: tuple[int, int] = SQUARE) -> di
     return {**counts, "highres": path_tokens(config, "highres")}
 
 
-def savings(config: LavidaConfig, budgets: Sequence[int], scenario: Scenario) -> list[dict]:
+def savings(config: LavidaConfig, budgets: Sequence[int], scenario: Scenario) -> list[dict[str, Any]]:
     """Shares of the prefix cache that each budget saves against each reference: `visual` of the image's part, `prefix`
     of the whole; negative where the selection is larger."""
     text = scenario.prompt_tokens
@@ -411,7 +414,7 @@ def largest_budget(reference: int, percent: int, prompt_tokens: int = 0) -> int:
     return max((100 - percent) * (reference + prompt_tokens) // 100 - prompt_tokens - 1, 0)
 
 
-def describe(config: LavidaConfig, budgets: Sequence[int], scenario: Scenario) -> dict:
+def describe(config: LavidaConfig, budgets: Sequence[int], scenario: Scenario) -> dict[str, Any]:
     """All of the above in JSON values: parameters, bytes, a row per vision path and budget, savings of the cache.
 
     Raises:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.lavida.config import FIM_TOKEN
+from shirg.lavida.prompt import known_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MARK = re.compile(r"\[(?:mask(?::(?P<count>[1-9]\d*))?|(?P<fim>fim))\]")
 NEARLY_A_MARK = re.compile(r"\[\s*(?:mask|fim)\b[^\]]*\]?", re.IGNORECASE)
@@ -29,7 +34,9 @@ class Draft:
     mask_token_id: int
 
     @classmethod
-    def parse(cls, text: str, tokenizer, mask_token_id: int, fim_token_id: int | None) -> Draft:
+    def parse(
+        cls, text: str, tokenizer: PreTrainedTokenizerBase, mask_token_id: int, fim_token_id: int | None
+    ) -> Draft:
         """`[mask]` is a gap of one token, `[mask:N]` of N, `[fim]` the control token of checkpoints that were trained to
         fill in the middle; every other piece is tokenised on its own, special tokens included.
 
@@ -38,7 +45,8 @@ class Draft:
         """
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"draft must be a text that is not empty; got {text!r}")
-        ids, end = [], 0
+        ids: list[int] = []
+        end = 0
         for mark in MARK.finditer(text):
             ids += _ids_of(text[end : mark.start()], tokenizer)
             end = mark.end()
@@ -74,7 +82,7 @@ class Draft:
         return torch.tensor([[*self.ids, *behind]])
 
 
-def _ids_of(piece: str, tokenizer) -> list[int]:
+def _ids_of(piece: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     nearly = NEARLY_A_MARK.search(piece)
     if nearly:
         raise UserError(f"draft: cannot read {nearly[0]!r}; write [mask] or [mask:N] with N from 1 on, or [fim]")
@@ -97,7 +105,7 @@ def starting_tokens(draft: Tensor | None, batch: int, length: int, mask_token_id
     return tokens
 
 
-def control_ids(tokenizer, fim_token_id: int | None) -> set[int]:
+def control_ids(tokenizer: PreTrainedTokenizerBase, fim_token_id: int | None) -> frozenset[int]:
     """Ids that steer filling in the middle and are no text: the control token and the filler."""
     known = tokenizer.get_added_vocab()
-    return {known.get(FIM_TOKEN), known.get(FILLER_TOKEN), fim_token_id} - {None}
+    return known_ids((known.get(FIM_TOKEN), known.get(FILLER_TOKEN), fim_token_id))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from shirg.lavida.prompt import text_of
+
 if TYPE_CHECKING:
     from shirg.lavida.model import Lavida
 
@@ -29,8 +31,9 @@ class Filling:
     """Follows the tokens of one answer of `model`, which has a tokenizer, from step to step."""
 
     def __init__(self, model: Lavida):
+        assert model.tokenizer is not None, "there is no text to follow"
         self.tokenizer, self.mask_token_id = model.tokenizer, model.config.mask_token_id
-        self.unsaid = set(model.tokenizer.all_special_ids) | model.stop_ids
+        self.unsaid = set(self.tokenizer.all_special_ids) | model.stop_ids
         self.ids: list[int] = []
         """The tokens after the last step."""
 
@@ -43,7 +46,7 @@ class Filling:
         runs = []
         for state, pairs in itertools.groupby(zip(states, ids, strict=True), key=lambda pair: pair[0]):
             run = [token for _, token in pairs]
-            runs.append(Run(state, len(run), self.tokenizer.decode(run) if state in ("new", "kept") else ""))
+            runs.append(Run(state, len(run), text_of(self.tokenizer, run) if state in ("new", "kept") else ""))
         return runs
 
     def _state(self, token: int, before: int) -> State:

@@ -8,8 +8,10 @@ tables to the weights' precision), and float64 stays float64 all the way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ from transformers import AttentionInterface, LlamaConfig, Qwen2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 FAMILIES = {"llada": (LlamaConfig, LlamaDecoderLayer), "dream": (Qwen2Config, Qwen2DecoderLayer)}
 """Family -> (configuration, block). Qwen2's block has biases on q, k and v, Llama's none, as the two families want."""
@@ -56,7 +61,9 @@ class PrefixCache:
     values: list[Tensor] = field(default_factory=list)
     frozen: bool = False
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_args, **_kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_args: object, **_kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """All keys and values [B, kv_heads, length + L, head_dim] that layer `layer_idx` may attend to.
 
         Until `freeze` the new ones are kept, afterwards they are only returned behind the kept ones.
@@ -128,7 +135,7 @@ class LanguageModel(nn.Module):
     def forward(
         self,
         inputs_embeds: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
         position_ids: Tensor | None = None,
         cache: PrefixCache | None = None,
     ) -> Tensor:
@@ -156,9 +163,13 @@ class LanguageModel(nn.Module):
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks in the backward pass (train mode only): memory of one block, a third more work."""
+        read_by_blocks = {
+            "gradient_checkpointing": enabled,
+            "_gradient_checkpointing_func": partial(checkpoint, use_reentrant=False),
+        }
         for layer in self.layers:
-            layer.gradient_checkpointing = enabled
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            for name, value in read_by_blocks.items():
+                setattr(layer, name, value)
 
 
 def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -172,7 +183,14 @@ def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Te
     return angles.cos(), angles.sin()
 
 
-def _attend_both_ways(module, query, key, value, attention_mask, **keywords) -> tuple[Tensor, None]:
+def _attend_both_ways(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    **keywords: Any,
+) -> tuple[Tensor, None]:
     """Scaled dot-product attention, never causal; queries and keys return from float32 to the values' precision."""
     query, key = query.to(value.dtype), key.to(value.dtype)
     if attention_mask is not None and not isinstance(attention_mask, Tensor):
@@ -181,19 +199,21 @@ def _attend_both_ways(module, query, key, value, attention_mask, **keywords) -> 
     return sdpa_attention_forward(module, query, key, value, attention_mask, **keywords)
 
 
-def _flex_attention(query: Tensor, key: Tensor, value: Tensor, mask, scale: float) -> tuple[Tensor, None]:
+def _flex_attention(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> tuple[Tensor, None]:
     """The same under a `BlockMask`: compiled on a GPU, where blocks that the mask empties are skipped; elsewhere as plain
     matrices, which shows that the mask is right and saves nothing."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend = _compiled(flex_attention) if query.is_cuda else flex_attention
+    attend: Callable[..., Any] = flex_attention
+    if query.is_cuda:
+        attend = _compiled(flex_attention)
     groups = query.shape[1] != key.shape[1]
     out = attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=groups)
     return out.transpose(1, 2).contiguous(), None
 
 
 @cache
-def _compiled(function):
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function)
 
 
@@ -201,7 +221,9 @@ ATTENTION = "shirg_both_ways"
 AttentionInterface.register(ATTENTION, _attend_both_ways)
 
 
-def _block(block_class: type[nn.Module], config, index: int) -> nn.Module:
+def _block(
+    block_class: Callable[..., LlamaDecoderLayer | Qwen2DecoderLayer], config: LlamaConfig | Qwen2Config, index: int
+) -> nn.Module:
     block = block_class(config, index)
     block.self_attn.is_causal = False
     block.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.vision import VisionFeatures
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from PIL import Image
+    from transformers import PreTrainedTokenizerBase
 
 
 class Lavida(nn.Module):
@@ -42,8 +44,9 @@ class Lavida(nn.Module):
     """
 
     text_tower: TextTower | None = None
+    peft_config: dict[str, LoraConfig]  # peft's own attribute: only there while an adapter is on
 
-    def __init__(self, config: LavidaConfig, tokenizer=None):
+    def __init__(self, config: LavidaConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         width = config.hidden_size
@@ -226,7 +229,7 @@ class Lavida(nn.Module):
         """
         if questions is not None and len(questions) != len(images):
             raise UserError(f"{len(questions)} questions for {len(images)} images: give one for each, or none")
-        asked = [None] * len(images)
+        asked: Sequence[Tensor | None] = [None] * len(images)
         if questions is not None:
             asked = [self.question_ids(self.prompt_ids(question)) for question in questions]
         return [
@@ -246,8 +249,9 @@ class Lavida(nn.Module):
         Raises:
             UserError: for an empty question, or a model without a tokenizer.
         """
-        text = prompt.prompt_text(self._need_tokenizer(), question)
-        return prompt.tokenize_with_images(self.tokenizer, text, self.config.image_token_index)
+        tokenizer = self._need_tokenizer()
+        text = prompt.prompt_text(tokenizer, question)
+        return prompt.tokenize_with_images(tokenizer, text, self.config.image_token_index)
 
     def question_ids(self, input_ids: Tensor) -> Tensor:
         """The part of a prompt [L] that is asked about its image: behind the placeholder, up to the next mark of a turn."""
@@ -259,10 +263,10 @@ class Lavida(nn.Module):
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids after which an answer is over: the config's end of text and the tokenizer's end of turn."""
-        stops = {self.config.eos_token_id}
+        stops: list[int | None] = [self.config.eos_token_id]
         if self.tokenizer is not None:
-            stops |= {self.tokenizer.eos_token_id, prompt.end_of_turn_id(self.tokenizer, self.config.family)}
-        return frozenset(stops - {None})
+            stops += [self.tokenizer.eos_token_id, prompt.end_of_turn_id(self.tokenizer, self.config.family)]
+        return prompt.known_ids(stops)
 
     def splice(self, input_ids: Tensor, image_embeds: Sequence[Tensor]) -> Tensor:
         """Embeddings [P, hidden] of a prompt [L] with the images' embeddings in place of the placeholders, in order.
@@ -287,7 +291,7 @@ class Lavida(nn.Module):
         step_per_block: int | None = None,
         steps: int | None = None,
         schedule: str | None = None,
-        schedule_kwargs: dict | None = None,
+        schedule_kwargs: dict[str, float] | None = None,
         remasking: str = "low_confidence",
         temperature: float = 0.0,
         prefix_lm: bool = True,
@@ -372,7 +376,7 @@ class Lavida(nn.Module):
         max_new_tokens: int | None = None,
         *,
         draft: str | None = None,
-        **generate_keywords,
+        **generate_keywords: Any,
     ) -> str:
         """The model's answer to `question` about `image`, up to the end of its turn, without special tokens.
 
@@ -416,18 +420,18 @@ class Lavida(nn.Module):
         tokenizer = self._need_tokenizer()
         unsaid = stops | control_ids(tokenizer, self.config.fim_token_id) | {self.config.mask_token_id}
         said = [token for token in ids[:end] if token not in unsaid]
-        return tokenizer.decode(said, skip_special_tokens=True).strip()
+        return prompt.text_of(tokenizer, said, skip_special_tokens=True).strip()
 
     def _draft_block(self, text: str, max_new_tokens: int | None, block_length: int | None) -> tuple[Tensor, int]:
         """The block [1, N] that a draft is, and how many of its tokens are a form."""
-        config = self.config
-        draft = Draft.parse(text, self._need_tokenizer(), config.mask_token_id, config.fim_token_id)
+        config, tokenizer = self.config, self._need_tokenizer()
+        draft = Draft.parse(text, tokenizer, config.mask_token_id, config.fim_token_id)
         form_length = len(draft.ids) if draft.is_form else 0
         length = max_new_tokens
         if length is None:
             length = max(config.answer_tokens, form_length + 1)
             length += -length % min(max(block_length or 1, 1), length)
-        end_of_turn = prompt.end_of_turn_id(self.tokenizer, config.family)
+        end_of_turn = prompt.end_of_turn_id(tokenizer, config.family)
         stops = (config.eos_token_id if end_of_turn is None else end_of_turn), config.eos_token_id
         return draft.block(length, *stops), form_length
 
@@ -438,12 +442,19 @@ class Lavida(nn.Module):
         rows = self.config.body.vocab_size
         return rows if self.tokenizer is None else min(rows, len(self.tokenizer))
 
-    def _need_tokenizer(self):
+    def _need_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             raise UserError("this model came without a tokenizer: use generate with input_ids instead of text")
         return self.tokenizer
 
-    def _embeds_per_placeholder(self, input_ids, images, mode, budget, image_embeds) -> list[Tensor]:
+    def _embeds_per_placeholder(
+        self,
+        input_ids: Tensor,
+        images: Sequence[Image.Image] | None,
+        mode: str,
+        budget: int | None,
+        image_embeds: Sequence[Tensor] | None,
+    ) -> list[Tensor]:
         if image_embeds is not None:
             if images is not None:
                 raise UserError("give images or image_embeds, not both")

@@ -18,6 +18,8 @@ size.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,20 +29,23 @@ from shirg.lavida.batches import Rows
 from shirg.lavida.config import IGNORE_INDEX
 from shirg.lavida.diffusion.noise import NoisyCopies, complementary_copies, draw_noise
 
+if TYPE_CHECKING:
+    from shirg.lavida.model import Lavida
+
 
 def training_loss(
-    model,
+    model: Lavida,
     rows: Rows,
     *,
     policy: str = "uniform",
-    policy_args: dict | None = None,
+    policy_args: dict[str, float] | None = None,
     prefix_lm: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Mean cross-entropy of all targets, a float32 scalar.
 
     Args:
-        model: a `Lavida`; Dream's positions predict the token behind them.
+        model: Dream's positions predict the token behind them.
         policy, policy_args: how the diffusion time is drawn, see `sample_times`. LaViDa's Dream knows only "uniform".
         prefix_lm: LaViDa's prefix-LM mask. No released script turns it on, and LaViDa's Dream has no such option.
         generator: source of chance, used on its own device; None is torch's own, on the rows' device.
@@ -49,7 +54,8 @@ def training_loss(
         UserError: if no row has a target, or for a policy that `sample_times` refuses.
     """
     device = rows.embeds.device if generator is None else generator.device
-    drawn, _ = draw_noise(*rows.labels.shape, policy, policy_args, generator, device)
+    batch, length = rows.labels.shape
+    drawn, _ = draw_noise(batch, length, policy, policy_args, generator, device)
     copies = noisy_rows(model, rows, drawn.to(rows.embeds.device))
     lengths = prefix_lengths(rows.labels) if prefix_lm else None
     losses = target_losses(model, row_states(model, copies, lengths), copies.labels)
@@ -58,7 +64,7 @@ def training_loss(
     return losses.mean()
 
 
-def noisy_rows(model, rows: Rows, drawn: Tensor) -> NoisyCopies:
+def noisy_rows(model: Lavida, rows: Rows, drawn: Tensor) -> NoisyCopies:
     """Both copies of the rows, [2B, L, H]: the drawn targets hidden in the first B, the others in the last B.
 
     Args:
@@ -81,14 +87,14 @@ def prefix_lm_mask(lengths: Tensor, total: int) -> Tensor:
     return (prefix[:, None, :] | ~prefix[:, :, None])[:, None]
 
 
-def row_states(model, copies: NoisyCopies, lengths: Tensor | None = None) -> Tensor:
+def row_states(model: Lavida, copies: NoisyCopies, lengths: Tensor | None = None) -> Tensor:
     """Hidden states [2B, L, H] of both copies; under the prefix-LM mask if the rows' prefix lengths [B] are given."""
     if lengths is None:
         return model.language(copies.embeds)
     return model.language(copies.embeds, prefix_lm_mask(torch.cat([lengths, lengths]), copies.embeds.shape[1]))
 
 
-def target_losses(model, hidden: Tensor, labels: Tensor) -> Tensor:
+def target_losses(model: Lavida, hidden: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropies [T] float32 of all targets of labels [2B, L], row by row; hidden [2B, L, H].
 
     The head, the widest matrix of the model, sees only the T positions that predict. Dream's logits are shifted: position

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IMAGE_MARK = "<image>"
 SYSTEM_TEXT = (
@@ -19,24 +23,45 @@ SYSTEM_TEXT = (
 END_OF_TURN = {"llada": "<|eot_id|>", "dream": "<|im_end|>"}
 
 
-def end_of_turn_id(tokenizer, family: str) -> int | None:
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, family: str) -> int | None:
     """Id of the token that ends a turn, or None if the tokenizer has none."""
     found = tokenizer.convert_tokens_to_ids(END_OF_TURN[family])
-    return None if found == tokenizer.unk_token_id else found
+    return found if isinstance(found, int) and found != tokenizer.unk_token_id else None
 
 
-def question_marks(tokenizer) -> frozenset[int]:
+def question_marks(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids that end a question, for `question_part`: every special token, and what ends a turn in either family.
 
     All that the tokenizer adds as special counts: LLaDA's marks of turns play no role in its config, so that
     `all_special_ids` lacks them. The unknown token is none of them; it stands for a word.
     """
-    marks = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    marks |= {*tokenizer.all_special_ids, *(end_of_turn_id(tokenizer, family) for family in END_OF_TURN)}
-    return frozenset(marks - {None, tokenizer.unk_token_id})
+    added = (id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
+    ends = (end_of_turn_id(tokenizer, family) for family in END_OF_TURN)
+    return known_ids({*added, *tokenizer.all_special_ids, *ends} - {tokenizer.unk_token_id})
 
 
-def prompt_text(tokenizer, question: str) -> str:
+def known_ids(ids: Iterable[int | None]) -> frozenset[int]:
+    """The ids without the None of tokens that a tokenizer or config does not have."""
+    return frozenset(id_ for id_ in ids if id_ is not None)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+    """The text of ids."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+    assert isinstance(text, str), "a list of texts is for several lists of ids"
+    return text
+
+
+def chat_text(
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], *, add_generation_prompt: bool = False
+) -> str:
+    """The chat's turns {"role", "content"} as the tokenizer's template writes them."""
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+    assert isinstance(text, str), "ids are for tokenize=True"
+    return text
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     """The chat that asks `question` about one image, ready for the answer (LaViDa conversation.py:98-110).
 
     Raises:
@@ -50,10 +75,10 @@ def prompt_text(tokenizer, question: str) -> str:
     if not marks:
         question = f"{IMAGE_MARK}\n{question}"
     chat = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return chat_text(tokenizer, chat, add_generation_prompt=True)
 
 
-def tokenize_with_images(tokenizer, text: str, image_token_index: int) -> Tensor:
+def tokenize_with_images(tokenizer: PreTrainedTokenizerBase, text: str, image_token_index: int) -> Tensor:
     """Ids of `text` [L] with a placeholder for every `<image>`; the pieces between are tokenised on their own.
 
     When the text begins with the tokenizer's BOS, the first id of every later piece is dropped too: the official code
@@ -104,12 +129,12 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 """English words that questions are built of and that name nothing to look for."""
 
 
-def naming_part(question_ids: Tensor, tokenizer) -> Tensor:
+def naming_part(question_ids: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """The ids of a question [L] that can name something on the page; all of them where none can.
 
     Function words and single signs go. Print is full of them: a page's every "the" would be lifted with what is asked for.
     Models read whole questions all the same; this is for comparing words with patches one by one.
     """
-    texts = [tokenizer.decode([number]).strip().lower() for number in question_ids.tolist()]
+    texts = [text_of(tokenizer, [number]).strip().lower() for number in question_ids.tolist()]
     names = [text not in FUNCTION_WORDS and not (text.isascii() and len(text) < 2) for text in texts]
     return question_ids[torch.tensor(names, device=question_ids.device)] if any(names) else question_ids

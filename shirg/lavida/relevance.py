@@ -7,6 +7,7 @@ Neither space was trained for single tokens: similarities may carry little, or b
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,20 @@ from shirg.errors import UserError
 from shirg.gate.terms import text_cosine
 from shirg.lavida import checkpoint
 from shirg.lavida.config import RELEVANCE, read_config
-from shirg.lavida.prompt import naming_part
+from shirg.lavida.prompt import naming_part, text_of
 from shirg.lavida.vision import VisionFeatures
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import SiglipConfig
+
+    from shirg.lavida.model import Lavida
 
 LAST_LAYER = "vision_model.encoder.layers.{}."
 """Name in a SigLIP checkpoint of the encoder layer that LaViDa deletes (LaViDa siglip_encoder.py:570-571)."""
 
 
-def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
+def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
     """Cosine of every token of all views to the question, times `config.relevance_sign`: [1, V * N] float32.
 
     In the space of "llm", the best of the question's words counts, function words left out where a tokenizer tells them
@@ -32,7 +39,6 @@ def token_relevance(model: nn.Module, features: VisionFeatures, question_ids: Te
     None where the image alone decides: without a question, or with `config.relevance == "none"`.
 
     Args:
-        model: a `Lavida`.
         question_ids: ids [L] of what is asked.
 
     Raises:
@@ -94,31 +100,26 @@ class TextTower:
     and precision of the tokens it is given.
     """
 
-    def __init__(self, config, tokenizer):
+    def __init__(self, config: SiglipConfig, tokenizer: Tokenizer):
         """Build it on the "meta" device or with random weights.
 
         Args:
-            config: a `transformers.SiglipConfig`.
-            tokenizer: a `tokenizers.Tokenizer`; what is special about SigLIP's text (lower case, end of text) is in it.
+            config: of the whole SigLIP.
+            tokenizer: what is special about SigLIP's text (lower case, end of text) is in it.
         """
         from transformers import SiglipModel
 
         model = SiglipModel(config).eval().requires_grad_(False)
-        encoder = model.vision_model.encoder
-        encoder.layers = encoder.layers[-1:]
-        self.config = config
-        self.parts = nn.ModuleDict(
-            {
-                "encoder": encoder,
-                "post_layernorm": model.vision_model.post_layernorm,
-                "head": model.vision_model.head,
-                "text_model": model.text_model,
-            }
-        )
+        self.encoder, self.post_layernorm = model.vision_model.encoder, model.vision_model.post_layernorm
+        self.encoder.layers = self.encoder.layers[-1:]
+        self.head, self.text_model = model.vision_model.head, model.text_model
+        self.text_sizes, self.vision_sizes = model.text_model.config, model.vision_model.config
+        names = ("encoder", "post_layernorm", "head", "text_model")
+        self.parts = nn.ModuleDict({name: getattr(self, name) for name in names})
         self.tokenizer = tokenizer
-        length = config.text_config.max_position_embeddings
+        length = self.text_sizes.max_position_embeddings
         tokenizer.enable_truncation(length)
-        tokenizer.enable_padding(length=length, pad_id=config.text_config.pad_token_id)
+        tokenizer.enable_padding(length=length, pad_id=self.text_sizes.pad_token_id)
 
     @classmethod
     def from_pretrained(
@@ -134,13 +135,13 @@ class TextTower:
         except UserError as error:
             raise UserError(f"text tower: {error}") from error
         config, tokenizer = _siglip_config(folder), _tokenizer(folder)
-        if tokenizer.get_vocab_size() > config.text_config.vocab_size:
-            raise UserError(
-                f"text tower {folder}: tokenizer.json knows {tokenizer.get_vocab_size()} tokens, config.json "
-                f"{config.text_config.vocab_size}; take both from one checkpoint"
-            )
         with torch.device("meta"):
             tower = cls(config, tokenizer)
+        if tokenizer.get_vocab_size() > tower.text_sizes.vocab_size:
+            raise UserError(
+                f"text tower {folder}: tokenizer.json knows {tokenizer.get_vocab_size()} tokens, config.json "
+                f"{tower.text_sizes.vocab_size}; take both from one checkpoint"
+            )
         tower._load(folder, torch.device(device), dtype)
         return tower
 
@@ -156,11 +157,11 @@ class TextTower:
         The removed layer attends within each view, at any resolution: positions were added before the first layer.
         """
         self._follow(tokens)
-        hidden = self.parts["encoder"](inputs_embeds=tokens).last_hidden_state
-        hidden = self.parts["post_layernorm"](hidden)
+        hidden = self.encoder(inputs_embeds=tokens).last_hidden_state
+        hidden = self.post_layernorm(hidden)
         # The head with one key (transformers' SiglipMultiheadAttentionPoolingHead): value and output projection of
         # the key itself, then the residual MLP. The packed input projection holds query, key and value rows.
-        head, width = self.parts["head"], tokens.shape[-1]
+        head, width = self.head, tokens.shape[-1]
         attention = head.attention
         value = functional.linear(hidden, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
         pooled = attention.out_proj(value)
@@ -170,18 +171,18 @@ class TextTower:
     def embed_text(self, text: str) -> Tensor:
         """A text in the shared space, [D], padded to the full length without a mask, as SigLIP was trained."""
         ids = torch.tensor([self.tokenizer.encode(text).ids], device=self._sample.device)
-        return self.parts["text_model"](input_ids=ids).pooler_output[0]
+        return self.text_model(input_ids=ids).pooler_output[0]
 
     @property
     def _sample(self) -> Tensor:
-        return self.parts["post_layernorm"].weight
+        return self.post_layernorm.weight
 
     def _follow(self, tokens: Tensor) -> None:
         if (self._sample.device, self._sample.dtype) != (tokens.device, tokens.dtype):
             self.parts.to(tokens.device, tokens.dtype)
 
     def _load(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        last = LAST_LAYER.format(self.config.vision_config.num_hidden_layers - 1)
+        last = LAST_LAYER.format(self.vision_sizes.num_hidden_layers - 1)
         wanted = {_hub_name(name, last): (name, value.shape) for name, value in self.parts.state_dict().items()}
         files = checkpoint.weight_files(folder)
         others = checkpoint.stored_shapes(files)  # the rest of the vision tower, left unread
@@ -189,18 +190,19 @@ class TextTower:
         state = checkpoint.read_tensors(files, wanted, weights, unused=others, device=device, dtype=dtype)
         self.parts.load_state_dict(state, assign=True)
         self.parts.requires_grad_(False)
-        embeddings = self.parts["text_model"].embeddings
-        embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings, device=device)[None]
+        embeddings = self.text_model.embeddings
+        places = torch.arange(embeddings.position_embedding.num_embeddings, device=device)[None]
+        embeddings.register_buffer("position_ids", places, persistent=False)
 
 
-def load_text_tower(model: nn.Module, name: str | Path) -> TextTower:
+def load_text_tower(model: Lavida, name: str | Path) -> TextTower:
     """The text tower of the SigLIP that `model`'s vision tower was made from.
 
     Raises:
         UserError: as `TextTower.from_pretrained`, and if that SigLIP's vision tower has other sizes.
     """
     tower = TextTower.from_pretrained(name, device=model.device, dtype=model.dtype)
-    theirs, ours = tower.config.vision_config, model.tower.config
+    theirs, ours = tower.vision_sizes, model.tower.config
     sizes = {"width": (theirs.hidden_size, ours.hidden_size)}
     sizes["layers"] = (theirs.num_hidden_layers, ours.num_hidden_layers + 1)  # with the one that LaViDa removed
     for what, (has, needs) in sizes.items():
@@ -218,7 +220,7 @@ def _hub_name(name: str, last: str) -> str:
     return name if name.startswith("text_model.") else f"vision_model.{name}"
 
 
-def _need_text_tower(model: nn.Module) -> TextTower:
+def _need_text_tower(model: Lavida) -> TextTower:
     if model.text_tower is None:
         raise UserError(
             'relevance "siglip" compares tokens with the question in SigLIP\'s space, and LaViDa checkpoints hold no '
@@ -227,15 +229,15 @@ def _need_text_tower(model: nn.Module) -> TextTower:
     return model.text_tower
 
 
-def _question_text(model: nn.Module, question_ids: Tensor) -> str:
+def _question_text(model: Lavida, question_ids: Tensor) -> str:
     if model.tokenizer is None:
         raise UserError(
             'relevance "siglip" reads the question as text, and this model came without a tokenizer; use "llm" or "none"'
         )
-    return model.tokenizer.decode(question_ids, skip_special_tokens=True).strip()
+    return text_of(model.tokenizer, question_ids.tolist(), skip_special_tokens=True).strip()
 
 
-def _siglip_config(folder: Path):
+def _siglip_config(folder: Path) -> SiglipConfig:
     from transformers import SiglipConfig
 
     raw = read_config(folder)
@@ -254,7 +256,7 @@ def _siglip_config(folder: Path):
         raise UserError(f"text tower {folder}: config.json is not one that transformers reads ({error})") from error
 
 
-def _tokenizer(folder: Path):
+def _tokenizer(folder: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"

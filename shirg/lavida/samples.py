@@ -5,8 +5,9 @@ TR stands for LaViDa's llava/train/train.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from shirg.errors import UserError
 from shirg.lavida.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from shirg.lavida.prompt import IMAGE_MARK, SYSTEM_TEXT, tokenize_with_images
+from shirg.lavida.prompt import IMAGE_MARK, SYSTEM_TEXT, chat_text, tokenize_with_images
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OPENINGS = {
     "llada": ("<|startoftext|>",),
@@ -53,9 +57,9 @@ class Batch:
 
 
 def chat_sample(
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     family: str,
-    conversation: Sequence[dict],
+    conversation: Sequence[Mapping[str, str]],
     *,
     has_image: bool = True,
     turn: int | None = None,
@@ -105,7 +109,11 @@ def chat_sample(
     return Sample(torch.tensor(ids + header + target), torch.tensor(labels))
 
 
-def plain_sample(tokenizer, conversation: Sequence[dict], image_token_index: int = IMAGE_TOKEN_INDEX) -> Sample:
+def plain_sample(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    image_token_index: int = IMAGE_TOKEN_INDEX,
+) -> Sample:
     """A sample of stage 1: the image, then its caption and a newline as targets, whatever was asked (TR:1181-1200).
 
     Raises:
@@ -122,7 +130,7 @@ def plain_sample(tokenizer, conversation: Sequence[dict], image_token_index: int
     return Sample(ids, labels)
 
 
-def image_first(conversation: Sequence[dict]) -> list[dict]:
+def image_first(conversation: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """A copy in which an entry that marks one image marks it at its start, as LaViDa's data loader has it before it
     makes a sample of either kind (TR:390-415)."""
     moved = []
@@ -168,7 +176,7 @@ def collate(
     return Batch(ids, labels, ids != pad_token_id)
 
 
-def answer_ids(tokenizer, family: str, answer: str) -> tuple[list[int], list[int]]:
+def answer_ids(tokenizer: PreTrainedTokenizerBase, family: str, answer: str) -> tuple[list[int], list[int]]:
     """An assistant turn as the ids of its header and those behind it: the answer, its end of turn, and for Dream the
     newline that ends every turn of its template.
 
@@ -183,9 +191,9 @@ def answer_ids(tokenizer, family: str, answer: str) -> tuple[list[int], list[int
     return encoded["input_ids"][:count], encoded["input_ids"][count:]
 
 
-def _turn_text(tokenizer, family: str, role: str, content: str) -> str:
+def _turn_text(tokenizer: PreTrainedTokenizerBase, family: str, role: str, content: str) -> str:
     """One turn on its own. Only the system turn keeps what opens the chat, since it comes first."""
-    text = tokenizer.apply_chat_template([{"role": role, "content": content}], tokenize=False)
+    text = chat_text(tokenizer, [{"role": role, "content": content}])
     if role != "system":
         for opening in OPENINGS[family]:
             text = text.removeprefix(opening)

@@ -9,6 +9,7 @@ scripts/train/exps/cluster/llada-hd-llada-s2.sh:39,48.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from shirg.lavida.assemble import ARCHITECTURES, HD_RECIPE, PUBLISHED_TOWER
 from shirg.lavida.config import LavidaConfig
@@ -16,7 +17,7 @@ from shirg.lavida.tower import SO400M
 
 _HD_VISION = {**HD_RECIPE, "mm_vision_tower": PUBLISHED_TOWER, "mm_hidden_size": SO400M["hidden_size"]}
 
-PUBLISHED: dict[str, dict] = {
+PUBLISHED: dict[str, dict[str, Any]] = {
     "llada-8b": {
         "model_type": "llava_llada",
         "architectures": [ARCHITECTURES["llada"]],

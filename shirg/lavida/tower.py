@@ -6,11 +6,13 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from shirg.errors import UserError
 from shirg.gate import ShirgGate
@@ -18,7 +20,7 @@ from shirg.gate import ShirgGate
 SHIRG_RESOLUTION = 672
 """Side in pixels at which SHIRG encodes an image: 48 x 48 patches of 14 pixels."""
 
-SO400M = {
+SO400M: dict[str, Any] = {
     "model_type": "siglip_vision_model",
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -49,15 +51,36 @@ def positions_for(table: Tensor, rows: int, cols: int) -> Tensor:
     return fitted[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)
 
 
-def embed_patches(embeddings: nn.Module, images: Tensor) -> Tensor:
-    """Normalised pixels [V, C, H, W] to the input of a SigLIP's first layer, [V, N, D], N = rows * columns.
+def sides(config: SiglipVisionConfig) -> tuple[int, int]:
+    """Sides in pixels of the images and of the patches that a tower was made for.
 
-    Args:
-        embeddings: has `patch_embedding` and `position_embedding`, as those of transformers and of LaViDa do.
+    Raises:
+        UserError: unless each is one number, as LaViDa's tiles and grids want; transformers also takes pairs.
     """
+    image, patch = config.image_size, config.patch_size
+    if not isinstance(image, int) or not isinstance(patch, int):
+        raise UserError(
+            f"vision_config: image_size={image!r} and patch_size={patch!r} must be one number each, sides of squares"
+        )
+    return image, patch
+
+
+class PatchEmbeddings(Protocol):
+    """The first part of a SigLIP, by the names of transformers and of LaViDa."""
+
+    @property
+    def patch_embedding(self) -> nn.Conv2d: ...
+
+    @property
+    def position_embedding(self) -> nn.Embedding: ...
+
+
+def embed_patches(embeddings: PatchEmbeddings, images: Tensor) -> Tensor:
+    """Normalised pixels [V, C, H, W] to the input of a SigLIP's first layer, [V, N, D], N = rows * columns."""
     patch = embeddings.patch_embedding
     patches = patch(images.to(patch.weight.dtype))  # [V, D, rows, cols]
-    return patches.flatten(2).transpose(1, 2) + positions_for(embeddings.position_embedding.weight, *patches.shape[2:])
+    rows, cols = patches.shape[2:]
+    return patches.flatten(2).transpose(1, 2) + positions_for(embeddings.position_embedding.weight, rows, cols)
 
 
 class SigLipVisionTower(nn.Module):
@@ -68,11 +91,15 @@ class SigLipVisionTower(nn.Module):
             deletes (LaViDa siglip_encoder.py:570-571), so one layer fewer is built. None means
             siglip-so400m-patch14-384.
 
+    Attributes:
+        image_size: side in pixels for which the position table was trained.
+        patch_size: side of a patch in pixels.
+
     The final layer norm exists, because checkpoints store it, but is never applied: LaViDa's projector was trained on
     the raw `hidden_states[-1]` (siglip_encoder.py:585-587).
     """
 
-    def __init__(self, vision_config: SiglipVisionConfig | dict | None = None):
+    def __init__(self, vision_config: SiglipVisionConfig | dict[str, Any] | None = None):
         super().__init__()
         given = (
             vision_config.to_dict() if isinstance(vision_config, SiglipVisionConfig) else dict(vision_config or SO400M)
@@ -84,6 +111,7 @@ class SigLipVisionTower(nn.Module):
                 f"got {config.num_hidden_layers}"
             )
         config.num_hidden_layers -= 1
+        self.image_size, self.patch_size = sides(config)
         config._attn_implementation = "sdpa"
         self.vision_model = SiglipVisionModel(config)
 
@@ -95,15 +123,6 @@ class SigLipVisionTower(nn.Module):
     @property
     def hidden_size(self) -> int:
         return self.config.hidden_size
-
-    @property
-    def patch_size(self) -> int:
-        return self.config.patch_size
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels for which the position table was trained."""
-        return self.config.image_size
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,7 +150,8 @@ class SigLipVisionTower(nn.Module):
     def restore_buffers(self, device: torch.device | str) -> None:
         """Make the buffers that no checkpoint stores, after building on the "meta" device."""
         embeddings = self.vision_model.embeddings
-        embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+        places = torch.arange(embeddings.num_positions, device=device)[None]
+        embeddings.register_buffer("position_ids", places, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw patch tokens [V, N, D], N = rows * columns in raster order, of normalised pixels [V, 3, H, W].
@@ -172,6 +192,7 @@ class SigLipVisionTower(nn.Module):
             side by side.
         """
         layer = self.vision_model.encoder.layers[-1]
+        assert isinstance(layer, SiglipEncoderLayer)
         normed, attention = layer.layer_norm1(last_input), layer.self_attn
         made = {"keys": attention.k_proj(normed)}
         if "attention" in needs:

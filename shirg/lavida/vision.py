@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.lavida import images
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from shirg.lavida.model import Lavida
 
 MODES = ("lowres", "hd", "highres", "shirg", "multiview")
 SELECTING = ("shirg", "multiview")
@@ -74,9 +76,9 @@ class ViewShapes:
     fit: str
 
     @classmethod
-    def of(cls, model: nn.Module) -> ViewShapes:
-        """Those of a `Lavida`."""
-        return cls(model.resolution, model.tower.image_size, tuple(map(tuple, model.config.pinpoints)), model.fit)
+    def of(cls, model: Lavida) -> ViewShapes:
+        """Those of this model."""
+        return cls(model.resolution, model.tower.image_size, model.config.pinpoints, model.fit)
 
     def cut(self, image: Image.Image, views: str) -> list[Image.Image]:
         """The RGB image's `views` (a value of `VIEWS`): one of `tile` pixels, base view and tiles, or one of
@@ -86,8 +88,8 @@ class ViewShapes:
         return [images.square_view(image, self.tile if views == "lowres" else self.resolution, self.fit)]
 
 
-def look(model: nn.Module, image: Image.Image, mode: str) -> VisionFeatures:
-    """What a `Lavida`'s tower makes of an image's views for `mode`; differentiable in the tower.
+def look(model: Lavida, image: Image.Image, mode: str) -> VisionFeatures:
+    """What the model's tower makes of an image's views for `mode`; differentiable in the tower.
 
     Raises:
         UserError: if it is no image of a sensible size.
@@ -97,7 +99,7 @@ def look(model: nn.Module, image: Image.Image, mode: str) -> VisionFeatures:
     return look_at(model, views, image.size, mode)
 
 
-def look_at(model: nn.Module, views: Tensor, image_size: tuple[int, int], mode: str) -> VisionFeatures:
+def look_at(model: Lavida, views: Tensor, image_size: tuple[int, int], mode: str) -> VisionFeatures:
     """As `look`, of views that are cut already.
 
     Args:

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from peft import IA3Config
 from torch import nn
 
 from shirg import GateConfig, ShirgGate
@@ -179,6 +180,17 @@ def test_saving_without_adapter_is_refused_and_leaves_the_old_folder(trained, tm
         adapter.save_adapter(trained, tmp_path / "a", settings={})
     assert (tmp_path / "a" / "adapter_config.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_another_kind_of_adapter_is_refused_and_the_model_left_as_it_is(trained, tmp_path):
+    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    weights = {name: value.clone() for name, value in adapter.lora_parameters(trained).items()}
+    IA3Config(target_modules=list(adapter.TARGETS), feedforward_modules=[]).save_pretrained(tmp_path / "a")
+    with pytest.raises(UserError, match="IA3Config; only LoRA"):
+        trained.load_adapter(tmp_path / "a")
+    assert weights and all(
+        torch.equal(adapter.lora_parameters(trained)[name], value) for name, value in weights.items()
+    )
 
 
 def test_the_adapters_gate_replaces_a_default_one_only(trained, tmp_path, caplog):

@@ -296,3 +296,6 @@ class TestTower:
             tower.shirg_token_selection(torch.randn(1, 729, 16), 10, torch.randn(1, 3, 24))
         with pytest.raises(UserError, match="at least 2"):
             SigLipVisionTower({"num_hidden_layers": 1})
+        for name in ("image_size", "patch_size"):
+            with pytest.raises(UserError, match=rf"{name}=\(14, 28\)"):
+                SigLipVisionTower({name: (14, 28)})

@@ -37,7 +37,7 @@ class DreamSettings:
     """Steps per token, at most 1, instead of `steps`; without a schedule the time still runs as if there were one step per
     token, and the last step commits whatever is left (GD:448-453)."""
     schedule: str | None = None
-    schedule_kwargs: dict | None = None
+    schedule_kwargs: dict[str, float] | None = None
     alg: str = "maskgit_plus"
     """What ranks the predictions: "maskgit_plus" probability, "topk_margin", "entropy", or "origin", which draws positions."""
     alg_temp: float = 0.0

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Required, TypedDict, Unpack
+
 import torch
 from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.lavida.diffusion.dream import ALGORITHMS, DreamSettings, ShiftedAnswerModel, denoise_dream
-from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, OnPrefix, OnStep, Prefix, denoise
+from shirg.lavida.diffusion.generation import (
+    AnswerModel,
+    EarlyStop,
+    GenerationSettings,
+    OnPrefix,
+    OnStep,
+    Prefix,
+    denoise,
+)
 from shirg.lavida.language import LanguageModel
+
+
+class SharedSettings(TypedDict, total=False):
+    """The fields that `GenerationSettings` and `DreamSettings` both have."""
+
+    mask_token_id: Required[int]
+    max_new_tokens: Required[int]
+    step_ratio: float | None
+    schedule: str | None
+    schedule_kwargs: dict[str, float] | None
+    temperature: float
+    prefix_lm: bool
+    early_stop: EarlyStop | None
 
 
 def decoding_settings(
@@ -22,7 +45,7 @@ def decoding_settings(
     alg_temp: float,
     top_p: float | None,
     top_k: int | None,
-    **shared: object,
+    **shared: Unpack[SharedSettings],
 ) -> GenerationSettings | DreamSettings:
     """The settings of "llada" or "dream"; `shared` are the fields that both have.
 
@@ -46,8 +69,9 @@ def decoding_settings(
     if given:
         raise UserError(f"{', '.join(given)}: only Dream checkpoints take these; this one is LLaDA")
     length = GenerationSettings.block_length if block_length is None else block_length
-    blocks = {"block_length": length, "step_per_block": step_per_block, "total_steps": steps}
-    return GenerationSettings(**shared, **blocks, remasking=remasking)
+    return GenerationSettings(
+        **shared, block_length=length, step_per_block=step_per_block, total_steps=steps, remasking=remasking
+    )
 
 
 @torch.no_grad()
@@ -68,14 +92,19 @@ def denoise_answers(
         on_prefix: called with the prefix's cache once it is full; not at all without `settings.prefix_lm`.
     """
     arguments, tokens = (language, prefix, settings.prefix_lm, vocabulary), tokens.to(prefix.embeds.device)
-    of_llada = isinstance(settings, GenerationSettings)
-    answer_model = AnswerModel(*arguments) if of_llada else ShiftedAnswerModel(*arguments)
-    if on_prefix is not None and answer_model.cache is not None:
-        on_prefix(answer_model.cache)
-    if of_llada:
-        return denoise(answer_model, tokens, settings, generator=generator, on_step=on_step)
+    if isinstance(settings, GenerationSettings):
+        in_blocks = AnswerModel(*arguments)
+        _hand_out(in_blocks, on_prefix)
+        return denoise(in_blocks, tokens, settings, generator=generator, on_step=on_step)
+    shifted = ShiftedAnswerModel(*arguments)
+    _hand_out(shifted, on_prefix)
     if settings.prefix_lm:  # the prefix alone decides the first token (LaViDa dream/generation_utils.py:421-428)
-        first, given = answer_model.first_token()[:, None], tokens[:, :1]
+        first, given = shifted.first_token()[:, None], tokens[:, :1]
         first = torch.where(given == settings.mask_token_id, first, given)
         tokens = torch.cat([first, tokens[:, 1:]], dim=1)
-    return denoise_dream(answer_model, tokens, settings, generator=generator, on_step=on_step)
+    return denoise_dream(shifted, tokens, settings, generator=generator, on_step=on_step)
+
+
+def _hand_out(answer_model: AnswerModel, on_prefix: OnPrefix | None) -> None:
+    if on_prefix is not None and answer_model.cache is not None:
+        on_prefix(answer_model.cache)

@@ -63,7 +63,7 @@ class GenerationSettings:
     """Steps for the whole answer (`steps` of `Lavida.generate`), shared evenly by its blocks, instead of either: at least
     one step per block and at most one per token."""
     schedule: str | None = None
-    schedule_kwargs: dict | None = None
+    schedule_kwargs: dict[str, float] | None = None
     remasking: str = "low_confidence"
     """What ranks the predictions of a step: probability, chance, negative entropy, or the margin of the best."""
     temperature: float = 0.0
@@ -213,9 +213,9 @@ def follow(passes: Iterable[Tensor], tokens: Tensor, early_stop: EarlyStop | Non
     if early_stop is not None and early_stop.reached(tokens):  # a draft can leave nothing to do
         return early_stop.fill(tokens)
     for number, tokens in enumerate(passes, start=1):
-        settled = early_stop is not None and early_stop.reached(tokens)
-        if settled:
-            tokens = early_stop.fill(tokens)
+        settled = False
+        if early_stop is not None and early_stop.reached(tokens):
+            tokens, settled = early_stop.fill(tokens), True
         if on_step is not None:
             on_step(number, tokens.clone())
         if settled:

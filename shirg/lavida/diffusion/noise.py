@@ -12,14 +12,18 @@ from shirg.errors import UserError
 from shirg.lavida.config import IGNORE_INDEX
 
 MIN_MASK_PROBABILITY = 1e-3  # LaViDa llava_llada.py:56-71
-POLICIES = {"uniform": {}, "logit_normal": {"logit_mean": 0.0, "logit_std": 1.0}, "mode": {"mode_scale": 1.29}}
+POLICIES: dict[str, dict[str, float]] = {
+    "uniform": {},
+    "logit_normal": {"logit_mean": 0.0, "logit_std": 1.0},
+    "mode": {"mode_scale": 1.29},
+}
 """Distributions of the diffusion time and the defaults of their arguments (Esser et al. 2024, section 3.1)."""
 
 
 def sample_times(
     batch: int,
     policy: str = "uniform",
-    policy_args: dict | None = None,
+    policy_args: dict[str, float] | None = None,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -56,7 +60,7 @@ def draw_noise(
     batch: int,
     length: int,
     policy: str = "uniform",
-    policy_args: dict | None = None,
+    policy_args: dict[str, float] | None = None,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
 
 
 def transfer_counts(
-    num_masked: list[int], steps: int, schedule: str | None = None, schedule_kwargs: dict | None = None
+    num_masked: list[int], steps: int, schedule: str | None = None, schedule_kwargs: dict[str, float] | None = None
 ) -> list[list[int]]:
     """Tokens to commit at each step, one row per entry of `num_masked`.
 
