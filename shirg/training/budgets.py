@@ -6,13 +6,14 @@ import bisect
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Final, Literal
 
 import torch
 
 from shirg.errors import UserError
 from shirg.seeds import generator
 
-POOLED = "pooled"
+POOLED: Final = "pooled"
 """LaViDa's own tiles-and-pool path as a ratio, so that the adapter keeps it usable."""
 
 POOLED_TOKENS = 980
@@ -21,7 +22,7 @@ POOLED_TOKENS = 980
 
 SAMPLINGS = ("uniform", "weighted", "curriculum")
 
-Ratio = int | str
+Ratio = int | Literal["pooled"]
 """A token budget per image, or `POOLED`."""
 
 
@@ -111,7 +112,7 @@ class BudgetSampler:
 def ratio_tokens(ratio: Ratio, pooled_tokens: int) -> int:
     """Visual tokens of a ratio in the language model's prefix: the budget and its summary token, or the pooled
     path's."""
-    return pooled_tokens if ratio == POOLED else int(ratio) + 1
+    return pooled_tokens if ratio == POOLED else ratio + 1
 
 
 def path_of(ratio: Ratio) -> str:

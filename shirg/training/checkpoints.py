@@ -8,13 +8,16 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from shirg.errors import UserError
 from shirg.files import atomic_path, remove_folder, write_json
 from shirg.lavida.adapter import ADAPTER_FILES, lora_parameters, save_adapter, write_adapter
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +55,19 @@ class RunState:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState, *, settings: dict, run: dict
+    folder: Path,
+    model: Lavida,
+    optimizer: torch.optim.Optimizer,
+    state: RunState,
+    *,
+    settings: dict[str, Any],
+    run: dict[str, Any],
 ) -> Path:
     """Write `folder`/checkpoint-STEP, complete or not at all. Returns its path.
 
     Args:
         folder: the run's `checkpoints` folder.
-        model: a `Lavida` with its adapter.
+        model: with its adapter.
         optimizer: AdamW over the adapter's tensors.
         state: where the run stands.
         settings: for the adapter's card; see `write_adapter`.
@@ -81,7 +90,7 @@ def save_checkpoint(
     return target
 
 
-def save_best(folder: Path, model: nn.Module, *, settings: dict) -> Path:
+def save_best(folder: Path, model: Lavida, *, settings: dict[str, Any]) -> Path:
     """Write the adapter to `folder`/best_model, complete or not at all; raises `UserError` as `save_checkpoint`
     does."""
     try:
@@ -90,7 +99,7 @@ def save_best(folder: Path, model: nn.Module, *, settings: dict) -> Path:
         raise UserError(f"output_dir: {folder / BEST} cannot be written ({error.strerror or error})") from error
 
 
-def load_state(checkpoint: Path, *, run: dict) -> RunState:
+def load_state(checkpoint: Path, *, run: dict[str, Any]) -> RunState:
     """Where the run of `checkpoint` stood.
 
     Raises:
@@ -107,7 +116,7 @@ def load_state(checkpoint: Path, *, run: dict) -> RunState:
     return RunState(**content["state"])
 
 
-def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(checkpoint: Path, model: Lavida, optimizer: torch.optim.Optimizer) -> None:
     """Put AdamW's moments from `checkpoint` into an optimizer over the adapter's tensors."""
     from safetensors.torch import load_file
 
@@ -130,8 +139,8 @@ def find_latest(folder: Path) -> Path | None:
 
 def all_checkpoints(folder: Path) -> list[Path]:
     """The folders checkpoint-STEP in `folder`, by step."""
-    found = [path for path in folder.glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]))
+    named = ((NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*") if path.is_dir())
+    return [path for _step, path in sorted((int(name[1]), path) for name, path in named if name is not None)]
 
 
 def rotate(folder: Path, keep: int | None) -> None:
@@ -159,7 +168,7 @@ def set_aside(path: Path) -> None:
     )
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _moments(model: Lavida, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """AdamW's tensors under "parameter|moment"; empty before the first step."""
     return {
         f"{name}|{moment}": value.detach().cpu().contiguous()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from shirg.errors import UserError
 from shirg.training.budgets import POOLED_TOKENS, BudgetSampler
 from shirg.training.quantized import BODY_BITS
 from shirg.training.trackers import check_trackers
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
 
 PRECISIONS = ("no", "bf16", "fp16")
 OBJECTIVES = ("packed", "prefix", "bidirectional")
@@ -140,8 +145,8 @@ class SHIRGLoRAConfig:
         check_trackers(self.trackers)
         self.sampler(total_steps=1)
 
-    def resolved(self, model) -> SHIRGLoRAConfig:
-        """The same settings with what None stands for with `model`, a `Lavida`."""
+    def resolved(self, model: Lavida) -> SHIRGLoRAConfig:
+        """The same settings with what None stands for with `model`."""
         length = self.max_answer_tokens or model.config.answer_tokens
         return dataclasses.replace(self, max_answer_tokens=length)
 
@@ -178,6 +183,6 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and value >= 1
 
 
-def _check(name: str, value: object, wanted: str, good) -> None:
+def _check(name: str, value: Any, wanted: str, good: Callable[[Any], bool]) -> None:
     if not good(value):
         raise UserError(f"{name}: got {value!r}, must be {wanted}")

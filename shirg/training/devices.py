@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
 
 def make_accelerator(
     mixed_precision: str, device: torch.device, *, trackers: Sequence[str] = (), log_folder: Path | None = None
-):
+) -> Accelerator:
     """An `accelerate.Accelerator` for this run.
 
     It takes the GPU if CUDA has one, and otherwise stays on the model's device: a Mac's GPU is used only by a model put

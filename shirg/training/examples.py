@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from shirg.errors import UserError
 from shirg.training.budgets import Ratio, path_of
 from shirg.training.checkpoints import RunState
 from shirg.training.features import FeatureCache
 from shirg.training.loss_model import Example, draw_mask
+from shirg.training.records import TrainingRecord
 from shirg.training.targets import AnswerTargets
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
 
 logger = logging.getLogger(__name__)
 
@@ -17,10 +23,9 @@ logger = logging.getLogger(__name__)
 class ExampleMaker:
     """Makes examples of records, and keeps count of what had to be left out or cut."""
 
-    def __init__(self, model, cache: FeatureCache, targets: AnswerTargets, state: RunState, *, seed: int):
+    def __init__(self, model: Lavida, cache: FeatureCache, targets: AnswerTargets, state: RunState, *, seed: int):
         """
         Args:
-            model: a `Lavida`.
             state: its `skipped` and `cut` are added to.
             seed: the run's seed, for the noise.
         """
@@ -30,7 +35,9 @@ class ExampleMaker:
         self.state = state
         self.seed = seed
 
-    def __call__(self, records: list, ratio: Ratio, ordinal: int, *purpose: int | str) -> list[Example]:
+    def __call__(
+        self, records: Sequence[TrainingRecord], ratio: Ratio, ordinal: int, *purpose: int | str
+    ) -> list[Example]:
         """The examples of `records`; one that cannot be opened or asked is left out, counted and listed.
 
         Args:
@@ -47,7 +54,7 @@ class ExampleMaker:
                 self.state.skipped[record.id] = str(error)
         return examples
 
-    def _example(self, record, ratio: Ratio, number: int, purpose: tuple[int | str, ...]) -> Example:
+    def _example(self, record: TrainingRecord, ratio: Ratio, number: int, purpose: tuple[int | str, ...]) -> Example:
         prompt = self.model.prompt_ids(record.question)
         features = self.cache.get(record, path_of(ratio))
         target, was_cut = self.targets(record.answers[0])

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from shirg.data.samples import Sample
 from shirg.lavida import vision
+from shirg.lavida.vision import VisionFeatures
+from shirg.training.records import TrainingRecord
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
 
 
 class FeatureCache:
@@ -18,7 +24,7 @@ class FeatureCache:
     pixels; augmented ones are not kept, as they do not come again.
     """
 
-    def __init__(self, model, max_bytes: int):
+    def __init__(self, model: Lavida, max_bytes: int):
         """
         Args:
             model: a `Lavida`.
@@ -30,10 +36,10 @@ class FeatureCache:
         self.nbytes = 0
         self.hits = 0
         self.misses = 0
-        self._known: OrderedDict[tuple[str, str], object] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], VisionFeatures] = OrderedDict()
 
-    def get(self, record, path: str):
-        """The `VisionFeatures` of a record's image on `path` ("hd" or "shirg").
+    def get(self, record: TrainingRecord, path: str) -> VisionFeatures:
+        """The tower's view of a record's image on `path` ("hd" or "shirg").
 
         Raises:
             UserError: if the image cannot be opened.
@@ -55,13 +61,13 @@ class FeatureCache:
         self._known.clear()
         self.nbytes = 0
 
-    def _look(self, record, path: str):
+    def _look(self, record: TrainingRecord, path: str) -> VisionFeatures:
         if isinstance(record, Sample) and record.shapes == self.shapes:
             size = record.width, record.height
             return vision.look_at(self.model, record.view(vision.VIEWS[path]), size, path)
         return self.model.image_features(record.open_image(), path)
 
-    def _keep(self, key: tuple[str, str], features) -> None:
+    def _keep(self, key: tuple[str, str], features: VisionFeatures) -> None:
         size = _bytes(features)
         if size > self.max_bytes:
             return
@@ -72,5 +78,5 @@ class FeatureCache:
             self.nbytes -= _bytes(oldest)
 
 
-def _bytes(features) -> int:
+def _bytes(features: VisionFeatures) -> int:
     return features.tokens.nbytes + features.pixels.nbytes

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +27,14 @@ LEAST_STEPS = 40
 """Optimizer steps before losses and memory are judged; the first quarter is then compared with the last."""
 
 
-def described(examples: Sequence[Example]) -> list[dict]:
+def described(examples: Sequence[Example]) -> list[dict[str, Any]]:
     """What is remembered of a batch until its gradients are known, JSON values."""
     return [{"record": one.record_id, "image": one.image_id, "hidden": int(one.masked.sum())} for one in examples]
 
 
-def check_finite(values: Tensor, batch: Sequence[dict], *, file: Path, step: int, ratio: Ratio, what: str) -> None:
+def check_finite(
+    values: Tensor, batch: Sequence[dict[str, Any]], *, file: Path, step: int, ratio: Ratio, what: str
+) -> None:
     """Raise unless all of `values` are finite; the batch is then written to `file`.
 
     Args:
@@ -87,7 +90,7 @@ class Watch:
         self.memory: list[int] = []
         self.warned: set[str] = set()
 
-    def step(self, entry: dict, cache_bytes: int) -> None:
+    def step(self, entry: dict[str, Any], cache_bytes: int) -> None:
         """Take note of one optimizer step, given as its line of `metrics.jsonl`.
 
         Args:
@@ -101,12 +104,12 @@ class Watch:
                     self.warned.add(name)
                     logger.warning("step %d: %s", entry["step"], found)
 
-    def recall(self, entries: Sequence[dict]) -> None:
+    def recall(self, entries: Sequence[dict[str, Any]]) -> None:
         """Take the losses of the steps before a resume into account, given as their lines of `metrics.jsonl`."""
         for entry in entries:
             self._note_loss(entry)
 
-    def _note_loss(self, entry: dict) -> None:
+    def _note_loss(self, entry: dict[str, Any]) -> None:
         if entry["loss"] is not None:
             self.losses.setdefault(str(entry["budget"]), []).append(entry["loss"])
 
@@ -146,7 +149,7 @@ class Watch:
         fits = all(abs(drawn[name] - wanted[name]) <= 1 + spread * math.sqrt(variance[name]) for name in drawn)
         return fits, ", ".join(f"{name}: {drawn[name]} of {wanted[name]:.1f} expected" for name in drawn)
 
-    def summary(self, drawn: dict[str, int], gradients_checked: bool) -> list[dict]:
+    def summary(self, drawn: dict[str, int], gradients_checked: bool) -> list[dict[str, Any]]:
         """The checklist, JSON values: `passed` is None where the run was too short to tell."""
         gradients = "none without one after the first update" if gradients_checked else "fewer than two updates"
         steps = sum(drawn.values())

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REQUEUE = 75
@@ -56,9 +57,9 @@ def deferred_interrupt() -> Iterator[StopRequest]:
         return
     usual = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def remember(number, _frame):
-        request.signal = signal.Signals(number)
-        signal.signal(number, usual[number])
+    def remember(number: int, _frame: FrameType | None) -> None:
+        request.signal = asked = signal.Signals(number)
+        signal.signal(asked, usual[asked])
 
     for number in SIGNALS:
         signal.signal(number, remember)

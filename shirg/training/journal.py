@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from shirg.files import write_text
 
@@ -17,12 +18,12 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
 
-    def append(self, entry: dict) -> None:
+    def append(self, entry: dict[str, Any]) -> None:
         """Add one line. A crash loses at most the line being written."""
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(entry, allow_nan=False) + "\n")
 
-    def read(self) -> list[dict]:
+    def read(self) -> list[dict[str, Any]]:
         """All complete lines; a line that a crash cut short is left out."""
         if not self.path.is_file():
             return []

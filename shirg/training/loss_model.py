@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from shirg.seeds import generator
 from shirg.training.budgets import POOLED, Ratio, path_of
 from shirg.training.objective import answer_losses
 
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
+    from shirg.lavida.vision import VisionFeatures
+
 
 @dataclass
 class Example:
@@ -23,7 +28,7 @@ class Example:
     Attributes:
         record_id: for messages.
         image_id: tells which examples are about one image.
-        features: `VisionFeatures` of its image, on the path of the step's ratio.
+        features: the tower's view of its image, on the path of the step's ratio.
         prompt: [L] Long, prompt ids with one image placeholder.
         question: [Q] Long, the part of the prompt that asks, for the gate's relevance term.
         target: [N] Long, answer ids with end-of-text padding.
@@ -32,7 +37,7 @@ class Example:
 
     record_id: str
     image_id: str
-    features: object
+    features: VisionFeatures
     prompt: Tensor
     question: Tensor
     target: Tensor
@@ -54,7 +59,7 @@ class LossModel(nn.Module):
     sees.
     """
 
-    def __init__(self, model, objective: str, share_prefix: bool = False):
+    def __init__(self, model: Lavida, objective: str, share_prefix: bool = False):
         """
         Args:
             model: a `Lavida` with its adapter.
@@ -117,7 +122,7 @@ class LossModel(nn.Module):
             prompts = [example.prompt for example in group]
             ends = [len(prompts[0])]
             if self.share_prefix:
-                ends = [(ids == self.model.config.image_token_index).nonzero().max().item() + 1 for ids in prompts]
+                ends = [int((ids == self.model.config.image_token_index).nonzero().max()) + 1 for ids in prompts]
             image = self._image(group[0], ratio)
             prefixes.append(self.model.splice(prompts[0][: ends[0]], [image]))
             tails = [ids[end:].to(image.device) for ids, end in zip(prompts, ends, strict=True)]
@@ -142,7 +147,7 @@ class LossModel(nn.Module):
             raise UserError(f"record {example.record_id}: its image's tokens cannot be ranked ({error})") from error
 
 
-def check_sharing(model) -> None:
+def check_sharing(model: Lavida) -> None:
     """Raise `UserError` unless what the gate keeps of an image depends on the image alone.
 
     Otherwise every question has image tokens of its own, and there is no prefix to share.

@@ -16,7 +16,9 @@ counted: the allocator's fragments and the CUDA context, together commonly 1 to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -128,7 +130,9 @@ def block_bytes(config: LavidaConfig, length: int, size: int, *, dense_mask: boo
     return 8 * width + attention + 3 * size * body.intermediate_size + (size * length if dense_mask else 0)
 
 
-def memory_table(config: LavidaConfig, ratios: list[Ratio], batches: list[int], **keywords) -> list[dict]:
+def memory_table(
+    config: LavidaConfig, ratios: Sequence[Ratio], batches: Sequence[int], **keywords: Any
+) -> list[dict[str, Any]]:
     """Peak bytes of every ratio and batch size, plain and checkpointed; JSON values."""
     rows = []
     for ratio in ratios:

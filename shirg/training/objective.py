@@ -28,18 +28,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    from shirg.lavida.language import LanguageModel
+
 PADDING = -1
 """The turn of padding."""
 
 
 def answer_losses(
-    language: nn.Module,
+    language: LanguageModel,
     prefixes: Sequence[Tensor],
     targets: Tensor,
     masked: Tensor,
@@ -52,7 +58,6 @@ def answer_losses(
     """Cross-entropy [T, N], float32 or better, of every target, each predicted from the copy in which it is masked.
 
     Args:
-        language: the language model: `embed_tokens`, `forward(embeds, attention_mask, position_ids)`, `logits`.
         prefixes: [P_i, H] each: image and prompt embeddings.
         targets: [T, N] Long, answer tokens with their end-of-text padding; one row per prefix, or per question.
         masked: [T, N] Boolean, True where copy A hides the target; copy B hides the others.
@@ -167,13 +172,13 @@ def dense_mask(layout: Layout) -> Tensor:
     return may_see(turns[:, :, None], copies[:, :, None], turns[:, None, :], copies[:, None, :])[:, None]
 
 
-def block_mask(layout: Layout):
+def block_mask(layout: Layout) -> BlockMask:
     """The same as a `BlockMask` for flex-attention, which skips blocks in which nobody sees anybody."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     turns, copies = layout.turns, layout.copies
 
-    def rule(row, _head, query, key):
+    def rule(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return may_see(turns[row, query], copies[row, query], turns[row, key], copies[row, key])
 
     return create_block_mask(rule, len(turns), None, turns.shape[1], turns.shape[1], device=turns.device)

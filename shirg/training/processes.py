@@ -6,8 +6,12 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LAUNCHERS = {
     "WORLD_SIZE": "torchrun",
@@ -20,7 +24,7 @@ KINDS = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Ways of accelerate to run that the trainer knows: alone, or a whole copy of the model per process."""
 
 
-def check_processes(accelerator) -> None:
+def check_processes(accelerator: Accelerator) -> None:
     """Raise `UserError` where a launcher was asked for more processes than take part in this run, or for a way to run that
     the trainer does not know.
 

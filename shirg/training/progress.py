@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -33,10 +35,10 @@ class Progress:
         self.bar.start()
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.bar.stop()
 
-    def step(self, entry: dict) -> None:
+    def step(self, entry: dict[str, Any]) -> None:
         """Show one optimizer step, given as its line of `metrics.jsonl`."""
         loss = "-" if entry["loss"] is None else f"{entry['loss']:.4f}"
         speed = entry["tokens"] / max(entry["seconds"], 1e-9)

@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import TypeGuard
 
 from shirg.errors import UserError
 from shirg.files import write_json, write_text
@@ -78,6 +79,6 @@ def _stage(folder: Path, target: Path, base_model: str | None) -> None:
     (target / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes())
 
 
-def is_hub_id(name: str | None) -> bool:
+def is_hub_id(name: str | None) -> TypeGuard[str]:
     """Whether `name` has the form of a hub id and is no folder here."""
-    return bool(name) and HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+    return name is not None and HUB_ID.fullmatch(name) is not None and not Path(name).exists()

@@ -9,11 +9,15 @@ should be judged on the body that it will serve.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
 
 BODY_BITS = (16, 8, 4)
 """16 leaves the body as it was loaded."""
@@ -32,8 +36,8 @@ def check_body_bits(bits: int, device: torch.device) -> None:
         raise UserError(f"body_bits: {bits} needs bitsandbytes; `pip install bitsandbytes`, or take 16")
 
 
-def quantize_body(model: nn.Module, bits: int) -> None:
-    """Replace the linear layers of a `Lavida`'s blocks by frozen ones of 8 or 4 bits, one after another, in place."""
+def quantize_body(model: Lavida, bits: int) -> None:
+    """Replace the linear layers of the blocks by frozen ones of 8 or 4 bits, one after another, in place."""
     for block in model.language.layers:
         linear = [(name, module) for name, module in block.named_modules() if type(module) is nn.Linear]
         for name, module in linear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,9 +13,12 @@ from shirg.lavida.adapter import describe_parameters, parameters_by_role
 from shirg.lavida.costs import path_tokens
 from shirg.training import effort
 from shirg.training.budgets import ratio_tokens
-from shirg.training.checkpoints import BEST
+from shirg.training.checkpoints import BEST, RunState
 from shirg.training.memory import Step, training_memory
 from shirg.training.progress import in_units, in_words
+
+if TYPE_CHECKING:
+    from shirg.training.trainer import SHIRGLoRATrainer
 
 USUAL_QUESTION = "What is the total on this page?"
 """For the length of a prompt before any record is read."""
@@ -23,7 +27,7 @@ ARITHMETIC = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """accelerate's name of a mixed precision -> what matrix products are computed in."""
 
 
-def opening_lines(trainer) -> list[str]:
+def opening_lines(trainer: SHIRGLoRATrainer) -> list[str]:
     """What will happen: parameters by role, ratios and their tokens, batch, steps, precision, memory and time."""
     config, accelerator, order = trainer.config, trainer.accelerator, trainer.order
     effective = order.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
@@ -46,7 +50,7 @@ def opening_lines(trainer) -> list[str]:
     return [*lines, expectations(trainer)]
 
 
-def expectations(trainer) -> str:
+def expectations(trainer: SHIRGLoRATrainer) -> str:
     """Peak memory and time, computed before the first step; what they leave out is said."""
     config, sampler = trainer.config, trainer.sampler
     model, accelerator = trainer.model.config, trainer.accelerator
@@ -54,7 +58,7 @@ def expectations(trainer) -> str:
     step = Step(
         batch_size=trainer.order.batch_size,
         prompt_tokens=len(trainer.model.prompt_ids(USUAL_QUESTION)) - 1,
-        answer_tokens=config.max_answer_tokens,
+        answer_tokens=trainer.targets.length,
         objective=config.objective,
         checkpointing=config.gradient_checkpointing,
         body_bits=config.body_bits,
@@ -64,7 +68,7 @@ def expectations(trainer) -> str:
         dense_mask=accelerator.device.type != "cuda",
     )
     peaks = {ratio: training_memory(model, ratio, step).total for ratio in sampler.ratios}
-    worst = max(peaks, key=peaks.get)
+    worst = max(peaks, key=peaks.__getitem__)
     speed = effort.matmul_speed(accelerator.device, dtype)
     left = range(trainer.state.step, trainer.total_steps)
     work = effort.run_flops(model, sampler, step, left, config.gradient_accumulation_steps)
@@ -81,7 +85,7 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def step_line(entry: dict, total_steps: int, seconds: float) -> str:
+def step_line(entry: dict[str, Any], total_steps: int, seconds: float) -> str:
     """A line of `training.log` for one optimizer step; `seconds` were spent in all steps so far."""
     left = in_words(seconds / entry["step"] * (total_steps - entry["step"]))
     loss = "none" if entry["loss"] is None else f"{entry['loss']:.4f}"
@@ -104,7 +108,7 @@ def check_gradients(parameters: dict[str, nn.Parameter]) -> None:
         )
 
 
-def best_in_words(state) -> str:
+def best_in_words(state: RunState) -> str:
     """Which adapter is kept as the best; said aloud when training helped nothing."""
     if state.best_loss is None:
         return "no validation, the last adapter is kept"
@@ -112,7 +116,7 @@ def best_in_words(state) -> str:
     return f"best validation loss {state.best_loss:.4f} at step {state.best_step}{untrained}"
 
 
-def adapter_settings(trainer, validation: dict[str, float] | None = None) -> dict:
+def adapter_settings(trainer: SHIRGLoRATrainer, validation: dict[str, float] | None = None) -> dict[str, Any]:
     """What an adapter's card and settings file say of its training."""
     config = trainer.config
     settings = {
@@ -127,7 +131,7 @@ def adapter_settings(trainer, validation: dict[str, float] | None = None) -> dic
     return settings
 
 
-def results(trainer) -> dict:
+def results(trainer: SHIRGLoRATrainer) -> dict[str, Any]:
     """The run in numbers, all of them measured in it; JSON values. Every process has to call it."""
     from accelerate.utils import gather_object
 

@@ -8,10 +8,10 @@ each of them has to run the body as often as the others, with or without records
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from shirg.errors import UserError
 from shirg.lavida.adapter import lora_parameters
+from shirg.training.loss_model import LossModel
 
 
 def check_sharding(processes: int, body_bits: int) -> None:
@@ -24,8 +24,8 @@ def check_sharding(processes: int, body_bits: int) -> None:
         raise UserError(f"shard_body: a body in {body_bits} bits (body_bits) is not divided; choose one of the two")
 
 
-def shard_body(loss_model: nn.Module, device: torch.device, processes: int) -> None:
-    """Divide the blocks of a `LossModel`'s body in place, before DDP wraps it and is told to leave all frozen weights
+def shard_body(loss_model: LossModel, device: torch.device, processes: int) -> None:
+    """Divide the blocks of the body in place, before DDP wraps it and is told to leave all frozen weights
     alone."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.lavida.samples import answer_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class AnswerTargets:
@@ -16,10 +21,10 @@ class AnswerTargets:
     where the answer ends is something the model has to write itself (LaViDa llava_llada.py:131-132).
     """
 
-    def __init__(self, tokenizer, *, family: str, eos_token_id: int, length: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, *, family: str, eos_token_id: int, length: int):
         """
         Args:
-            tokenizer: the model's tokenizer.
+            tokenizer: the model's, None where it has none.
             family: "llada" or "dream".
             eos_token_id: end-of-text, as the model's config has it.
             length: answer positions N.

@@ -6,8 +6,12 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Names of accelerate's trackers, and of the packages they need."""
@@ -28,7 +32,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def tracking(accelerator, settings: dict, *, step: int) -> Iterator[None]:
+def tracking(accelerator: Accelerator, settings: dict[str, Any], *, step: int) -> Iterator[None]:
     """Let `accelerator.log` reach the trackers that it was made with while the block runs.
 
     A resumed run is a run of its own for wandb and trackio, on the same axis of steps; TensorBoard goes on in the same one.
@@ -51,7 +55,7 @@ def tracking(accelerator, settings: dict, *, step: int) -> Iterator[None]:
             tracker.finish()
 
 
-def step_values(entry: dict) -> dict[str, float]:
+def step_values(entry: dict[str, Any]) -> dict[str, float]:
     """What trackers get of an optimizer step, from its line of `metrics.jsonl`; numbers that are None are left out."""
     found = {f"train/{name}": entry[name] for name in ("loss", "lr", "grad_norm", "memory")}
     found[f"loss_by_ratio/{entry['budget']}"] = entry["loss"]
@@ -59,7 +63,7 @@ def step_values(entry: dict) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def validation_values(entry: dict) -> dict[str, float]:
+def validation_values(entry: dict[str, Any]) -> dict[str, float]:
     """The same of a validation, from its line of `validation.jsonl`."""
     return {f"validation/{name}": loss for name, loss in {**entry["losses"], "mean": entry["mean"]}.items()}
 

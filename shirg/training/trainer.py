@@ -7,9 +7,9 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -33,6 +33,7 @@ from shirg.training.loss_model import LossModel, check_sharing
 from shirg.training.processes import check_processes
 from shirg.training.progress import Progress
 from shirg.training.quantized import check_body_bits, quantize_body
+from shirg.training.records import TrainingRecord
 from shirg.training.schedule import cosine_with_warmup
 from shirg.training.sharding import check_sharding, shard_body
 from shirg.training.targets import AnswerTargets
@@ -72,11 +73,12 @@ class SHIRGLoRATrainer:
         if config.share_prefix:
             check_sharing(model)
         check_body_bits(config.body_bits, model.device)
+        assert config.max_answer_tokens is not None, "resolved"
         self.targets = AnswerTargets(
             model.tokenizer,
             family=model.config.family,
             eos_token_id=model.config.eos_token_id,
-            length=self.config.max_answer_tokens,
+            length=config.max_answer_tokens,
         )
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
@@ -88,7 +90,7 @@ class SHIRGLoRATrainer:
         if config.body_bits < 16:
             quantize_body(model, config.body_bits)
 
-    def train(self, train_loader: DataLoader, val_loader: DataLoader | None = None) -> dict:
+    def train(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None = None) -> dict[str, Any]:
         """Train, and return the results that are also written to `logs/training_results.json`.
 
         Leaves in `output_dir`: `checkpoints/checkpoint-STEP/`, `checkpoints/best_model/` (lowest mean validation loss
@@ -161,7 +163,7 @@ class SHIRGLoRATrainer:
             ("lora_rank", config.lora_rank, found.r),
             ("lora_alpha", config.lora_alpha, found.lora_alpha),
             ("lora_dropout", config.lora_dropout, found.lora_dropout),
-            ("target_modules", set(config.target_modules), set(found.target_modules)),
+            ("target_modules", set(config.target_modules), set(found.target_modules or ())),
         ):
             if wanted != value:
                 raise UserError(
@@ -177,7 +179,7 @@ class SHIRGLoRATrainer:
         except OSError as error:
             raise UserError(f"output_dir: {self.folder} cannot be written ({error.strerror or error})") from error
 
-    def _set_up(self, train_loader: DataLoader, val_loader: DataLoader | None) -> None:
+    def _set_up(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
         config = self.config
         place = {
             "rank": self.accelerator.process_index,
@@ -193,6 +195,7 @@ class SHIRGLoRATrainer:
         self.state = checkpoints.RunState(drawn={str(ratio): 0 for ratio in self.sampler.ratios})
         self.gradients_checked = False
         self.watch = Watch(self.sampler)
+        assert isinstance(train_loader.dataset, Sized), "EpochOrder takes no other"
         self.run = {
             **config.trajectory(),
             "batch_size": self.order.batch_size,
@@ -257,7 +260,7 @@ class SHIRGLoRATrainer:
             if self.state.step % self.config.save_steps == 0 or self.state.step == self.total_steps:
                 self._save()
 
-    def _micro_batches(self) -> Iterator[list[list]]:
+    def _micro_batches(self) -> Iterator[list[list[TrainingRecord]]]:
         """The lists of records of every remaining optimizer step."""
         count = self.config.gradient_accumulation_steps
         epoch, place = divmod(self.state.step, self.steps_per_epoch)
@@ -266,7 +269,7 @@ class SHIRGLoRATrainer:
             while chunk := list(itertools.islice(batches, count)):
                 yield chunk
 
-    def _step(self, micro_batches: list[list]) -> None:
+    def _step(self, micro_batches: list[list[TrainingRecord]]) -> None:
         """One optimizer step: one ratio, all micro-batches, the mean over every target of every process."""
         began = time.perf_counter()
         config, state, accelerator = self.config, self.state, self.accelerator
@@ -303,12 +306,12 @@ class SHIRGLoRATrainer:
         if stop:
             raise StopRequested
 
-    def _accumulate(self, micro_batches: list[list], ratio: Ratio) -> tuple[float, int, int, bool]:
+    def _accumulate(self, micro_batches: list[list[TrainingRecord]], ratio: Ratio) -> tuple[float, int, int, bool]:
         """Backward through the micro-batches; returns loss sum, targets and tokens of all processes, and whether to
         stop."""
         accelerator, config = self.accelerator, self.config
         self.train_mode(True)
-        self.batch: list[dict] = []
+        self.batch: list[dict[str, Any]] = []
         counts = torch.zeros(4, dtype=torch.float64)
         for number, records in enumerate(micro_batches):
             ordinal = self.ordinal(number, self.order)
@@ -336,13 +339,14 @@ class SHIRGLoRATrainer:
         """Targets of a full optimizer step: a fixed scale that keeps fp16 gradients in range until the true count is
         known."""
         records = self.order.batch_size * self.config.gradient_accumulation_steps * self.accelerator.num_processes
-        return records * self.config.max_answer_tokens
+        return records * self.targets.length
 
     def _update(self, targets: int, ratio: Ratio) -> float:
         """Scale the gradients to the mean over `targets`, clip, step. Returns the norm before clipping."""
         parameters = adapter.lora_parameters(self.model)
         for parameter in parameters.values():
-            parameter.grad.mul_(self._nominal_targets() / targets)
+            if parameter.grad is not None:  # `check_gradients` names those without one
+                parameter.grad.mul_(self._nominal_targets() / targets)
         if self.state.updates >= 1 and not self.gradients_checked:
             report.check_gradients(parameters)
             self.gradients_checked = True
@@ -361,7 +365,7 @@ class SHIRGLoRATrainer:
         # transformers recomputes blocks in train mode only; these blocks have no dropout, so nothing else changes.
         self.model.language.train(training and self.config.gradient_checkpointing)
 
-    def check_finite(self, values: torch.Tensor, batch: list[dict], ratio: Ratio, what: str = "loss") -> None:
+    def check_finite(self, values: torch.Tensor, batch: list[dict[str, Any]], ratio: Ratio, what: str = "loss") -> None:
         file = self.folder / "logs" / f"not_finite_{self.accelerator.process_index}.json"
         check_finite(values, batch, file=file, step=self.state.step, ratio=ratio, what=what)
 
@@ -387,7 +391,7 @@ class SHIRGLoRATrainer:
             logger.info("saved %s", path)
         self.accelerator.wait_for_everyone()
 
-    def _finish(self) -> dict:
+    def _finish(self) -> dict[str, Any]:
         self.model.eval()
         if self.val_order is None and self.accelerator.is_main_process:
             checkpoints.save_best(self.checkpoints, self.model, settings=report.adapter_settings(self))
