@@ -19,6 +19,7 @@ from shirg.nano.recipe.export import as_lavida, nano_config
 from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, glyph_targets, moved
 from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
 from shirg.nano.recipe.reader import Reader, attend, keep_patches, lay_out, mass, noise, whole_mean
+from shirg.nano.recipe.score import MEASURES, print_table, summarised
 from shirg.nano.recipe.stage import Stage, learning_rate
 from shirg.nano.recipe.tokenizer import build_tokenizer
 from shirg.nano.recipe.tower import enlarged
@@ -239,3 +240,11 @@ def test_collate_stacks_all_fields():
     lesson = whole_page(TestLessons.page, build_tokenizer(), random.Random(0))
     batch = collate([lesson, lesson])
     assert batch["inked"].shape == (2, PATCHES) and batch["pixels"].shape == (2, 1, 384, 384, 3)
+
+
+def test_a_single_page_is_scored_without_an_interval(capsys):
+    rows = [{"page": "0", **dict.fromkeys(MEASURES, value)} for value in (1.0, 0.0)]
+    found = summarised(rows)
+    assert found == {"questions": 2, **{label: [0.5, None, None] for label in MEASURES}}
+    print_table("pages | shown", {"form": {"right": found}})
+    assert capsys.readouterr().out.splitlines()[-1] == "| form | right | 2 | 50.0% | 50.0% |"

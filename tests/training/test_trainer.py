@@ -249,6 +249,13 @@ def test_gradients_are_checked_from_the_second_step(tmp_path):
         dead.train(loader(fake_records(4)))
 
 
+def test_a_target_that_no_loss_reaches_is_named(tmp_path):
+    layer = "tower.vision_model.encoder.layers.0.self_attn.q_proj"  # the tower runs without gradients
+    trainer = small_trainer(tmp_path, target_modules=["mm_projector.0", layer])
+    with pytest.raises(UserError, match=rf"no gradient reaches {layer}.lora_A"):
+        trainer.train(loader(fake_records(4)))
+
+
 def test_dream_mixed_precision_pooled_path_and_checkpointed_blocks(tmp_path, caplog):
     trainer = small_trainer(
         tmp_path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ RELEVANCE_FLOOR = 0.34
 training pages. Somewhat above the recipe's own border, because there are many more other patches than right ones."""
 
 
-def nano_config(reader: Reader) -> dict:
+def nano_config(reader: Reader) -> dict[str, Any]:
     """`config.json` in the naming of LaViDa's LLaDA checkpoints; "vision_config" and "shirg" are additions of ours."""
     vocabulary = len(reader.tokenizer)
     ids = reader.tokenizer.convert_tokens_to_ids

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-VISION = {
+from typing import Any
+
+VISION: dict[str, Any] = {
     "model_type": "siglip_vision_model",
     "hidden_size": 128,
     "intermediate_size": 512,
@@ -19,7 +21,7 @@ VISION = {
 POSITIONS = 27  # 384 // 14 patches a side: the table of learned positions
 LARGE_GRID = 48  # 672 // 14
 
-LANGUAGE = {
+LANGUAGE: dict[str, Any] = {
     "d_model": 192,
     "n_heads": 6,
     "n_kv_heads": 6,

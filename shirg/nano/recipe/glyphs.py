@@ -81,7 +81,9 @@ def draw_sheet(seed: int, width: int, height: int, text_px: tuple[float, float])
     return _noisy(image, rng), words
 
 
-def _draw(rng: random.Random, width: int, height: int, text_px: tuple[float, float], shrink: float):
+def _draw(
+    rng: random.Random, width: int, height: int, text_px: tuple[float, float], shrink: float
+) -> tuple[Image.Image, list[Word]]:
     paper, ink = _colours(rng)
     image = Image.new("RGB", (width, height), paper)
     canvas = ImageDraw.Draw(image)
@@ -108,9 +110,13 @@ def _draw(rng: random.Random, width: int, height: int, text_px: tuple[float, flo
 
 
 def _colours(rng: random.Random) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    light = tuple(rng.randint(215, 255) for _ in range(3)) if rng.random() < 0.6 else (255, 255, 255)
-    dark = tuple(rng.randint(0, 110) for _ in range(3)) if rng.random() < 0.6 else (10, 10, 10)
+    light = _colour(rng, 215, 255) if rng.random() < 0.6 else (255, 255, 255)
+    dark = _colour(rng, 0, 110) if rng.random() < 0.6 else (10, 10, 10)
     return (dark, light) if rng.random() < 0.1 else (light, dark)
+
+
+def _colour(rng: random.Random, low: int, high: int) -> tuple[int, int, int]:
+    return rng.randint(low, high), rng.randint(low, high), rng.randint(low, high)
 
 
 def _noisy(image: Image.Image, rng: random.Random) -> Image.Image:

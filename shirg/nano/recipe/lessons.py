@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from shirg.data.pages import Page, Question, Word
 from shirg.data.render import KINDS, render_page
@@ -22,7 +23,7 @@ from shirg.lavida.config import GRID_PINPOINTS
 from shirg.lavida.images import anyres_views
 from shirg.nano.recipe.geometry import LARGE_GRID, POSITIONS
 from shirg.nano.recipe.glyphs import IGNORE, PATCH, glyph_targets, moved, places
-from shirg.nano.recipe.tokenizer import ASSISTANT, END, TURN, build_tokenizer
+from shirg.nano.recipe.tokenizer import ASSISTANT, END, TURN, build_tokenizer, id_of
 
 VIEW = 384
 ANSWER_LENGTH = 16  # tokens of the answer block while learning, end-of-text padding included
@@ -62,7 +63,7 @@ class Lesson:
     places: np.ndarray
 
 
-class Lessons(torch.utils.data.IterableDataset):
+class Lessons(torch.utils.data.IterableDataset[Lesson]):
     """Endless lessons, `batch` at a time of one kind of view and about as many inked patches, so that little is padded.
 
     Args:
@@ -81,14 +82,14 @@ class Lessons(torch.utils.data.IterableDataset):
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in itertools.count(first, step):
             rng, order = (random.Random(seed * 1_000_003 + number) for seed in (self.seed, self.order_seed))
-            view = order.choices(list(self.views), self.views.values())[0]
+            view = order.choices(list(self.views), list(self.views.values()))[0]
             lessons = [self._draw(view, tokenizer, rng) for _ in range(CHUNK * self.batch)]
             lessons.sort(key=lambda one: one.inked.sum())
             batches = [lessons[start : start + self.batch] for start in range(0, len(lessons), self.batch)]
             order.shuffle(batches)
             yield from itertools.chain.from_iterable(batches)
 
-    def _draw(self, view: str, tokenizer, rng: random.Random) -> Lesson:
+    def _draw(self, view: str, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Lesson:
         if view == "page":
             return whole_page(_page(rng, rng.choice((VIEW, VIEW, 448, 512, 576)), self.text_px, VIEW), tokenizer, rng)
         if view == "tiles":
@@ -102,11 +103,11 @@ def _page(rng: random.Random, side: int, text_px: tuple[float, float], seen_at: 
     scale = side / seen_at
     low = rng.uniform(*text_px)
     high = min(text_px[1], low * rng.uniform(1.0, 1.6))
-    size = {"size": side, "text_px": (low * scale, high * scale)}
-    return render_page(rng.choice(KINDS), rng.getrandbits(40), strange=rng.choice(STRANGE), **size)
+    kind, seed, strange = rng.choice(KINDS), rng.getrandbits(40), rng.choice(STRANGE)
+    return render_page(kind, seed, size=side, text_px=(low * scale, high * scale), strange=strange)
 
 
-def whole_page(page: Page, tokenizer, rng: random.Random) -> Lesson:
+def whole_page(page: Page, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Lesson:
     """The page stretched to 384 px, as LaViDa's base view is."""
     scale = (VIEW / page.image.width, VIEW / page.image.height)
     image = page.image if scale == (1.0, 1.0) else page.image.resize((VIEW, VIEW), Image.Resampling.BICUBIC)
@@ -114,12 +115,12 @@ def whole_page(page: Page, tokenizer, rng: random.Random) -> Lesson:
     return _lesson([image], (POSITIONS, 0, 0), words, _some(page.questions, rng), tokenizer)
 
 
-def large_page(page: Page, tokenizer, rng: random.Random) -> Lesson:
+def large_page(page: Page, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Lesson:
     """The page as SHIRG's 672 px view shows it, 48 x 48 patches."""
     return _lesson([page.image], (LARGE_GRID, 0, 0), page.words, _some(page.questions, rng), tokenizer, LARGE_GRID)
 
 
-def window(page: Page, tokenizer, rng: random.Random) -> Lesson:
+def window(page: Page, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Lesson:
     """27 x 27 patches of a 672 px page around one of its answers, with the questions that can be answered inside."""
     anchor = page.words[rng.choice(page.questions).answer_words[0]].box
     corner = []
@@ -136,7 +137,7 @@ def window(page: Page, tokenizer, rng: random.Random) -> Lesson:
     return _lesson([image], (LARGE_GRID, corner[1], corner[0]), words, _some(fitting, rng), tokenizer)
 
 
-def tiles(page: Page, tokenizer, rng: random.Random) -> Lesson:
+def tiles(page: Page, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Lesson:
     """LaViDa's base view and tiles of the page; where things stand on them is left for the model to find."""
     return _lesson(
         anyres_views(page.image, GRID_PINPOINTS, VIEW), (POSITIONS, 0, 0), [], _some(page.questions, rng), tokenizer
@@ -146,16 +147,16 @@ def tiles(page: Page, tokenizer, rng: random.Random) -> Lesson:
 def _some(questions: list[Question], rng: random.Random) -> list[Question]:
     """QUESTIONS of them, without repeats where there are enough; titles, which are soon known, mostly stay behind."""
     late = {index: rng.random() + (one.kind == "title" and rng.random() < 0.75) for index, one in enumerate(questions)}
-    chosen = [questions[index] for index in sorted(late, key=late.get)[:QUESTIONS]]
+    chosen = [questions[index] for index in sorted(late, key=late.__getitem__)[:QUESTIONS]]
     return chosen + [rng.choice(questions) for _ in range(QUESTIONS - len(chosen))]
 
 
 def _lesson(
     views: list[Image.Image],
-    origin: tuple,
+    origin: tuple[int, int, int],
     words: list[Word],
     questions: list[Question],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerFast,
     side: int = POSITIONS,
 ) -> Lesson:
     glyphs = glyph_targets(words, side, side)
@@ -175,37 +176,45 @@ def _inked(words: list[Word], side: int) -> np.ndarray:
     return inked.ravel()
 
 
-def _words(words: list[Word], stands: list[list[int | None]], tokenizer, count: int) -> np.ndarray:
+def _words(
+    words: list[Word], stands: list[list[int | None]], tokenizer: PreTrainedTokenizerFast, count: int
+) -> np.ndarray:
     """Every patch under a character learns the word's token, so that a label can be found by one comparison."""
     tokens = np.full(count, IGNORE, np.int64)
     for word, patches in zip(words, stands, strict=True):
-        tokens[_inside(patches)] = tokenizer.convert_tokens_to_ids(word.text.strip(":.,"))
+        tokens[_inside(patches)] = id_of(tokenizer, word.text.strip(":.,"))
     return tokens
 
 
 def _question(
-    words: list[Word], stands: list[list[int | None]], question: Question, tokenizer, count: int
+    words: list[Word],
+    stands: list[list[int | None]],
+    question: Question,
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
 ) -> tuple[np.ndarray, ...]:
     """Prompt, its length, answer, named prompt tokens, label patches and answer patches (of `count`) of one question."""
     ids = tokenizer(f"\n{question.question}{ASSISTANT}")["input_ids"][:PROMPT_LENGTH]
-    prompt = np.full(PROMPT_LENGTH, tokenizer.convert_tokens_to_ids(END), np.int64)
+    prompt = np.full(PROMPT_LENGTH, id_of(tokenizer, END), np.int64)
     prompt[: len(ids)] = ids
     keys, named = np.zeros((2, count), bool), np.zeros(PROMPT_LENGTH, bool)
     if words and question.key_words:
         labels = [words[index].text.strip(":.,") for index in question.key_words]
-        names = set(tokenizer.convert_tokens_to_ids(labels)) - {tokenizer.unk_token_id}
+        names = {id_of(tokenizer, label) for label in labels} - {tokenizer.unk_token_id}
         named = np.isin(prompt, list(names))
         for row, index in enumerate((question.key_words[0], question.key_words[-1])):
             keys[row, _inside(stands[index])] = True
     answer, places = _answer(stands, question, tokenizer, count)
-    return prompt, np.int64(len(ids)), answer, named, keys, places
+    return prompt, np.array(len(ids), np.int64), answer, named, keys, places
 
 
-def _answer(stands: list[list[int | None]], question: Question, tokenizer, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _answer(
+    stands: list[list[int | None]], question: Question, tokenizer: PreTrainedTokenizerFast, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of the answer block, and for each the patches of the characters it spells."""
     encoded = tokenizer(question.answers[0], return_offsets_mapping=True)
-    answer = np.full(ANSWER_LENGTH, tokenizer.convert_tokens_to_ids(END), np.int64)
-    ids = [*encoded["input_ids"], tokenizer.convert_tokens_to_ids(TURN)][:ANSWER_LENGTH]
+    answer = np.full(ANSWER_LENGTH, id_of(tokenizer, END), np.int64)
+    ids = [*encoded["input_ids"], id_of(tokenizer, TURN)][:ANSWER_LENGTH]
     answer[: len(ids)] = ids
     there = np.zeros((ANSWER_LENGTH, count), bool)
     if stands:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
 from shirg.lavida.diffusion.noise import forward_process, sample_times
 from shirg.lavida.language import BodyConfig, LanguageModel, rotary_tables
@@ -27,7 +27,7 @@ from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import PATCH
 from shirg.nano.recipe.lessons import Lessons, collate
 from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
-from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer
+from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer, id_of
 from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, normalise
 
 GUIDED_HEADS = 2
@@ -40,11 +40,13 @@ PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block an
 class Reader(nn.Module):
     """Tower, projector and language model, put together as LaViDa is, with the training pass of this recipe."""
 
-    def __init__(self):
+    labels: Tensor
+    """Long, ascending: ids of the tokens that are words."""
+
+    def __init__(self) -> None:
         super().__init__()
         self.tokenizer = build_tokenizer()
-        ids = self.tokenizer.convert_tokens_to_ids
-        self.mask_id, self.end_id, self.user_id = ids(MASK), ids(END), ids(USER)
+        self.mask_id, self.end_id, self.user_id = (id_of(self.tokenizer, token) for token in (MASK, END, USER))
         width = LANGUAGE["d_model"]
         self.tower = new_tower()
         self.glyph_heads = GlyphHeads(VISION["hidden_size"], len(self.tokenizer))
@@ -64,8 +66,8 @@ class Reader(nn.Module):
         )
         nn.init.normal_(self.language.embed_tokens.weight, std=0.5)
         labels = [number for word, number in self.tokenizer.get_vocab().items() if len(word) > 1]
-        labels = torch.tensor(sorted(set(labels) - set(self.tokenizer.all_special_ids)))
-        self.register_buffer("labels", labels, persistent=False)
+        labels = sorted(set(labels) - set(self.tokenizer.all_special_ids))
+        self.register_buffer("labels", torch.tensor(labels), persistent=False)
 
     def see(self, batch: dict[str, Tensor], kept: Tensor) -> Tensor:
         """Raw tower output [B, K, D] of the patches `kept` [B, K], which are all that the tower is shown.
@@ -198,7 +200,9 @@ def lay_out(lengths: Tensor, prompt: int, block: int, counts: Tensor) -> Layout:
     )  # fmt: skip
 
 
-def attend(language: LanguageModel, hidden: Tensor, layout: Layout, watched: set[int]):
+def attend(
+    language: LanguageModel, hidden: Tensor, layout: Layout, watched: set[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
     """All layers over [B, S + Q R, H], each row computing only the attention it is allowed.
 
     Plain matrix products: on a CPU their backward is several times faster than the fused kernel's at this size.
@@ -210,6 +214,7 @@ def attend(language: LanguageModel, hidden: Tensor, layout: Layout, watched: set
     rotation = rotary_tables(layout.positions, config.head_dim, config.rope_theta)
     looks = {}
     for index, layer in enumerate(language.layers):
+        assert isinstance(layer, LlamaDecoderLayer)
         normed = layer.input_layernorm(hidden)
         shape = (*normed.shape[:2], -1, config.head_dim)
         own = layer.self_attn
@@ -267,7 +272,9 @@ def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
     return masked.view_as(answers).to(answers.device)
 
 
-def step(reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool):
+def step(
+    reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool
+) -> tuple[dict[str, Tensor], float]:
     """Losses of one batch, by name, and the share of masked answer tokens that come out right."""
     tiled = batch["pixels"].shape[1] > 1
     kept, counts = keep_patches(batch["inked"], rng)
@@ -369,5 +376,6 @@ def train_reader(
             losses, right = step(reader, lesson, rng, generator, learn_tower)
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
         weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.6}
-        descend(reader, steppers, sum(weights.get(name, guided) * loss for name, loss in losses.items()))
+        weighted = (weights.get(name, guided) * loss for name, loss in losses.items())
+        descend(reader, steppers, sum(weighted, torch.zeros((), device=device)))
         curve.add({"right": right, **{name: loss.item() for name, loss in losses.items()}})

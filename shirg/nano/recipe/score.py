@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -32,14 +33,14 @@ def pages(count: int) -> Iterator[tuple[Page, Page]]:
     """Held-out pages with large print, every kind in turn, each with another page of its kind."""
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
-        draw = (
+        page, other = (
             render_page(kind, seed, size=SIZE, text_px=TEXT_PX, split="heldout") for seed in (number, number + count)
         )
-        yield tuple(draw)
+        yield page, other
 
 
 @torch.no_grad()
-def score(model: Lavida, count: int) -> dict:
+def score(model: Lavida, count: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Exact match and ANLS with 95% intervals over pages, for `lowres` and each of the three pages shown, and by kind."""
     rows = []
     for number, (page, other) in enumerate(pages(count)):
@@ -60,22 +61,27 @@ def score(model: Lavida, count: int) -> dict:
     }
 
 
-def summarised(rows: list[dict]) -> dict:
-    """Number of questions, and mean, low and high of every measure: 95% intervals over pages."""
+def summarised(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Number of questions, and mean, low and high of every measure: 95% intervals over pages, None where there is one."""
     places = [row["page"] for row in rows]
     found = {label: mean_interval([row[label] for row in rows], places, seed=0) for label in MEASURES}
     return {"questions": len(rows)} | {
-        label: [round(value, 4) for value in (one.mean, one.low, one.high)] for label, one in found.items()
+        label: [None if value is None else round(value, 4) for value in (one.mean, one.low, one.high)]
+        for label, one in found.items()
     }
 
 
-def print_table(titles: str, results: dict[str, dict[str, dict]]) -> None:
+def print_table(titles: str, results: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Print `summarised` results, group by group and by what was shown, as a Markdown table whose first columns are `titles`."""
     print(f"| {titles} | questions | {' | '.join(MEASURES)} |\n| --- | --- | ---: | ---: | ---: |")
     for group, by_shown in results.items():
         for shown, row in by_shown.items():
-            cells = ["{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * value for value in row[label])) for label in MEASURES]
+            cells = [_cell(*row[label]) for label in MEASURES]
             print(f"| {group} | {shown} | {row['questions']} | {' | '.join(cells)} |")
+
+
+def _cell(mean: float, low: float | None, high: float | None) -> str:
+    return f"{100 * mean:.1f}%" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
 def main() -> None:

@@ -148,7 +148,8 @@ class Curve:
     """Means over the last LOG_STEPS steps, logged and appended to `curve.jsonl` beside the weights."""
 
     def __init__(self, stage: Stage):
-        self.stage, self.recent = stage, []
+        self.stage = stage
+        self.recent: list[dict[str, float]] = []
 
     def add(self, values: dict[str, float]) -> None:
         self.recent.append(values)

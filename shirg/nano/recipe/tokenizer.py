@@ -31,6 +31,13 @@ CHAT_TEMPLATE = (
 """The system turn is left out: a model this small has no use for instructions."""
 
 
+def id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token, the unknown one's if it has none."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int), "lists are for lists"
+    return found
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words where they stand alone, else single printable characters; ids are fixed by the sorted word lists."""
     words = sorted(set(label_words()) | set(QUESTION_WORDS))

@@ -72,7 +72,7 @@ def fourier(positions: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
-class Crops(torch.utils.data.IterableDataset):
+class Crops(torch.utils.data.IterableDataset[tuple[np.ndarray, np.ndarray, np.ndarray]]):
     """Endless crops: uint8 pixels [H, W, 3], character and index targets [rows, cols, SLOTS]."""
 
     def __init__(self, seed: int):
