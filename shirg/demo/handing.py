@@ -46,11 +46,11 @@ def handed_over(work: Callable[[Hand[Item]], None]) -> Iterator[Item]:
         while True:
             goes_on, item = items.get()
             if goes_on:
-                yield item  # type: ignore[misc]
+                yield item  # type: ignore[misc]  # what goes on is an Item
             elif item is None:
                 return
             else:
-                raise item  # type: ignore[misc]
+                raise item  # type: ignore[misc]  # what ends is an exception
     finally:
         closed.set()
         thread.join()
