@@ -44,6 +44,9 @@ class Flags(EvaluationFlags, GateFlags, AdaptedModelFlags):
     full: bool = False
     """Compare everything: what `--variants all` says."""
 
+    timing_repeats: Annotated[int, arg(metavar="INT")] = 5
+    """Runs of which each stage's time is the median; 0 leaves timing out."""
+
     resume: bool = False
     """Go on after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
 
@@ -153,7 +156,8 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     if flags.full and names:
         raise UserError(f"--full: compares everything; leave out --variants {' '.join(flags.variants)}, or --full")
     names = ["all"] if flags.full else names
-    chosen = {"modes": names} if names else {}
+    chosen: dict[str, Any] = {"modes": names} if names else {}
+    chosen["efficiency_repeats"] = flags.timing_repeats
     return evaluation_config(flags, flags.output_dir, **chosen, **shards, resume=flags.resume, command=command_line())
 
 

@@ -81,7 +81,7 @@ class GateFlags(ModelFlags):
     preset: Annotated[Literal["default", "ocr"] | None, arg(metavar="{default,ocr}", help_behavior_hint=MODELS_OWN)] = (
         None
     )
-    """The gate's settings: SHIRG-v2's weights, or those tuned for the words of a page (docs/gate.md)."""
+    """The gate's settings: SHIRG-v2's weights, or those tuned for the words of a page (docs/method.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,8 @@ def check_writable(folder: Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
+        if folder.is_file():
+            raise UserError(f"--output-dir: {folder} is a file; give a folder, new or not") from error
         raise UserError(
             f"--output-dir: {folder} cannot be written ({error.strerror}); choose another folder"
         ) from error

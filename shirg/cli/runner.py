@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -18,6 +19,9 @@ from shirg.errors import UserError
 
 USER_MISTAKE = 2
 STOPPED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+FLAG_OF = {"modes": "variants", "sample_size": "eval_samples", "datasets": "eval_datasets"}
+"""Settings of the library whose flag has another name."""
 
 Flags = TypeVar("Flags", bound=CommonFlags)
 
@@ -31,7 +35,7 @@ def run_command(
     traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
     flags = parse(flags_type, argv, prog)
-    sys.exit(guarded(lambda: command(flags), debug=flags.debug))
+    sys.exit(guarded(lambda: command(flags), debug=flags.debug, flags=[field.name for field in fields(flags_type)]))
 
 
 def parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None) -> Flags:
@@ -48,8 +52,11 @@ def parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None)
         raise
 
 
-def guarded(action: Callable[[], None], *, debug: bool) -> int:
-    """Run `action`; its exit code, after saying in one line on stderr what the user should know."""
+def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = ()) -> int:
+    """Run `action`; its exit code, after saying in one line on stderr what the user should know.
+
+    A setting of the library that a message begins with is named as the one of `flags` that sets it.
+    """
     try:
         with _log_on_stderr():
             action()
@@ -62,11 +69,17 @@ def guarded(action: Callable[[], None], *, debug: bool) -> int:
         message = explain(error)
         if debug or message is None:
             raise
-        print(f"shirg: error: {message}", file=sys.stderr)
+        print(f"shirg: error: {_as_flag(message, flags)}", file=sys.stderr)
         return USER_MISTAKE
     finally:
         _part()
     return 0
+
+
+def _as_flag(message: str, flags: Sequence[str]) -> str:
+    setting, colon, rest = message.partition(":")
+    flag = FLAG_OF.get(setting, setting)
+    return f"--{flag.replace('_', '-')}:{rest}" if colon and flag in flags else message
 
 
 def _part() -> None:

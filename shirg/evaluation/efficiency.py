@@ -29,7 +29,13 @@ KV_REFERENCES = ("hd", "highres")
 
 @torch.no_grad()
 def measure_efficiency(
-    model: Lavida, image: Image.Image, prompt: str, variants: Sequence[Variant], decoding: Decoding, repeats: int
+    model: Lavida,
+    image: Image.Image,
+    prompt: str,
+    variants: Sequence[Variant],
+    decoding: Decoding,
+    repeats: int,
+    advance: Callable[[str, int], None],
 ) -> dict[str, Any]:
     """Time each stage of answering one question about one page, batch of one; milliseconds, median of `repeats`.
 
@@ -46,7 +52,9 @@ def measure_efficiency(
     rows = []
     for variant in variants:
         with switched(model, variant):
+            advance(f"timing {variant.name}", 0)
             rows.append(bench.row(variant))
+            advance(f"timing {variant.name}", 1)
     return {
         "repeats": repeats,
         "warm_up": WARM_UP,

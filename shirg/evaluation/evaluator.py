@@ -159,7 +159,7 @@ class SHIRGEvaluator:
     def _ask(self, survey: Survey, journal: Journal[RowKey]) -> None:
         """Ask what the journal lacks; pages that cannot be opened are listed as skipped."""
         total = sum(len(page.prompts) for page in survey.pages) * len(self.variants)
-        with _progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
+        with progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
             for page in survey.pages:
                 if not self.asker.missing(page, journal.entries):
                     continue
@@ -171,7 +171,7 @@ class SHIRGEvaluator:
                     continue
                 for row in self.asker.rows(page, image, journal.entries):
                     journal.add(row)
-                    advance(page.task.name, 1)
+                    advance(f"evaluating {page.task.name}", 1)
 
     def _sample(self, survey: Survey, journal: Journal[RowKey]) -> SamplePage:
         """The first page that was asked about."""
@@ -186,9 +186,12 @@ class SHIRGEvaluator:
         if not self.config.efficiency_repeats:
             return None
         measured = [variant for variant in self.variants if not variant.adapter]
-        return measure_efficiency(
-            self.model, sample.image, sample.prompt, measured, self.asker.decoding, self.config.efficiency_repeats
-        ) | {"record": sample.record.id}
+        repeats = self.config.efficiency_repeats
+        logger.info("timing %d variants on one page, each stage %d times", len(measured), repeats)
+        with progress_bar(len(measured), 0, shown=True) as advance:
+            return measure_efficiency(
+                self.model, sample.image, sample.prompt, measured, self.asker.decoding, repeats, advance
+            ) | {"record": sample.record.id}
 
     def _results(
         self, survey: Survey, rows: list[dict[str, Any]], efficiency: dict[str, Any] | None, run: dict[str, Any]
@@ -242,12 +245,12 @@ def _evaluating(model: Lavida) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bar(total: int, done: int, *, shown: bool) -> Iterator[Callable[[str, int], None]]:
-    """A bar on standard error; yields a function that names the benchmark and advances it."""
+def progress_bar(total: int, done: int, *, shown: bool) -> Iterator[Callable[[str, int], None]]:
+    """A bar on standard error; yields a function that says what is at work and advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
         task = bar.add_task("evaluating", total=total, completed=done)
-        yield lambda name, count: bar.update(task, description=f"evaluating {name}", advance=count)
+        yield lambda name, count: bar.update(task, description=name, advance=count)

@@ -323,6 +323,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not folder.is_dir():
+        raise UserError(f"adapter {folder}: no such folder; give a `best_model` or `checkpoint-N` folder of a training")
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -46,10 +46,11 @@ def stopped_by(request: StopRequest) -> BaseException:
 
 
 @contextlib.contextmanager
-def deferred_interrupt() -> Iterator[StopRequest]:
+def deferred_interrupt(told: Callable[[str], None] | None = None) -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM inside the block into a request; a second one of its kind acts at once, as usual.
 
-    Signals reach the main thread alone: elsewhere the block changes nothing.
+    `told` gets a line at the first one, since a step can take long. Signals reach the main thread alone: elsewhere the block
+    changes nothing.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -60,6 +61,9 @@ def deferred_interrupt() -> Iterator[StopRequest]:
     def remember(number: int, _frame: FrameType | None) -> None:
         request.signal = asked = signal.Signals(number)
         signal.signal(asked, usual[asked])
+        if told is not None:
+            with contextlib.suppress(RuntimeError):  # the signal came while another line was being written
+                told("stopping: this step is finished and saved first; a second time stops at once")
 
     for number in SIGNALS:
         signal.signal(number, remember)

@@ -123,7 +123,8 @@ class SHIRGLoRATrainer:
             if self.accelerator.is_main_process
             else contextlib.nullcontext()
         )
-        with log, deferred_interrupt() as self.stop:
+        told = logger.warning if self.accelerator.is_main_process else None
+        with log, deferred_interrupt(told) as self.stop:
             self._set_up(train_loader, val_loader)
             shown = self.accelerator.is_main_process
             with (
@@ -221,6 +222,8 @@ class SHIRGLoRATrainer:
             self.state = checkpoints.load_state(latest, run=self.run)
             adapter.load_adapter(self.model, latest)
         if self.accelerator.is_main_process:
+            if latest is None and self.config.resume:
+                logger.warning("no checkpoint in %s to go on from: beginning anew", self.checkpoints)
             if latest is None and any(self.checkpoints.iterdir()):
                 checkpoints.set_aside(self.checkpoints)
                 self.checkpoints.mkdir(exist_ok=True)

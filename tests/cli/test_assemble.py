@@ -33,7 +33,7 @@ def test_from_a_pickled_projector_to_a_model(tmp_path, capsys):
     assemble = ["assemble", "--language", language, "--tower", tower, "--output", output]
     code, said = run(capsys, *assemble, "--projector", source)
     last = said.splitlines()[-1]  # behind what is said of the special ids
-    assert code == 2 and last.startswith("shirg: error: projector: ")
+    assert code == 2 and last.startswith("shirg: error: --projector: ")
     assert "`shirg convert mm_projector.bin mm_projector.safetensors`" in last and not output.exists()
     assert run(capsys, "convert", source, target) == (0, f"projector 16 -> 32 -> 32: {target}\n")
     code, said = run(capsys, *assemble, "--projector", target)

@@ -172,7 +172,7 @@ def test_resolution_is_a_multiple_of_the_patch(resolution):
         (["evalute"], 2, "did you mean 'evaluate'?"),
         (["x"], 2, "there are doctor, run, prepare"),
         (["run", "--skip-training", "--skip-evaluation"], 2, "nothing is left to do"),
-        (["run", "--token-budgets", "0"], 2, "token_budgets"),
+        (["run", "--token-budgets", "0"], 2, "--token-budgets: "),
         (["run", "--mixed-precision", "fp8"], 2, "mixed-precision"),
         (["answer", "missing.png", "What?"], 2, "missing.png"),
     ],

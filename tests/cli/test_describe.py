@@ -149,7 +149,7 @@ def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
         (["nano", "--revision", "v1"], "'nano' is no hub id"),
         (["."], "holds no config.json"),
         (["nano", "--image-size", "1000"], "must be width x height in pixels, such as 1000x1000"),
-        (["nano", "--image-size", "0x10"], "image_size: 0x10"),
+        (["nano", "--image-size", "0x10"], "--image-size: 0x10"),
         (["nano", "--token-budgets", "3000"], "budget=3000: expected a whole number from 1 to 2304"),
         (["nano", "--token-budgets", "512", "512"], "names one twice"),
         (["nano", "--steps", "64"], "steps: got 64 for 32 answer tokens"),

@@ -45,6 +45,23 @@ def test_mistakes_end_in_one_line_and_code_2(error, says, capsys):
     assert captured.err.startswith(f"shirg: error: {says}") and captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("token_budgets: got 0", "--token-budgets: got 0"),
+        ("modes: got 'foo'", "--variants: got 'foo'"),
+        ("other: got 0", "other: got 0"),
+        ("no modes", "no modes"),
+    ],
+)
+def test_a_setting_is_named_by_the_flag_that_sets_it(message, says, capsys):
+    def action():
+        raise UserError(message)
+
+    runner.guarded(action, debug=False, flags=["token_budgets", "variants"])
+    assert capsys.readouterr().err == f"shirg: error: {says}\n"
+
+
 def test_ctrl_c_ends_in_130(capsys):
     def action():
         raise KeyboardInterrupt

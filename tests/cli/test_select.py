@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_complete_files(model, tmp_path, capsys, monkeypatch):
             "--selector: selector 'best' is unknown; there are cdpruner",
         ),
         (["page.png", "--budget", 401], "budget=401: expected a whole number from 1 to 400"),
-        (["page.png", "--output-dir", "page.png"], "--output-dir: page.png cannot be written"),
+        (["page.png", "--output-dir", "page.png"], "--output-dir: page.png is a file"),
         (["page.png", "--budget", 9, "--question", " "], "question"),
         (["broken.png", "--budget", 9], "image broken.png: cannot be read"),
     ],

@@ -89,9 +89,9 @@ def test_stopped_by_ctrl_c_and_resumed(checkpoint, tmp_path, capsys, monkeypatch
     [
         (["--pages", 0], "pages: got 0, must be at least 1"),
         (["--questions", 0], "questions: got 0"),
-        (["--token-budgets", 3000], "token_budgets: got 3000, must be at most 2304"),
-        (["--token-budgets", 64, 64], "token_budgets"),
-        (["--token-budgets"], "token_budgets"),
+        (["--token-budgets", 3000], "--token-budgets: got 3000, must be at most 2304"),
+        (["--token-budgets", 64, 64], "--token-budgets: "),
+        (["--token-budgets"], "--token-budgets: "),
         (["--image-resolution", 100], "multiple of 14"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
         (["--pages", "many"], "--pages"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -290,7 +291,7 @@ def test_the_table_mentions_every_setting_and_measure(whole):
 def test_the_record_says_when_where_and_how(whole):
     record = json.loads(json.dumps(whole[2], allow_nan=False))
     assert record["date"].endswith("+00:00") and record["hardware"]["cores"] >= 1
-    assert record["environment"]["packages"]["torch"] == torch.__version__
+    assert record["environment"]["packages"]["torch"] == metadata.version("torch")
     assert record["run"]["token_budgets"] == [12, 24] and record["run"]["settings"]["ocr preset"] == dataclasses.asdict(
         GateConfig.preset("ocr")
     )

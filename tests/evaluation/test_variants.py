@@ -133,7 +133,9 @@ def test_recomputing_the_towers_layer_is_part_of_the_selections_time(monkeypatch
 
     monkeypatch.setattr(SigLipVisionTower, "attention_and_keys", counting)
     variant = next(Variant(rule, BUDGET) for rule in RIVALS if SELECTORS[rule].needs)
-    found = measure_efficiency(model, tiny_page(), "What?", [variant, Variant("uniform", BUDGET)], DECODING, repeats=1)
+    found = measure_efficiency(
+        model, tiny_page(), "What?", [variant, Variant("uniform", BUDGET)], DECODING, 1, lambda *_: None
+    )
     assert len(calls) > 3 * 2  # selection, embedding, whole answers: each warmed up and timed
     rows = {row["variant"]: row for row in found["rows"]}
     assert all(row["selection_ms"] > 0 and row["total_uncached_ms"] > 0 for row in rows.values())

@@ -182,6 +182,13 @@ def test_saving_without_adapter_is_refused_and_leaves_the_old_folder(trained, tm
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_folder_that_is_not_there_or_empty_is_told_apart(model, tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder; give a `best_model`"):
+        model.load_adapter(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no adapter_config.json, adapter_model.safetensors"):
+        model.load_adapter(tmp_path)
+
+
 def test_another_kind_of_adapter_is_refused_and_the_model_left_as_it_is(trained, tmp_path):
     adapter.save_adapter(trained, tmp_path / "a", settings={})
     weights = {name: value.clone() for name, value in adapter.lora_parameters(trained).items()}

@@ -117,9 +117,10 @@ def test_log_file_takes_what_the_package_says_and_only_then(tmp_path):
 
 def test_second_ctrl_c_interrupts_at_once():
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), deferred_interrupt() as request:
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt(lines.append) as request:
         os.kill(os.getpid(), signal.SIGINT)
-        assert request.requested
+        assert request.requested and "a second time stops at once" in lines[0]
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is handler
 

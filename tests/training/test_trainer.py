@@ -124,6 +124,11 @@ def test_sigterm_saves_and_leaves_with_the_code_to_requeue_on(tmp_path):
     assert checkpoints.find_latest(trainer.checkpoints).name == "checkpoint-2"
 
 
+def test_resume_where_there_is_nothing_begins_anew_and_says_so(tmp_path, caplog):
+    small_trainer(tmp_path, resume=True).train(loader(fake_records(2)))
+    assert f"no checkpoint in {tmp_path / 'checkpoints'} to go on from: beginning anew" in caplog.text
+
+
 def test_resume_refuses_another_run(finished, tmp_path):
     trainer, _ = finished
     for overrides, count, message in (
