@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
-from shirg.cli.flags import AdaptedModelFlags, GateFlags
+from shirg.cli.flags import AdaptedModelFlags, SelectorFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
@@ -20,7 +20,7 @@ ONE_PER_TOKEN = "(default: one per token)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(GateFlags, AdaptedModelFlags):
+class Flags(SelectorFlags, AdaptedModelFlags):
     """Ask one question about one page. The answer alone goes to stdout; a terminal shows on stderr how it fills in."""
 
     image: Positional[Path]
@@ -76,6 +76,8 @@ def command(flags: Flags) -> None:
     """Read and answer."""
     if flags.shift is not None and flags.schedule != "shift":
         raise UserError(f"--shift: got {flags.shift}, which only --schedule shift takes; add it")
+    if flags.selector is not None and flags.mode not in ("shirg", "multiview"):
+        raise UserError(f"--selector: got {flags.selector!r}, but --mode {flags.mode} chooses nothing; leave one out")
     from shirg.cli.live import shown_steps
     from shirg.cli.models import load_image, load_model
 

@@ -18,6 +18,13 @@ EMBEDDED_OR_OFFICIAL = "(default: documents charts for the nano, ChartQA DocVQA 
 MODELS_OWN = "(default: the adapter's or the model's own)"
 MODELS_OWN_SIDE = "(default: the adapter's or the model's own, mostly 672)"
 
+SELECTORS = (
+    "shirg", "random", "uniform", "divprune", "rediprune", "cdpruner", "vispruner", "visionzip", "prumerge", "tome",
+    "pool", "downsample",
+)  # fmt: skip
+"""The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""
+RULES = f"The rule that chooses: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."
+
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 
 
@@ -82,6 +89,14 @@ class GateFlags(ModelFlags):
         None
     )
     """The gate's settings: SHIRG-v2's weights, or those tuned for the words of a page (docs/method.md)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectorFlags(GateFlags):
+    """The same for commands that may choose by another rule."""
+
+    selector: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=MODELS_OWN, help=RULES)] = None
+    """The rule that chooses, by its name in `shirg.gate.SELECTORS`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shirg.cli.flags import GateFlags, ModelFlags
+from shirg.cli.flags import GateFlags, ModelFlags, SelectorFlags
 from shirg.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,10 +46,21 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
         model.fit = flags.fit or model.fit
         if isinstance(flags, GateFlags) and flags.preset is not None:
             model.gate = ShirgGate(GateConfig.preset(flags.preset))
+        if isinstance(flags, SelectorFlags) and flags.selector is not None:
+            _use_selector(model, flags.selector)
         _set_relevance(model, flags)
         if adapter is not None:
             warn_of_differences(model, settings, adapter)
     return model
+
+
+def _use_selector(model: Lavida, name: str) -> None:
+    from shirg.gate import ShirgGate
+
+    try:
+        model.gate = ShirgGate(dataclasses.replace(model.gate.config, selector=name))
+    except ValueError as error:
+        raise UserError(f"--selector: {error}") from error
 
 
 def usual_dtype(config: dict[str, Any]) -> str:

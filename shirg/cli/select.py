@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from tyro.conf import Positional, arg
 
-from shirg.cli.flags import AdaptedModelFlags, GateFlags
+from shirg.cli.flags import AdaptedModelFlags, SelectorFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
@@ -24,19 +24,13 @@ if TYPE_CHECKING:
     from shirg.gate import Kept
     from shirg.lavida import Lavida
 
-SELECTORS = (
-    "shirg", "random", "uniform", "divprune", "rediprune", "cdpruner", "vispruner", "visionzip", "prumerge", "tome",
-    "pool", "downsample",
-)  # fmt: skip
-"""The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 """Names by which images of a folder are known; what they are is judged by their content."""
 DRAWN = ".kept.png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(GateFlags, AdaptedModelFlags):
+class Flags(SelectorFlags, AdaptedModelFlags):
     """Draw a page with its kept patches bright, its dropped ones dimmed, and the borders of the clusters.
 
     For PAGE.png there will be PAGE.kept.png, and PAGE.kept.json with index, row, column and score of every kept patch.
@@ -57,12 +51,6 @@ class Flags(GateFlags, AdaptedModelFlags):
     question: str = ""
     """Choose with this question in mind; without it by the page alone."""
 
-    selector: Annotated[
-        str,
-        arg(metavar="NAME", help=f"The rule that chooses: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."),
-    ] = "shirg"
-    """The rule that chooses, by its name in `shirg.gate.SELECTORS`."""
-
     output_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside each image)")] = None
     """Where pictures and JSON files go."""
 
@@ -79,7 +67,6 @@ def command(flags: Flags) -> None:
         check_writable(flags.output_dir)
     model = load_model(flags, flags.adapter)
     check_budget(flags.budget, (model.resolution // model.tower.patch_size) ** 2)
-    _use_selector(model, flags.selector)
     question_ids = model.question_ids(model.prompt_ids(flags.question)) if flags.question else None
     if not flags.image.is_dir():
         said = draw_page(model, flags.image, output_of(flags.image, pages, flags.output_dir), question_ids, flags)
@@ -173,7 +160,7 @@ def describe(
         "resolution": model.resolution,
         "fit": model.fit,
         "grid": {"rows": rows, "columns": columns},
-        "selector": flags.selector,
+        "selector": model.gate.config.selector,
         "gate": dataclasses.asdict(model.gate.config),
         "budget": flags.budget,
         "question": flags.question,
@@ -200,20 +187,11 @@ def _one_line_per_key(value: dict[str, object]) -> str:
 def _notes(model: Lavida, changed: int, flags: Flags) -> list[str]:
     name = "LaViDa-nano" if flags.model == "nano" else Path(flags.model).name
     adapted = "" if flags.adapter is None else f" with adapter {flags.adapter.name}"
-    notes = [f"Selector {flags.selector}, {name}{adapted} at {model.resolution} x {model.resolution} px"]
+    notes = [f"Selector {model.gate.config.selector}, {name}{adapted} at {model.resolution} x {model.resolution} px"]
     if flags.question:
         effect = f"changes {changed:,} patches" if changed else "changes nothing"
         notes.append(f"Question: {flags.question} ({effect})")
     return notes
-
-
-def _use_selector(model: Lavida, name: str) -> None:
-    from shirg.gate import ShirgGate
-
-    try:
-        model.gate = ShirgGate(dataclasses.replace(model.gate.config, selector=name))
-    except ValueError as error:
-        raise UserError(f"--selector: {error}") from error
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
+from PIL import Image
 
-from shirg import cli
+from shirg import GateConfig, Lavida, ShirgGate, cli
 from shirg.cli import answer, live
 from tests.tiny import tiny_model, tiny_page
 
@@ -114,6 +115,16 @@ def test_ctrl_c_leaves_a_clean_terminal(asked):
     assert "passes for" not in sent
 
 
+def test_another_rule_chooses(asked, capsys):
+    _, image, question, _, folder, *_ = asked
+    model = Lavida.from_pretrained(folder)
+    model.gate = ShirgGate(GateConfig(selector="uniform"))
+    expected = model.answer(Image.open(image), question, budget=5, max_new_tokens=6)
+    settings = ["--budget", "5", "--max-new-tokens", "6", "--selector", "uniform"]
+    code, out, _ = in_process(capsys, "answer", image, question, "--model", folder, *settings)
+    assert (code, out) == (0, expected + "\n")
+
+
 def test_a_draft_is_filled(asked, capsys):
     code, out, _ = in_process(capsys, *asked, "--draft", "Total: [mask:3] USD", "--schedule", "logit-normal")
     assert code == 0 and out.startswith("Total: ") and out.endswith(" USD\n")
@@ -126,6 +137,7 @@ def test_a_draft_is_filled(asked, capsys):
         (["--shift", "0.3"], "--shift: got 0.3, which only --schedule shift takes"),
         (["--steps", "2", "--step-ratio", "0.5"], "give one of them"),
         (["--schedule", "cubic"], "schedule"),
+        (["--selector", "pool"], "--selector: got 'pool', but --mode lowres chooses nothing"),
         (["--max-new-tokens", "9", "--block-length", "4"], "must be a multiple of block_length=4"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from shirg import cli
-from shirg.cli import select
+from shirg.cli import flags, select
 from shirg.gate import SELECTORS, GateConfig
 from tests.tiny import tiny_page
 
@@ -24,7 +24,7 @@ def run(model: Path, capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def test_the_names_are_those_of_the_gate():
-    assert set(select.SELECTORS) == set(SELECTORS)
+    assert set(flags.SELECTORS) == set(SELECTORS)
 
 
 def test_help_lists_the_selectors(capsys, monkeypatch):
