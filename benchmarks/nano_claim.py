@@ -131,9 +131,9 @@ class Run:
 
     @property
     def adapters(self) -> dict[str, tuple[int, ...]]:
-        """Adapter -> the budgets that it is trained on."""
-        alone = {only(budget): (budget,) for budget in (*BUDGETS, self.all_tokens)}
-        return {MIXED: tuple(self.settings["mixed_budgets"])} | alone
+        """Adapter -> the budgets that it is trained on; what takes longest first, so that two processes end together."""
+        alone = {only(budget): (budget,) for budget in (self.all_tokens, *BUDGETS)}
+        return alone | {MIXED: tuple(self.settings["mixed_budgets"])}
 
     @property
     def journal(self) -> Path:
