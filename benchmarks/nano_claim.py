@@ -169,7 +169,7 @@ def start(arguments: argparse.Namespace) -> Run:
         "pages": pages_digest(),
         "decoding": dataclasses.asdict(score.DECODING),
         **{name: getattr(arguments, name) for name in ("dataset_size", "ocr_samples", "epochs", "batch_size")},
-        "learning_rate": arguments.learning_rate,
+        "learning_rate": arguments.learning_rate or model.config.learning_rate,
         "mixed_budgets": list(arguments.mixed_budgets),
         "device": model.device.type,
     }
@@ -396,7 +396,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     training.add_argument("--epochs", type=int, default=TrainingFlags.epochs, help="default: %(default)s")
     training.add_argument("--batch-size", type=int, default=TrainingFlags.batch_size, help="default: %(default)s")
     training.add_argument(
-        "--learning-rate", type=float, default=TrainingFlags.learning_rate, help="default: %(default)s"
+        "--learning-rate", type=float, default=TrainingFlags.learning_rate, help="default: the model's own"
     )
     training.add_argument(
         "--mixed-budgets",
