@@ -51,6 +51,7 @@ BARS = (
     Bar(SMALL, "shirg-512+adapter", "highres+adapter", -0.04),
     Bar(SMALL, "shirg-768+adapter", "lowres", 0.10),
     Bar(SMALL, "shirg-768+adapter", "hd", 0.0),
+    Bar(SMALL, "shirg-768+adapter", "hd+adapter", 0.0),
     Bar(SMALL, "shirg-512+adapter", "shirg-512+own adapter", -0.01),
     Bar(SMALL, "shirg-768+adapter", "shirg-768+own adapter", -0.01),
     Bar(SMALL, "highres+adapter", "highres+own adapter", -0.01),

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import shirg
 from shirg.data.render import KINDS
+from shirg.errors import UserError
 from shirg.evaluation.bootstrap import Interval
 from shirg.lavida import Lavida
 from tests.tiny import tiny_model
@@ -71,6 +73,7 @@ def test_every_bar_of_the_claim_in_words(bars):
         "shirg-512+adapter at most 4 points behind highres+adapter",
         "shirg-768+adapter at least 10 points ahead of lowres",
         "shirg-768+adapter above hd",
+        "shirg-768+adapter above hd+adapter",
         "shirg-512+adapter at most 1 point behind shirg-512+own adapter",
         "shirg-768+adapter at most 1 point behind shirg-768+own adapter",
         "highres+adapter at most 1 point behind highres+own adapter",
@@ -98,13 +101,15 @@ def test_differences_are_paired_and_in_questions(bars):
     assert row["by kind"] == {KINDS[0]: 0.0, KINDS[1]: 0.5}
 
 
-def test_what_was_not_measured_is_said_so(bars, capsys):
+def test_what_was_not_measured_is_said_so(bars, tmp_path, capsys):
     run = {"settings": {"weights": "abc"}, "environment": {}}
     record = bars.record_of([], run, {}, {bars.LARGE: 140, bars.SMALL: 750})
     assert {bar["verdict"] for bar in record["bars"]} == {"not measured"}
     bars.print_report(json.loads(json.dumps(record, allow_nan=False)))
     said = capsys.readouterr().out
     assert "0 questions about 0 of 750 pages" in said and "| - | not measured |" in said
+    with pytest.raises(UserError, match="--figure: there is nothing to draw"):
+        sys.modules["nano_claim_figure"].draw(tmp_path / "small.png", record)
 
 
 # ---------------------------------------------------------------- pages
@@ -129,7 +134,8 @@ def test_rows_of_the_small_print_table(claim):
     rows = {reading.name: (reading.variant.path, reading.adapter) for reading in claim.readings(2304)}
     assert list(rows)[:5] == ["lowres", "hd", "highres", "shirg-512", "shirg-768"]
     assert rows["shirg-768+adapter"] == ("shirg-768", "mixed")
-    assert rows["highres+own adapter"] == ("highres", "only-2304") and len(rows) == 11
+    assert rows["hd+adapter"] == ("hd", "mixed")
+    assert rows["highres+own adapter"] == ("highres", "only-2304") and len(rows) == 13
 
 
 # ---------------------------------------------------------------- runs
@@ -216,7 +222,9 @@ def test_two_processes_share_the_pages(small, tmp_path, capsys):
     assert small.main([*arguments(folder), "--report", "--json", str(target)]) == 0
     assert "2 questions about 2 pages" in capsys.readouterr().out
     record = json.loads(target.read_text())
-    assert record["sets"]["small print"]["questions"] == 2 and len(record["bars"]) == 9
+    assert record["sets"]["small print"]["questions"] == 2 and len(record["bars"]) == len(
+        sys.modules["nano_claim_bars"].BARS
+    )
     assert record["trainings"]["mixed"]["steps"] == 2 and set(record["trainings"]["mixed"]["steps_per_ratio"]) == {
         "12", "24", "pooled",
     }  # fmt: skip
@@ -261,9 +269,11 @@ def test_the_nano_itself(claim, bars, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(claim, "load_model", load_smaller)
     smaller_bars(claim, bars, monkeypatch, 128, 256)
-    told = arguments(tmp_path, pages=1)
+    told = arguments(tmp_path, "--figure", str(tmp_path / "small.png"), pages=1)
     assert claim.main(told) == 0
     said = capsys.readouterr().out
-    assert "1 question about 1 page\n" in said and said.count("| undecided |") == 9
+    assert "1 question about 1 page\n" in said and said.count("| undecided |") == 10
+    with Image.open(tmp_path / "small.png") as drawn:
+        assert drawn.width > 1000
     tokens = claim.measured(tmp_path)[-1]["tokens"]
     assert tokens["highres+own adapter"] == 576 and tokens["shirg-256+adapter"] == 257 and tokens["hd"] == 980
