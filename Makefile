@@ -9,9 +9,9 @@ test:  ## environment, then every test
 	sh scripts/setup.sh dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-nano:  ## make LaViDa-nano again from nothing in ./nano_work (two hours on two cores, the shipped one had nine; goes on where it was stopped)
+nano:  ## make LaViDa-nano again from nothing in ./nano_work (HOURS=2 on two cores, the shipped one had nine; goes on where it was stopped)
 	sh scripts/setup.sh base
-	OMP_NUM_THREADS=1 .venv/bin/python -m torch.distributed.run --nproc_per_node 2 -m shirg.nano.recipe --work nano_work
+	OMP_NUM_THREADS=1 .venv/bin/python -m torch.distributed.run --nproc_per_node 2 -m shirg.nano.recipe --work nano_work --hours $${HOURS:-2}
 
 check:  ## linter, formatter and types, changing nothing
 	sh scripts/setup.sh dev

@@ -5,11 +5,11 @@
 1. Large print (384 px pages, 14-22 px): `lowres`, shown the right page, another page of its kind, and a blank one.
 2. Four LoRA adapters are trained as the main job trains its one (its defaults, same records, steps and seed): one on mixed
    ratios, and one each for 512, 768 and all 2304 tokens alone. What training validates best is what is measured.
-3. Small print (672 px pages, 8-13 px): every vision path without an adapter and with the mixed one, and those that have one with
-   their own.
+3. Small print (672 px pages, 8-13 px): every vision path without an adapter and with the mixed one; `highres`, `shirg-512` and
+   `shirg-768` also with the one that was trained for that budget alone, their own.
 
-Pages are held out and no other program of ours draws them: their seeds are negative. Intervals are 95 %, by resampling
-pages; comparisons are paired. Bars are compared in points of exact match.
+Pages are held out; the small print's are drawn by no other program of ours. Intervals are 95 %, by resampling pages, each for
+itself and given one training of every adapter; comparisons are paired. Bars are compared in points of exact match.
 
 Everything is kept in --output-dir: answers page by page, adapters with their checkpoints. The same command goes on where
 it was stopped, Ctrl-C and kill -9 included, and may ask for more questions. Several processes share the work:
@@ -27,7 +27,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -36,7 +35,6 @@ from pathlib import Path
 
 import nano_claim_figure
 from nano_claim_bars import LARGE, SMALL, print_report, record_of
-from PIL import Image
 
 from shirg.cli.flags import DataFlags, ModelFlags, TrainingFlags
 from shirg.cli.models import check_writable, load_model
@@ -44,9 +42,9 @@ from shirg.cli.prepare import Flags as PrepareFlags
 from shirg.cli.prepare import dataset_config
 from shirg.cli.runner import guarded
 from shirg.cli.train import train, training_config
-from shirg.data.pages import Page, Question
-from shirg.data.preparation import SHIRGDatasetProcessor
-from shirg.data.render import KINDS, render_page
+from shirg.data.pages import Page
+from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
+from shirg.data.render import KINDS
 from shirg.errors import UserError
 from shirg.evaluation import answering
 from shirg.evaluation.environment import describe_environment, processor
@@ -56,6 +54,7 @@ from shirg.evaluation.variants import Variant
 from shirg.files import write_json
 from shirg.lavida import Lavida
 from shirg.nano.recipe import score
+from shirg.nano.recipe.score import PageSet
 
 FORMAT = "shirg-nano-claim-2"
 """Says how the output folder is laid out; a change of layout, pages or paths changes it."""
@@ -69,30 +68,8 @@ SAVE_STEPS = 20
 # ---------------------------------------------------------------- what is asked
 
 
-@dataclass(frozen=True)
-class PageSet:
-    """Held-out pages of one print size. What is page `number` does not depend on how many there are."""
-
-    name: str
-    size: int
-    text_px: tuple[float, float]
-    first_seed: int
-
-    def page(self, number: int, further: int = 0) -> Page:
-        """Page `number`, or another one of its kind."""
-        kind, seed = KINDS[number % len(KINDS)], self.first_seed - further - number
-        return render_page(kind, seed, size=self.size, text_px=self.text_px, split="heldout")
-
-    def questions(self, page: Page, number: int) -> list[Question]:
-        """Up to four questions of page `number`, drawn from all over it."""
-        most = min(score.QUESTIONS_PER_PAGE, len(page.questions))
-        return random.Random(f"{self.name} {number}").sample(page.questions, most)
-
-
-LARGE_PRINT = PageSet(LARGE, score.SIZE, score.TEXT_PX, -1)
 SMALL_PRINT = PageSet(SMALL, 672, (8.0, 13.0), -2_000_001)
-OTHER_PAGE = 1_000_000
-SETS = {pages.name: pages for pages in (LARGE_PRINT, SMALL_PRINT)}
+SETS = {pages.name: pages for pages in (score.LARGE_PRINT, SMALL_PRINT)}
 
 
 @dataclass(frozen=True)
@@ -140,7 +117,7 @@ class Run:
 
     @property
     def journal(self) -> Path:
-        """Gets the pages that this process reads."""
+        """The file that gets the pages that this process reads."""
         index, shards = self.shard
         return self.folder / f"pages-{index}-of-{shards}.jsonl"
 
@@ -158,8 +135,10 @@ def start(arguments: argparse.Namespace) -> Run:
     """The run of the output folder, begun now or going on.
 
     Raises:
-        UserError: if the folder is of a run with other settings, or there is no such shard.
+        UserError: if the folder is of a run with other settings, there is no such shard, or a training could not begin.
     """
+    if arguments.num_shards < 1:
+        raise UserError(f"--num-shards: got {arguments.num_shards}, must be 1 or more")
     if not 0 <= arguments.shard_index < arguments.num_shards:
         raise UserError(
             f"--shard-index: got {arguments.shard_index}, must be from 0 to --num-shards - 1 = {arguments.num_shards - 1}"
@@ -172,14 +151,16 @@ def start(arguments: argparse.Namespace) -> Run:
         "pages": pages_digest(),
         "decoding": dataclasses.asdict(score.DECODING),
         **{name: getattr(arguments, name) for name in ("dataset_size", "ocr_samples", "epochs", "batch_size")},
-        "learning_rate": arguments.learning_rate or model.config.learning_rate,
+        "learning_rate": model.config.learning_rate if arguments.learning_rate is None else arguments.learning_rate,
         "mixed_budgets": list(arguments.mixed_budgets),
         "device": model.device.type,
     }
-    settle(arguments.output_dir, settings, describe_environment(model) | {"processor": processor()})
     rows, columns = model.tower.grid(model.resolution, model.resolution)
     shard = arguments.shard_index, arguments.num_shards
-    return Run(arguments.output_dir, arguments.model, settings, rows * columns, shard)
+    run = Run(arguments.output_dir, arguments.model, settings, rows * columns, shard)
+    check_trainings(run)
+    settle(arguments.output_dir, settings, describe_environment(model) | {"processor": processor()})
+    return run
 
 
 def settle(folder: Path, settings: dict, environment: dict) -> None:
@@ -199,9 +180,14 @@ def settle(folder: Path, settings: dict, environment: dict) -> None:
 def read_run(folder: Path) -> dict:
     """Settings and environment of the run in a folder."""
     try:
-        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"--output-dir: {folder} holds no run yet; leave --report out to begin one") from error
+    if run["settings"]["format"] != FORMAT:
+        raise UserError(
+            f"--output-dir: {folder} is of format {run['settings']['format']!r}, this program's is {FORMAT!r}; begin in another"
+        )
+    return run
 
 
 def weights_digest(model: Lavida) -> str:
@@ -254,22 +240,43 @@ def trained(folder: Path) -> bool:
 
 def train_adapter(run: Run, name: str) -> None:
     """One adapter by the main job's own steps, from its latest checkpoint if it has one."""
-    told = run.settings
-    flags = TrainingFlags(
-        token_budgets=run.adapters[name],
-        include_pooled=name == MIXED,
-        epochs=told["epochs"],
-        batch_size=told["batch_size"],
-        learning_rate=told["learning_rate"],
-        resume=True,
-    )
-    data = DataFlags(dataset_size=told["dataset_size"], ocr_samples=told["ocr_samples"])
     with turn(run.folder / ".data.lock", wait=True):
-        prepared = dataset_config(data, PrepareFlags.image_resolution, run.folder / "data")
-        prepared = dataclasses.replace(prepared, num_workers=0)  # a share is one process
-        folder = SHIRGDatasetProcessor(prepared).prepare_full_dataset()
+        folder = SHIRGDatasetProcessor(data_plan(run)).prepare_full_dataset()
+    flags = training_flags(run, name)
     config = training_config(flags, run.model, run.adapter(name))
     train(flags, dataclasses.replace(config, save_steps=SAVE_STEPS), run.load(), folder)
+
+
+def training_flags(run: Run, name: str) -> TrainingFlags:
+    """How an adapter is trained."""
+    return TrainingFlags(
+        token_budgets=run.adapters[name],
+        include_pooled=name == MIXED,
+        epochs=run.settings["epochs"],
+        batch_size=run.settings["batch_size"],
+        learning_rate=run.settings["learning_rate"],
+        resume=True,
+    )
+
+
+def data_plan(run: Run) -> SHIRGDatasetConfig:
+    """What all adapters are trained on."""
+    data = DataFlags(dataset_size=run.settings["dataset_size"], ocr_samples=run.settings["ocr_samples"])
+    plan = dataset_config(data, PrepareFlags.image_resolution, run.folder / "data")
+    return dataclasses.replace(plan, num_workers=0)  # a share is one process
+
+
+def check_trainings(run: Run) -> None:
+    """Find out now what would end a training after an hour of other work.
+
+    Raises:
+        UserError: for a setting that cannot be trained with.
+    """
+    data_plan(run)
+    for name, budgets in run.adapters.items():
+        training_config(training_flags(run, name), run.model, run.adapter(name))
+        if max(budgets) > run.all_tokens:
+            raise UserError(f"--mixed-budgets: {max(budgets)} exceeds the {run.all_tokens} tokens of a page")
 
 
 # ---------------------------------------------------------------- pages
@@ -307,7 +314,7 @@ def ask(run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int)
     }
     entry["asked"] = [dataclasses.asdict(question) for question in asked]
     entry |= {"said": {}, "tokens": {}, **{measure: {} for measure in score.MEASURES}}
-    for name, view, variant in ways(run, models, pages, number, page.image):
+    for name, view, variant in ways(run, models, pages, number, page):
         answers = view.answers(variant, [question.question for question in asked], score.DECODING)
         said, tokens = zip(*answers, strict=True)
         entry["said"][name], entry["tokens"][name] = list(said), tokens[0]
@@ -318,15 +325,14 @@ def ask(run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int)
 
 
 def ways(
-    run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int, image: Image.Image
+    run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int, page: Page
 ) -> Iterator[tuple[str, answering.Page, Variant]]:
     """(row of the table, page before a model, vision path). Small print is seen by the tower once for every view."""
     if pages.name == LARGE:
-        other, blank = pages.page(number, OTHER_PAGE).image, Image.new("RGB", image.size, "white")
-        for name, shown in (("right", image), ("another", other), ("blank", blank)):
-            yield name, answering.Page(models[None], shown), Variant("lowres")
+        for name, image in score.shown_pages(page, number).items():
+            yield name, answering.Page(models[None], image), Variant("lowres")
         return
-    seen = answering.Page(models[None], image)
+    seen = answering.Page(models[None], page.image)
     for reading in readings(run.all_tokens):
         # The adapters are on the projector, behind the tower: all models share what it saw.
         yield reading.name, dataclasses.replace(seen, model=models[reading.adapter]), reading.variant
@@ -359,6 +365,9 @@ def progress_bar(name: str, total: int, done: int):
 def work(arguments: argparse.Namespace) -> None:
     """Measure what is missing, then print the table of all that is there."""
     asked = {LARGE: arguments.large_questions, SMALL: arguments.questions}
+    for flag, questions in zip(("--large-questions", "--questions"), asked.values(), strict=True):
+        if questions < 0:
+            raise UserError(f"{flag}: got {questions}, must be 0 or more")
     pages = {name: -(-questions // score.QUESTIONS_PER_PAGE) for name, questions in asked.items()}
     folder = arguments.output_dir
     if not arguments.report:
@@ -369,7 +378,8 @@ def work(arguments: argparse.Namespace) -> None:
             read_pages(run, LARGE, pages[LARGE])
             train_adapters(run)
             read_pages(run, SMALL, pages[SMALL])
-    record = record_of(measured(folder), read_run(folder), trainings(folder), pages)
+    told = read_run(folder)
+    record = record_of(measured(folder), told, trainings(folder), pages)
     print_report(record)
     if arguments.json:
         write_json(arguments.json, record)

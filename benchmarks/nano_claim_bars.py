@@ -1,6 +1,7 @@
 """The bars of the claim and whether they are met: what nano_claim.py prints and writes.
 
-A bar is met when the whole 95 % interval lies above it, not met when the whole interval lies below, else undecided.
+A bar is met when the whole 95 % interval lies above it, not met when the whole interval lies below, else undecided. The intervals
+are over pages, given the weights and one training of each adapter; what another seed of a training would give is not in them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from shirg.data.render import KINDS
 from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, Interval, compare, mean_interval
 from shirg.evaluation.markdown import count, interval, percent, points, table
-from shirg.nano.recipe.score import MEASURES
+from shirg.nano.recipe.score import LARGE_PRINT, MEASURES
 
-LARGE, SMALL = "large print", "small print"
+LARGE, SMALL = LARGE_PRINT.name, "small print"
 HOW = {LARGE: "14-22 px in the 384 px view, lowres", SMALL: "8-13 px in the 672 px view, 4.6-7.4 px at 384"}
-MET, NOT_MET, UNDECIDED, NOT_MEASURED = "met", "not met", "undecided", "not measured"
+MET, NOT_MET, UNDECIDED, INCOMPLETE, NOT_MEASURED = "met", "not met", "undecided", "incomplete", "not measured"
 SEED = 0
 """Of the resampling."""
 
@@ -50,6 +51,7 @@ BARS = (
     Bar(SMALL, "shirg-768+adapter", "highres+adapter", -0.01),
     Bar(SMALL, "shirg-512+adapter", "highres+adapter", -0.04),
     Bar(SMALL, "shirg-768+adapter", "lowres", 0.10),
+    Bar(SMALL, "shirg-768+adapter", "lowres+adapter", 0.10),
     Bar(SMALL, "shirg-768+adapter", "hd", 0.0),
     Bar(SMALL, "shirg-768+adapter", "hd+adapter", 0.0),
     Bar(SMALL, "shirg-512+adapter", "shirg-512+own adapter", -0.01),
@@ -59,12 +61,14 @@ BARS = (
 
 
 def verdict(found: Interval, least: float, differing_pages: int) -> str:
-    """Whether an interval is past the bar `least`; a lead that stands on a handful of pages decides nothing."""
+    """Whether an interval is past the bar `least`; a lead or lag that stands on a handful of pages decides nothing."""
     if found.low is None or found.high is None or found.pages < MINIMUM_DIFFERING_PAGES:
         return UNDECIDED
     if found.low > least:
         return MET if least < 0 or differing_pages >= MINIMUM_DIFFERING_PAGES else UNDECIDED
-    return NOT_MET if found.high < least else UNDECIDED
+    if found.high < least:
+        return NOT_MET if least > 0 or differing_pages >= MINIMUM_DIFFERING_PAGES else UNDECIDED
+    return UNDECIDED
 
 
 # ---------------------------------------------------------------- numbers
@@ -101,18 +105,20 @@ class Scores:
         return row | {"by kind": {kind: round(mean, 4) for kind, mean in means.items()}}
 
 
-def judge(bar: Bar, scores: Scores) -> dict:
-    """A bar with what was measured; intervals of differences are paired."""
+def judge(bar: Bar, scores: Scores, planned_pages: int) -> dict:
+    """A bar with what was measured, and no verdict before all planned pages were; intervals of differences are paired."""
     told = {"bar": bar.text, "ours": bar.ours, "theirs": bar.theirs, "least": bar.least}
     if not scores.entries:
         return told | {"measured": None, "verdict": NOT_MEASURED}
     ours = scores.values("exact match", bar.ours)
     if bar.theirs is None:
         found = mean_interval(ours, scores.pages, seed=SEED)
-        return told | {"measured": rounded(found), "verdict": verdict(found, bar.least, found.pages)}
-    compared = compare(ours, scores.values("exact match", bar.theirs), scores.pages, seed=SEED)
-    given = verdict(compared.interval, bar.least, compared.differing_pages)
-    return told | {"measured": rounded(compared.interval), "verdict": given}
+        given = verdict(found, bar.least, found.pages)
+    else:
+        compared = compare(ours, scores.values("exact match", bar.theirs), scores.pages, seed=SEED)
+        found, given = compared.interval, verdict(compared.interval, bar.least, compared.differing_pages)
+    enough = len(scores.entries) >= planned_pages
+    return told | {"measured": rounded(found), "verdict": given if enough else INCOMPLETE}
 
 
 def rounded(found: Interval) -> dict:
@@ -144,7 +150,7 @@ def record_of(entries: Sequence[dict], run: dict, trainings: dict[str, dict], pl
             }
             for name, scores in sets.items()
         },
-        "bars": [judge(bar, sets[bar.group]) for bar in BARS],
+        "bars": [judge(bar, sets[bar.group], planned[bar.group]) for bar in BARS],
         "trainings": {name: _training(results) for name, results in trainings.items()},
     }
 

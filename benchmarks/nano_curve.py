@@ -1,7 +1,7 @@
 """Draw how the nano learnt.   python benchmarks/nano_curve.py CURVE.jsonl [--figure docs/images/nano_curve.png]
 
-CURVE is the `curve.jsonl` that a stage of `python -m shirg.nano.recipe` writes into its folder, a line every fifty steps: here
-the share of masked answer tokens that come out right and the loss of the answers, over hours of training, every point and the
+CURVE is the `curve.jsonl` that the stage `look` or `together` of `python -m shirg.nano.recipe` writes into its folder, a line every
+fifty steps: here the share of masked answer tokens that come out right and the loss of the answers, over hours of training, every point and the
 mean of ten. Views, text sizes and the number of masked tokens are drawn anew for every step, hence the scatter.
 """
 
@@ -41,7 +41,10 @@ def main() -> None:
     parser.add_argument("curve", type=Path)
     parser.add_argument("--figure", type=Path, default=Path("docs/images/nano_curve.png"))
     arguments = parser.parse_args()
-    draw([json.loads(line) for line in arguments.curve.read_text().splitlines()], arguments.figure)
+    points = [json.loads(line) for line in arguments.curve.read_text().splitlines()]
+    if len(points) < MEAN_OF or not SHOWN.keys() <= points[0].keys():
+        parser.error(f"{arguments.curve}: expected {MEAN_OF} lines or more, each with {' and '.join(SHOWN)}")
+    draw(points, arguments.figure)
 
 
 if __name__ == "__main__":

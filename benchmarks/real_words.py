@@ -6,7 +6,7 @@ Words are cut out of their pages, scaled to the height of large print, and set s
 384 px, so that nothing but reading them is new; then each label is asked for, on the `lowres` path. Beside it stands what
 the same questions score when the words are drawn by us in a face that no training page has, and with nothing behind the
 labels. Words are of 2 to 12 printable ASCII characters in boxes at least 8 px high; those that SROIE and ICDAR give as parts
-of lines or slanted are cut as well as their boxes say. Case does not count. Intervals are 95 %, by resampling pages.
+of lines or slanted are cut as well as their boxes say. Case does not count. Intervals are 95 %, by resampling the pages so made.
 """
 
 from __future__ import annotations
@@ -102,15 +102,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with one folder per set")
     parser.add_argument("--model", default="nano", help="checkpoint folder (default: the one in the package)")
-    parser.add_argument("--words", type=int, default=300, help="of each set (default: %(default)s)")
+    parser.add_argument("--words", type=int, default=150, help="of each set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which words (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the numbers and every answer here")
     arguments = parser.parse_args()
-    model = Lavida.from_pretrained(arguments.model)
-    record = {"environment": describe_environment(model) | {"processor": processor()}, "sets": {}, "answers": {}}
     for name in SETS:
         if not (arguments.data_dir / LAYOUTS[name].folder).is_dir():
             parser.error(f"--data-dir: {arguments.data_dir} has no folder {LAYOUTS[name].folder}")
+    model = Lavida.from_pretrained(arguments.model)
+    record = {"environment": describe_environment(model) | {"processor": processor()}, "sets": {}, "answers": {}}
+    record |= {"words": arguments.words, "seed": arguments.seed}
+    for name in SETS:
         pages = boxed_pages(arguments.data_dir, name, 2 * arguments.words // PER_PAGE + 20, arguments.seed)
         rows = read(model, list(cuttings(pages, arguments.seed))[: arguments.words], name)
         record["sets"][name] = {shown: summarised([row for row in rows if row["shown"] == shown]) for shown in SHOWN}

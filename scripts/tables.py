@@ -29,16 +29,52 @@ def small_print(run: dict) -> Rows:
     columns = [(dataset, metric) for dataset in ("documents", "charts") for metric in ("exact_match", "anls")]
     for variant in dict.fromkeys(variant for _, variant, _ in scores):
         measured = [scores[dataset, variant, metric] for dataset, metric in columns]
-        cost = costs[variant.removesuffix("+adapter")]
-        selection = "-" if cost["selection_ms"] is None else f"{cost['selection_ms']:.1f}"
-        yield [
-            variant,
-            str(cost["tokens"]),
-            *(f"{100 * one['score']:.1f}% [{100 * one['low']:.1f}, {100 * one['high']:.1f}]" for one in measured),
-            selection,
-            f"{cost['prefill_ms']:.0f}",
-            f"{cost['kv_bytes'] / 1e6:.2f}",
-        ]
+        tokens, *rest = _costs(costs[variant.removesuffix("+adapter")])
+        shown = (f"{100 * one['score']:.1f}% [{100 * one['low']:.1f}, {100 * one['high']:.1f}]" for one in measured)
+        yield [variant, tokens, *shown, *rest]
+
+
+def path_costs(run: dict) -> Rows:
+    """Every vision path: tokens, and what selection, prefill and cache cost."""
+    return ([cost["variant"], *_costs(cost)] for cost in run["efficiency"]["rows"])
+
+
+def _costs(cost: dict) -> list[str]:
+    selection = "-" if cost["selection_ms"] is None else f"{cost['selection_ms']:.1f}"
+    return [str(cost["tokens"]), selection, f"{cost['prefill_ms']:.0f}", f"{cost['kv_bytes'] / 1e6:.2f}"]
+
+
+def claim_scores(run: dict) -> Rows:
+    """The nano on small print by every path and adapter, as `nano_claim.py` prints it."""
+    from benchmarks.nano_claim_bars import SMALL, scores_table
+
+    return _rows(scores_table(SMALL, run["sets"][SMALL]["rows"]))
+
+
+def claim_kinds(run: dict) -> Rows:
+    """The same by kind of page."""
+    from benchmarks.nano_claim_bars import SMALL, kinds_table
+
+    return _rows(kinds_table(SMALL, run["sets"][SMALL]["rows"]))
+
+
+def claim_bars(run: dict) -> Rows:
+    """What was to be reached, and what was."""
+    from benchmarks.nano_claim_bars import bars_table
+
+    return _rows(bars_table(run["bars"]))
+
+
+def claim_adapters(run: dict) -> Rows:
+    """The adapters' trainings."""
+    from benchmarks.nano_claim_bars import trainings_table
+
+    return _rows(trainings_table(run["trainings"]))
+
+
+def _rows(printed: str) -> Rows:
+    """The rows of a printed table, without its heading."""
+    return (line.removeprefix("| ").removesuffix(" |").split(" | ") for line in printed.splitlines()[2:])
 
 
 def kept_words(run: dict) -> Rows:
@@ -231,7 +267,12 @@ class Printed:
 
 CARD = "shirg/nano/weights/README.md"
 TABLES = (
-    Table("README.md", "vision path", "nano_small_print.json", small_print),
+    Table("README.md", "vision path", "nano_claim.json", claim_scores),
+    Table("README.md", "bar (exact match)", "nano_claim.json", claim_bars),
+    Table("README.md", "on two cores", "nano_small_print.json", path_costs),
+    Table("docs/evaluation.md", "exact match", "nano_claim.json", claim_kinds),
+    Table("docs/evaluation.md", "adapter", "nano_claim.json", claim_adapters),
+    Table("docs/evaluation.md", "vision path", "nano_small_print.json", small_print),
     Table("README.md", "rule", "gate_recall.json", kept_words),
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
     Table("docs/data.md", "", "prepare_data.json", preparation),
@@ -265,4 +306,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))  # `benchmarks`, and this checkout's `shirg`
     sys.exit(main())

@@ -50,6 +50,8 @@ def bars(claim):
         (-0.009, 0.02, -0.01, 100, "met"),
         (-0.011, 0.02, -0.01, 100, "undecided"),
         (-0.05, -0.011, -0.01, 100, "not met"),
+        (-0.05, -0.011, -0.01, 5, "undecided"),  # and so may a lag
+        (-0.02, 0.02, 0.1, 0, "not met"),  # no page differs, where a tenth should
         (-0.01, 0.02, -0.01, 100, "undecided"),  # the end itself must be past the margin
         (-0.005, 0.005, -0.01, 0, "met"),  # two that never differ are not behind each other
         (0.001, 0.02, 0.0, 5, "undecided"),  # a lead on five pages may be luck
@@ -72,6 +74,7 @@ def test_every_bar_of_the_claim_in_words(bars):
         "shirg-768+adapter at most 1 point behind highres+adapter",
         "shirg-512+adapter at most 4 points behind highres+adapter",
         "shirg-768+adapter at least 10 points ahead of lowres",
+        "shirg-768+adapter at least 10 points ahead of lowres+adapter",
         "shirg-768+adapter above hd",
         "shirg-768+adapter above hd+adapter",
         "shirg-512+adapter at most 1 point behind shirg-512+own adapter",
@@ -93,9 +96,11 @@ def test_differences_are_paired_and_in_questions(bars):
         for number in range(10)
     ]
     scores = bars.Scores(entries)
-    found = bars.judge(bars.Bar(bars.SMALL, "highres+adapter", "lowres", 0.25), scores)
+    found = bars.judge(bars.Bar(bars.SMALL, "highres+adapter", "lowres", 0.25), scores, 10)
     assert found["measured"] == {"mean": 0.5, "low": 0.5, "high": 0.5} and found["verdict"] == "met"
-    assert bars.judge(bars.Bar(bars.SMALL, "highres+adapter", "lowres", 0.51), scores)["verdict"] == "not met"
+    higher = bars.Bar(bars.SMALL, "highres+adapter", "lowres", 0.51)
+    assert bars.judge(higher, scores, 10)["verdict"] == "not met"
+    assert bars.judge(higher, scores, 11)["verdict"] == "incomplete"  # whoever looks early does not choose when to stop
     row = scores.row("lowres")
     assert row["exact match"]["mean"] == 0.25 and row["tokens"] == 10
     assert row["by kind"] == {KINDS[0]: 0.0, KINDS[1]: 0.5}
@@ -120,13 +125,13 @@ def test_pages_are_held_out_of_every_other_count(claim):
     drawn = set()
     for pages in claim.SETS.values():
         for number in range(7):
-            for further in (0, claim.OTHER_PAGE):
+            for further in (0, claim.score.OTHER_PAGE):
                 page = pages.page(number, further)
                 assert page.kind == KINDS[number] and page.seed < 0 and page.image.width == pages.size
                 assert pages.text_px[0] <= min(question.text_px for question in page.questions)
                 drawn.add(page.seed)
     assert len(drawn) == 28
-    ranges = [(pages.first_seed, pages.first_seed - claim.OTHER_PAGE) for pages in claim.SETS.values()]
+    ranges = [(pages.first_seed, pages.first_seed - claim.score.OTHER_PAGE) for pages in claim.SETS.values()]
     assert ranges[0][0] - 1_000_000 >= ranges[0][1] > ranges[1][0] + 999_000  # a million of each before they meet
 
 
@@ -244,8 +249,30 @@ def test_what_would_mix_two_runs_is_refused_in_one_line(small, tmp_path, monkeyp
     ]
     with small.turn(folder / "pages-0-of-1.lock", wait=False):
         assert small.main(told) == 2
-    assert small.main([*told, "--shard-index", "1"]) == 2
-    assert "must be from 0 to --num-shards - 1 = 0" in capsys.readouterr().err
+    run = json.loads((folder / "run.json").read_text())
+    run["settings"]["format"] = "shirg-nano-claim-1"
+    (folder / "run.json").write_text(json.dumps(run))
+    assert small.main([*told, "--report"]) == 2
+    assert "is of format 'shirg-nano-claim-1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--shard-index 1", "must be from 0 to --num-shards - 1 = 0"),
+        ("--num-shards 0", "--num-shards: got 0, must be 1 or more"),
+        ("--questions -5", "--questions: got -5, must be 0 or more"),
+        ("--learning-rate 0", "learning_rate: got 0.0, must be a positive number"),
+        ("--mixed-budgets 24 5000", "--mixed-budgets: 5000 exceeds the 144 tokens of a page"),
+        ("--epochs 0", "num_epochs: got 0"),
+        ("--dataset-size -1", "dataset_size"),
+    ],
+)
+def test_what_no_training_could_use_is_told_before_anything_is_kept(small, tmp_path, capsys, flags, says):
+    assert small.main([*arguments(tmp_path), *flags.split()]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and says in said[0]
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_the_tower_sees_a_page_once_for_every_view(small, tmp_path, monkeypatch):
@@ -272,7 +299,7 @@ def test_the_nano_itself(claim, bars, tmp_path, monkeypatch, capsys):
     told = arguments(tmp_path, "--figure", str(tmp_path / "small.png"), pages=1)
     assert claim.main(told) == 0
     said = capsys.readouterr().out
-    assert "1 question about 1 page\n" in said and said.count("| undecided |") == 10
+    assert "1 question about 1 page\n" in said and said.count("| undecided |") == 11
     with Image.open(tmp_path / "small.png") as drawn:
         assert drawn.width > 1000
     tokens = claim.measured(tmp_path)[-1]["tokens"]

@@ -10,13 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from shirg.data.pages import Page, Question, Word
 from shirg.data.render import render_page
+from shirg.data.render.values import allowed
 from shirg.lavida import Lavida
 from shirg.nano.recipe import __main__ as recipe
 from shirg.nano.recipe.export import as_lavida, nano_config
-from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, glyph_targets, moved
+from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, draw_sheet, glyph_targets, moved
 from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
 from shirg.nano.recipe.reader import Reader, attend, keep_patches, lay_out, mass, noise, whole_mean
 from shirg.nano.recipe.score import MEASURES, print_table, summarised
@@ -223,17 +225,43 @@ def test_learning_rate_warms_up_and_falls():
 
 
 def test_all_stages_run_stop_and_go_on(tmp_path, monkeypatch):
-    """Two seconds a stage; the second call finds them finished, and trains nothing."""
-    arguments = ["recipe", "--work", str(tmp_path), "--hours", str(5 / 3600)]
-    monkeypatch.setattr("sys.argv", arguments)
-    recipe.main()
-    steps = {name: Stage(tmp_path / name, 1.0).steps for name in recipe.SHARES}
+    """One to three seconds a stage. The second call finds them finished and trains nothing, a third with more hours goes on with
+    the last, and leaves the tower's first stage behind."""
+
+    def run(seconds: float) -> dict[str, int]:
+        monkeypatch.setattr("sys.argv", ["recipe", "--work", str(tmp_path), "--hours", str(seconds / 3600)])
+        recipe.main()
+        return {name: Stage(tmp_path / name, 1.0).steps for name in recipe.SHARES}
+
+    steps = run(5)
     assert all(steps.values())
-    recipe.main()
-    assert steps == {name: Stage(tmp_path / name, 1.0).steps for name in recipe.SHARES}
+    assert run(5) == steps
+    longer = run((Stage(tmp_path / "together", 1.0).spent + 1) / recipe.SHARES["together"])
+    assert longer.pop("together") > steps.pop("together") and longer == steps
     model = Lavida.from_pretrained(tmp_path / "nano")
     page = render_page("form", 1, size=384)
     assert isinstance(model.answer(page.image, page.questions[0].question, mode="lowres", max_new_tokens=8), str)
+
+
+def test_a_stage_stopped_on_its_way_goes_on_with_its_weights_and_clock(tmp_path):
+    layer = torch.nn.Linear(2, 1)
+    stage = Stage(tmp_path, 1000.0)
+    running = stage.run(layer, [torch.optim.SGD(layer.parameters(), lr=1.0)])
+    assert next(running) == 0.0
+    torch.nn.init.constant_(layer.weight, 3.0)
+    stage.save(layer)
+    running.close()
+    again = Stage(tmp_path, 1000.0, spent=-1.0)
+    assert (again.spent, again.sittings) == (stage.spent, 1)
+    assert load_file(again.weights)["weight"].tolist() == [[3.0, 3.0]]
+    assert again.common_seed(5) != Stage(tmp_path / "new", 1000.0).common_seed(
+        5
+    )  # other pages than in the first sitting
+
+
+def test_sheets_hold_words_of_training_pages_alone():
+    words = {word.text for seed in range(5) for word in draw_sheet(seed, 384, 384, (9, 14))[1]}
+    assert len(words) > 100 and all(allowed(text, "train") for text in words)
 
 
 def test_collate_stacks_all_fields():

@@ -93,10 +93,23 @@ def allowed(text: str, split: str) -> bool:
     Every word of it that is neither short nor a label word must belong to the split; a value without such a word
     ("12 March") is judged as a whole.
     """
-    words = [w for w in text.split() if len(significant(w)) >= SHARED_BELOW and significant(w) not in _closed()]
+    words = _divided_words(text)
     if not words and len(significant(text)) >= SHARED_BELOW:
         words = [text]
     return all(split_of(word) == split for word in words)
+
+
+def heldout_alone(text: str) -> bool:
+    """Whether `text` is a value that pages of "heldout" may print and no others; label words are everybody's."""
+    words = _divided_words(text)
+    if not words and len(significant(text)) >= SHARED_BELOW and any(character.isdigit() for character in text):
+        words = [text]  # a value of short parts and label words, as "12 March" is
+    return bool(words) and all(split_of(word) == "heldout" for word in words)
+
+
+def _divided_words(text: str) -> list[str]:
+    """The words of `text` that belong to one split: neither short nor a label word."""
+    return [w for w in text.split() if len(significant(w)) >= SHARED_BELOW and significant(w) not in _closed()]
 
 
 def random_word(rng: random.Random) -> str:

@@ -1,12 +1,14 @@
 """Make LaViDa-nano from nothing: python -m shirg.nano.recipe --work FOLDER [--hours 2]
 
-Stages run one after another; stopped at any moment, the same command goes on where it was. Two single-threaded processes make
-more of two cores than two threads do: OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m shirg.nano.recipe --work FOLDER
+Stages run one after another; stopped at any moment, the same command goes on where it was. More hours than before go to the last
+stage that was begun and those behind it. Two single-threaded processes make more of two cores than two threads do:
+OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m shirg.nano.recipe --work FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 from pathlib import Path
 
@@ -37,19 +39,31 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="folder of the finished checkpoint (default: WORK/nano)")
     arguments = parser.parse_args()
+    if not arguments.hours > 0:
+        parser.error(f"--hours: got {arguments.hours:g}, must be above 0")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
+    if arguments.device == "cuda" and dist.is_torchelastic_launched():
+        parser.error("--device cuda: one process has the GPU to itself; start it without torchrun")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     torch.manual_seed(SEED)
     reader = Reader().to(arguments.device)
-    seconds = {name: share * arguments.hours * 3600 for name, share in SHARES.items()}
-    glyphs(Stage(arguments.work / "glyphs", seconds["glyphs"]), reader)
-    look(Stage(arguments.work / "look", seconds["look"]), reader)
-    together(Stage(arguments.work / "together", seconds["together"]), reader)
+    for train, stage in zip((glyphs, look, together), stages(arguments.work, arguments.hours * 3600), strict=True):
+        train(stage, reader)
     if rank() == 0:
         export(reader, arguments.output or arguments.work / "nano")
+
+
+def stages(work: Path, seconds: float) -> list[Stage]:
+    """The stages of a recipe of that length. One whose successor has begun is over, whatever its share would be now: it would
+    train weights that the successor's replace."""
+    planned = [Stage(work / name, share * seconds) for name, share in SHARES.items()]
+    for stage, following in itertools.pairwise(planned):
+        if following.weights.exists():
+            stage.seconds = stage.spent
+    return planned
 
 
 def glyphs(stage: Stage, reader: Reader) -> None:

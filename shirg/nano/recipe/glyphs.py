@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from shirg.data.pages import Word
 from shirg.data.render.fonts import TRAINING_FONTS, Face
-from shirg.data.render.values import PRINTABLE, random_word
+from shirg.data.render.values import PRINTABLE, allowed, random_word
 
 PATCH = 14
 SLOTS = 4  # characters told apart in one patch: an 8 px font puts three in it
@@ -98,7 +98,8 @@ def _draw(
             canvas.rectangle((0, top - 1, width, top + size * 1.3), fill=band)
         left, baseline = rng.randint(-10, 30), top + size
         while left < width:
-            text = random_word(rng)
+            while not allowed(text := random_word(rng), "train"):
+                pass
             edges, above, below = face.measure(text)
             mask, right_by, down_by = face.mask(text)
             canvas.bitmap((left + right_by, baseline + down_by), mask, fill=line_ink)

@@ -7,57 +7,83 @@ are chance: what a model gets that knows how answers look and which are common, 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from shirg.data.pages import Page
+from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
+from shirg.data.render.values import heldout_alone
 from shirg.evaluation.answering import Decoding, generated_text
 from shirg.evaluation.bootstrap import mean_interval
 from shirg.evaluation.metrics import METRICS
 from shirg.files import write_json
 from shirg.lavida import Lavida
 
-SIZE = 384
-TEXT_PX = (14.0, 22.0)
 QUESTIONS_PER_PAGE = 4
 DECODING = Decoding(max_new_tokens=16, block_length=16, step_ratio=0.5)
 MEASURES = {"exact match": "exact_match", "ANLS": "anls"}
+OTHER_PAGE = 1_000_000
+UNSEEN = "unseen answers"
+"""The group of questions whose answer no training page can print."""
 
 
-def pages(count: int) -> Iterator[tuple[Page, Page]]:
-    """Held-out pages with large print, every kind in turn, each with another page of its kind."""
-    for number in range(count):
-        kind = KINDS[number % len(KINDS)]
-        page, other = (
-            render_page(kind, seed, size=SIZE, text_px=TEXT_PX, split="heldout") for seed in (number, number + count)
-        )
-        yield page, other
+@dataclass(frozen=True)
+class PageSet:
+    """Held-out pages of one print size. What is page `number` does not depend on how many there are."""
+
+    name: str
+    size: int
+    text_px: tuple[float, float]
+    first_seed: int
+
+    def page(self, number: int, further: int = 0) -> Page:
+        """Page `number`, or another one of its kind."""
+        kind, seed = KINDS[number % len(KINDS)], self.first_seed - further - number
+        return render_page(kind, seed, size=self.size, text_px=self.text_px, split="heldout")
+
+    def questions(self, page: Page, number: int) -> list[Question]:
+        """Up to four questions of page `number`, drawn from all over it."""
+        most = min(QUESTIONS_PER_PAGE, len(page.questions))
+        return random.Random(f"{self.name} {number}").sample(page.questions, most)
+
+
+LARGE_PRINT = PageSet("large print", 384, (14.0, 22.0), -1)
+"""No other program of ours draws them: their seeds are negative."""
+
+
+def shown_pages(page: Page, number: int) -> dict[str, Image.Image]:
+    """What the model is shown when it is asked about a page of `LARGE_PRINT`."""
+    other, blank = LARGE_PRINT.page(number, OTHER_PAGE).image, Image.new("RGB", page.image.size, "white")
+    return {"right": page.image, "another": other, "blank": blank}
 
 
 @torch.no_grad()
 def score(model: Lavida, count: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """Exact match and ANLS with 95% intervals over pages, for `lowres` and each of the three pages shown, and by kind."""
+    """Exact match and ANLS with 95% intervals over pages, for `lowres` and each of the three pages shown; by group and kind."""
     rows = []
-    for number, (page, other) in enumerate(pages(count)):
-        shown = {"right": page.image, "another": other.image, "blank": Image.new("RGB", page.image.size, "white")}
-        for name, image in shown.items():
-            features = model.image_features(image, "lowres")
-            embeds = model.image_embeds(features, "lowres")
-            for question in page.questions[:QUESTIONS_PER_PAGE]:
+    for number in range(count):
+        page = LARGE_PRINT.page(number)
+        asked = LARGE_PRINT.questions(page, number)
+        for name, image in shown_pages(page, number).items():
+            embeds = model.image_embeds(model.image_features(image, "lowres"), "lowres")
+            for question in asked:
                 answer = generated_text(model, model.prompt_ids(question.question), embeds, DECODING)
                 scores = {label: METRICS[metric](answer, question.answers) for label, metric in MEASURES.items()}
-                rows.append({"shown": name, "kind": page.kind, "asked": question.kind, "page": str(number), **scores})
-    groups = {"all": rows} | {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
+                unseen = all(map(heldout_alone, question.answers))
+                rows.append({"shown": name, "kind": page.kind, "unseen": unseen, "page": str(number), **scores})
+    groups = {"all": rows, UNSEEN: [row for row in rows if row["unseen"]]}
+    groups |= {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS[:count]}
     return {
         group: {
             name: summarised([row for row in chosen if row["shown"] == name]) for name in ("right", "another", "blank")
         }
         for group, chosen in groups.items()
+        if chosen
     }
 
 
@@ -92,7 +118,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     arguments = parser.parse_args()
     result = score(Lavida.from_pretrained(arguments.model), arguments.pages)
-    print(f"lowres, text of {TEXT_PX[0]:g}-{TEXT_PX[1]:g} px at {SIZE} px, held-out pages; 95% intervals")
+    low, high = LARGE_PRINT.text_px
+    print(f"lowres, text of {low:g}-{high:g} px at {LARGE_PRINT.size} px, held-out pages; 95% intervals over pages")
     print_table("pages | shown", result)
     if arguments.json:
         write_json(arguments.json, result)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shirg.files import atomic_path, write_json
+from shirg.seeds import derived_seed
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,11 @@ class Stage:
 
     def common_seed(self, seed: int) -> int:
         """Another one for every sitting, the same for all processes: they draw work of like size, and none waits for another."""
-        return seed + 1000 * self.sittings
+        return derived_seed(seed, self.sittings)
 
     def own_seed(self, seed: int) -> int:
         """Another one for every process and every sitting, so that no page is shown twice."""
-        return self.common_seed(seed) + 100 * (1 + rank())
+        return derived_seed(seed, self.sittings, rank())
 
     def run(self, modules: nn.Module, steppers: list[torch.optim.Optimizer]) -> Iterator[float]:
         """Yield the share done (0 to 1) before every step, with the learning rates set; saves on the way and at the end."""

@@ -1,0 +1,54 @@
+"""Two processes that train the nano together: one gradient, one clock, pages of their own. As a program: what each does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from shirg.nano.recipe.stage import Stage, _from_first, descend
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_two_processes_take_one_step_and_see_pages_of_their_own(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [*launch, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    # Gradients are 0.1 and 0.2 for the first number, 0.3 in one process alone for the second: their means, once down a rate of 1.
+    assert first["weights"] == second["weights"] == pytest.approx([-0.15, -0.15])
+    assert first["clock"] == second["clock"] == 5.0
+    assert first["common"] == second["common"] and first["own"] != second["own"]
+
+
+def one_step(folder: Path) -> None:
+    """A step down a gradient that differs between the processes, and what they agree on."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    both, one = torch.nn.Parameter(torch.zeros(())), torch.nn.Parameter(torch.zeros(()))
+    modules = torch.nn.ParameterList([both, one])
+    loss = 0.1 * (rank + 1) * both + (0.3 * one if rank == 0 else 0.0)
+    descend(modules, [torch.optim.SGD(modules.parameters(), lr=1.0)], loss)
+    stage = Stage(folder / "stage", 1.0)
+    found = {
+        "weights": [both.item(), one.item()],
+        "clock": _from_first(5.0 + rank),
+        "common": stage.common_seed(1),
+        "own": stage.own_seed(1),
+    }
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    one_step(Path(sys.argv[1]))
