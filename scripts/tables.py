@@ -142,9 +142,13 @@ def packing(run: dict) -> Rows:
 
 
 def large_print(run: dict) -> Rows:
-    """What the nano reads of pages shown, of others and of none; then kind by kind."""
+    """What the nano reads of pages shown, of others and of none; then kind by kind of page."""
+    from shirg.nano.recipe.score import ASKED
+
     shown = {"right": "the right page", "another": "another page", "blank": "a blank page"}
     for group, by_shown in run.items():
+        if group.startswith(ASKED):
+            continue
         for name in shown if group == "all" else ("right",):
             row = by_shown[name]
             cells = ["{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * x for x in row[key])) for key in ("exact match", "ANLS")]

@@ -32,6 +32,10 @@ UNSEEN = "unseen answers"
 """The group of questions whose answer no training page can print."""
 
 
+ASKED = "asked: "
+"""Before the kind of a question, where that is the group."""
+
+
 @dataclass(frozen=True)
 class PageSet:
     """Held-out pages of one print size. What is page `number` does not depend on how many there are."""
@@ -64,7 +68,7 @@ def shown_pages(page: Page, number: int) -> dict[str, Image.Image]:
 
 @torch.no_grad()
 def score(model: Lavida, count: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """Exact match and ANLS with 95% intervals over pages, for `lowres` and each of the three pages shown; by group and kind."""
+    """Exact match and ANLS with 95% intervals over pages, for `lowres` and each of the three pages shown, by group."""
     rows = []
     for number in range(count):
         page = LARGE_PRINT.page(number)
@@ -74,10 +78,12 @@ def score(model: Lavida, count: int) -> dict[str, dict[str, dict[str, Any]]]:
             for question in asked:
                 answer = generated_text(model, model.prompt_ids(question.question), embeds, DECODING)
                 scores = {label: METRICS[metric](answer, question.answers) for label, metric in MEASURES.items()}
-                unseen = all(map(heldout_alone, question.answers))
-                rows.append({"shown": name, "kind": page.kind, "unseen": unseen, "page": str(number), **scores})
+                about = {"kind": page.kind, "asked": question.kind, "unseen": all(map(heldout_alone, question.answers))}
+                rows.append({"shown": name, "page": str(number), **about, **scores})
     groups = {"all": rows, UNSEEN: [row for row in rows if row["unseen"]]}
-    groups |= {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS[:count]}
+    groups |= {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
+    for asked in sorted({row["asked"] for row in rows}):
+        groups[f"{ASKED}{asked}"] = [row for row in rows if row["asked"] == asked]
     return {
         group: {
             name: summarised([row for row in chosen if row["shown"] == name]) for name in ("right", "another", "blank")
