@@ -67,6 +67,7 @@ NOT_RUN = {
     "shirg convert mm_projector.bin mm_projector.safetensors": WEIGHTS,
     "shirg assemble --language ... --tower ... --projector mm_projector.safetensors --output ...": WEIGHTS,
     "python -m shirg.nano.recipe.score": LONG,
+    "python benchmarks/nano_claim.py": "takes hours; tests/benchmarks/test_nano_claim.py runs a small one",
     "sh scripts/setup.sh base": SELF,
     ". .venv/bin/activate": SELF,
     "shirg merge --model path/to/lavida-llada shirg_lora_output/checkpoints/best_model path/to/merged": WEIGHTS,
