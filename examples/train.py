@@ -13,7 +13,9 @@ def main() -> None:
 
     # ------------------------------------------------------------- adapter
     model = Lavida.from_pretrained("nano")
-    config = SHIRGLoRAConfig(lora_rank=16, token_budgets=[512, 768], num_epochs=1, output_dir=OUTPUT)
+    config = SHIRGLoRAConfig(
+        lora_rank=16, token_budgets=[512, 768], num_epochs=1, learning_rate=1e-4, output_dir=OUTPUT
+    )
     results = SHIRGLoRATrainer(config, model).train(*loaders)
     print(f"{results['steps']} steps, validation loss {results['best_validation_loss']:.3f}")
     print(f"adapter: {OUTPUT}/checkpoints/best_model")

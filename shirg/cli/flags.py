@@ -159,10 +159,7 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     accumulation_steps: int = 4
     """How many micro-batches, when --grad-accumulation is on."""
 
-    learning_rate: Annotated[
-        float | None,
-        arg(metavar="FLOAT", help_behavior_hint="(default: the model's own, mostly 0.0001; 0.004 for the nano)"),
-    ] = None
+    learning_rate: float = 1e-4
     """Peak rate of AdamW; a short warm-up, then a cosine to zero."""
 
     lora_rank: int = 16

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import logging
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,9 +58,6 @@ LLADA_REQUIRED = {
 DREAM_REQUIRED = {"hidden_act": ("silu",), "rope_scaling": (None,), "tie_word_embeddings": (False,)}
 ANSWER_TOKENS = 32
 """Length of an answer unless a config says otherwise: LaViDa's README times 32 tokens in 16 steps."""
-LEARNING_RATE = 1e-4
-"""Peak rate of AdamW for an adapter unless a config says otherwise; small models want more (Yang et al. 2022, "Tensor Programs
-V", table 3: a hidden layer's rate falls with its width)."""
 
 MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 POOL_MODES = ("bilinear", "average", "max")
@@ -74,7 +70,6 @@ SHIRG_DEFAULTS: dict[str, Any] = {
     "relevance_floor": -1.0,
     "resolution": SHIRG_RESOLUTION,
     "answer_tokens": ANSWER_TOKENS,
-    "learning_rate": LEARNING_RATE,
 }
 """Our own keys, under "shirg" in the file; see `LavidaConfig`."""
 
@@ -87,8 +82,8 @@ class LavidaConfig:
     embeddings, "siglip" with its embedding by SigLIP, "none" chooses by the image alone), `relevance_sign` (-1 where a
     space is inverted, so that the least similar tokens are the relevant ones), `relevance_floor` (the cosine, times the
     sign, up to which "llm" takes a token for no match; a space that was trained to have such a border gains from it, in
-    others -1 leaves all cosines as they are), `resolution` (pixels per side that SHIRG encodes), `answer_tokens`
-    (length of the answer block that the model is used with) and `learning_rate` (peak rate at which adapters learn).
+    others -1 leaves all cosines as they are), `resolution` (pixels per side that SHIRG encodes) and `answer_tokens`
+    (length of the answer block that the model is used with).
     """
 
     raw: dict[str, Any]
@@ -107,7 +102,6 @@ class LavidaConfig:
     relevance_floor: float = SHIRG_DEFAULTS["relevance_floor"]
     resolution: int = SHIRG_DEFAULTS["resolution"]
     answer_tokens: int = SHIRG_DEFAULTS["answer_tokens"]
-    learning_rate: float = SHIRG_DEFAULTS["learning_rate"]
     vision_hidden_size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,8 +130,6 @@ class LavidaConfig:
             raise UserError(
                 f"config: shirg.relevance_floor={self.relevance_floor!r} must be a cosine from -1 to below 1"
             )
-        if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < math.inf:
-            raise UserError(f"config: shirg.learning_rate={self.learning_rate!r} must be a positive number")
 
     @property
     def family(self) -> str:

@@ -51,8 +51,8 @@ class SHIRGLoRAConfig:
     num_epochs: int = 3
     """Passes over the training records."""
 
-    learning_rate: float | None = None
-    """Peak rate of AdamW; linear warm-up, then a cosine down to zero. None takes the model's own, mostly 1e-4."""
+    learning_rate: float = 1e-4
+    """Peak rate of AdamW; linear warm-up, then a cosine down to zero."""
 
     batch_size: int = 4
     """Records per process and micro-batch, for whoever builds the data loaders; the trainer takes what a loader
@@ -132,10 +132,8 @@ class SHIRGLoRAConfig:
         for name in ("save_total_limit", "validation_steps", "max_answer_tokens"):
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), "1 or more, or None", _is_count)
-        for name in ("lora_alpha", "max_grad_norm"):
-            _check(name, getattr(self, name), "a positive number", _is_positive)
-        if self.learning_rate is not None:
-            _check("learning_rate", self.learning_rate, "a positive number, or None", _is_positive)
+        for name in ("lora_alpha", "learning_rate", "max_grad_norm"):
+            _check(name, getattr(self, name), "a positive number", lambda value: math.isfinite(value) and value > 0)
         _check("lora_dropout", self.lora_dropout, "at least 0 and below 1", lambda value: 0 <= value < 1)
         _check("warmup_ratio", self.warmup_ratio, "between 0 and 1", lambda value: 0 <= value <= 1)
         _check("weight_decay", self.weight_decay, "0 or more", lambda value: math.isfinite(value) and value >= 0)
@@ -150,8 +148,7 @@ class SHIRGLoRAConfig:
     def resolved(self, model: Lavida) -> SHIRGLoRAConfig:
         """The same settings with what None stands for with `model`."""
         length = self.max_answer_tokens or model.config.answer_tokens
-        rate = self.learning_rate or model.config.learning_rate
-        return dataclasses.replace(self, max_answer_tokens=length, learning_rate=rate)
+        return dataclasses.replace(self, max_answer_tokens=length)
 
     def sampler(self, total_steps: int, pooled_tokens: int = POOLED_TOKENS) -> BudgetSampler:
         """The sampler of this run's ratios, `pooled_tokens` being what the model's pooled path makes of a page."""
@@ -184,10 +181,6 @@ class SHIRGLoRAConfig:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and value >= 1
-
-
-def _is_positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
 
 
 def _check(name: str, value: Any, wanted: str, good: Callable[[Any], bool]) -> None:

@@ -73,8 +73,7 @@ class SHIRGLoRATrainer:
         if config.share_prefix:
             check_sharing(model)
         check_body_bits(config.body_bits, model.device)
-        assert config.max_answer_tokens is not None and config.learning_rate is not None, "resolved"
-        self.peak_rate = config.learning_rate
+        assert config.max_answer_tokens is not None, "resolved"
         self.targets = AnswerTargets(
             model.tokenizer,
             family=model.config.family,
@@ -245,7 +244,7 @@ class SHIRGLoRATrainer:
         loss_model = LossModel(self.model, config.objective, config.share_prefix)
         if config.shard_body:
             shard_body(loss_model, self.accelerator.device, self.accelerator.num_processes)
-        optimizer = torch.optim.AdamW(parameters, lr=self.peak_rate, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.loss_model, self.optimizer = self.accelerator.prepare(loss_model, optimizer)
         if latest is not None:
             checkpoints.load_optimizer(latest, self.model, self.optimizer.optimizer)
@@ -278,7 +277,7 @@ class SHIRGLoRATrainer:
         began = time.perf_counter()
         config, state, accelerator = self.config, self.state, self.accelerator
         ratio = self.sampler(state.step)
-        rate = cosine_with_warmup(state.step, self.total_steps, self.peak_rate, config.warmup_ratio)
+        rate = cosine_with_warmup(state.step, self.total_steps, config.learning_rate, config.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         records, recomputed = max(map(len, micro_batches)), config.gradient_checkpointing

@@ -245,7 +245,7 @@ def test_what_would_mix_two_runs_is_refused_in_one_line(small, tmp_path, monkeyp
     capsys.readouterr()
     assert small.main([*told, "--learning-rate", "0.5"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"shirg: error: --output-dir: {folder} holds a run with learning_rate 0.0001, this one has 0.5; use another folder"
+        f"shirg: error: --output-dir: {folder} holds a run with learning_rate 0.004, this one has 0.5; use another folder"
     ]
     with small.turn(folder / "pages-0-of-1.lock", wait=False):
         assert small.main(told) == 2

@@ -64,7 +64,7 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "loader_workers": None,
         "lora_rank": 16,
         "lora_alpha": 32,
-        "learning_rate": None,
+        "learning_rate": 1e-4,
         "token_budgets": (512, 768),
         "batch_size": 4,
         "grad_accumulation": False,

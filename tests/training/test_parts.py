@@ -155,15 +155,8 @@ def test_defaults_are_the_promised_ones():
     assert (config.lora_rank, config.lora_alpha, config.lora_dropout) == (16, 32, 0.05)
     assert config.target_modules == ["mm_projector.0", "mm_projector.2"]
     assert config.token_budgets == [512, 768, 1024] and config.include_pooled
-    assert (config.ratio_sampling, config.num_epochs) == ("uniform", 3)
+    assert (config.ratio_sampling, config.num_epochs, config.learning_rate) == ("uniform", 3, 1e-4)
     assert config.objective == "packed"
-    assert config.resolved(tiny_model()).learning_rate == 1e-4
-
-
-def test_a_model_may_have_a_rate_of_its_own_and_a_user_another():
-    model = tiny_model(shirg={"learning_rate": 0.002})
-    assert SHIRGLoRAConfig().resolved(model).learning_rate == 0.002
-    assert SHIRGLoRAConfig(learning_rate=1e-3).resolved(model).learning_rate == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -173,7 +166,6 @@ def test_a_model_may_have_a_rate_of_its_own_and_a_user_another():
         ("lora_dropout", 1.0),
         ("num_epochs", 1.5),
         ("learning_rate", math.nan),
-        ("learning_rate", 0.0),
         ("mixed_precision", "fp8"),
         ("objective", "causal"),
         ("target_modules", []),

@@ -17,10 +17,6 @@ RELEVANCE_FLOOR = 0.34
 """Above it are a question's label words on the page, below it nearly all other print: 0.39 against 0.25 at the ninth decile, on
 training pages. Somewhat above the recipe's own border, because there are many more other patches than right ones."""
 
-ADAPTER_RATE = 0.004
-"""What `shirg train` takes for the nano. The 285 steps of `make demo` lower its validation loss from 0.3107 to 0.3049 at 1e-4, to
-0.2915 at 1e-3 and to 0.2875 at 4e-3; answers to small print do not follow (benchmarks/nano_claim.py)."""
-
 
 def nano_config(reader: Reader) -> dict[str, Any]:
     """`config.json` in the naming of LaViDa's LLaDA checkpoints; "vision_config" and "shirg" are additions of ours."""
@@ -53,19 +49,13 @@ def nano_config(reader: Reader) -> dict[str, Any]:
         "tokenizer_model_max_length": LANGUAGE["max_sequence_length"],
         "tokenizer_padding_side": "right",
         "vision_config": VISION,
-        "shirg": shirg_keys(),
-    }
-
-
-def shirg_keys() -> dict[str, Any]:
-    """What the file says of settings that only SHIRG has."""
-    return {
-        "nano": True,
-        "answer_tokens": ANSWER_LENGTH,
-        "learning_rate": ADAPTER_RATE,
-        "relevance": "llm",
-        "relevance_floor": RELEVANCE_FLOOR,
-        "resolution": 672,
+        "shirg": {
+            "nano": True,
+            "answer_tokens": ANSWER_LENGTH,
+            "relevance": "llm",
+            "relevance_floor": RELEVANCE_FLOOR,
+            "resolution": 672,
+        },
     }
 
 
