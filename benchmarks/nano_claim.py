@@ -3,8 +3,8 @@
     python benchmarks/nano_claim.py --json benchmarks/results/nano_claim.json
 
 1. Large print (384 px pages, 14-22 px): `lowres`, shown the right page, another page of its kind, and a blank one.
-2. Four LoRA adapters are trained as the main job trains its one (same records, steps and seed) but at the rate that validates best:
-   one on mixed ratios, and one each for 512, 768 and all 2304 tokens alone. The step that validates best is measured.
+2. Four LoRA adapters are trained as the main job trains its one, same records, steps and seed, but at the rate that validates
+   best: one on mixed ratios, and one each for 512, 768 and all 2304 tokens alone. The step that validates best is measured.
 3. Small print (672 px pages, 8-13 px): every vision path without an adapter and with the mixed one; `highres`, `shirg-512` and
    `shirg-768` also with the one that was trained for that budget alone, their own.
 
@@ -62,8 +62,8 @@ RUN_FILE, JOURNALS = "run.json", "pages-*.jsonl"
 BUDGETS = (512, 768)
 MIXED = "mixed"
 LEARNING_RATE = 4e-3
-"""Of three rates the one that validates best: the main job's 285 steps lower the loss from 0.3107 to 0.3049 at its own 1e-4, to 0.2915
-at 1e-3 and to 0.2875 here."""
+"""Of three rates the one that validates best: the main job's 285 steps lower the loss from 0.3107 to 0.3049 at its own 1e-4, to
+0.2915 at 1e-3 and to 0.2875 at this."""
 SAVE_STEPS = 20
 """Optimizer steps that a killed training loses at most."""
 
@@ -414,9 +414,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     training.add_argument("--ocr-samples", type=int, default=DataFlags.ocr_samples, help="default: %(default)s")
     training.add_argument("--epochs", type=int, default=TrainingFlags.epochs, help="default: %(default)s")
     training.add_argument("--batch-size", type=int, default=TrainingFlags.batch_size, help="default: %(default)s")
-    training.add_argument(
-        "--learning-rate", type=float, default=LEARNING_RATE, help="default: %(default)s"
-    )
+    training.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="default: %(default)s")
     training.add_argument(
         "--mixed-budgets",
         type=int,
