@@ -287,6 +287,15 @@ def test_the_tower_sees_a_page_once_for_every_view(small, tmp_path, monkeypatch)
     assert entry["said"]["shirg-12"] == entry["said"]["shirg-12+adapter"]  # the models are equal here
 
 
+def test_the_stored_tables_are_of_the_weights_that_ship(claim):
+    stored = json.loads((BENCHMARKS / "results" / "nano_claim.json").read_text())
+    assert stored["settings"]["weights"] == claim.weights_digest(Lavida.from_pretrained("nano"))
+    assert {name: found["questions"] for name, found in stored["sets"].items()} == {
+        "large print": 560,
+        "small print": 3000,
+    }
+
+
 def test_the_nano_itself(claim, bars, tmp_path, monkeypatch, capsys):
     """One page of each print through everything, with adapters of two steps; the large view is smaller than usual."""
     load = claim.load_model

@@ -69,7 +69,7 @@ def shown_pages(page: Page, number: int) -> dict[str, Image.Image]:
 @torch.no_grad()
 def score(model: Lavida, count: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Exact match and ANLS with 95% intervals over pages, for `lowres` and each of the three pages shown, by group."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in range(count):
         page = LARGE_PRINT.page(number)
         asked = LARGE_PRINT.questions(page, number)
@@ -82,8 +82,8 @@ def score(model: Lavida, count: int) -> dict[str, dict[str, dict[str, Any]]]:
                 rows.append({"shown": name, "page": str(number), **about, **scores})
     groups = {"all": rows, UNSEEN: [row for row in rows if row["unseen"]]}
     groups |= {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
-    for asked in sorted({row["asked"] for row in rows}):
-        groups[f"{ASKED}{asked}"] = [row for row in rows if row["asked"] == asked]
+    for wanted in sorted({row["asked"] for row in rows}):
+        groups[f"{ASKED}{wanted}"] = [row for row in rows if row["asked"] == wanted]
     return {
         group: {
             name: summarised([row for row in chosen if row["shown"] == name]) for name in ("right", "another", "blank")
