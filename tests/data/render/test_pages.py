@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import random
+import string
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shirg.data.pages import Page
 from shirg.data.render import (
@@ -22,7 +25,7 @@ from shirg.data.render import (
 )
 from shirg.data.render.fonts import TRAINING_FONTS, Face, choose_family
 from shirg.data.render.lexicon import FILLER
-from shirg.data.render.values import SHARED_BELOW, allowed, significant
+from shirg.data.render.values import SHARED_BELOW, allowed, heldout_alone, significant
 from shirg.errors import UserError
 
 SIZES = ((384, (14.0, 22.0)), (672, (8.0, 13.0)), (672, (6.0, 28.0)))
@@ -222,3 +225,14 @@ def test_contact_sheet_places_pages_row_by_row():
     assert sheet.crop((4, 232, 228, 456)).tobytes() == shown[2].image.tobytes()
     with pytest.raises(UserError, match="columns=0"):
         contact_sheet(shown, columns=0)
+
+
+@given(st.text(string.ascii_letters + string.digits + " .-$", max_size=20))
+def test_what_heldout_pages_alone_may_print_no_other_page_may(text):
+    if heldout_alone(text):
+        assert [split for split in SPLITS if allowed(text, split)] == ["heldout"]
+
+
+def test_short_values_and_label_words_are_everybodys():
+    assert not any(map(heldout_alone, ("12", "Total", "Annual Report", "")))
+    assert heldout_alone("1,204.50") and not heldout_alone("$4.50")  # as their hashes fall
