@@ -48,6 +48,7 @@ from shirg.data.render import KINDS
 from shirg.errors import UserError
 from shirg.evaluation import answering
 from shirg.evaluation.environment import describe_environment, processor
+from shirg.evaluation.evaluator import progress_bar
 from shirg.evaluation.journal import Journal, read_lines
 from shirg.evaluation.metrics import METRICS
 from shirg.evaluation.variants import Variant
@@ -297,10 +298,10 @@ def read_pages(run: Run, name: str, count: int) -> None:
     models = {None: run.load()}
     if name == SMALL:
         models |= {adapter: run.load(adapter) for adapter in run.adapters}
-    with progress_bar(name, len(share), len(share) - len(missing)) as advance:
+    with progress_bar(len(share), len(share) - len(missing), shown=True) as advance:
         for number in missing:
             journal.add(ask(run, models, SETS[name], number))
-            advance()
+            advance(f"{name} pages", 1)
 
 
 def ask(run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int) -> dict:
@@ -348,18 +349,6 @@ def measured(folder: Path) -> list[dict]:
         for entry in read_lines(path)[1:]:  # behind the run's settings
             found.setdefault((entry["set"], entry["number"]), entry)
     return [found[key] for key in sorted(found)]
-
-
-@contextlib.contextmanager
-def progress_bar(name: str, total: int, done: int):
-    """A bar on standard error; yields a function that advances it by one page."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description} pages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total, completed=done)
-        yield lambda: bar.update(task, advance=1)
 
 
 # ---------------------------------------------------------------- command line

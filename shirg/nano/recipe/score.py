@@ -28,10 +28,9 @@ QUESTIONS_PER_PAGE = 4
 DECODING = Decoding(max_new_tokens=16, block_length=16, step_ratio=0.5)
 MEASURES = {"exact match": "exact_match", "ANLS": "anls"}
 OTHER_PAGE = 1_000_000
+"""From a page's number to that of another one of its kind, which is no page that is asked about."""
 UNSEEN = "unseen answers"
 """The group of questions whose answer no training page can print."""
-
-
 ASKED = "asked: "
 """Before the kind of a question, where that is the group."""
 
@@ -57,7 +56,7 @@ class PageSet:
 
 
 LARGE_PRINT = PageSet("large print", 384, (14.0, 22.0), -1)
-"""No other program of ours draws them: their seeds are negative."""
+"""Their seeds are negative: other held-out pages, as evaluations draw them, are counted from zero up."""
 
 
 def shown_pages(page: Page, number: int) -> dict[str, Image.Image]:
