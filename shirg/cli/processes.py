@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shirg.process_group import part
+
 PATIENCE = datetime.timedelta(days=7)
 """How long a process that is done waits for the others, whose pages may be harder."""
 
@@ -42,7 +44,7 @@ class Processes:
         try:
             yield
         finally:
-            distributed.destroy_process_group()
+            part()
 
     def wait(self) -> None:
         """Until all are here."""

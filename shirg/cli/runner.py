@@ -16,6 +16,7 @@ import tyro
 
 from shirg.cli.flags import CommonFlags
 from shirg.errors import UserError
+from shirg.process_group import part
 
 USER_MISTAKE = 2
 STOPPED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
@@ -72,7 +73,7 @@ def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = (
         print(f"shirg: error: {_as_flag(message, flags)}", file=sys.stderr)
         return USER_MISTAKE
     finally:
-        _part()
+        part()
     return 0
 
 
@@ -80,13 +81,6 @@ def _as_flag(message: str, flags: Sequence[str]) -> str:
     setting, colon, rest = message.partition(":")
     flag = FLAG_OF.get(setting, setting)
     return f"--{flag.replace('_', '-')}:{rest}" if colon and flag in flags else message
-
-
-def _part() -> None:
-    """Processes that computed together let go of each other: one that ends while gloo's threads still run is aborted."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def explain(error: Exception) -> str | None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from shirg.nano.recipe.stage import Stage, _from_first, descend
+from shirg.process_group import part
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +48,7 @@ def one_step(folder: Path) -> None:
         "own": stage.own_seed(1),
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    part()
 
 
 if __name__ == "__main__":

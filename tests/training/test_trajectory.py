@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from shirg.errors import UserError
 from shirg.lavida import adapter
+from shirg.process_group import part
 from shirg.training import SHIRGLoRATrainer
 from tests.tiny import tiny_model
 from tests.training.helpers import (
@@ -195,4 +195,4 @@ if __name__ == "__main__":
     found = RUNS[sys.argv[2]](out)
     if os.environ["RANK"] == "0":
         (out / "trajectory.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
+    part()

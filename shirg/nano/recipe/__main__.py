@@ -20,6 +20,7 @@ from shirg.nano.recipe.export import export
 from shirg.nano.recipe.reader import Reader, train_reader
 from shirg.nano.recipe.stage import Stage, rank
 from shirg.nano.recipe.tower import TowerLesson, train_tower
+from shirg.process_group import part
 
 SEED = 1
 SHARES = {"glyphs": 0.2, "look": 0.2, "together": 0.6}  # of the hours
@@ -48,12 +49,20 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
+    try:
+        run(arguments.work, arguments.hours * 3600, arguments.device, arguments.output or arguments.work / "nano")
+    finally:
+        part()
+
+
+def run(work: Path, seconds: float, device: str, output: Path) -> None:
+    """All stages, one after the other, and the checkpoint that the first process writes."""
     torch.manual_seed(SEED)
-    reader = Reader().to(arguments.device)
-    for train, stage in zip((glyphs, look, together), stages(arguments.work, arguments.hours * 3600), strict=True):
+    reader = Reader().to(device)
+    for train, stage in zip((glyphs, look, together), stages(work, seconds), strict=True):
         train(stage, reader)
     if rank() == 0:
-        export(reader, arguments.output or arguments.work / "nano")
+        export(reader, output)
 
 
 def stages(work: Path, seconds: float) -> list[Stage]:

@@ -1,0 +1,24 @@
+"""How processes that computed together part."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+GRACE = 0.2
+"""Seconds; gloo's threads need microseconds once they are given Python's lock."""
+
+
+def part() -> None:
+    """Let go of the other processes, where there are any; to be called when all work is done.
+
+    gloo's threads drop the tensors of the last collective after its caller has gone on. One that does so while the interpreter
+    ends is stopped in the middle of a destructor, and the process is aborted after all its work ("terminate called without an
+    active exception"; pytorch issue 190489). Destroying the group joins these threads only where nobody else holds the group,
+    and torch's own default arguments (`torch.distributed.nn.functional`) and caches (DTensor's) do. There is no call that
+    waits for them, hence a moment for them to end in.
+    """
+    distributed = sys.modules.get("torch.distributed")  # absent where nothing has computed
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        time.sleep(GRACE)
