@@ -254,9 +254,8 @@ def test_a_stage_stopped_on_its_way_goes_on_with_its_weights_and_clock(tmp_path)
     again = Stage(tmp_path, 1000.0, spent=-1.0)
     assert (again.spent, again.sittings) == (stage.spent, 1)
     assert load_file(again.weights)["weight"].tolist() == [[3.0, 3.0]]
-    assert again.common_seed(5) != Stage(tmp_path / "new", 1000.0).common_seed(
-        5
-    )  # other pages than in the first sitting
+    first = Stage(tmp_path / "new", 1000.0)
+    assert again.common_seed(5) != first.common_seed(5)  # other pages than in the first sitting
 
 
 def test_sheets_hold_words_of_training_pages_alone():
