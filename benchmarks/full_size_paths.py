@@ -114,7 +114,7 @@ class PathsPart:
         calls |= {
             "prefill": lambda: self._prefilled(prefix),
             "step": lambda: language.logits(language(answer, cache=cache)),
-            "step_uncached": lambda: language.logits(language(whole)[:, prefix.shape[1] :]),
+            "step_uncached": lambda: language.logits(language(whole, read_from=prefix.shape[1])),
         }
         return {name: self._timed(call, self.size.runs.stage) for name, call in calls.items()}
 
@@ -124,7 +124,7 @@ class PathsPart:
 
     def _prefilled(self, prefix: Tensor) -> PrefixCache:
         cache = PrefixCache()
-        self.model.language(prefix, cache=cache)
+        self.model.language(prefix, cache=cache, read_from=prefix.shape[1] - 1)
         return cache.freeze()
 
     def _answer(self, views: Tensor, prompt: Tensor, question: Tensor, variant: Variant, *, prefix_cache: bool) -> dict:

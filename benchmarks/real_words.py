@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from rich.progress import track
 
 from shirg.data.render.fonts import HELD_OUT_FONTS, TRAINING_FONTS, Face
-from shirg.evaluation.answering import generated_text
+from shirg.evaluation.answering import generated_texts
 from shirg.evaluation.boxed_pages import LAYOUTS, BoxedPage, boxed_pages
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.metrics import METRICS
@@ -91,7 +91,7 @@ def read(model: Lavida, cuts: list[Cut], name: str) -> list[dict]:
             features = model.image_features(form(group, shown), "lowres")
             embeds = model.image_embeds(features, "lowres")
             for label, (text, _) in zip(LABELS, group, strict=True):
-                said = generated_text(model, model.prompt_ids(f"What is the {label}?"), embeds, DECODING)
+                said = generated_texts(model, [model.prompt_ids(f"What is the {label}?")], [embeds], DECODING)[0]
                 scores = {measure: METRICS[metric](said, [text]) for measure, metric in MEASURES.items()}
                 rows.append({"shown": shown, "page": str(number), "text": text, "said": said, **scores})
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,10 +81,13 @@ def command(flags: Flags) -> None:
         raise UserError(f"--selector: got {flags.selector!r}, but --mode {flags.mode} chooses nothing; leave one out")
     from shirg.cli.live import shown_steps
     from shirg.cli.models import load_image, load_model
+    from shirg.threads import spare_threads
 
     page = load_image(flags.image)
-    model = load_model(flags, flags.adapter)
-    with shown_steps(model, every_step=flags.show_steps) as on_step:
+    with spare_threads() as threads, contextlib.ExitStack() as shown:
+        model = load_model(flags, flags.adapter)
+        threads.adjust()
+        on_step = shown.enter_context(shown_steps(model, every_step=flags.show_steps))
         said = model.answer(
             page,
             flags.question,

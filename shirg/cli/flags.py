@@ -168,8 +168,9 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     lora_alpha: float = 32
     """The adapter's update is multiplied by alpha / rank."""
 
-    mixed_precision: Literal["fp16", "bf16", "no"] = "fp16"
-    """Precision of the training arithmetic; fp16 on a CPU falls to bf16 and says so."""
+    mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"
+    """Precision of the training arithmetic. auto: bf16 on a GPU that has it, else fp16; on a CPU what a short measurement finds
+    faster, bfloat16 or float32. fp16 is for GPUs, on a CPU it is auto."""
 
     include_pooled: bool = True
     """Train LaViDa's own pooled path (980 tokens, 1008 with newlines) beside the budgets."""
@@ -181,8 +182,11 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     """packed: one prefix, both noisy copies of the answer behind it; prefix: the same loss in two rows, twice the work;
     bidirectional: LaViDa's own, everything sees everything."""
 
-    share_prefix: bool = False
-    """Questions of one image that meet in a batch share its tokens; only with --relevance none."""
+    share_prefix: Annotated[
+        bool | None, arg(metavar="{True,False}", help_behavior_hint="(default: True for the nano)")
+    ] = None
+    """Questions of one image that meet in a batch share its tokens, which are then chosen by the image alone: several times
+    less work."""
 
     gradient_checkpointing: bool = False
     """Recompute the language model's blocks in the backward pass: far less memory, half as much work again."""

@@ -126,14 +126,29 @@ class EpochOrder:
         if kept and self.images is None:
             return list(self._batch_sampler)
         draws = generator(self.seed, "order", self.name, epoch)
+        size = self.batch_size
         if self.images is None:
             order = torch.randperm(len(self._dataset), generator=draws).tolist()
         else:
             images = torch.randperm(len(self.images), generator=draws).tolist()
-            order = [record for image in images for record in self.images[image]]
-        size = self.batch_size
+            order = _whole_batches_first([self.images[image] for image in images], size)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         return batches[: len(self.loader)]  # without a short last batch if the loader drops it
+
+
+def _whole_batches_first(images: Iterable[Sequence[int]], size: int) -> list[int]:
+    """The images' records in an order whose batches of `size` are of one image each, as far as there are so many of it; what
+    is left of several images makes a batch when there is enough."""
+    order: list[int] = []
+    left: list[int] = []
+    for records in images:
+        whole = len(records) // size * size
+        order += records[:whole]
+        left += records[whole:]
+        while len(left) >= size:
+            order += left[:size]
+            del left[:size]
+    return order + left
 
 
 def _places(image_ids: Sequence[str]) -> list[list[int]]:

@@ -126,6 +126,14 @@ class Asker:
                 todo.append((variant, prompts))
         return todo
 
+    def page_rows(self, page: PageQuestions, answered: Container[RowKey]) -> Iterator[dict[str, Any]] | UserError:
+        """`rows` of a page, or why it cannot be opened."""
+        try:
+            image = page.open_image()
+        except UserError as error:
+            return error
+        return self.rows(page, image, answered)
+
     def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict[str, Any]]:
         """One row for each variant and question that is not answered yet."""
         todo = self.missing(page, answered)

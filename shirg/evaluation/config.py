@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shirg.data.sources import EMBEDDED
 from shirg.errors import UserError
 from shirg.evaluation.answering import Decoding
-from shirg.evaluation.environment import is_nano
 from shirg.evaluation.tasks import OFFICIAL_DEFAULT, find_task
 from shirg.evaluation.variants import SELECTING_MODES, named_modes
 from shirg.lavida import Lavida
+
+NANO_BATCH = 8
+"""Questions of a page that the nano answers together; more save nothing."""
 
 PROMPT_SUFFIXES = ("official", "none")
 
@@ -71,6 +75,14 @@ class SHIRGEvaluationConfig:
     shard_index: int | None = None
     """Answer the questions of this part only, 0 to `num_shards` - 1. None with several parts merges what they left."""
 
+    batch_size: int | None = None
+    """Questions of one page that are denoised together; no answer depends on it. None takes 8 for the nano, 1 for models
+    whose memory that might exceed."""
+
+    workers: int | None = None
+    """Processes that answer pages side by side, each with one thread. None takes as many as torch would use threads for the
+    nano on a CPU, where two processes do more than two threads and bear other programs better; 1 for other models."""
+
     command: str | None = None
     """How the run was called, for its card."""
 
@@ -84,9 +96,10 @@ class SHIRGEvaluationConfig:
         _check("modes", self.modes, "at least one name", not isinstance(self.modes, str) and self.modes)
         named_modes(self.modes, flat=True)
         self._check_shards()
-        for name, least in (("sample_size", 1), ("max_new_tokens", 1), ("efficiency_repeats", 0)):
+        open_ones = ("max_new_tokens", "batch_size", "workers")
+        for name, least in (("sample_size", 1), ("efficiency_repeats", 0), *((name, 1) for name in open_ones)):
             value = getattr(self, name)
-            left_open = name == "max_new_tokens" and value is None
+            left_open = name in open_ones and value is None
             _check(name, value, f"a whole number, {least} or more", left_open or _whole(value, least))
         block_given = self.block_length is None or _whole(self.block_length, 1)
         _check("block_length", self.block_length, "a whole number, 1 or more", block_given)
@@ -113,7 +126,13 @@ class SHIRGEvaluationConfig:
         _check("block_length", block, f"a divisor of max_new_tokens ({length})", length % block == 0)
         wanted = f"at most 1, and large enough to give a block of {block} a step"
         _check("step_ratio", self.step_ratio, wanted, int(self.step_ratio * block) > 0)
-        return Decoding(length, block, self.step_ratio)
+        return Decoding(length, block, self.step_ratio, self.batch_size or (NANO_BATCH if model.config.is_nano else 1))
+
+    def workers_for(self, model: Lavida) -> int:
+        """How many processes answer `model`'s questions."""
+        if self.workers is not None:
+            return self.workers
+        return torch.get_num_threads() if model.config.is_nano and model.device.type == "cpu" else 1
 
     def resolved(self, model: Lavida) -> dict[str, Any]:
         """All settings as plain values, with what None stands for with this model.
@@ -127,12 +146,12 @@ class SHIRGEvaluationConfig:
         for budget in self.token_budgets if of_large_view else ():
             _check("token_budgets", budget, f"at most {most}, the grid at {model.resolution} pixels", budget <= most)
         return asdict(self) | {
-            "datasets": list(self.datasets or (EMBEDDED if is_nano(model) else OFFICIAL_DEFAULT)),
+            "datasets": list(self.datasets or (EMBEDDED if model.config.is_nano else OFFICIAL_DEFAULT)),
             "token_budgets": sorted(set(self.token_budgets)),
             "modes": modes,
             "max_new_tokens": self.decoding(model).max_new_tokens,
             "block_length": self.decoding(model).block_length,
-            "prompt_suffix": self.prompt_suffix or ("none" if is_nano(model) else "official"),
+            "prompt_suffix": self.prompt_suffix or ("none" if model.config.is_nano else "official"),
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "output_dir": str(self.output_dir),
         }

@@ -57,7 +57,7 @@ def describe_model(model: Lavida) -> dict[str, Any]:
     adapter = sum(parameter.numel() for parameter in lora_parameters(model).values())
     return {
         "family": model.config.family,
-        "nano": is_nano(model),
+        "nano": model.config.is_nano,
         "resolution": model.resolution,
         "relevance": model.config.relevance,
         "relevance_sign": model.config.relevance_sign,
@@ -85,8 +85,3 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
         values = flat[:: max(1, len(flat) // SAMPLED)].double().cpu().numpy()
         digest.update(f"{name.replace('.base_layer', '')}{list(tensor.shape)}".encode() + values.tobytes())
     return digest.hexdigest()[:16]
-
-
-def is_nano(model: Lavida) -> bool:
-    """Whether this is the embedded small model: its `config.json` says so under "shirg"."""
-    return bool(model.config.raw.get("shirg", {}).get("nano", False))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shirg.data import load_benchmark
 from shirg.data.sources import Records
+from shirg.data.workers import ordered_map
 from shirg.errors import UserError
-from shirg.evaluation.asking import Asker, RowKey, Survey, row_key
+from shirg.evaluation.asking import Asker, PageQuestions, RowKey, Survey, row_key
 from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.efficiency import measure_efficiency
@@ -159,19 +161,28 @@ class SHIRGEvaluator:
     def _ask(self, survey: Survey, journal: Journal[RowKey]) -> None:
         """Ask what the journal lacks; pages that cannot be opened are listed as skipped."""
         total = sum(len(page.prompts) for page in survey.pages) * len(self.variants)
+        pages = [page for page in survey.pages if self.asker.missing(page, journal.entries)]
         with progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
-            for page in survey.pages:
-                if not self.asker.missing(page, journal.entries):
-                    continue
-                try:
-                    image = page.open_image()
-                except UserError as error:
+            for page, rows in zip(pages, self._answered(pages, journal), strict=True):
+                if isinstance(rows, UserError):
                     for record, _ in page.prompts:
-                        survey.skip(page.task, record, error)
+                        survey.skip(page.task, record, rows)
                     continue
-                for row in self.asker.rows(page, image, journal.entries):
+                for row in rows:
                     journal.add(row)
                     advance(f"evaluating {page.task.name}", 1)
+
+    def _answered(
+        self, pages: Sequence[PageQuestions], journal: Journal[RowKey]
+    ) -> Iterator[Iterable[dict[str, Any]] | UserError]:
+        """What each page's questions come to; in worker processes a page at a time, else as answers are drawn."""
+        workers = self.config.workers_for(self.model)
+        if workers < 2 or len(pages) < 2:
+            yield from (self.asker.page_rows(page, journal.entries) for page in pages)
+            return
+        known = set(journal.entries)
+        answer = partial(_finished_rows, self.asker, known)
+        yield from ordered_map(answer, pages, min(workers, len(pages)))
 
     def _sample(self, survey: Survey, journal: Journal[RowKey]) -> SamplePage:
         """The first page that was asked about."""
@@ -211,6 +222,15 @@ class SHIRGEvaluator:
             "efficiency": efficiency,
             "skipped": survey.skipped,
         }
+
+
+def _finished_rows(asker: Asker, answered: Container[RowKey], page: PageQuestions) -> list[dict[str, Any]] | UserError:
+    """In a worker process, whose errors would cross to this one with their tracebacks in their text."""
+    try:
+        rows = asker.page_rows(page, answered)
+        return rows if isinstance(rows, UserError) else list(rows)
+    except UserError as error:
+        return error
 
 
 def _nothing_to_ask(survey: Survey) -> str:

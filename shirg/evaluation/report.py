@@ -158,7 +158,6 @@ def cost_section(results: dict[str, Any], figures: str = "figures") -> str:
         "without cache",
         "steps",
         "whole answer ms",
-        "without cache",
         "KV cache MB",
         "peak MB",
     ]
@@ -166,7 +165,7 @@ def cost_section(results: dict[str, Any], figures: str = "figures") -> str:
         [row["variant"], str(row["tokens"]), str(row["prefix_tokens"])]
         + [milliseconds(row[key]) for key in ("tower_ms", "selection_ms", "embedding_ms")]
         + [milliseconds(row[key]) for key in ("prefill_ms", "step_ms", "step_uncached_ms")]
-        + [str(row["steps"]), *(milliseconds(row[key]) for key in ("total_ms", "total_uncached_ms"))]
+        + [str(row["steps"]), milliseconds(row["total_ms"])]
         + [megabytes(row["kv_bytes"]), megabytes(row["peak_memory_bytes"])]
         for row in efficiency["rows"]
     ]

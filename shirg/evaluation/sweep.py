@@ -24,9 +24,9 @@ from torch import Tensor
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.errors import UserError
-from shirg.evaluation.answering import generated_text
+from shirg.evaluation.answering import generated_texts
 from shirg.evaluation.config import SHIRGEvaluationConfig
-from shirg.evaluation.environment import describe_environment, describe_model, is_nano, processor
+from shirg.evaluation.environment import describe_environment, describe_model, processor
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.metrics import anls, exact_match
 from shirg.evaluation.recall import PageWords, patches_of_box, word_recall
@@ -155,7 +155,7 @@ class PageView:
     def of(cls, model: Lavida, page: Page, questions: Sequence[Question]) -> PageView:
         """Run the tower, and compare its tokens with every question."""
         features = model.image_features(page.image, "shirg")
-        suffix = "none" if is_nano(model) else "official"
+        suffix = "none" if model.config.is_nano else "official"
         asked = [prompt(find_task("documents"), question.question, suffix) for question in questions]
         prompts = [model.prompt_ids(text) for text in asked]
         found = [token_relevance(model, features, model.question_ids(ids)) for ids in prompts]
@@ -335,10 +335,8 @@ class Sweep:
         """Answers read from each choice, and their scores; None where nothing could be chosen."""
         if not choices:
             return {"said": None, "exact_match": None, "anls": None}
-        said = [
-            generated_text(self.model, ids, self.model.mm_projector(choice.kept.tokens[0]), self.decoding)
-            for ids, choice in zip(view.prompts, choices, strict=True)
-        ]
+        embeds = [self.model.mm_projector(choice.kept.tokens[0]) for choice in choices]
+        said = generated_texts(self.model, view.prompts, embeds, self.decoding)
         pairs = [(text, question.answers) for text, question in zip(said, view.questions, strict=True)]
         return {
             "said": said,

@@ -162,6 +162,11 @@ class LavidaConfig:
         """What the official code stores beside the model: with `add_faster_video`, a vector that only video needs."""
         return frozenset({"model.faster_token"} if self.raw.get("add_faster_video") else ())
 
+    @property
+    def is_nano(self) -> bool:
+        """Whether this is the embedded small model: its `config.json` says so under "shirg"."""
+        return bool(self.raw.get("shirg", {}).get("nano", False))
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> LavidaConfig:
         """Interpret the contents of an official `config.json` (LLaDA's or Dream's naming).

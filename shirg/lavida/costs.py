@@ -322,14 +322,23 @@ def gate_arithmetic_flops(config: LavidaConfig, tokens: int, pixels: int, questi
     return 8 * tokens * width + 12 * pixels + cosines[config.relevance]
 
 
-def body_flops(config: LavidaConfig, rows: int, keys: int) -> int:
+def body_flops(config: LavidaConfig, rows: int, keys: int, *, read: int | None = None) -> int:
     """The language model's blocks on `rows` positions that each attend to `keys` positions, their own included.
 
     Per block 2 rows (2 H^2 + 2 H kv + 3 H I) and 4 rows keys H: with grouped queries every query head still meets
     every key.
+
+    Args:
+        read: positions whose hidden states are used; of the others the last block makes keys and values only,
+            2 rows 2 H kv. None: all of them.
     """
-    block = 2 * rows * block_weights(config) + 4 * rows * keys * config.hidden_size
-    return config.body.num_layers * block
+
+    def block(count: int) -> int:
+        return 2 * count * block_weights(config) + 4 * count * keys * config.hidden_size
+
+    unread = 0 if read is None else rows - read
+    keys_and_values = 2 * unread * 2 * config.hidden_size * _kv_width(config)
+    return (config.body.num_layers - 1) * block(rows) + block(rows - unread) + keys_and_values
 
 
 def head_flops(config: LavidaConfig, rows: int) -> int:
@@ -338,15 +347,17 @@ def head_flops(config: LavidaConfig, rows: int) -> int:
 
 
 def prefill_flops(config: LavidaConfig, prefix: int) -> int:
-    """Encoding the prefix once, without logits. (Dream takes its first token from one row of them; not counted.)"""
-    return body_flops(config, prefix, prefix)
+    """Encoding the prefix once; of its last position alone the hidden state is made. (Dream takes its first token from that
+    position's logits, which are not counted.)"""
+    return body_flops(config, prefix, prefix, read=1)
 
 
 def step_flops(config: LavidaConfig, prefix: int, answer: int, *, cached: bool) -> int:
     """One denoising step: the answer's rows behind a cached prefix, or prefix and answer together; logits of the answer
     only."""
     rows = answer if cached else prefix + answer
-    return body_flops(config, rows, prefix + answer) + head_flops(config, answer)
+    read = answer if cached else answer + 1
+    return body_flops(config, rows, prefix + answer, read=read) + head_flops(config, answer)
 
 
 def path_cost(config: LavidaConfig, shape: VisionShape, scenario: Scenario) -> PathCost:

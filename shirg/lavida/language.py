@@ -8,24 +8,22 @@ tables to the weights' precision), and float64 stays float64 all the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, LlamaConfig, Qwen2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, rotate_half
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
-
-FAMILIES = {"llada": (LlamaConfig, LlamaDecoderLayer), "dream": (Qwen2Config, Qwen2DecoderLayer)}
-"""Family -> (configuration, block). Qwen2's block has biases on q, k and v, Llama's none, as the two families want."""
 
 INITIALIZER_STD = 0.02  # of random weights; Llama's and Qwen2's `initializer_range`
 
@@ -60,23 +58,52 @@ class PrefixCache:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     frozen: bool = False
+    _wholes: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
+    """("keys" or "values", layer) -> the prefix's with room for an answer behind them."""
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """All keys and values [B, kv_heads, length + L, head_dim] that layer `layer_idx` may attend to.
 
-        Until `freeze` the new ones are kept, afterwards they are only returned behind the kept ones.
+        Until `freeze` the new ones are kept. Afterwards they are only returned behind the kept ones, in memory that the
+        layer's next call writes over: no denoising step copies the prefix.
         """
         key = key.to(value.dtype)  # keys come out of the rotation in float32
-        known = layer_idx < len(self.keys)
-        if known:
+        if self.frozen and not (key.requires_grad or value.requires_grad):
+            return self._behind("keys", layer_idx, key), self._behind("values", layer_idx, value)
+        if layer_idx < len(self.keys):
             key = torch.cat([self.keys[layer_idx], key], dim=2)
             value = torch.cat([self.values[layer_idx], value], dim=2)
         if not self.frozen:
             self.keys[layer_idx : layer_idx + 1] = [key]
             self.values[layer_idx : layer_idx + 1] = [value]
         return key, value
+
+    def _behind(self, part: str, layer: int, new: Tensor) -> Tensor:
+        """Kept and new ones in one piece [B, kv_heads, length + L, head_dim]; what is kept becomes a view of its beginning."""
+        kept = getattr(self, part)
+        length, whole = self.length, self._wholes.get((part, layer))
+        if whole is None or whole.shape[2] != length + new.shape[2]:
+            whole = self._wholes[part, layer] = torch.cat([kept[layer], new], dim=2)
+            kept[layer] = whole[:, :, :length]
+        else:
+            whole[:, :, length:] = new
+        return whole
+
+    @classmethod
+    def padded(cls, rows: Sequence[PrefixCache]) -> PrefixCache:
+        """One cache of several rows, those of shorter prefixes with zeros on the right."""
+
+        def stacked(tensors: Sequence[Tensor]) -> Tensor:
+            by_position = [tensor[0].transpose(0, 1) for tensor in tensors]  # [P, heads, d]
+            return pad_sequence(by_position, batch_first=True).transpose(1, 2)
+
+        layers = range(len(rows[0].keys))
+        return cls(
+            [stacked([row.keys[layer] for row in rows]) for layer in layers],
+            [stacked([row.values[layer] for row in rows]) for layer in layers],
+        )
 
     def freeze(self) -> PrefixCache:
         """Store nothing from now on. Returns the cache itself."""
@@ -101,6 +128,66 @@ class RMSNorm(LlamaRMSNorm):
         wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
         return self.weight * scaled.to(hidden_states.dtype)
+
+
+class LladaBlock(LlamaDecoderLayer):
+    """Llama's block."""
+
+    def forward(self, hidden_states: Tensor, *others: Any, read_from: int = 0, **context: Any) -> Tensor:
+        """[B, L, H] to [B, L - read_from, H]; `context` as transformers' block takes it."""
+        if read_from:
+            return _positions_from(self, hidden_states, read_from, **context)
+        return super().forward(hidden_states, *others, **context)
+
+
+class DreamBlock(Qwen2DecoderLayer):
+    """Qwen2's block."""
+
+    def forward(self, hidden_states: Tensor, *others: Any, read_from: int = 0, **context: Any) -> Tensor:
+        """As `LladaBlock.forward`."""
+        if read_from:
+            return _positions_from(self, hidden_states, read_from, **context)
+        return super().forward(hidden_states, *others, **context)
+
+
+FAMILIES = {"llada": (LlamaConfig, LladaBlock), "dream": (Qwen2Config, DreamBlock)}
+"""Family -> (configuration, block). Qwen2's block has biases on q, k and v, Llama's none, as the two families want."""
+
+
+def _positions_from(
+    block: LladaBlock | DreamBlock,
+    hidden: Tensor,
+    read_from: int,
+    *,
+    attention_mask: Tensor | None,
+    past_key_values: PrefixCache | None,
+    position_embeddings: tuple[Tensor, Tensor],
+) -> Tensor:
+    """A block's output at the positions from `read_from` on; of those before it only keys and values are computed.
+
+    After the last block nobody reads the prefix, which the answer only attends to, in answering and in training. That saves
+    most of one block: a fifth of LaViDa-nano's language model and 3 % of an 8B one.
+    """
+    normed, attention, (cos, sin) = block.input_layernorm(hidden), block.self_attn, position_embeddings
+
+    def heads(projection: nn.Module, rows: Tensor) -> Tensor:
+        return projection(rows).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    query = heads(attention.q_proj, normed[:, read_from:])
+    key, value = heads(attention.k_proj, normed), heads(attention.v_proj, normed)
+    query, key = _rotated(query, cos[:, read_from:], sin[:, read_from:]), _rotated(key, cos, sin)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, attention.layer_idx)
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, :, read_from:]
+    found, _ = _attend_both_ways(attention, query, key, value, attention_mask, scaling=attention.scaling)
+    chosen = hidden[:, read_from:] + attention.o_proj(found.flatten(2))
+    return chosen + block.mlp(block.post_attention_layernorm(chosen))
+
+
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys [B, heads, L, d] turned by the tables [B or 1, L, d] of their positions."""
+    return heads * cos[:, None] + rotate_half(heads) * sin[:, None]
 
 
 class LanguageModel(nn.Module):
@@ -138,8 +225,9 @@ class LanguageModel(nn.Module):
         attention_mask: Tensor | BlockMask | None = None,
         position_ids: Tensor | None = None,
         cache: PrefixCache | None = None,
+        read_from: int = 0,
     ) -> Tensor:
-        """Hidden states [B, L, H] after the final norm.
+        """Hidden states [B, L - read_from, H] after the final norm.
 
         Args:
             inputs_embeds: [B, L, H].
@@ -147,14 +235,22 @@ class LanguageModel(nn.Module):
                 `BlockMask` of flex-attention.
             position_ids: [B or 1, L]; by default they go on from the end of the cache.
             cache: keys and values put before those of `inputs_embeds`; it grows by them unless it is frozen.
+            read_from: the first position whose hidden state is read; of those before it the last block computes keys and
+                values only. Under a `BlockMask` it computes all.
         """
         if position_ids is None:
             start = cache.length if cache is not None else 0
             position_ids = torch.arange(start, start + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
         rotation = rotary_tables(position_ids, self.config.head_dim, self.config.rope_theta)
         hidden = inputs_embeds
-        for layer in self.layers:
-            hidden = layer(hidden, attention_mask=attention_mask, past_key_values=cache, position_embeddings=rotation)
+        context = {"attention_mask": attention_mask, "past_key_values": cache, "position_embeddings": rotation}
+        for layer in self.layers[:-1]:
+            hidden = layer(hidden, **context)
+        last = self.layers[-1]
+        if isinstance(attention_mask, Tensor | None):
+            hidden = last(hidden, read_from=read_from, **context)
+        else:  # a BlockMask has no rows to leave out
+            hidden = last(hidden, **context)[:, read_from:]
         return self.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -222,7 +318,7 @@ AttentionInterface.register(ATTENTION, _attend_both_ways)
 
 
 def _block(
-    block_class: Callable[..., LlamaDecoderLayer | Qwen2DecoderLayer], config: LlamaConfig | Qwen2Config, index: int
+    block_class: Callable[..., LladaBlock | DreamBlock], config: LlamaConfig | Qwen2Config, index: int
 ) -> nn.Module:
     block = block_class(config, index)
     block.self_attn.is_causal = False

@@ -280,7 +280,7 @@ class Lavida(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | Sequence[Tensor],
         images: Sequence[Image.Image] | None = None,
         mode: str = "hd",
         budget: int | None = None,
@@ -305,9 +305,10 @@ class Lavida(nn.Module):
         on_prefix: OnPrefix | None = None,
         stop_early: bool = False,
     ) -> Tensor:
-        """Denoise answers to prompts [B, L]; returns the new tokens only, Long [B, max_new_tokens].
+        """Denoise answers to prompts; returns the new tokens only, Long [B, max_new_tokens].
 
         Args:
+            input_ids: prompts [B, L], or a list of prompts [L_i] of any lengths; each is answered as if it were alone.
             images: one PIL image per placeholder, in order across the batch.
             image_embeds: instead of images, their embeddings [n, hidden].
             steps: denoising steps for the whole answer, instead of `step_ratio` or `step_per_block`. LLaDA's blocks share
@@ -347,11 +348,10 @@ class Lavida(nn.Module):
             top_k=top_k,
             early_stop=self._early_stop() if stop_early else None,
         )
-        if input_ids.ndim != 2 or 0 in input_ids.shape:
-            raise UserError(f"input_ids must be [batch, length], both at least 1; got shape {list(input_ids.shape)}")
-        tokens = starting_tokens(draft_tokens, len(input_ids), max_new_tokens, self.config.mask_token_id)
-        embeds = self._embeds_per_placeholder(input_ids, images, mode, budget, image_embeds)
-        prefix = Prefix.of(self._spliced_rows(input_ids, embeds))
+        prompts = prompt.rows_of(input_ids)
+        tokens = starting_tokens(draft_tokens, len(prompts), max_new_tokens, self.config.mask_token_id)
+        embeds = self._embeds_per_placeholder(prompts, images, mode, budget, image_embeds)
+        prefix = Prefix.of(self._spliced_rows(prompts, embeds))
         self._check_length(prefix.embeds.shape[1], max_new_tokens)
         vocabulary = self.vocabulary_size
         return denoise_answers(self.language, prefix, vocabulary, tokens, settings, generator, on_step, on_prefix)
@@ -449,7 +449,7 @@ class Lavida(nn.Module):
 
     def _embeds_per_placeholder(
         self,
-        input_ids: Tensor,
+        prompts: list[Tensor],
         images: Sequence[Image.Image] | None,
         mode: str,
         budget: int | None,
@@ -459,7 +459,7 @@ class Lavida(nn.Module):
             if images is not None:
                 raise UserError("give images or image_embeds, not both")
             return list(image_embeds)
-        rows = [row for row in input_ids for _ in range(int((row == self.config.image_token_index).sum()))]
+        rows = [row for row in prompts for _ in range(int((row == self.config.image_token_index).sum()))]
         images = list(images or [])
         if len(rows) != len(images):
             raise UserError(f"input_ids hold {len(rows)} image placeholders for {len(images)} images")
@@ -468,9 +468,9 @@ class Lavida(nn.Module):
             for image, row in zip(images, rows, strict=True)
         ]
 
-    def _spliced_rows(self, input_ids: Tensor, embeds: list[Tensor]) -> list[Tensor]:
+    def _spliced_rows(self, prompts: list[Tensor], embeds: list[Tensor]) -> list[Tensor]:
         rows, start = [], 0
-        for row in input_ids:
+        for row in prompts:
             count = int((row == self.config.image_token_index).sum())
             rows.append(self.splice(row, embeds[start : start + count]))
             start += count

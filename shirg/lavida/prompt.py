@@ -93,6 +93,22 @@ def tokenize_with_images(tokenizer: PreTrainedTokenizerBase, text: str, image_to
     return torch.tensor(ids, dtype=torch.long)
 
 
+def rows_of(input_ids: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Prompts [B, L] in one tensor, or [L_i] each, as a list.
+
+    Raises:
+        UserError: unless there is at least one prompt, and one id in each.
+    """
+    if isinstance(input_ids, Tensor):
+        if input_ids.ndim != 2 or 0 in input_ids.shape:
+            raise UserError(f"input_ids must be [batch, length], both at least 1; got shape {list(input_ids.shape)}")
+        return list(input_ids)
+    shapes = [list(row.shape) for row in input_ids]
+    if not shapes or any(len(shape) != 1 or shape[0] < 1 for shape in shapes):
+        raise UserError(f"input_ids must be a list of prompts [length], at least 1 of length 1; got shapes {shapes}")
+    return list(input_ids)
+
+
 def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tensor], image_token_index: int) -> Tensor:
     """Embeddings [P, H] of `input_ids` [L] in which each placeholder gives way to its image's embeddings [n, H].
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shirg.errors import UserError
+from shirg.precision import MIXED_PRECISIONS
 from shirg.training.budgets import POOLED_TOKENS, BudgetSampler
 from shirg.training.quantized import BODY_BITS
 from shirg.training.trackers import check_trackers
@@ -16,7 +17,6 @@ from shirg.training.trackers import check_trackers
 if TYPE_CHECKING:
     from shirg.lavida import Lavida
 
-PRECISIONS = ("no", "bf16", "fp16")
 OBJECTIVES = ("packed", "prefix", "bidirectional")
 
 
@@ -61,8 +61,9 @@ class SHIRGLoRAConfig:
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step; all of a step share one ratio."""
 
-    mixed_precision: str = "bf16"
-    """One of "no", "bf16" and "fp16"; fp16 on a CPU falls to bf16."""
+    mixed_precision: str = "auto"
+    """"auto" (a GPU's bf16, or fp16 where it has none; on a CPU what a short measurement finds faster), "no", "bf16" or
+    "fp16", which on a CPU is "auto"."""
 
     warmup_ratio: float = 0.03
     """Share of the optimizer steps spent warming up (LaViDa scripts/train/exps/cluster)."""
@@ -86,9 +87,10 @@ class SHIRGLoRAConfig:
     """"packed" (one prefix, both noisy copies behind it), "prefix" (same loss, two full rows), "bidirectional"
     (LaViDa's)."""
 
-    share_prefix: bool = False
-    """Let the questions of one image that meet in a micro-batch share its tokens; batches are then dealt image by image.
-    Only where selection does not look at the question (relevance "none")."""
+    share_prefix: bool | None = None
+    """Let the questions of one image that meet in a micro-batch share its tokens: several times less work. Batches are then
+    dealt image by image, the gate chooses by the image alone, and the image does not see the question. None does so for the
+    nano, which learnt to read that way, and not for other models."""
 
     max_answer_tokens: int | None = None
     """Answer positions per record, longer answers are cut and counted; None takes as many as the model generates (16 for
@@ -138,7 +140,12 @@ class SHIRGLoRAConfig:
         _check("warmup_ratio", self.warmup_ratio, "between 0 and 1", lambda value: 0 <= value <= 1)
         _check("weight_decay", self.weight_decay, "0 or more", lambda value: math.isfinite(value) and value >= 0)
         _check("feature_cache_mb", self.feature_cache_mb, "0 or more", lambda value: value >= 0)
-        _check("mixed_precision", self.mixed_precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
+        _check(
+            "mixed_precision",
+            self.mixed_precision,
+            f"one of {', '.join(MIXED_PRECISIONS)}",
+            MIXED_PRECISIONS.__contains__,
+        )
         _check("objective", self.objective, f"one of {', '.join(OBJECTIVES)}", OBJECTIVES.__contains__)
         _check("body_bits", self.body_bits, f"one of {', '.join(map(str, BODY_BITS))}", BODY_BITS.__contains__)
         _check("target_modules", self.target_modules, "a list of layer names", lambda value: len(value) > 0)
@@ -148,7 +155,8 @@ class SHIRGLoRAConfig:
     def resolved(self, model: Lavida) -> SHIRGLoRAConfig:
         """The same settings with what None stands for with `model`."""
         length = self.max_answer_tokens or model.config.answer_tokens
-        return dataclasses.replace(self, max_answer_tokens=length)
+        share = model.config.is_nano if self.share_prefix is None else self.share_prefix
+        return dataclasses.replace(self, max_answer_tokens=length, share_prefix=share)
 
     def sampler(self, total_steps: int, pooled_tokens: int = POOLED_TOKENS) -> BudgetSampler:
         """The sampler of this run's ratios, `pooled_tokens` being what the model's pooled path makes of a page."""

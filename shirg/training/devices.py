@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from shirg.precision import Precision, choose_precision
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-logger = logging.getLogger(__name__)
 
 
 def make_accelerator(
     mixed_precision: str, device: torch.device, *, trackers: Sequence[str] = (), log_folder: Path | None = None
-) -> Accelerator:
-    """An `accelerate.Accelerator` for this run.
+) -> tuple[Accelerator, Precision]:
+    """An `accelerate.Accelerator` for this run, and why it computes in the precision that it does.
 
     It takes the GPU if CUDA has one, and otherwise stays on the model's device: a Mac's GPU is used only by a model put
-    there. On a CPU, fp16 becomes bf16, which needs no gradient scaling and has kernels there.
+    there. Of several processes the first one's measurement decides.
 
     Args:
-        mixed_precision: "no", "bf16" or "fp16".
+        mixed_precision: one of `shirg.precision.MIXED_PRECISIONS`.
         device: where the model is now.
         trackers: names of accelerate's trackers to log to.
         log_folder: for those that write files.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
     on_cpu = device.type == "cpu" and not torch.cuda.is_available()
-    if on_cpu and mixed_precision == "fp16":
-        logger.warning("mixed_precision: fp16 is not for CPUs; using bf16")
-        mixed_precision = "bf16"
     # accelerate keeps the first precision of a process for good; a notebook may train twice (transformers' Trainer does
     # the same).
     AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(cpu=on_cpu)
+    chosen = [choose_precision(mixed_precision, device if on_cpu or device.type != "cpu" else "cuda")]
+    precision = broadcast_object_list(chosen)[0]
     place = ProjectConfiguration(logging_dir=str(log_folder)) if trackers else None
-    return Accelerator(
-        mixed_precision=mixed_precision, cpu=on_cpu, log_with=list(trackers) or None, project_config=place
+    accelerator = Accelerator(
+        mixed_precision=precision.mixed, cpu=on_cpu, log_with=list(trackers) or None, project_config=place
     )
+    return accelerator, precision

@@ -22,17 +22,23 @@ UTILISATION = 0.5
 
 
 def language_flops(
-    config: LavidaConfig, rows: Sequence[tuple[int, int, int]], answers: int, *, checkpointing: bool = False
+    config: LavidaConfig,
+    rows: Sequence[tuple[int, int, int]],
+    answers: int,
+    *,
+    read: int | None = None,
+    checkpointing: bool = False,
 ) -> int:
     """Forward and backward of the body and the head, in FLOPs.
 
     Args:
         rows: (positions, keys each of them may see, repeated so often).
+        read: positions of a row whose hidden states the loss reads; None: all.
         answers: positions that predict.
         checkpointing: blocks run forward once more.
     """
-    forward = sum(times * costs.body_flops(config, length, keys) for length, keys, times in rows)
-    attention = forward - sum(times * costs.body_flops(config, length, 0) for length, _, times in rows)
+    forward = sum(times * costs.body_flops(config, length, keys, read=read) for length, keys, times in rows)
+    attention = forward - sum(times * costs.body_flops(config, length, 0, read=read) for length, _, times in rows)
     return (3 if checkpointing else 2) * forward + attention + 2 * costs.head_flops(config, answers)
 
 
@@ -50,7 +56,8 @@ def micro_batch_flops(config: LavidaConfig, ratio: Ratio, step: Step) -> int:
     """Forward and backward of one micro-batch whose images are all new, in FLOPs."""
     rows, length = step.rows(ratio_tokens(ratio, costs.path_tokens(config, "hd")))
     answers = step.batch_size * step.answer_tokens
-    language = language_flops(config, [(length, length, rows)], answers, checkpointing=step.checkpointing)
+    read = step.read if step.dense_mask else None
+    language = language_flops(config, [(length, length, rows)], answers, read=read, checkpointing=step.checkpointing)
     return language + step.batch_size * vision_flops(config, ratio)
 
 

@@ -64,7 +64,7 @@ class LossModel(nn.Module):
         Args:
             model: a `Lavida` with its adapter.
             objective: "packed", "prefix" or "bidirectional".
-            share_prefix: examples about one image share its tokens; see `check_sharing`.
+            share_prefix: examples about one image share its tokens, which the gate then chooses by the image alone.
         """
         super().__init__()
         self.model = model
@@ -141,19 +141,8 @@ class LossModel(nn.Module):
     def _image(self, example: Example, ratio: Ratio) -> Tensor:
         """What stands for the image in the prompt, [n, H]."""
         budget = None if ratio == POOLED else ratio
+        question = None if self.share_prefix else example.question
         try:
-            return self.model.image_embeds(example.features, path_of(ratio), budget, example.question)
+            return self.model.image_embeds(example.features, path_of(ratio), budget, question)
         except ValueError as error:
             raise UserError(f"record {example.record_id}: its image's tokens cannot be ranked ({error})") from error
-
-
-def check_sharing(model: Lavida) -> None:
-    """Raise `UserError` unless what the gate keeps of an image depends on the image alone.
-
-    Otherwise every question has image tokens of its own, and there is no prefix to share.
-    """
-    if model.config.relevance != "none":
-        raise UserError(
-            f"share_prefix: the gate chooses tokens by the question (relevance {model.config.relevance!r}), so questions"
-            " about one image have no common prefix; choose by the image alone (--relevance none)"
-        )

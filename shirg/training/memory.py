@@ -62,6 +62,11 @@ class Step:
             return self.batch_size, prefix + 2 * self.answer_tokens
         return 2 * self.batch_size, prefix + self.answer_tokens
 
+    @property
+    def read(self) -> int:
+        """Positions of a row whose hidden states the loss reads: the answer's copies."""
+        return (2 if self.objective == "packed" else 1) * self.answer_tokens
+
 
 @dataclass(frozen=True)
 class TrainingMemory:

@@ -72,17 +72,19 @@ def answer_losses(
         questions = [[prefix[:0]] for prefix in prefixes]
     copies = noisy_copies(language.embed_tokens, targets, masked, mask_token_id).to(prefixes[0].dtype)
     layout = lay_out(prefixes, questions, copies, objective)
+    read_from = int(layout.ends.min()) if shift else int(layout.starts.min())
     hidden = language(
         layout.embeds,
         attention_mask=block_mask(layout) if layout.embeds.is_cuda else dense_mask(layout),
         position_ids=layout.positions,
+        read_from=read_from,
     )
     # Only the copy that hides a target predicts it, so the head, the widest matrix of the model, sees N rows a turn
     # instead of 2N.
     copy = (~masked).long()  # [T, N]: 0 where A predicts
     offset = torch.arange(targets.shape[1], device=targets.device) - int(shift)
     place = torch.where(offset < 0, layout.ends.gather(1, copy), layout.starts.gather(1, copy) + offset)
-    logits = language.logits(hidden[layout.rows.gather(1, copy), place])
+    logits = language.logits(hidden[layout.rows.gather(1, copy), place - read_from])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 

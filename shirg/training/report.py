@@ -11,6 +11,7 @@ from torch import nn
 from shirg.errors import UserError
 from shirg.lavida.adapter import describe_parameters, parameters_by_role
 from shirg.lavida.costs import path_tokens
+from shirg.precision import DTYPES
 from shirg.training import effort
 from shirg.training.budgets import ratio_tokens
 from shirg.training.checkpoints import BEST, RunState
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 USUAL_QUESTION = "What is the total on this page?"
 """For the length of a prompt before any record is read."""
-
-ARITHMETIC = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""accelerate's name of a mixed precision -> what matrix products are computed in."""
 
 
 def opening_lines(trainer: SHIRGLoRATrainer) -> list[str]:
@@ -44,8 +42,7 @@ def opening_lines(trainer: SHIRGLoRATrainer) -> list[str]:
     )
     lines.append(
         f"steps: {trainer.steps_per_epoch} x {config.num_epochs} epochs = {trainer.total_steps}, from step"
-        f" {trainer.state.step}; objective {config.objective}, precision {accelerator.mixed_precision} on"
-        f" {accelerator.device}"
+        f" {trainer.state.step}; objective {config.objective}, on {accelerator.device} in {trainer.precision.reason}"
     )
     return [*lines, expectations(trainer)]
 
@@ -54,7 +51,8 @@ def expectations(trainer: SHIRGLoRATrainer) -> str:
     """Peak memory and time, computed before the first step; what they leave out is said."""
     config, sampler = trainer.config, trainer.sampler
     model, accelerator = trainer.model.config, trainer.accelerator
-    dtype = ARITHMETIC.get(accelerator.mixed_precision, trainer.model.dtype)
+    mixed = trainer.precision.mixed
+    dtype = trainer.model.dtype if mixed == "no" else DTYPES[mixed]
     step = Step(
         batch_size=trainer.order.batch_size,
         prompt_tokens=len(trainer.model.prompt_ids(USUAL_QUESTION)) - 1,
@@ -160,7 +158,8 @@ def results(trainer: SHIRGLoRATrainer) -> dict[str, Any]:
         "skipped_records": dict(gather_object(list(state.skipped.items()))),
         "cut_answers": sorted(set(gather_object(state.cut))),
         "feature_cache": {"hits": trainer.cache.hits, "misses": trainer.cache.misses, "bytes": trainer.cache.nbytes},
-        "mixed_precision": trainer.accelerator.mixed_precision,
+        "mixed_precision": trainer.precision.mixed,
+        "precision": trainer.precision.reason,
         "device": str(device),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "watched": trainer.watch.summary(state.drawn, trainer.gradients_checked),

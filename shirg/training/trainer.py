@@ -20,6 +20,7 @@ from shirg.files import clear_leftovers, write_json
 from shirg.lavida import adapter
 from shirg.lavida.costs import path_tokens
 from shirg.seeds import derived_seed, scoped_seed
+from shirg.threads import spare_threads
 from shirg.training import checkpoints, report, validation
 from shirg.training.budgets import Ratio
 from shirg.training.config import SHIRGLoRAConfig
@@ -29,7 +30,7 @@ from shirg.training.features import FeatureCache
 from shirg.training.guards import Watch, check_finite, described, memory_advice, memory_in_use
 from shirg.training.interrupts import StopRequested, deferred_interrupt, stopped_by
 from shirg.training.journal import Journal, log_file
-from shirg.training.loss_model import LossModel, check_sharing
+from shirg.training.loss_model import LossModel
 from shirg.training.processes import check_processes
 from shirg.training.progress import Progress
 from shirg.training.quantized import check_body_bits, quantize_body
@@ -62,6 +63,7 @@ class SHIRGLoRATrainer:
             UserError: if a budget exceeds the grid, the model has no tokenizer, or its adapter is not of the configured
                 form.
         """
+        self.sharing_asked = config.share_prefix is not None
         self.config = config = config.resolved(model)
         self.model = model
         self.num_tokens = math.prod(model.tower.grid(model.resolution, model.resolution))
@@ -70,8 +72,6 @@ class SHIRGLoRATrainer:
                 raise UserError(
                     f"token_budgets: {budget} exceeds the {self.num_tokens} tokens of a {model.resolution}-pixel image"
                 )
-        if config.share_prefix:
-            check_sharing(model)
         check_body_bits(config.body_bits, model.device)
         assert config.max_answer_tokens is not None, "resolved"
         self.targets = AnswerTargets(
@@ -109,7 +109,7 @@ class SHIRGLoRATrainer:
             Preempted: on SIGTERM, likewise; a `SystemExit` with a code on which schedulers can requeue.
         """
         self._make_folders()
-        self.accelerator = make_accelerator(
+        self.accelerator, self.precision = make_accelerator(
             self.config.mixed_precision,
             self.model.device,
             trackers=self.config.trackers,
@@ -187,7 +187,8 @@ class SHIRGLoRATrainer:
             "processes": self.accelerator.num_processes,
             "seed": config.seed,
         }
-        self.order = EpochOrder(train_loader, name="train_loader", by_image=config.share_prefix, **place)
+        by_image = bool(config.share_prefix) and (self.sharing_asked or hasattr(train_loader.dataset, "image_ids"))
+        self.order = EpochOrder(train_loader, name="train_loader", by_image=by_image, **place)
         self.val_order = EpochOrder(val_loader, name="val_loader", **place) if val_loader is not None else None
         self.steps_per_epoch = math.ceil(len(self.order) / config.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * config.num_epochs
@@ -202,6 +203,7 @@ class SHIRGLoRATrainer:
             "batch_size": self.order.batch_size,
             "records": len(train_loader.dataset),
             "processes": self.accelerator.num_processes,
+            "mixed_precision": self.precision.mixed,  # "auto" may come to something else on the machine that resumes
         }
         latest = self._restore_or_clear()
         self.watch.recall(self.metrics.read())
@@ -241,7 +243,7 @@ class SHIRGLoRATrainer:
             parameter.requires_grad_(True)
         self.model.eval()
         self.model.language.set_gradient_checkpointing(config.gradient_checkpointing)
-        loss_model = LossModel(self.model, config.objective, config.share_prefix)
+        loss_model = LossModel(self.model, config.objective, bool(config.share_prefix))
         if config.shard_body:
             shard_body(loss_model, self.accelerator.device, self.accelerator.num_processes)
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -254,9 +256,14 @@ class SHIRGLoRATrainer:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        with spare_threads() as self.threads:
+            self._steps()
+
+    def _steps(self) -> None:
         if validation.is_due(self):  # before the first step, or what an interruption cut off
             validation.validate(self)
         for micro_batches in self._micro_batches():
+            self.threads.adjust()
             self._step(micro_batches)
             if validation.is_due(self):
                 validation.validate(self)

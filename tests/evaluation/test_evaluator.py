@@ -139,9 +139,9 @@ def test_ctrl_c_leaves_what_was_answered(benchmark, tmp_path, monkeypatch):
         answers.append("x")
         if len(answers) > 2:
             raise KeyboardInterrupt
-        return "x"
+        return ["x"]
 
-    monkeypatch.setattr("shirg.evaluation.answering.generated_text", two_answers)
+    monkeypatch.setattr("shirg.evaluation.answering.generated_texts", two_answers)
     with pytest.raises(KeyboardInterrupt):
         evaluator.run_evaluation()
     _, *rows = read_lines(tmp_path / "predictions.jsonl")

@@ -178,14 +178,18 @@ def test_tower_and_projector_as_torch_counts_them(model, mode):
 def test_prefill_and_steps_as_torch_counts_them(model):
     """Published sizes and grouped queries included."""
     config, width, cache = model.config, model.config.hidden_size, PrefixCache()
-    assert counted(lambda: model.language(meta(1, PREFIX, width), cache=cache)) == costs.prefill_flops(config, PREFIX)
+
+    def prefill():
+        model.language(meta(1, PREFIX, width), cache=cache, read_from=PREFIX - 1)
+
+    assert counted(prefill) == costs.prefill_flops(config, PREFIX)
     assert cache.freeze().nbytes == PREFIX * costs.kv_bytes_per_token(config, "float32")
 
     def cached_step():
         model.language.logits(model.language(meta(1, ANSWER, width), cache=cache))
 
     def uncached_step():
-        model.language.logits(model.language(meta(1, PREFIX + ANSWER, width))[:, PREFIX:])
+        model.language.logits(model.language(meta(1, PREFIX + ANSWER, width), read_from=PREFIX - 1)[:, 1:])
 
     assert counted(cached_step) == costs.step_flops(config, PREFIX, ANSWER, cached=True)
     assert counted(uncached_step) == costs.step_flops(config, PREFIX, ANSWER, cached=False)

@@ -144,9 +144,15 @@ def test_one_question_per_image_shares_nothing_but_its_own_mask(tmp_path):
     assert runs[0].state.tokens == runs[1].state.tokens
 
 
-def test_a_choice_by_the_question_shares_nothing(tmp_path):
-    with pytest.raises(UserError, match="relevance 'llm'.*--relevance none"):
-        small_trainer(tmp_path, share_prefix=True)
+def test_shared_tokens_are_chosen_by_the_image_alone(tmp_path):
+    """With relevance on, too: two questions about one image have one prefix, whichever comes first."""
+    records = Records(fake_records(4, images=1))
+    runs = [small_trainer(tmp_path / str(number), share_prefix=True) for number in range(2)]
+    for run, order in zip(runs, (records, Records(records[::-1])), strict=True):
+        run.train(loader(order, shuffle=False, batch_size=4))
+    prefixes = [run.state.tokens for run in runs]
+    assert runs[0].model.config.relevance == "llm"
+    assert prefixes[0] == prefixes[1]
 
 
 def divided_run(out: Path) -> dict[str, list]:

@@ -150,10 +150,7 @@ class AnswerModel:
         self.language, self.prefix, self.vocabulary = language, prefix, vocabulary
         self.cache = None
         if prefix_lm:
-            self.cache = PrefixCache()
-            hidden = language(prefix.embeds, _rows(prefix.mask(0), prefix.embeds.shape[1]), cache=self.cache)
-            self.last_of_prefix = self._ends(hidden)
-            self.cache.freeze()
+            self.cache, self.last_of_prefix = _encode(language, prefix)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits [B, N, V] of the answer's tokens [B, N]."""
@@ -173,12 +170,29 @@ class AnswerModel:
         length = self.prefix.embeds.shape[1]
         start = torch.arange(length, device=tokens.device).expand(len(tokens), -1)
         everything = torch.cat([self.prefix.embeds, embeds.to(self.prefix.embeds.dtype)], dim=1)
-        hidden = self.language(everything, _rows(mask, length + count), torch.cat([start, positions], dim=1))
-        return self._ends(hidden), hidden[:, length:]
-
-    def _ends(self, hidden: Tensor) -> Tensor:
+        everywhere = torch.cat([start, positions], dim=1)
+        ends = self.prefix.lengths - 1
+        read_from = int(ends.min())
+        hidden = self.language(everything, _rows(mask, length + count), everywhere, read_from=read_from)
         rows = torch.arange(len(hidden), device=hidden.device)
-        return hidden[rows, self.prefix.lengths - 1][:, None]
+        return hidden[rows, ends - read_from][:, None], hidden[:, -count:]
+
+
+def _encode(language: LanguageModel, prefix: Prefix) -> tuple[PrefixCache, Tensor]:
+    """The prefix's keys and values, and the hidden states [B, 1, H] of its rows' last positions.
+
+    Rows of unequal length are encoded one by one: nothing is computed for padding, no mask is needed, and each comes out as if
+    it were alone.
+    """
+    if not prefix.ragged:
+        cache = PrefixCache()
+        ends = language(prefix.embeds, cache=cache, read_from=prefix.embeds.shape[1] - 1)
+        return cache.freeze(), ends
+    caches, ends = [], []
+    for row, length in zip(prefix.embeds, prefix.lengths.tolist(), strict=True):
+        caches.append(PrefixCache())
+        ends.append(language(row[None, :length], cache=caches[-1], read_from=length - 1))
+    return PrefixCache.padded(caches).freeze(), torch.cat(ends)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from PIL import Image
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.data.render.values import heldout_alone
-from shirg.evaluation.answering import Decoding, generated_text
+from shirg.evaluation.answering import Decoding, generated_texts
 from shirg.evaluation.bootstrap import mean_interval
 from shirg.evaluation.metrics import METRICS
 from shirg.files import write_json
@@ -74,8 +74,9 @@ def score(model: Lavida, count: int) -> dict[str, dict[str, dict[str, Any]]]:
         asked = LARGE_PRINT.questions(page, number)
         for name, image in shown_pages(page, number).items():
             embeds = model.image_embeds(model.image_features(image, "lowres"), "lowres")
-            for question in asked:
-                answer = generated_text(model, model.prompt_ids(question.question), embeds, DECODING)
+            prompts = [model.prompt_ids(question.question) for question in asked]
+            answers = generated_texts(model, prompts, [embeds] * len(prompts), DECODING)
+            for question, answer in zip(asked, answers, strict=True):
                 scores = {label: METRICS[metric](answer, question.answers) for label, metric in MEASURES.items()}
                 about = {"kind": page.kind, "asked": question.kind, "unseen": all(map(heldout_alone, question.answers))}
                 rows.append({"shown": name, "page": str(number), **about, **scores})

@@ -1,0 +1,123 @@
+"""In which precision a machine computes: measured where that differs, one rule for every command.
+
+A GPU has bfloat16 or float16 units. A CPU either has instructions for bfloat16, which then beats float32, or it has none and
+emulates it, 20 to 30 times slower. What `torch` reports of a processor does not tell the two apart, so a product is timed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.nn import functional
+
+logger = logging.getLogger(__name__)
+
+MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
+"""What can be asked for; all but "auto" are accelerate's names."""
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+PROBE = (256, 512, 512)
+"""Rows, inputs and outputs of the layer that is timed: 3 ms in float32 on two cores, 0.1 s in emulated bfloat16."""
+
+WORTH_IT = 1.1
+"""bfloat16 is taken where the product is this many times faster: casting activations takes some of the gain."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision of a run, and why it is that one."""
+
+    mixed: str
+    """"no" (the weights' own precision), "bf16" or "fp16"."""
+    reason: str
+    """For the first lines of a run: "float32: bfloat16 is 25x slower on this processor"."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products of float32 weights are computed in."""
+        return DTYPES[self.mixed]
+
+
+@cache
+def bfloat16_speedup() -> float:
+    """How many times faster a linear layer is under bfloat16 autocast than in float32 on this CPU; below 1 it is slower.
+
+    Both products of a frozen layer count, forward and backward: emulation slows the second far more than the first (10 and 70
+    times on a processor with AVX2). Timed once per process with torch's threads of that moment; draws no random numbers.
+    """
+    rows, inputs, outputs = PROBE
+    values = torch.linspace(-1, 1, rows * inputs).view(rows, inputs)
+    weight = torch.linspace(-1, 1, outputs * inputs).view(outputs, inputs)
+
+    def products() -> None:
+        functional.linear(values, weight) @ weight
+
+    def rounded_products() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            products()
+
+    with torch.no_grad():
+        plain = _best_seconds(products, calls=6)
+        # The first call tells emulation from instructions; where it takes that long it is the only one.
+        calls = 1 if _best_seconds(rounded_products, calls=1) > 5 * plain else 6
+        return plain / _best_seconds(rounded_products, calls=calls)
+
+
+def _best_seconds(action: Callable[[], None], calls: int) -> float:
+    best = float("inf")
+    for _ in range(calls):
+        began = time.perf_counter()
+        action()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def choose_precision(asked: str, device: torch.device | str) -> Precision:
+    """The precision to compute in on `device`.
+
+    * A GPU: what was asked for; "auto" takes bf16 where the GPU has it, else fp16.
+    * A CPU: "no" and "bf16" as asked, the latter with a warning where it is slow; "auto" measures, and so does "fp16", which
+      is for GPUs.
+    * Other devices: as asked; "auto" leaves the weights' precision.
+
+    Args:
+        asked: one of `MIXED_PRECISIONS`.
+    """
+    kind = torch.device(device).type
+    if asked == "no":
+        return Precision("no", "the weights' own precision: as asked")
+    if kind == "cpu":
+        return _choose_on_cpu(asked)
+    if asked != "auto":
+        return Precision(asked, f"{asked}: as asked")
+    if kind != "cuda":
+        return Precision("no", f"the weights' own precision: nothing else is known to be faster on {kind}")
+    mixed = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return Precision(mixed, f"{mixed}: what this GPU computes fastest in")
+
+
+def _choose_on_cpu(asked: str) -> Precision:
+    speedup = bfloat16_speedup()
+    faster, slower = f"{speedup:.1f}x faster", f"{_rounded(1 / speedup)}x slower"
+    if asked == "bf16":
+        if speedup < 1 / WORTH_IT:
+            logger.warning(
+                "mixed_precision: bf16 as asked, but bfloat16 is %s than float32 on this processor; auto takes float32",
+                slower,
+            )
+        return Precision("bf16", "bf16: as asked")
+    note = "; fp16 is for GPUs" if asked == "fp16" else ""
+    if speedup > WORTH_IT:
+        return Precision("bf16", f"bfloat16: {faster} than float32 on this processor{note}")
+    told = f"bfloat16 is {slower}" if speedup < 1 / WORTH_IT else "bfloat16 is no faster"
+    return Precision("no", f"float32: {told} on this processor{note}")
+
+
+def _rounded(factor: float) -> str:
+    return f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}"
