@@ -102,6 +102,13 @@ def choose_precision(asked: str, device: torch.device | str) -> Precision:
     return Precision(mixed, f"{mixed}: what this GPU computes fastest in")
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """Computes float32 weights in the precision that `choose_precision` finds for "auto"; bfloat16 or float32, which need no
+    scaling of gradients."""
+    precision = choose_precision("auto", device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision.mixed == "bf16")
+
+
 def _choose_on_cpu(asked: str) -> Precision:
     speedup = bfloat16_speedup()
     faster, slower = f"{speedup:.1f}x faster", f"{_rounded(1 / speedup)}x slower"

@@ -58,6 +58,8 @@ class SpareThreads:
     def __init__(self) -> None:
         self.most = torch.get_num_threads()
         self.before = Moment.now()
+        self.others = 0.0
+        """Processors that other programs kept busy when it was looked last."""
 
     def adjust(self, *, wait: float = 0.0) -> int:
         """Look at the machine, at most every `LEAST_SECONDS`, and set the number of threads; returns it.
@@ -68,7 +70,8 @@ class SpareThreads:
         time.sleep(wait)
         now = Moment.now()
         if self.most > 1 and (wait or now.clock - self.before.clock >= LEAST_SECONDS):
-            left = len(usable_processors()) - now.others_since(self.before)
+            self.others = now.others_since(self.before)
+            left = len(usable_processors()) - self.others
             torch.set_num_threads(min(max(int(left + 0.5), 1), self.most))
             self.before = now
         return torch.get_num_threads()

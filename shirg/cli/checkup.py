@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 RUNTIME_BYTES = 3 * 10**9
 """On top of what is computed for a training step: the feature cache (1 GiB) and the allocator's own (docs/training.md)."""
 
-NEEDS_GPU = 10**9
-"""Parameters from which a model is not trained on a CPU; a record takes 31 TFLOP at 8B (docs/training.md)."""
-
 SHOWN = ("torch", "transformers", "peft", "accelerate")
 
 COMPILED = ("torch", "safetensors", "pyarrow")
@@ -163,10 +160,9 @@ def device_and_memory(config: LavidaConfig) -> list[Finding]:
     import torch
 
     from shirg.cli.models import usual_dtype
-    from shirg.lavida.costs import parameters
+    from shirg.training.effort import needs_gpu
     from shirg.training.memory import Step
 
-    count = sum(parameters(config).values())
     on_gpu = torch.cuda.is_available()
     step = Step(dtype=usual_dtype(config.raw), dense_mask=not on_gpu)
     if on_gpu:
@@ -179,14 +175,38 @@ def device_and_memory(config: LavidaConfig) -> list[Finding]:
     import psutil
 
     free = psutil.virtual_memory().available
-    if count < NEEDS_GPU:
-        return [Finding("GPU", True, "none that torch sees; this model needs none"), memory(config, step, free)]
+    if not needs_gpu(config):
+        none = Finding("GPU", True, "none that torch sees; this model needs none")
+        return [none, speed(config), memory(config, step, free)]
     needed = peak(config, dataclasses.replace(step, batch_size=1, checkpointing=True, dense_mask=False))
     remedy = (
         f"train where there is a GPU with {needed / 1e9:.0f} GB or more, with a torch made for it; "
         "answering works here, in minutes per page"
     )
     return [Finding("GPU", False, "none that torch sees", remedy), memory(config, step, free)]
+
+
+def speed(config: LavidaConfig) -> Finding:
+    """Whether the nano's training takes about as long here as docs/training.md says, by the speed of one product."""
+    import torch
+
+    from shirg.precision import choose_precision
+    from shirg.threads import LEAST_SECONDS, spare_threads
+    from shirg.training import effort
+
+    device = torch.device("cpu")
+    with spare_threads() as threads:
+        threads.adjust(wait=LEAST_SECONDS)
+        precision = choose_precision("auto", device)
+        reached = effort.UTILISATION * effort.matmul_speed(device, precision.dtype)
+        times = effort.times_as_documented(1 / reached, 1.0, config)
+        found = f"{precision.reason}; a training step reaches about {reached / 1e9:.0f} GFLOP/s"
+        if times <= effort.MUCH_LONGER:
+            return Finding("speed", True, found)
+        way = effort.remedy(config, device, precision, threads.others)
+    if threads.others > effort.BUSY:  # says nothing about the machine when it is quiet
+        return Finding("speed", None, found, way)
+    return Finding("speed", False, f"{found}, so that training takes {times:.0f} times as long as documented", way)
 
 
 def memory(config: LavidaConfig, step: Step, free: int) -> Finding:

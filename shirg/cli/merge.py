@@ -34,7 +34,7 @@ def command(flags: Flags) -> None:
     from shirg.cli.models import load_model
     from shirg.lavida.adapter import merge_adapter
 
-    model = load_model(flags, flags.adapter)
+    model = load_model(flags, flags.adapter, as_stored=True)
     merge_adapter(model)
     model.save_pretrained(flags.target)
     Console(soft_wrap=True).print(f"merged checkpoint: {flags.target}", highlight=False)

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
 
 
-def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
+def load_model(flags: ModelFlags, adapter: Path | None = None, *, as_stored: bool = False) -> Lavida:
     """The model of `flags`, with `adapter` if one is given, on the GPU where there is one.
 
     What the flags leave open the adapter decides, and what that leaves open the checkpoint.
 
-    Its precision is `usual_dtype`.
+    Its precision is `usual_dtype`, or on a processor that is slow in it float32.
+
+    Args:
+        as_stored: keep `usual_dtype` on any processor, for a model that is written again.
 
     Raises:
         UserError: if the model or adapter is missing, damaged, or one does not fit the other.
@@ -35,12 +38,15 @@ def load_model(flags: ModelFlags, adapter: Path | None = None) -> Lavida:
     from shirg.lavida import Lavida, checkpoint
     from shirg.lavida.adapter import load_adapter, warn_of_differences
     from shirg.lavida.config import read_config
+    from shirg.lavida.upcast import suit_processor
 
     on_gpu = torch.cuda.is_available()
     with quiet_libraries():
         folder = checkpoint.resolve(flags.model, flags.revision)
         dtype = getattr(torch, usual_dtype(read_config(folder)))
         model = Lavida.from_pretrained(folder, device="cuda" if on_gpu else "cpu", dtype=dtype)
+        if not as_stored:
+            suit_processor(model)
         settings = {} if adapter is None else load_adapter(model, adapter)
         model.resolution = flags.image_resolution or model.resolution
         model.fit = flags.fit or model.fit

@@ -90,6 +90,11 @@ class EpochOrder:
         told = self.loader.batch_size or getattr(self._batch_sampler, "batch_size", None)
         return told or max(len(batch) for batch in self._batch_sampler)
 
+    @property
+    def records_per_image(self) -> float:
+        """Records about one image on average, where images are dealt; 1 where records are."""
+        return len(self._dataset) / len(self.images) if self.images else 1.0
+
     def __len__(self) -> int:
         """Batches per epoch for one process; the same for every process."""
         return math.ceil(len(self.loader) / self.processes)

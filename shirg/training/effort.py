@@ -14,8 +14,23 @@ import torch
 
 from shirg.lavida import costs
 from shirg.lavida.config import LavidaConfig
+from shirg.precision import Precision, bfloat16_speedup
+from shirg.threads import usable_processors
 from shirg.training.budgets import POOLED, BudgetSampler, Ratio, path_of, ratio_tokens
 from shirg.training.memory import Step
+
+CPU_SPEED, GPU_SPEED = 0.06e12, 0.5 * 312e12
+"""FLOP/s on which the times in docs/training.md rest: LaViDa-nano's, measured on two cores with AVX2; those of large models,
+computed for an A100 at half of its peak."""
+
+LARGE = 10**9
+"""Parameters from which a model is trained on a GPU."""
+
+BUSY = 0.5
+"""Processors that other programs hold from which they are told of."""
+
+MUCH_LONGER = 3.0
+"""A forecast that is so many times what the documentation says is no detail."""
 
 UTILISATION = 0.5
 """Of what one large matrix product reaches, a training step is expected to reach this share."""
@@ -23,12 +38,12 @@ UTILISATION = 0.5
 
 def language_flops(
     config: LavidaConfig,
-    rows: Sequence[tuple[int, int, int]],
+    rows: Sequence[tuple[int, int, float]],
     answers: int,
     *,
     read: int | None = None,
     checkpointing: bool = False,
-) -> int:
+) -> float:
     """Forward and backward of the body and the head, in FLOPs.
 
     Args:
@@ -52,21 +67,65 @@ def vision_flops(config: LavidaConfig, ratio: Ratio) -> int:
     return look + costs.relevance_flops(config, shape.views, per_view) + 3 * costs.projector_flops(config, shape.tokens)
 
 
-def micro_batch_flops(config: LavidaConfig, ratio: Ratio, step: Step) -> int:
-    """Forward and backward of one micro-batch whose images are all new, in FLOPs."""
-    rows, length = step.rows(ratio_tokens(ratio, costs.path_tokens(config, "hd")))
-    answers = step.batch_size * step.answer_tokens
-    read = step.read if step.dense_mask else None
-    language = language_flops(config, [(length, length, rows)], answers, read=read, checkpointing=step.checkpointing)
-    return language + step.batch_size * vision_flops(config, ratio)
+def micro_batch_flops(config: LavidaConfig, ratio: Ratio, step: Step, turns: float = 1.0) -> int:
+    """Forward and backward of one micro-batch, in FLOPs.
+
+    Args:
+        turns: records about one image that stand behind one prefix; the image is looked at once for them.
+    """
+    tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
+    rows, length = step.rows(tokens)
+    times, read = float(rows), step.read
+    if turns > 1:
+        read = round(turns * (2 * step.answer_tokens + step.question_tokens))
+        times, length = step.batch_size / turns, tokens + step.prompt_tokens - step.question_tokens + read
+    language = language_flops(
+        config,
+        [(length, length, times)],
+        step.batch_size * step.answer_tokens,
+        read=read if step.dense_mask else None,
+        checkpointing=step.checkpointing,
+    )
+    return round(language + step.batch_size / turns * vision_flops(config, ratio))
 
 
-def run_flops(config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int) -> float:
+def run_flops(
+    config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int, turns: float = 1.0
+) -> float:
     """Expected FLOPs of one process in the optimizer steps `steps`, validation not counted."""
-    cost = {ratio: micro_batch_flops(config, ratio, step) for ratio in sampler.ratios}
+    cost = {ratio: micro_batch_flops(config, ratio, step, turns) for ratio in sampler.ratios}
     return micro_batches * sum(
         chance * cost[ratio] for number in steps for ratio, chance in sampler.probabilities(number).items()
     )
+
+
+def times_as_documented(seconds: float, work: float, config: LavidaConfig) -> float:
+    """How many times longer than docs/training.md says a training of `work` FLOPs takes that is forecast at `seconds`."""
+    return seconds * (GPU_SPEED if needs_gpu(config) else CPU_SPEED) / work
+
+
+def needs_gpu(config: LavidaConfig) -> bool:
+    """Whether nobody would train this model on a CPU; a record takes 31 TFLOP at 8B (docs/training.md)."""
+    return sum(costs.parameters(config).values()) >= LARGE
+
+
+def remedy(config: LavidaConfig, device: torch.device, precision: Precision, others: float) -> str:
+    """What makes a run faster that would take too long.
+
+    Args:
+        others: processors that other programs keep busy.
+    """
+    if device.type == "cpu" and needs_gpu(config):
+        return "train where there is a GPU"
+    if device.type == "cpu" and precision.mixed == "bf16" and bfloat16_speedup() < 1:
+        return "leave --mixed-precision at auto, which takes float32 here"
+    processors = len(usable_processors())
+    if others > BUSY:
+        return f"other programs keep {others:.1f} of {processors} processors busy; stop them, or begin later"
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and threads != processors:
+        return f"{threads} threads compute on {processors} processors; set OMP_NUM_THREADS={processors}"
+    return "train on fewer records (--dataset-size, --ocr-samples, --epochs)"
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:

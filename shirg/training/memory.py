@@ -52,6 +52,8 @@ class Step:
     """Of the body's linear layers, below 16 as `shirg.training.quantized` stores them."""
     body_shares: int = 1
     """Processes that hold a share of every block (`shirg.training.sharding`)."""
+    question_tokens: int = 8
+    """The part of the prompt that questions do not share."""
     dense_mask: bool = False
     """Attention by a mask of [L, L] numbers instead of flex-attention."""
 
@@ -111,7 +113,10 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
     if step.checkpointing:
         blocks, working = body.num_layers * positions * stream * body.hidden_size, working + positions * kept
     else:
-        blocks = body.num_layers * positions * kept
+        # Of positions that the loss does not read the last block keeps what its keys and values come from: the norm's copy,
+        # the keys and the values. A BlockMask leaves nothing out.
+        unread = rows * (length - step.read) if step.dense_mask else 0
+        blocks = body.num_layers * positions * kept - unread * (kept - (4 + 2 * size) * body.hidden_size)
         casts *= body.num_layers if step.body_bits == 16 else 1
     predicted = step.batch_size * step.answer_tokens
     # Tokens enter the projector as they left the tower; pooling comes behind it.

@@ -44,11 +44,12 @@ def opening_lines(trainer: SHIRGLoRATrainer) -> list[str]:
         f"steps: {trainer.steps_per_epoch} x {config.num_epochs} epochs = {trainer.total_steps}, from step"
         f" {trainer.state.step}; objective {config.objective}, on {accelerator.device} in {trainer.precision.reason}"
     )
-    return [*lines, expectations(trainer)]
+    return [*lines, *expectations(trainer)]
 
 
-def expectations(trainer: SHIRGLoRATrainer) -> str:
-    """Peak memory and time, computed before the first step; what they leave out is said."""
+def expectations(trainer: SHIRGLoRATrainer) -> list[str]:
+    """Peak memory and time, computed before the first step; what they leave out is said, and what to do where the time is
+    absurd."""
     config, sampler = trainer.config, trainer.sampler
     model, accelerator = trainer.model.config, trainer.accelerator
     mixed = trainer.precision.mixed
@@ -69,13 +70,20 @@ def expectations(trainer: SHIRGLoRATrainer) -> str:
     worst = max(peaks, key=peaks.__getitem__)
     speed = effort.matmul_speed(accelerator.device, dtype)
     left = range(trainer.state.step, trainer.total_steps)
-    work = effort.run_flops(model, sampler, step, left, config.gradient_accumulation_steps)
-    return (
+    turns = trainer.order.records_per_image
+    work = effort.run_flops(model, sampler, step, left, config.gradient_accumulation_steps, min(turns, step.batch_size))
+    seconds = work / speed / effort.UTILISATION
+    lines = [
         f"expected: peak memory {in_units(peaks[worst])} per process (ratio {worst}, computed; up to"
-        f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time"
-        f" {in_words(work / speed / effort.UTILISATION)} ({work / 1e12:,.3g} TFLOP per process at half of the"
-        f" {speed / 1e12:,.3g} TFLOP/s that a matrix product reaches here; reading, validation and saving come on top)"
-    )
+        f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time {in_words(seconds)}"
+        f" ({work / 1e12:,.3g} TFLOP per process at half of the {speed / 1e12:,.3g} TFLOP/s that a matrix product reaches"
+        f" here; reading, validation and saving come on top)"
+    ]
+    times = effort.times_as_documented(seconds, work, model) if work else 0.0
+    if times > effort.MUCH_LONGER:
+        way = effort.remedy(model, accelerator.device, trainer.precision, trainer.threads.others)
+        lines.append(f"this will take {times:.0f} times as long as docs/training.md says for so many records: {way}")
+    return lines
 
 
 def name_of(dtype: torch.dtype) -> str:

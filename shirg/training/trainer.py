@@ -124,7 +124,7 @@ class SHIRGLoRATrainer:
             else contextlib.nullcontext()
         )
         told = logger.warning if self.accelerator.is_main_process else None
-        with log, deferred_interrupt(told) as self.stop:
+        with log, deferred_interrupt(told) as self.stop, spare_threads() as self.threads:
             self._set_up(train_loader, val_loader)
             shown = self.accelerator.is_main_process
             with (
@@ -209,6 +209,7 @@ class SHIRGLoRATrainer:
         self.watch.recall(self.metrics.read())
         self.examples = ExampleMaker(self.model, self.cache, self.targets, self.state, seed=config.seed)
         self._prepare(latest)
+        self.threads.adjust()
         if self.accelerator.is_main_process:
             for line in report.opening_lines(self):
                 logger.info(line)
@@ -256,10 +257,6 @@ class SHIRGLoRATrainer:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        with spare_threads() as self.threads:
-            self._steps()
-
-    def _steps(self) -> None:
         if validation.is_due(self):  # before the first step, or what an interruption cut off
             validation.validate(self)
         for micro_batches in self._micro_batches():

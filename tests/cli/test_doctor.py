@@ -34,7 +34,8 @@ def test_a_sound_machine(model, prepared, tmp_path, capsys, monkeypatch):
         cli.main(["doctor", *map(str, arguments)])
     said = capsys.readouterr().out
     assert stop.value.code == 0, said
-    assert said.endswith("9 ok, 0 failed, 0 not looked at\n")
+    busy = "-> other programs keep" in said  # then nothing is said of the machine's speed
+    assert said.endswith("9 ok, 0 failed, 1 not looked at\n" if busy else "10 ok, 0 failed, 0 not looked at\n")
     assert f"torch {metadata.version('torch')}" in said and "4 records in 1 shards, the first image opens" in said
     assert not (tmp_path / "not").exists()
 

@@ -20,6 +20,7 @@ from shirg.nano.recipe.export import export
 from shirg.nano.recipe.reader import Reader, train_reader
 from shirg.nano.recipe.stage import Stage, rank
 from shirg.nano.recipe.tower import TowerLesson, train_tower
+from shirg.precision import choose_precision
 from shirg.process_group import part
 
 SEED = 1
@@ -47,6 +48,7 @@ def main() -> None:
     if arguments.device == "cuda" and dist.is_torchelastic_launched():
         parser.error("--device cuda: one process has the GPU to itself; start it without torchrun")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.info("precision %s", choose_precision("auto", arguments.device).reason)
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     try:
