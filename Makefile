@@ -1,5 +1,8 @@
 # Two commands: `make demo` shows the whole thing, `make test` checks it. Both make .venv first if need be.
-.PHONY: demo test nano check docs docs-test package style clean
+.PHONY: demo test test-old-cpu nano check docs docs-test package style clean
+
+# A newer processor then uses no newer instructions; each library has a switch of its own.
+OLD_CPU = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 demo:  ## environment, then prepare, train, evaluate and report on the embedded model (under ten minutes on two cores)
 	sh scripts/setup.sh base
@@ -8,6 +11,11 @@ demo:  ## environment, then prepare, train, evaluate and report on the embedded 
 test:  ## environment, then every test
 	sh scripts/setup.sh dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+test-old-cpu:  ## the same, and the demo in small, as on a processor with AVX2 and nothing newer (before a release)
+	sh scripts/setup.sh dev
+	$(OLD_CPU) .venv/bin/python shirg/run_shirg_lora_training.py --dataset-size 80 --ocr-samples 16 --eval-samples 8 --output-dir shirg_lora_output_old_cpu
+	$(OLD_CPU) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 nano:  ## make LaViDa-nano again from nothing in ./nano_work (HOURS=2 on two cores, the shipped one had nine; goes on where it was stopped)
 	sh scripts/setup.sh base

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from shirg.evaluation.config import SHIRGEvaluationConfig
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
+
+FIRST_LOOK = {"without_adapter": ("highres",), "efficiency_repeats": 3}
+"""What an evaluation at the end of a run leaves to `shirg evaluate`: all tokens with the adapter, which would take as long as the
+other paths together, and more rounds of timing."""
+
+STAGES_FILE = "logs/stages.json"
+"""Seconds of every stage, in the output folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +58,19 @@ def command(flags: Flags) -> None:
     """The whole road. Everything that can be wrong with the flags is found out before the first long step."""
     from shirg.cli.models import load_model, output_folder
 
-    began = time.perf_counter()
+    stages = Stages()
 
     # ------------------------------------------------------------- check
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
     side = flags.image_resolution or prepare.Flags.image_resolution
-    evaluation = evaluate.evaluation_config(flags, flags.output_dir / "evaluation")
+    evaluation = evaluate.evaluation_config(flags, flags.output_dir / "evaluation", **FIRST_LOOK)
     # What is evaluated on is not trained on.
     data = prepare.dataset_config(flags, side, flags.output_dir / "data", exclude_data_dir=flags.eval_data_dir)
     training = train.training_config(flags, flags.model, flags.output_dir)
 
     # ------------------------------------------------------------- model
-    with output_folder(flags.output_dir):
+    with output_folder(flags.output_dir), stages.timed("model"):
         model = load_model(flags, _adapter(flags))
         if not flags.skip_evaluation:
             evaluate.check_benchmarks(evaluation, model)
@@ -70,14 +78,15 @@ def command(flags: Flags) -> None:
     # ------------------------------------------------------------- prepare and train
     report: dict[str, Any] = {"command": command_line()}
     if not flags.skip_training:
-        report |= _prepare_and_train(flags, data, training, model)
+        report |= _prepare_and_train(flags, data, training, model, stages)
 
     # ------------------------------------------------------------- evaluate
     if not flags.skip_evaluation:
-        report["evaluation"] = _evaluate(flags, evaluation, model)
+        with stages.timed("evaluation"):
+            report["evaluation"] = _evaluate(flags, evaluation, model)
 
     # ------------------------------------------------------------- report
-    _write_report(flags, report, time.perf_counter() - began)
+    _write_report(flags, report, stages)
 
 
 def _adapter(flags: Flags) -> Path | None:
@@ -91,8 +100,28 @@ def _adapter(flags: Flags) -> Path | None:
     return flags.adapter
 
 
+@dataclasses.dataclass
+class Stages:
+    """How long each part of the run took."""
+
+    began: float = dataclasses.field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the block's seconds under a name."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 1)
+
+    @property
+    def total(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self.began
+
+
 def _prepare_and_train(
-    flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, model: Lavida
+    flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, model: Lavida, stages: Stages
 ) -> dict[str, Any]:
     """Leaves the best adapter on the model; returns what the report says of the two steps."""
     from shirg.cli.models import load_model
@@ -100,10 +129,12 @@ def _prepare_and_train(
     from shirg.data.preparation import SHIRGDatasetProcessor
     from shirg.evaluation.checklist import adapter_reloads, before_training
 
-    folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
+    with stages.timed("pages"):
+        folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
     logger.info("data: %s", prepare.summary(folder))
     before = before_training(model, folder, flags.output_dir)
-    results = train.train(flags, training, model, folder)
+    with stages.timed("training"):
+        results = train.train(flags, training, model, folder)
 
     checkpoints = flags.output_dir / "checkpoints"
     page = RecordDataset(folder, "train")[0].open_image()
@@ -125,19 +156,24 @@ def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dic
         return evaluate.evaluator(config, model).run_evaluation()
 
 
-def _write_report(flags: Flags, report: dict[str, Any], seconds: float) -> None:
+def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:
     from rich.console import Console
 
     from shirg.evaluation.report import in_short
     from shirg.evaluation.training_report import REPORT_FILE, write_training_report
+    from shirg.files import write_json
 
     path = flags.output_dir / REPORT_FILE
     if flags.skip_training and path.exists():  # it tells of a training that this run did not do
         path.rename(free_name(path))
-    write_training_report(flags.output_dir, seconds=seconds, **report)
+    with stages.timed("report"):
+        write_training_report(flags.output_dir, seconds=stages.total, **report)
+    write_json(flags.output_dir / STAGES_FILE, stages.seconds)
     console = Console(soft_wrap=True, highlight=False)
     if "evaluation" in report:
         console.print(in_short(report["evaluation"]), markup=False)
+    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.seconds.items())
+    console.print(f"took {stages.total:.0f} s: {took}", markup=False)
     console.print(f"report: {path}", markup=False)
 
 

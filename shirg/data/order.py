@@ -91,6 +91,11 @@ class EpochOrder:
         return told or max(len(batch) for batch in self._batch_sampler)
 
     @property
+    def records(self) -> int:
+        """Records of an epoch, of all processes."""
+        return len(self._dataset)
+
+    @property
     def records_per_image(self) -> float:
         """Records about one image on average, where images are dealt; 1 where records are."""
         return len(self._dataset) / len(self.images) if self.images else 1.0

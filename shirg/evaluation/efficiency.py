@@ -19,8 +19,8 @@ from shirg.evaluation.variants import BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 from shirg.threads import LEAST_SECONDS, spare_threads
 
-WARM_UP = 2
-"""Untimed runs of every stage: the first ones pay for memory and kernels."""
+WARM_UP = 1
+"""Untimed runs of every stage: the first one pays for memory and kernels."""
 
 Result = TypeVar("Result")
 

@@ -40,6 +40,7 @@ ANSWERS_DEPEND_ON = (
     "datasets",
     "token_budgets",
     "modes",
+    "without_adapter",
     "sample_size",
     "seed",
     "max_new_tokens",
@@ -74,7 +75,10 @@ class SHIRGEvaluator:
         self.model = model
         self.settings = config.resolved(model)
         self.variants = list_variants(
-            self.settings["modes"], self.settings["token_budgets"], with_adapter=has_adapter(model)
+            self.settings["modes"],
+            self.settings["token_budgets"],
+            with_adapter=has_adapter(model),
+            without_adapter=config.without_adapter,
         )
         self.asker = Asker(model, self.variants, config.decoding(model))
         self.folder = Path(config.output_dir)
@@ -180,9 +184,11 @@ class SHIRGEvaluator:
         if workers < 2 or len(pages) < 2:
             yield from (self.asker.page_rows(page, journal.entries) for page in pages)
             return
-        known = set(journal.entries)
-        answer = partial(_finished_rows, self.asker, known)
-        yield from ordered_map(answer, pages, min(workers, len(pages)))
+        answer = partial(_finished_rows, self.asker, set(journal.entries))
+        for found in ordered_map(answer, pages, min(workers, len(pages))):
+            if isinstance(found, str):
+                raise UserError(found)
+            yield found
 
     def _sample(self, survey: Survey, journal: Journal[RowKey]) -> SamplePage:
         """The first page that was asked about."""
@@ -224,13 +230,16 @@ class SHIRGEvaluator:
         }
 
 
-def _finished_rows(asker: Asker, answered: Container[RowKey], page: PageQuestions) -> list[dict[str, Any]] | UserError:
-    """In a worker process, whose errors would cross to this one with their tracebacks in their text."""
+def _finished_rows(
+    asker: Asker, answered: Container[RowKey], page: PageQuestions
+) -> list[dict[str, Any]] | UserError | str:
+    """In a worker process: the rows of a page, why it cannot be opened, or as text why it cannot be answered. An error that is
+    raised would cross to the other process with its traceback in its message."""
     try:
         rows = asker.page_rows(page, answered)
         return rows if isinstance(rows, UserError) else list(rows)
     except UserError as error:
-        return error
+        return str(error)
 
 
 def _nothing_to_ask(survey: Survey) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +39,15 @@ class Progress:
 
     def __exit__(self, *_error: object) -> None:
         self.bar.stop()
+
+    @contextlib.contextmanager
+    def validating(self, batches: int) -> Iterator[Callable[[], None]]:
+        """A second bar while records are validated; yields a function that advances it."""
+        task = self.bar.add_task("validating", total=batches, line="validating")
+        try:
+            yield lambda: self.bar.advance(task)
+        finally:
+            self.bar.remove_task(task)
 
     def step(self, entry: dict[str, Any]) -> None:
         """Show one optimizer step, given as its line of `metrics.jsonl`."""

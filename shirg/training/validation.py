@@ -31,6 +31,8 @@ def is_due(trainer: SHIRGLoRATrainer) -> bool:
 def validate(trainer: SHIRGLoRATrainer) -> None:
     """Mean loss per ratio over the validation records; the adapter with the lowest mean over the ratios is kept."""
     assert trainer.val_order is not None, "nothing is due without validation records"
+    if trainer.accelerator.is_main_process:
+        logger.info("step %d: validating every ratio on %d records", trainer.state.step, trainer.val_order.records)
     _record(trainer, _losses(trainer, trainer.val_order))
 
 
@@ -40,16 +42,20 @@ def _losses(trainer: SHIRGLoRATrainer, order: EpochOrder) -> dict[str, float]:
     loss_model = trainer.accelerator.unwrap_model(trainer.loss_model)
     ratios = trainer.sampler.ratios
     sums = torch.zeros(len(ratios), 2, dtype=torch.float64)
-    for number, records in enumerate(order.batches(0)):
-        if trainer.stop.requested and trainer.accelerator.num_processes == 1:
-            raise StopRequested
-        ordinal = trainer.ordinal(number, order)
-        for row, ratio in enumerate(ratios):
-            with trainer.accelerator.autocast():
-                examples = trainer.examples(records, ratio, ordinal, "validation")
-            losses, _ = loss_model(examples, ratio)  # without examples too: other processes may need this one's share
-            trainer.check_finite(losses, described(examples), ratio)
-            sums[row] += sums.new_tensor([losses.double().sum().item(), losses.numel()])
+    with trainer.progress.validating(len(order)) as advance:
+        for number, records in enumerate(order.batches(0)):
+            if trainer.stop.requested and trainer.accelerator.num_processes == 1:
+                raise StopRequested
+            ordinal = trainer.ordinal(number, order)
+            for row, ratio in enumerate(ratios):
+                with trainer.accelerator.autocast():
+                    examples = trainer.examples(records, ratio, ordinal, "validation")
+                losses, _ = loss_model(
+                    examples, ratio
+                )  # without examples too: other processes may need this one's share
+                trainer.check_finite(losses, described(examples), ratio)
+                sums[row] += sums.new_tensor([losses.double().sum().item(), losses.numel()])
+            advance()
     found = trainer.sum_over_processes(sums).tolist()
     if not all(count for _, count in found):
         raise UserError("val_loader: none of its records can be opened and asked; see logs/training.log")

@@ -72,7 +72,7 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "epochs": 1,
         "mixed_precision": "auto",
         "eval_datasets": (),
-        "eval_samples": 20,
+        "eval_samples": 80,
         "skip_training": False,
         "skip_evaluation": False,
         "output_dir": Path("./shirg_lora_output"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
-from shirg.data.order import EpochOrder
+from shirg.data.order import EpochOrder, _whole_batches_first
 from shirg.errors import UserError
 
 
@@ -109,6 +111,26 @@ def test_images_are_dealt_whole_and_in_another_order_each_epoch():
     assert len({tuple(batch[0] % 4 for batch in batches) for batches in epochs}) > 1
     with pytest.raises(UserError, match="list, which has no image_ids"):
         EpochOrder(loader([1, 2]), seed=0, by_image=True)
+
+
+def test_batches_are_of_one_image_as_far_as_there_are_so_many_questions_of_it():
+    """Images of 5, 2, 4 and 3 records, batches of 2: whole pairs first, then what is left of two images together."""
+    images = [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9, 10], [11, 12, 13]]
+    assert _whole_batches_first(images, 2) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 4, 13]
+    assert _whole_batches_first(images, 4) == [0, 1, 2, 3, 7, 8, 9, 10, 4, 5, 6, 11, 12, 13]
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(1, 8))
+def test_no_record_is_lost_and_no_image_torn_needlessly(sizes, size):
+    ends = list(itertools.accumulate(sizes))
+    images = [list(range(end - count, end)) for end, count in zip(ends, sizes, strict=True)]
+    order = _whole_batches_first(images, size)
+    assert sorted(order) == list(range(ends[-1]))
+    image_of = {record: number for number, records in enumerate(images) for record in records}
+    whole = sum(
+        len({image_of[record] for record in order[start : start + size]}) == 1 for start in range(0, len(order), size)
+    )
+    assert whole >= sum(count // size for count in sizes)
 
 
 class Stream(IterableDataset):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from shirg.errors import UserError
 from shirg.evaluation.answering import adapter_switched
@@ -222,3 +223,43 @@ def test_defaults_depend_on_the_model():
     settings = config.resolved(nano)
     assert (settings["datasets"], settings["prompt_suffix"]) == (["documents", "charts"], "none")
     assert settings["token_budgets"] == [512, 768, 1024] and settings["block_length"] == 32
+
+
+def test_processes_and_batches_change_no_answer(run, benchmark, tmp_path):
+    """Two processes, three questions at once, and one broken page, against one process and one question at a time."""
+    folder, results, model = run
+    benchmark([*RECORDS, broken(page_record(7))])
+    config = small_config(tmp_path, workers=2, batch_size=3, efficiency_repeats=0)
+    found = SHIRGEvaluator(config, model).run_evaluation()
+    assert details(tmp_path)["predictions"] == details(folder)["predictions"]
+    assert found["skipped"] == results["skipped"] and found["scores"] == results["scores"]
+
+
+def test_an_error_in_a_process_is_told_as_here(benchmark, tmp_path):
+    """A prompt that is longer than the model was made for."""
+    benchmark([page_record(number, page=number, question="long " * 400) for number in range(2)])
+    model = adapted_model(max_sequence_length=2400)
+    said = []
+    for workers in (1, 2):
+        config = small_config(
+            tmp_path / str(workers), modes=["highres", "lowres"], workers=workers, efficiency_repeats=0
+        )
+        with pytest.raises(UserError, match="more than the 2400 that this model was made for") as error:
+            SHIRGEvaluator(config, model).run_evaluation()
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_costly_references_may_be_left_out_with_the_adapter(benchmark, tmp_path):
+    benchmark(RECORDS[:1])
+    config = small_config(tmp_path, modes=["lowres", "highres"], without_adapter=["highres"], efficiency_repeats=0)
+    results = SHIRGEvaluator(config, adapted_model()).run_evaluation()
+    assert [variant["variant"] for variant in results["variants"]] == ["lowres", "highres", "lowres+adapter"]
+
+
+def test_the_nano_is_answered_by_as_many_processes_as_torch_has_threads(tmp_path):
+    model, config = tiny_model(), small_config(tmp_path)
+    assert config.workers_for(model) == 1 and config.decoding(model).batch_size == 1
+    model.config.raw["shirg"] = {"nano": True}
+    assert config.workers_for(model) == torch.get_num_threads() and config.decoding(model).batch_size == 8
+    assert small_config(tmp_path, workers=3).workers_for(model) == 3

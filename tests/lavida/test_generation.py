@@ -380,3 +380,24 @@ def test_wrong_answers_are_refused():
     for shape in ((3,), (1, 0)):
         with pytest.raises(UserError, match=rf"got shape \[{', '.join(map(str, shape))}\]"):
             model.generate(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("prefix_lm", [True, False])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_prompts_of_unequal_length_are_answered_as_if_each_were_alone(family, prefix_lm):
+    """In float64, with a question-dependent choice of tokens, so that images differ in embeddings, too."""
+    model = tiny_model(family).double()
+    prompts = [model.prompt_ids(question) for question in ("Total?", "What is the date on this page?", "Who?")]
+    pages = [tiny_page(text=str(number)) for number in range(3)]
+    settings = {"mode": "shirg", "budget": 20, "max_new_tokens": 6, "block_length": 6, "prefix_lm": prefix_lm}
+    together = model.generate(prompts, pages, **settings)
+    for row, ids, page in zip(together, prompts, pages, strict=True):
+        assert torch.equal(row[None], model.generate(ids[None], [page], **settings))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shapes"), [([], "\\[\\]"), ([torch.ones(2, 3)], "2, 3"), ([torch.ones(4), torch.ones(0)], "4.*0")]
+)
+def test_lists_that_hold_no_prompts_are_refused(prompts, shapes):
+    with pytest.raises(UserError, match=f"input_ids must be a list of prompts .length.*{shapes}"):
+        tiny_model().generate(prompts)

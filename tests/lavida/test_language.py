@@ -140,3 +140,53 @@ def test_checkpointed_blocks_give_the_same_gradient():
     language.set_gradient_checkpointing(True)
     (checkpointed,) = torch.autograd.grad(language(embeds).square().sum(), embeds)
     torch.testing.assert_close(checkpointed, plain)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_positions_that_nobody_reads_change_no_others(family, masked):
+    """Hidden states, gradients and the cache are those of the whole pass."""
+    language = tiny_model(family).double().language
+    length, start = 9, 5
+    mask = torch.rand(2, 1, length, length, generator=torch.Generator().manual_seed(0)) < 0.7
+    mask = (mask | torch.eye(length, dtype=torch.bool)) if masked else None
+    found = []
+    for read_from in (0, start):
+        torch.manual_seed(1)
+        embeds = torch.randn(2, length, 32, dtype=torch.float64).requires_grad_()
+        cache = PrefixCache()
+        hidden = language(embeds, mask, cache=cache, read_from=read_from)[:, -(length - start) :]
+        hidden.square().sum().backward()
+        found.append([hidden, embeds.grad, *cache.keys, *cache.values])
+    for whole, part in zip(*found, strict=True):
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_frozen_cache_serves_answers_of_any_length_by_turns():
+    """Answers are written behind the prefix, in memory that the next one takes; the prefix stays what it was."""
+    language = tiny_model().double().language
+    prefix, short, long = (torch.randn(1, count, 32, dtype=torch.float64) for count in (7, 2, 5))
+    cache = PrefixCache()
+    language(prefix, cache=cache)
+    kept = [tensor.clone() for tensor in (*cache.keys, *cache.values)]
+    size = cache.freeze().nbytes
+    for answer in (short, short + 1, long, short, long + 1):
+        fresh = PrefixCache(kept[:2], kept[2:]).freeze()
+        assert torch.equal(language(answer, cache=cache), language(answer, cache=fresh))
+        assert cache.nbytes == size and cache.length == 7
+        assert all(torch.equal(*pair) for pair in zip((*cache.keys, *cache.values), kept, strict=True))
+
+
+@torch.no_grad()
+def test_caches_of_unequal_prefixes_make_one_with_zeros_behind_the_shorter():
+    language = tiny_model().language
+    rows = []
+    for length in (3, 6):
+        rows.append(PrefixCache())
+        language(torch.randn(1, length, 32), cache=rows[-1])
+    whole = PrefixCache.padded(rows)
+    assert whole.length == 6 and whole.keys[0].shape[0] == 2
+    for number, row in enumerate(rows):
+        assert torch.equal(whole.values[1][number, :, : row.length], row.values[1][0])
+        assert not whole.keys[1][number, :, row.length :].any()
