@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
 
-FIRST_LOOK = {"without_adapter": ("highres",), "efficiency_repeats": 3}
-"""What an evaluation at the end of a run leaves to `shirg evaluate`: all tokens with the adapter, which would take as long as the
-other paths together, and more rounds of timing."""
+FIRST_LOOK = {"modes": ("lowres", "hd", "shirg"), "efficiency_repeats": 3}
+"""What the evaluation of a run asks: LaViDa's own paths and SHIRG's. It leaves all tokens of the large view, which take as long
+as the others together, and more rounds of timing to `shirg evaluate`."""
 
 STAGES_FILE = "logs/stages.json"
 """Seconds of every stage, in the output folder."""

@@ -43,9 +43,6 @@ class SHIRGEvaluationConfig:
     """What to compare, of `variants.ALL_MODES`: vision paths, and rivals of `shirg` by name; selections are run once per
     budget. ("core",) are those of the short table, ("all",) is every one."""
 
-    without_adapter: Sequence[str] = ()
-    """Modes that are asked without the adapter only: references that cost much."""
-
     max_new_tokens: int | None = None
     """Answer positions that are denoised; None takes the model's own length (16 for the nano, 32 for other models)."""
 
@@ -152,7 +149,6 @@ class SHIRGEvaluationConfig:
             "datasets": list(self.datasets or (EMBEDDED if model.config.is_nano else OFFICIAL_DEFAULT)),
             "token_budgets": sorted(set(self.token_budgets)),
             "modes": modes,
-            "without_adapter": list(self.without_adapter),
             "max_new_tokens": self.decoding(model).max_new_tokens,
             "block_length": self.decoding(model).block_length,
             "prompt_suffix": self.prompt_suffix or ("none" if model.config.is_nano else "official"),

@@ -40,7 +40,6 @@ ANSWERS_DEPEND_ON = (
     "datasets",
     "token_budgets",
     "modes",
-    "without_adapter",
     "sample_size",
     "seed",
     "max_new_tokens",
@@ -75,10 +74,7 @@ class SHIRGEvaluator:
         self.model = model
         self.settings = config.resolved(model)
         self.variants = list_variants(
-            self.settings["modes"],
-            self.settings["token_budgets"],
-            with_adapter=has_adapter(model),
-            without_adapter=config.without_adapter,
+            self.settings["modes"], self.settings["token_budgets"], with_adapter=has_adapter(model)
         )
         self.asker = Asker(model, self.variants, config.decoding(model))
         self.folder = Path(config.output_dir)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
@@ -18,13 +17,14 @@ from shirg.evaluation.asking import Survey
 from shirg.evaluation.card import run_card
 from shirg.evaluation.failures import headline
 from shirg.evaluation.figures import accuracy_figure, kv_figure, latency_figure
-from shirg.evaluation.kept_picture import draw_kept, save_picture
+from shirg.evaluation.kept_picture import draw_kept, draw_patches, enlarged_page, save_picture
 from shirg.evaluation.page import evaluation_page
 from shirg.evaluation.report import evaluation_report
 from shirg.evaluation.report_details import example_picture
 from shirg.evaluation.sample import SamplePage
 from shirg.evaluation.variants import Variant
 from shirg.files import atomic_path, write_json, write_text
+from shirg.gate import Kept
 from shirg.lavida import Lavida, VisionFeatures
 
 RESULTS_FILE = "evaluation_results.json"
@@ -145,22 +145,22 @@ class PagePainter:
         record = page.record
         truth = " / ".join(dict.fromkeys(record.answers))
         notes = [f"Question: {record.question}", f"Answer: {answer}", f"Truth: {truth}"]
-        save_picture(path, self._picture(page, notes))
+        kept, grid = self._kept(page)
+        save_picture(path, draw_kept(page.image, kept, grid, fit=self.model.fit, notes=notes))
 
     def paint_small(self, path: Path, page: SamplePage) -> None:
         """The page alone, small enough for a report of twenty."""
-        picture = self._picture(page, [])
-        picture.thumbnail((SMALL, 2 * SMALL))
+        kept, grid = self._kept(page)
+        picture = draw_patches(enlarged_page(page.image, self.model.fit, SMALL, SMALL // 2), kept, grid)
         with atomic_path(path) as fresh:
             picture.save(fresh, "JPEG", quality=80)
 
     @torch.no_grad()
-    def _picture(self, page: SamplePage, notes: Sequence[str]) -> Image.Image:
+    def _kept(self, page: SamplePage) -> tuple[Kept, tuple[int, int]]:
         model, name = self.model, page.record.image_id
         if name not in self._features:
             self._features[name] = Page(model, page.image).features(self.variant)
         features = self._features[name]
         budget = self.variant.budget
         assert budget is not None, "only a selection keeps some patches"
-        kept = model.select(features, budget, model.question_ids(model.prompt_ids(page.prompt)))
-        return draw_kept(page.image, kept, features.grid, fit=model.fit, notes=notes)
+        return model.select(features, budget, model.question_ids(model.prompt_ids(page.prompt))), features.grid

@@ -112,15 +112,12 @@ def named_modes(names: Sequence[str], *, flat: bool) -> list[str]:
     return list(dict.fromkeys(modes))
 
 
-def list_variants(
-    modes: Sequence[str], budgets: Iterable[int], *, with_adapter: bool, without_adapter: Sequence[str] = ()
-) -> list[Variant]:
-    """Every path and budget without the adapter, then again with it when the model carries one, but for the modes
-    `without_adapter`."""
+def list_variants(modes: Sequence[str], budgets: Iterable[int], *, with_adapter: bool) -> list[Variant]:
+    """Every path and budget without the adapter, then again with it when the model carries one."""
     budgets = sorted(set(budgets))
     paths = [(mode, budget) for mode in modes for budget in (budgets if mode in SELECTING_MODES else [None])]
-    trained = [pair for pair in paths if pair[0] not in without_adapter] if with_adapter else []
-    return [Variant(*pair) for pair in paths] + [Variant(*pair, True) for pair in trained]
+    states = (False, True) if with_adapter else (False,)
+    return [Variant(mode, budget, adapter) for adapter in states for mode, budget in paths]
 
 
 def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:

@@ -250,13 +250,6 @@ def test_an_error_in_a_process_is_told_as_here(benchmark, tmp_path):
     assert said[0] == said[1]
 
 
-def test_costly_references_may_be_left_out_with_the_adapter(benchmark, tmp_path):
-    benchmark(RECORDS[:1])
-    config = small_config(tmp_path, modes=["lowres", "highres"], without_adapter=["highres"], efficiency_repeats=0)
-    results = SHIRGEvaluator(config, adapted_model()).run_evaluation()
-    assert [variant["variant"] for variant in results["variants"]] == ["lowres", "highres", "lowres+adapter"]
-
-
 def test_the_nano_is_answered_by_as_many_processes_as_torch_has_threads(tmp_path):
     model, config = tiny_model(), small_config(tmp_path)
     assert config.workers_for(model) == 1 and config.decoding(model).batch_size == 1
