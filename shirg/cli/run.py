@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
 
-FIRST_LOOK = {"modes": ("lowres", "hd", "shirg"), "efficiency_repeats": 3}
-"""What the evaluation of a run asks: LaViDa's own paths and SHIRG's. It leaves all tokens of the large view, which take as long
+FIRST_LOOK: dict[str, Any] = {"modes": ("lowres", "hd", "shirg"), "efficiency_repeats": 3}
+"""What is asked at the end of a training: LaViDa's own paths and SHIRG's. It leaves all tokens of the large view, which take as long
 as the others together, and more rounds of timing to `shirg evaluate`."""
 
 STAGES_FILE = "logs/stages.json"
@@ -64,7 +64,9 @@ def command(flags: Flags) -> None:
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
     side = flags.image_resolution or prepare.Flags.image_resolution
-    evaluation = evaluate.evaluation_config(flags, flags.output_dir / "evaluation", **FIRST_LOOK)
+    evaluation = evaluate.evaluation_config(
+        flags, flags.output_dir / "evaluation", **({} if flags.skip_training else FIRST_LOOK)
+    )
     # What is evaluated on is not trained on.
     data = prepare.dataset_config(flags, side, flags.output_dir / "data", exclude_data_dir=flags.eval_data_dir)
     training = train.training_config(flags, flags.model, flags.output_dir)

@@ -149,7 +149,7 @@ def test_flags_reach_the_configurations(tmp_path):
     assert (evaluation.datasets, evaluation.token_budgets, evaluation.sample_size, evaluation.seed) == (
         None,
         [64],
-        20,
+        80,
         5,
     )
 
