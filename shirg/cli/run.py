@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from shirg.training.config import SHIRGLoRAConfig
 
 FIRST_LOOK: dict[str, Any] = {"modes": ("lowres", "hd", "shirg"), "efficiency_repeats": 3}
-"""What is asked at the end of a training: LaViDa's own paths and SHIRG's. It leaves all tokens of the large view, which take as long
-as the others together, and more rounds of timing to `shirg evaluate`."""
+"""What is asked at the end of a training: LaViDa's own paths and SHIRG's. All tokens of the large view, which take as long as the
+others together, and more rounds of timing are left to `shirg evaluate`."""
 
 STAGES_FILE = "logs/stages.json"
 """Seconds of every stage, in the output folder."""

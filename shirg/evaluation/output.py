@@ -87,6 +87,7 @@ def write_outputs(
     try:
         write_json(folder / DETAILS_FILE, {"predictions": list(rows), "skipped": results["skipped"]})
         write_json(folder / RESULTS_FILE, results)
+        logger.info("drawing pages and writing the report to %s", folder)
         shown = headline([Variant(entry["mode"], entry["budget"], entry["adapter"]) for entry in results["variants"]])
         if shown is not None:
             _draw_pages(folder / FIGURES, results, rows, PagePainter(model, shown), sample, survey)
