@@ -217,6 +217,14 @@ def real_words(run: dict) -> Rows:
         yield [label, str(shown["cut out"]["questions"]), *cells]
 
 
+def first_run(run: dict) -> Rows:
+    """What a new user waits for, by kind of processor and what else runs there."""
+    for name, entry in run.items():
+        stages = entry["demo_stages"]
+        seconds = [entry["demo_seconds"], stages["training"], stages["evaluation"], entry["test_seconds"]]
+        yield [name, *(f"{value:.0f}" for value in seconds)]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table that is made: the file it stands in, its first heading, the results it is made from (none: computed)."""
@@ -285,6 +293,7 @@ TABLES = (
     Table(CARD, "words of", "real_words.json", real_words),
     Table("README.md", "GB, computed", None, gpu_memory),
     Table("docs/training.md", "packed against two rows", "training_step.json", packing),
+    Table("docs/quickstart.md", "two cores, seconds", "first_run.json", first_run),
     Printed("docs/quickstart.md", "quickstart.json"),
 )
 
