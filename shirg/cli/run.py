@@ -102,7 +102,7 @@ def _prepare_and_train(
 
     folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
     logger.info("data: %s", prepare.summary(folder))
-    before = before_training(model, folder, flags.output_dir)
+    before = before_training(folder, flags.output_dir)
     results = train.train(flags, training, model, folder)
 
     checkpoints = flags.output_dir / "checkpoints"
@@ -128,7 +128,7 @@ def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dic
 def _write_report(flags: Flags, report: dict[str, Any], seconds: float) -> None:
     from rich.console import Console
 
-    from shirg.evaluation.report import in_short
+    from shirg.evaluation.takeaway import takeaway
     from shirg.evaluation.training_report import REPORT_FILE, write_training_report
 
     path = flags.output_dir / REPORT_FILE
@@ -136,8 +136,8 @@ def _write_report(flags: Flags, report: dict[str, Any], seconds: float) -> None:
         path.rename(free_name(path))
     write_training_report(flags.output_dir, seconds=seconds, **report)
     console = Console(soft_wrap=True, highlight=False)
-    if "evaluation" in report:
-        console.print(in_short(report["evaluation"]), markup=False)
+    for line in takeaway(report.get("evaluation"), report.get("training")):
+        console.print(line, markup=False)
     console.print(f"report: {path}", markup=False)
 
 
