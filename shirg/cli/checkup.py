@@ -26,6 +26,9 @@ RUNTIME_BYTES = 3 * 10**9
 
 SHOWN = ("torch", "transformers", "peft", "accelerate")
 
+SHIRG_METHODS = ("get_multiview_tokens_for_shirg", "shirg_token_selection", "forward_with_shirg")
+"""Of the vision tower; an installation that is mixed from two releases may lack one."""
+
 COMPILED = ("torch", "safetensors", "pyarrow")
 """Packages whose libraries can be broken though they are installed."""
 
@@ -238,8 +241,6 @@ def peak(config: LavidaConfig, step: Step) -> int:
 
 def tower_methods(model: Lavida) -> Finding:
     """Whether the vision tower offers what chooses tokens."""
-    from shirg.evaluation.checklist import SHIRG_METHODS
-
     missing = [name for name in SHIRG_METHODS if not callable(getattr(model.tower, name, None))]
     if missing:
         return Finding(

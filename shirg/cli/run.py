@@ -134,7 +134,7 @@ def _prepare_and_train(
     with stages.timed("pages"):
         folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
     logger.info("data: %s", prepare.summary(folder))
-    before = before_training(model, folder, flags.output_dir)
+    before = before_training(folder, flags.output_dir)
     with stages.timed("training"):
         results = train.train(flags, training, model, folder)
 
@@ -161,7 +161,7 @@ def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dic
 def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:
     from rich.console import Console
 
-    from shirg.evaluation.report import in_short
+    from shirg.evaluation.takeaway import takeaway
     from shirg.evaluation.training_report import REPORT_FILE, write_training_report
     from shirg.files import write_json
 
@@ -172,8 +172,8 @@ def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:
         write_training_report(flags.output_dir, seconds=stages.total, **report)
     write_json(flags.output_dir / STAGES_FILE, stages.seconds)
     console = Console(soft_wrap=True, highlight=False)
-    if "evaluation" in report:
-        console.print(in_short(report["evaluation"]), markup=False)
+    for line in takeaway(report.get("evaluation"), report.get("training")):
+        console.print(line, markup=False)
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.seconds.items())
     console.print(f"took {stages.total:.0f} s: {took}", markup=False)
     console.print(f"report: {path}", markup=False)

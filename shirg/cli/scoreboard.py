@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from shirg.evaluation.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.tasks import METRIC_TITLES
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 AGAINST = ("lowres", "hd")
 """The paths whose paired differences are shown; all of them are in the report."""
-MARKS = {"better": " +", "worse": " -", "not distinguishable": ""}
-LEGEND = "95% intervals over pages; paired differences in points, + better, - worse, else not distinguishable"
+MARKS = {"better": " +", "worse": " -", UNDECIDED: ""}
+LEGEND = "95% intervals over pages; paired differences in points, + better, - worse, else undecided"
 
 
 def scoreboard(results: dict[str, Any]) -> Iterator[Table]:

@@ -131,7 +131,7 @@ def summary_table(record: dict[str, Any], budget: int) -> Table:
         for measure in measures:
             value = entry[measure.key]
             cells.append(
-                "-" if value is None else share(value["mean"]) + MARKS[value["difference"]["verdict"]].ljust(2)
+                "-" if value is None else share(value["mean"]) + MARKS.get(value["difference"]["verdict"], "").ljust(2)
             )
         shown.add_row(
             entry["setting"] + ("" if stopped_after(entry) is None else " *"),

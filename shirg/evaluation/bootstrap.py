@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-RESAMPLES = 2000
+RESAMPLES = 10_000
+"""Draws behind an interval: its ends then move by about a hundredth of its width from seed to seed."""
 LEVEL = 0.95
+
+UNDECIDED = "undecided"
+"""The verdict on two variants of which the run shows neither that one is better nor that they are alike."""
 
 MINIMUM_DIFFERING_PAGES = 6
 """Pages on which two variants must differ before a verdict: with five, even five wins in a row happen by chance in one
@@ -31,7 +36,13 @@ class Interval:
 
 
 def mean_interval(
-    values: Sequence[float] | np.ndarray, pages: Sequence[str], *, seed: int, least: float = 0.0, most: float = 1.0
+    values: Sequence[float] | np.ndarray,
+    pages: Sequence[str],
+    *,
+    seed: int,
+    least: float = 0.0,
+    most: float = 1.0,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """The mean of `values` and its 95% interval under resampling of pages.
 
@@ -45,6 +56,7 @@ def mean_interval(
         seed: of the resampling; equal inputs and seed give equal intervals.
         least: smallest possible value.
         most: largest possible value.
+        resamples: how often the pages are drawn.
 
     Raises:
         ValueError: if there are no values, or not one page for each value.
@@ -59,7 +71,7 @@ def mean_interval(
         value, unseen = float(scores[0]), 1 - ((1 - LEVEL) / 2) ** (1 / sums.size)
         low, high = value - unseen * (value - least), value + unseen * (most - value)
         return Interval(value, low, high, scores.size, sums.size)
-    draws = np.random.default_rng(seed).integers(0, sums.size, size=(RESAMPLES, sums.size))
+    draws = _draws(sums.size, seed, resamples)
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(scores.mean()), float(low), float(high), scores.size, sums.size)
@@ -74,11 +86,13 @@ class Comparison:
     verdict: str
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float], pages: Sequence[str], *, seed: int) -> Comparison:
+def compare(
+    ours: Sequence[float], theirs: Sequence[float], pages: Sequence[str], *, seed: int, resamples: int = RESAMPLES
+) -> Comparison:
     """Compare two variants on the same questions, asked in the same order.
 
     The verdict is "better" or "worse" when the interval of the paired difference leaves out zero and at least
-    `MINIMUM_DIFFERING_PAGES` pages differ, else "not distinguishable".
+    `MINIMUM_DIFFERING_PAGES` pages differ, else "undecided".
 
     Raises:
         ValueError: if the two were not scored on the same number of questions, or on none.
@@ -86,9 +100,15 @@ def compare(ours: Sequence[float], theirs: Sequence[float], pages: Sequence[str]
     if len(ours) != len(theirs):
         raise ValueError(f"a paired comparison needs the same questions, got {len(ours)} and {len(theirs)} scores")
     differences = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
-    interval = mean_interval(differences, pages, seed=seed, least=-1.0, most=1.0)
+    interval = mean_interval(differences, pages, seed=seed, least=-1.0, most=1.0, resamples=resamples)
     differing = int((_per_page(differences, pages)[0] != 0).sum())
     return Comparison(interval, differing, _verdict(interval, differing))
+
+
+@lru_cache(maxsize=1)
+def _draws(pages: int, seed: int, resamples: int) -> np.ndarray:
+    """Pages by number, a row for each draw; kept, since variants are scored on the same pages one after another."""
+    return np.random.default_rng(seed).integers(0, pages, size=(resamples, pages))
 
 
 def _per_page(scores: np.ndarray, pages: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +118,7 @@ def _per_page(scores: np.ndarray, pages: Sequence[str]) -> tuple[np.ndarray, np.
 
 def _verdict(interval: Interval, differing_pages: int) -> str:
     if interval.low is None or interval.high is None or differing_pages < MINIMUM_DIFFERING_PAGES:
-        return "not distinguishable"
+        return UNDECIDED
     if interval.low > 0:
         return "better"
-    return "worse" if interval.high < 0 else "not distinguishable"
+    return "worse" if interval.high < 0 else UNDECIDED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from shirg.errors import UserError
+from shirg.evaluation.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import NOT_MEASURED, count, milliseconds, percent, points
+from shirg.evaluation.takeaway import verdict
 from shirg.evaluation.variants import BUDGETED_MODES
 from shirg.lavida import Lavida
 
@@ -24,14 +26,13 @@ KEPT_RANGE = (512, 1024)
 SELECTION_MS = 30.0
 KV_SAVING = 0.30
 ACCURACY_GAIN = 0.05
+GAIN = "accuracy 5 to 10 points higher"
 TRAINABLE_SHARE = 0.01
 PEAK_BYTES = 40 * 10**9
 """Of GPU memory in training, the promise for an 80 GB A100."""
 FREE_BYTES = 2 * 10**9
 """Room asked for before training: adapters of an 8B model take megabytes, the optimizer's state and page images most
 of it."""
-
-SHIRG_METHODS = ("get_multiview_tokens_for_shirg", "shirg_token_selection", "forward_with_shirg")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Item:
 
     name: str
     status: str
-    """"met", "not met" or "not measured"."""
+    """"met", "not met", "undecided" or "not measured"."""
     number: str
     """What was found, in words and numbers; why, when it was not measured."""
 
@@ -67,7 +68,7 @@ def targets(results: dict[str, Any]) -> list[Item]:
         _kept_tokens(results),
         _selection_time(results),
         *_kv_savings(results),
-        *_accuracy_gains(results),
+        *_gains(results, "Selection: ", ("lowres", "hd"), adapter=False),
         _trainable_share(results),
         unmeasured(
             "Training on 8 x A100 in 3 to 4 hours, under 40 GB each",
@@ -115,32 +116,36 @@ def _saved(share: float) -> str:
     return f"{percent(share)} less" if share >= 0 else f"{percent(-share)} more"
 
 
-def _accuracy_gains(results: dict[str, Any]) -> list[Item]:
-    """The most trained state of each selection against the paths as the model ships them."""
-    with_adapter = any(variant["adapter"] for variant in results["variants"])
+def _gains(results: dict[str, Any], name: str, against: Sequence[str], *, adapter: bool) -> list[Item]:
+    """Selections with the adapter, or without it, against these variants, over all data sets of a metric together; no
+    variant to be held against means each selection itself without the adapter."""
     selections = {
-        variant["variant"]
-        for variant in results["variants"]
-        if variant["mode"] in BUDGETED_MODES and variant["adapter"] == with_adapter
+        entry["variant"]
+        for entry in results["variants"]
+        if entry["mode"] in BUDGETED_MODES and entry["adapter"] == adapter
     }
-    entries = [
-        entry
-        for entry in results["comparisons"]
-        if entry["variant"] in selections and entry["against"] in ("lowres", "hd")
+    items = [
+        gain_item(name, entry, ", ".join(group["datasets"]))
+        for group in results["together"]
+        for entry in group["comparisons"]
+        if entry["variant"] in selections
+        and entry["against"] in (against or (entry["variant"].removesuffix("+adapter"),))
     ]
-    if not entries:
-        return [unmeasured("Accuracy 5 to 10 points higher", "no selection was run beside lowres or hd")]
-    return [accuracy_item(entry) for entry in entries]
+    held = " or ".join(against) or "itself without an adapter"
+    return items or [unmeasured(f"{name}{GAIN}", f"no such variant was run beside {held}")]
 
 
-def accuracy_item(entry: dict[str, Any]) -> Item:
-    """The accuracy line of one comparison: met when the gain reaches 5 points and is told apart from chance."""
-    return judged(
-        f"Accuracy 5 to 10 points higher: {entry['variant']} against {entry['against']} on {entry['dataset']}",
-        entry["difference"] >= ACCURACY_GAIN and entry["verdict"] == "better",
-        f"{points(entry['difference'])} points{_range(entry)}, {entry['verdict']} "
-        f"({count(entry['questions'], 'question')}, {count(entry['pages'], 'page')})",
+def gain_item(name: str, entry: dict[str, Any], datasets: str) -> Item:
+    """One comparison: met when it is better, and by 5 points or more; undecided when the run is too small to tell."""
+    if entry["verdict"] == UNDECIDED and (entry["high"] is None or entry["high"] >= ACCURACY_GAIN):
+        status = UNDECIDED
+    else:
+        status = MET if entry["verdict"] == "better" and entry["difference"] >= ACCURACY_GAIN else NOT_MET
+    number = (
+        f"{points(entry['difference'])} points{_range(entry)} on {datasets} ({count(entry['questions'], 'question')}, "
+        f"{count(entry['pages'], 'page')}); verdict: {verdict(entry)}"
     )
+    return Item(f"{name}{GAIN}: {entry['variant']} against {entry['against']}", status, number)
 
 
 def _range(entry: dict[str, Any]) -> str:
@@ -163,23 +168,14 @@ def _cost_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
 # -------------------- before training
 
 
-def before_training(model: Lavida, data_folder: Path | None, output_dir: Path) -> list[Item]:
-    """What should hold before a step is taken; made on the objects the run will use.
+def before_training(data_folder: Path | None, output_dir: Path) -> list[Item]:
+    """What should hold before a step is taken.
 
     Args:
-        model: the loaded model.
         data_folder: prepared data, with `manifest.json` and Parquet shards; None when nothing is trained.
         output_dir: where checkpoints will go.
     """
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return [
-        _python_item(),
-        _versions_item(),
-        judged("Model loads", True, f"{model.config.family}, {parameters:,} parameters"),
-        _methods_item(model),
-        _data_item(data_folder),
-        _disk_item(output_dir),
-    ]
+    return [_python_item(), _data_item(data_folder), _disk_item(output_dir)]
 
 
 def _python_item() -> Item:
@@ -188,19 +184,6 @@ def _python_item() -> Item:
     return judged(
         f"Python {low} to {high}", PYTHON_RANGE[0] <= version <= PYTHON_RANGE[1], f"{platform.python_version()}"
     )
-
-
-def _versions_item() -> Item:
-    from shirg.evaluation.environment import package_versions
-
-    return judged(
-        "Libraries installed", True, ", ".join(f"{name} {number}" for name, number in package_versions().items())
-    )
-
-
-def _methods_item(model: Lavida) -> Item:
-    missing = [name for name in SHIRG_METHODS if not callable(getattr(model.tower, name, None))]
-    return judged("Vision tower has SHIRG's methods", not missing, f"{len(SHIRG_METHODS) - len(missing)} of 3 found")
 
 
 def _data_item(folder: Path | None) -> Item:
@@ -266,11 +249,11 @@ def _memory_item(training: dict[str, Any]) -> Item:
 
 
 def after_training(results: dict[str, Any] | None, reload: Item | None) -> list[Item]:
-    """What should hold once the adapter is there: the evaluation's lines, and the result of `adapter_reloads`."""
+    """What should hold once the adapter is there: the result of `adapter_reloads`, and that it raises accuracy by itself."""
     saved = reload or unmeasured("Adapter saved and reloads with equal outputs", "no adapter was saved in this run")
     if results is None:
-        return [saved, unmeasured("Accuracy, selection time and KV cache", "the evaluation was left out")]
-    return [saved, *_accuracy_gains(results), _selection_time(results), *_kv_savings(results)]
+        return [saved, unmeasured(f"Adapter: {GAIN}", "the evaluation was left out")]
+    return [saved, *_gains(results, "Adapter: ", (), adapter=True)]
 
 
 def adapter_reloads(

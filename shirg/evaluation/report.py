@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES
 from shirg.evaluation.checklist import Item, targets
-from shirg.evaluation.markdown import count, escape, interval, megabytes, milliseconds, percent, points, table
+from shirg.evaluation.markdown import count, escape, interval, megabytes, milliseconds, percent, table
 from shirg.evaluation.report_details import breakdowns, difference_cell, example_list, failure_tables, gate_settings
+from shirg.evaluation.takeaway import RULE, compared, takeaway
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import BUDGETED_MODES, PATHS, REFERENCE_MODES, RIVALS, SELECTING_MODES
+from shirg.evaluation.variants import BUDGETED_MODES, PATHS, RIVALS, SELECTING_MODES
 
 FIGURES = {
     "accuracy_against_tokens.png": "Score against visual tokens, with 95% intervals",
@@ -19,21 +19,26 @@ FIGURES = {
     "latency.png": "Time of an answer, stage by stage",
 }
 
+MEANING = (
+    "A score is the mean over questions. Differences are paired: the same questions, asked both ways. Undecided does not mean "
+    "equal. With many comparisons, one in twenty of the alike ones will look different by chance."
+)
+
 
 def evaluation_report(results: dict[str, Any]) -> str:
     """The report as Markdown, from the content of `evaluation_results.json`."""
     parts = [
         "# SHIRG evaluation",
-        _what_was_run(results),
         "## In short",
-        in_short(results),
-        "## Scores and cost",
-        score_table(results),
+        opening(takeaway(results)),
+        "## Every variant",
+        overview_table(results),
         figure("accuracy_against_tokens.png"),
-        "## What the numbers mean",
-        _explanation(results),
-        "## Compared with the other vision paths",
-        difference_tables(results),
+        "## What was run",
+        _what_was_run(results),
+        MEANING,
+        *_under("## Scores by data set", score_table(results)),
+        *_under("## Differences in points, with their 95% intervals", difference_tables(results)),
         "## Cost",
         cost_section(results),
         computed_section(results),
@@ -54,6 +59,11 @@ def evaluation_report(results: dict[str, Any]) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
+def _under(heading: str, text: str) -> list[str]:
+    """A section, but for an empty one."""
+    return [heading, text] if text else []
+
+
 def has_drawing(results: dict[str, Any]) -> bool:
     """Whether the run drew what a selection keeps."""
     return any(variant["mode"] == "shirg" for variant in results["variants"])
@@ -65,66 +75,81 @@ def item_table(items: Iterable[Item]) -> str:
     return table(["line", "status", "number"], rows, text_columns=3)
 
 
-def in_short(results: dict[str, Any]) -> str:
-    """One line for each data set and selection, in its most trained state, against the paths as the model ships them."""
-    lines = []
-    for dataset in _scored(results):
-        for variant in _headline_variants(results):
-            score = _score(results, dataset["name"], variant, dataset["metric"])
-            against = [
-                f"{points(entry['difference'])} against {entry['against']} ({entry['verdict']})"
-                for entry in results["comparisons"]
-                if (entry["dataset"], entry["variant"]) == (dataset["name"], variant)
-                and entry["against"] in REFERENCE_MODES
-            ]
-            tail = f"; in points {', '.join(against)}" if against else ""
-            lines.append(f"- {dataset['name']}: {variant} scores {percent(score['score'])}{tail}.")
-    return "\n".join(lines) or "No question was answered."
+def opening(lines: Sequence[str]) -> str:
+    """The sentences of `takeaway` as a paragraph; the rule of the verdicts is one of its own."""
+    return "\n\n".join(filter(None, [" ".join(line for line in lines if line != RULE), RULE if RULE in lines else ""]))
+
+
+def overview_table(results: dict[str, Any]) -> str:
+    """Every variant once: tokens, score, difference to LaViDa's own paths, what the adapter changed, and what it costs; the
+    questions of all data sets with one deciding metric together."""
+    groups = results["together"]
+    costs = {row["variant"]: row for row in results["efficiency"]["rows"]} if results["efficiency"] else {}
+    adapter = any(variant["adapter"] for variant in results["variants"])
+    against = [name for name in ("lowres", "hd") if any(entry["variant"] == name for entry in results["tokens"])]
+    header = ["variant", "visual tokens"]
+    for group in groups:
+        of = f"{', '.join(group['datasets'])}: " if len(groups) > 1 else ""
+        header += [f"{of}{METRIC_TITLES[group['metric']]}", *(f"{of}against {name}" for name in against)]
+        header += [f"{of}changed by the adapter"] if adapter else []
+    header += ["selection ms", "whole answer ms", "KV cache MB"] if costs else []
+    tokens = {entry["variant"]: entry for entry in results["tokens"]}
+    rows = []
+    for name in (variant["variant"] for variant in results["variants"]):
+        row = [name, _tokens(tokens[name])]
+        for group in groups:
+            score = next(entry for entry in group["scores"] if entry["variant"] == name)
+            before = name.removesuffix("+adapter")
+            others = [compared(group, name, other) if other != before else None for other in against]
+            others += [compared(group, name, before)] if adapter else []
+            row += [_score_cell(score), *map(difference_cell, others)]
+        rows.append(row + (_cost_cells(costs.get(name)) if costs else []))
+    note = "Brackets hold 95% intervals; differences are in points."
+    note += " Costs were timed without the adapter." if adapter and costs else ""
+    return "\n\n".join([table(header, rows), note, path_list(results)])
 
 
 def score_table(results: dict[str, Any]) -> str:
-    """Every variant: tokens, score on every data set with its interval, and what it costs."""
-    datasets = _scored(results)
-    columns = [(dataset["name"], metric) for dataset in datasets for metric in _metrics(results, dataset["name"])]
+    """Every variant's score by every metric on every data set and part of one, but for what the overview has; "" for
+    nothing."""
+    alone = [(group["datasets"][0], group["metric"]) for group in results["together"] if len(group["datasets"]) == 1]
+    columns = [(entry["dataset"], entry["metric"]) for entry in results["scores"]]
+    columns = [column for column in dict.fromkeys(columns) if column not in alone]
     parts = list(dict.fromkeys((entry["dataset"], entry["part"]) for entry in results["parts"]))
-    costs = {row["variant"]: row for row in results["efficiency"]["rows"]} if results["efficiency"] else {}
-    tokens = {entry["variant"]: entry for entry in results["tokens"]}
-    header = ["vision path", "visual tokens", *(f"{name}, {METRIC_TITLES[metric]}" for name, metric in columns)]
+    header = ["variant", *(f"{name}, {METRIC_TITLES[metric]}" for name, metric in columns)]
     header += [f"{name}, {part} part" for name, part in parts]
-    header += ["selection ms", "prefill ms", "ms per step", "KV cache MB"] if costs else []
     rows = []
-    for variant in results["variants"]:
-        name = variant["variant"]
-        scored = [_score_cell(_score(results, dataset, name, metric)) for dataset, metric in columns]
-        scored += [_score_cell(_part(results, dataset, part, name)) for dataset, part in parts]
-        cost = costs.get(name.removesuffix("+adapter"))
-        rows.append([name, _tokens(tokens[name]), *scored, *(_cost_cells(cost) if cost else [])])
-    trained = any(variant["adapter"] for variant in results["variants"])
-    note = "Costs were timed without the adapter, which adds two small matrices to the projector."
-    return "\n\n".join(filter(None, [table(header, rows), note if costs and trained else ""]))
+    for variant in (entry["variant"] for entry in results["variants"]):
+        scored = [_score(results, dataset, variant, metric) for dataset, metric in columns]
+        scored += [_part(results, dataset, part, variant) for dataset, part in parts]
+        rows.append([variant, *map(_score_cell, scored)])
+    return table(header, rows) if columns or parts else ""
 
 
 def difference_tables(results: dict[str, Any]) -> str:
-    """For each data set: what is gained on the paths as the model ships them, then on what trained with them."""
+    """Differences that the overview has not: of data sets together, to all other variants; then of each data set."""
     parts = []
     modes = {variant["variant"]: variant["mode"] for variant in results["variants"]}
-    for dataset in _scored(results):
-        entries = [entry for entry in results["comparisons"] if entry["dataset"] == dataset["name"]]
-        shipped = [entry for entry in entries if entry["against"] in REFERENCE_MODES]
-        heading = f"### {dataset['name']} ({METRIC_TITLES[dataset['metric']]}, difference in points, 95% interval)"
-        if entries:
-            parts += [heading, _difference_table(shipped)]
-        rivals = [
-            entry for entry in entries if modes[entry["variant"]] == "shirg" and modes[entry["against"]] in RIVALS
-        ]
-        if rivals:
-            parts += ["`shirg` against other rules, at the same budget:", _rival_table(modes, rivals)]
-        told = {id(entry) for entry in (*shipped, *rivals)}
-        trained = [entry for entry in entries if id(entry) not in told]
-        if trained:
-            parts += ["With the adapter, against itself without it and against the other paths with it:"]
-            parts += [_difference_table(trained)]
-    return "\n\n".join(filter(None, parts)) or "Nothing was run beside a path to compare it with."
+    for group in results["together"]:
+        others = [entry for entry in group["comparisons"] if not _in_overview(entry)]
+        parts += _differences(", ".join(group["datasets"]), group["metric"], others, modes)
+        for dataset in group["datasets"] if len(group["datasets"]) > 1 else ():
+            entries = [entry for entry in results["comparisons"] if entry["dataset"] == dataset]
+            parts += _differences(f"{dataset} alone", group["metric"], entries, modes)
+    return "\n\n".join(parts)
+
+
+def _in_overview(entry: dict[str, Any]) -> bool:
+    return entry["against"] in ("lowres", "hd", entry["variant"].removesuffix("+adapter"))
+
+
+def _differences(title: str, metric: str, entries: Sequence[dict[str, Any]], modes: dict[str, str]) -> list[str]:
+    """A heading and up to two tables: `shirg` beside other rules is one of its own, since those are many."""
+    rivals = [entry for entry in entries if modes[entry["variant"]] == "shirg" and modes[entry["against"]] in RIVALS]
+    others = [entry for entry in entries if entry not in rivals]
+    parts = [_difference_table(others)] if others else []
+    parts += ["`shirg` against other rules, at the same budget:", _rival_table(modes, rivals)] if rivals else []
+    return [f"### {title} ({METRIC_TITLES[metric]})", *parts] if parts else []
 
 
 def _rival_table(modes: dict[str, str], entries: Sequence[dict[str, Any]]) -> str:
@@ -143,49 +168,23 @@ def _difference_table(entries: Sequence[dict[str, Any]]) -> str:
         cells.setdefault(entry["variant"], {})["itself without adapter" if itself else entry["against"]] = entry
     against = list(dict.fromkeys(name for row in cells.values() for name in row))
     rows = [[variant, *(difference_cell(row.get(name)) for name in against)] for variant, row in cells.items()]
-    return table(["vision path", *(f"against {name}" for name in against)], rows) if rows else ""
+    return table(["variant", *(f"against {name}" for name in against)], rows)
 
 
 def cost_section(results: dict[str, Any], figures: str = "figures") -> str:
-    """Time by stage, cache bytes and savings; `figures` is the folder of the pictures as seen from the report."""
+    """Time by stage and peak memory, beside what the overview has; `figures`: folder of the pictures as seen from the report."""
     efficiency = results["efficiency"]
     if efficiency is None:
         return "The timing was left out of this run."
-    header = ["vision path", "tokens", "with prompt", "tower ms", "selection ms", "selection, pooling and projector ms"]
-    header += [
-        "prefill ms",
-        "ms per step",
-        "without cache",
-        "steps",
-        "whole answer ms",
-        "KV cache MB",
-        "peak MB",
-    ]
+    header = ["vision path", "tokens", "with prompt", "tower ms", "selection, pooling and projector ms", "prefill ms"]
+    header += ["ms per step", "without cache", "steps", "peak MB"]
     rows = [
         [row["variant"], str(row["tokens"]), str(row["prefix_tokens"])]
-        + [milliseconds(row[key]) for key in ("tower_ms", "selection_ms", "embedding_ms")]
-        + [milliseconds(row[key]) for key in ("prefill_ms", "step_ms", "step_uncached_ms")]
-        + [str(row["steps"]), milliseconds(row["total_ms"])]
-        + [megabytes(row["kv_bytes"]), megabytes(row["peak_memory_bytes"])]
+        + [milliseconds(row[key]) for key in ("tower_ms", "embedding_ms", "prefill_ms", "step_ms", "step_uncached_ms")]
+        + [str(row["steps"]), megabytes(row["peak_memory_bytes"])]
         for row in efficiency["rows"]
     ]
-    savings = [
-        [
-            entry["variant"],
-            f"{entry['against']} ({entry['reference_tokens']} tokens)",
-            percent(entry["image"]),
-            percent(entry["prefix"]),
-        ]
-        for entry in efficiency["savings"]
-    ]
-    parts = [table(header, rows), figure("latency.png", figures), figure("kv_cache.png", figures)]
-    if savings:
-        header = ["selection", "against", "KV cache saved, page", "KV cache saved, page and prompt"]
-        parts += [
-            table(header, savings, text_columns=2),
-            "A negative saving means that the selection needs a larger cache.",
-        ]
-    return "\n\n".join(parts)
+    return "\n\n".join([table(header, rows), figure("latency.png", figures), figure("kv_cache.png", figures)])
 
 
 def computed_section(results: dict[str, Any]) -> str:
@@ -261,25 +260,13 @@ def _names_gate(results: dict[str, Any]) -> bool:
     return "gate" in results and any(variant["mode"] in BUDGETED_MODES for variant in results["variants"])
 
 
-def _explanation(results: dict[str, Any]) -> str:
-    modes = [f"- `{mode}`: {PATHS[mode]};" for mode in results["config"]["modes"] if mode not in RIVALS]
+def path_list(results: dict[str, Any]) -> str:
+    """How each vision path shows the page, a line each."""
+    modes = [f"- `{mode}`: {PATHS[mode]}" for mode in results["config"]["modes"] if mode not in RIVALS]
     rivals = [f"`{mode}`" for mode in results["config"]["modes"] if mode in RIVALS]
     if rivals:
-        modes.append(f"- {', '.join(rivals)}: the same large page, tokens chosen or merged by that rule;")
-    return "\n".join(
-        [
-            "How the page is shown:",
-            "",
-            *modes,
-            "- a number behind the path is the token budget, `+adapter` means that the trained adapter was on.",
-            "",
-            "A score is the mean over questions, in percent; the brackets hold its 95% interval. Differences are paired: the "
-            'same questions, asked both ways. "Better" and "worse" are said only where the interval of the difference leaves out '
-            f'zero and at least {MINIMUM_DIFFERING_PAGES} pages differ; "not distinguishable" means that this run is too small '
-            "or the two too alike to tell, not that they are equal. With many comparisons, one in twenty of the alike ones "
-            "will look different by chance.",
-        ]
-    )
+        modes.append(f"- {', '.join(rivals)}: the same large page, tokens chosen or merged by that rule")
+    return "\n".join([*modes, "- a number behind the path: the token budget; `+adapter`: the adapter is on"])
 
 
 def _selection_line(model: dict[str, Any]) -> str:
@@ -298,7 +285,8 @@ def _method(results: dict[str, Any]) -> str:
     lines = [
         f"- Answers: {config['max_new_tokens']} positions in blocks of {config['block_length']}, "
         f"{config['step_ratio']:g} denoising steps per position, the most certain predictions first, no sampling. {suffix}",
-        f"- Intervals: {RESAMPLES} resamples of whole pages, since questions about one page stand or fall together.",
+        f"- Intervals: {results['intervals']['resamples']:,} resamples of whole pages, since questions about one page stand or "
+        "fall together.",
     ]
     if any(variant["mode"] in SELECTING_MODES for variant in results["variants"]):
         lines.append(_selection_line(results["model"]))
@@ -342,14 +330,6 @@ def figure(name: str, folder: str = "figures") -> str:
     return f"![{FIGURES[name]}]({folder}/{name})"
 
 
-def _scored(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [dataset for dataset in results["datasets"] if dataset["questions"]]
-
-
-def _metrics(results: dict[str, Any], dataset: str) -> list[str]:
-    return list(dict.fromkeys(entry["metric"] for entry in results["scores"] if entry["dataset"] == dataset))
-
-
 def _score(results: dict[str, Any], dataset: str, variant: str, metric: str) -> dict[str, Any]:
     key = (dataset, variant, metric)
     return next(e for e in results["scores"] if (e["dataset"], e["variant"], e["metric"]) == key)
@@ -358,16 +338,6 @@ def _score(results: dict[str, Any], dataset: str, variant: str, metric: str) -> 
 def _part(results: dict[str, Any], dataset: str, part: str, variant: str) -> dict[str, Any]:
     key = (dataset, part, variant)
     return next(e for e in results["parts"] if (e["dataset"], e["part"], e["variant"]) == key)
-
-
-def _headline_variants(results: dict[str, Any]) -> list[str]:
-    """The selections, with the adapter when there is one."""
-    with_adapter = any(variant["adapter"] for variant in results["variants"])
-    return [
-        variant["variant"]
-        for variant in results["variants"]
-        if variant["mode"] in BUDGETED_MODES and variant["adapter"] == with_adapter
-    ]
 
 
 def _tokens(entry: dict[str, Any]) -> str:
@@ -380,5 +350,7 @@ def _score_cell(entry: dict[str, Any]) -> str:
     return f"{percent(entry['score'])} {interval(entry, lambda value: f'{100 * value:.1f}')}"
 
 
-def _cost_cells(row: dict[str, Any]) -> list[str]:
-    return [*(milliseconds(row[key]) for key in ("selection_ms", "prefill_ms", "step_ms")), megabytes(row["kv_bytes"])]
+def _cost_cells(row: dict[str, Any] | None) -> list[str]:
+    if row is None:
+        return ["-", "-", "-"]
+    return [milliseconds(row["selection_ms"]), milliseconds(row["total_ms"]), megabytes(row["kv_bytes"])]

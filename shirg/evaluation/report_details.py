@@ -8,6 +8,7 @@ from typing import Any
 from shirg.evaluation.failures import CAUSES, EXAMPLES, RIGHT
 from shirg.evaluation.markdown import count, escape, interval, percent, points, table
 from shirg.evaluation.summary import text_height_groups
+from shirg.evaluation.takeaway import verdict
 
 GROUPINGS = {"text_px": "height of the answer's text", "kind": "kind"}
 
@@ -70,7 +71,7 @@ def difference_cell(entry: dict[str, Any] | None) -> str:
     """A paired difference with its interval and verdict; a dash for none."""
     if entry is None:
         return "-"
-    return f"{points(entry['difference'])} {interval(entry, points)}<br>{entry['verdict']}"
+    return f"{points(entry['difference'])} {interval(entry, points)}<br>{verdict(entry)}"
 
 
 def failure_tables(results: dict[str, Any]) -> str:

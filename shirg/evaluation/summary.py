@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from shirg.evaluation.bootstrap import Interval, compare, mean_interval
+from shirg.evaluation.bootstrap import RESAMPLES, Interval, compare, mean_interval
 from shirg.evaluation.failures import examples, failures, headline
 from shirg.evaluation.variants import Variant, references
 
@@ -15,36 +15,84 @@ TEXT_HEIGHTS = (8.0, 10.0, 14.0, 20.0)
 """Edges, in pixels at the model's resolution, of the groups in which scores are broken down by height of text."""
 
 
-def summarise(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Draws:
+    """How intervals are drawn: by which seed, and how often the pages."""
+
+    seed: int
+    resamples: int = RESAMPLES
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any]:
     """Everything that follows from the answers alone, as `evaluation_results.json` holds it."""
+    draws = Draws(seed, resamples)
     return {
         "tokens": token_counts(rows),
-        "scores": scores(rows, seed),
-        "parts": part_scores(rows, seed),
-        "comparisons": comparisons(rows, variants, seed),
-        "breakdown": breakdown(rows, seed),
-        "group_comparisons": group_comparisons(rows, variants, seed),
+        "together": together(rows, variants, draws),
+        "scores": scores(rows, draws),
+        "parts": part_scores(rows, draws),
+        "comparisons": comparisons(rows, variants, draws),
+        "breakdown": breakdown(rows, draws),
+        "group_comparisons": group_comparisons(rows, variants, draws),
         "failures": failures(rows, variants),
         "examples": examples(rows, variants),
     }
 
 
-def scores(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def together(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], draws: Draws) -> list[dict[str, Any]]:
+    """All data sets that share a deciding metric, as if they were one: small sets decide nothing alone.
+
+    A page of one data set is another page than one of the same name in another. Beside its usual references each variant
+    is compared with `lowres` and `hd`, the paths of the model as it ships.
+
+    Returns:
+        One entry for each metric, with its `datasets`, and `scores` and `comparisons` as the functions of these names give
+        them, without the data set.
+    """
+    rows = [
+        {**row, "image_id": f"{row['dataset']}/{row['image_id']}", "metric": next(iter(row["scores"]))} for row in rows
+    ]
+    entries = []
+    for metric, group in _grouped(rows, "metric").items():
+        by_variant = _grouped(group, "variant")
+        entry = {"metric": metric, "datasets": list(_grouped(group, "dataset"))}
+        entry["scores"] = [
+            {"variant": name, **_flat(_interval(_column(of), of, draws))} for name, of in by_variant.items()
+        ]
+        run = [variant for variant in variants if variant.name in by_variant]
+        entry["comparisons"] = _compared(by_variant, _pairs_together(run), draws)
+        entries.append(entry)
+    return entries
+
+
+def _pairs_together(run: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
+    shipped = [variant for variant in run if variant in (Variant("lowres"), Variant("hd"))]
+    return [
+        (variant, reference)
+        for variant in run
+        for reference in dict.fromkeys([*shipped, *references(variant, run)])
+        if reference != variant
+    ]
+
+
+def scores(rows: Sequence[dict[str, Any]], draws: Draws) -> list[dict[str, Any]]:
     """One entry for each data set, variant and metric, with its 95% interval."""
     entries = []
     for (dataset, variant), group in _grouped(rows, "dataset", "variant").items():
         for metric in group[0]["scores"]:
-            interval = _interval([row["scores"][metric] for row in group], group, seed)
+            interval = _interval([row["scores"][metric] for row in group], group, draws)
             entries.append({"dataset": dataset, "variant": variant, "metric": metric, **_flat(interval)})
     return entries
 
 
-def part_scores(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def part_scores(rows: Sequence[dict[str, Any]], draws: Draws) -> list[dict[str, Any]]:
     """The same for the parts that a benchmark reports apart, by its deciding metric: ChartQA's human and augmented."""
     entries = []
     known = [row for row in rows if row["part"] is not None]
     for (dataset, part, variant), group in _grouped(known, "dataset", "part", "variant").items():
-        interval = _interval(_column(group), group, seed)
+        interval = _interval(_column(group), group, draws)
         entries.append({"dataset": dataset, "part": part, "variant": variant, **_flat(interval)})
     return entries
 
@@ -61,28 +109,33 @@ def token_counts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return entries
 
 
-def comparisons(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int) -> list[dict[str, Any]]:
+def comparisons(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], draws: Draws) -> list[dict[str, Any]]:
     """Paired differences of every selection against its references, by each data set's deciding metric."""
     entries = []
     for dataset, of_dataset in _grouped(rows, "dataset").items():
         by_variant = _grouped(of_dataset, "variant")
         run = [variant for variant in variants if variant.name in by_variant]
-        for variant in run:
-            for reference in references(variant, run):
-                ours, theirs = by_variant[variant.name], by_variant[reference.name]
-                entries.append(
-                    {
-                        "dataset": dataset,
-                        "variant": variant.name,
-                        "against": reference.name,
-                        **_paired(ours, theirs, seed),
-                    }
-                )
+        pairs = [(variant, reference) for variant in run for reference in references(variant, run)]
+        entries += [{"dataset": dataset, **entry} for entry in _compared(by_variant, pairs, draws)]
     return entries
 
 
-def _paired(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    found = compare(_column(ours), _column(theirs), [row["image_id"] for row in ours], seed=seed)
+def _compared(
+    by_variant: Mapping[str, Sequence[dict[str, Any]]], pairs: Iterable[tuple[Variant, Variant]], draws: Draws
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "variant": variant.name,
+            "against": reference.name,
+            **_paired(by_variant[variant.name], by_variant[reference.name], draws),
+        }
+        for variant, reference in pairs
+    ]
+
+
+def _paired(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], draws: Draws) -> dict[str, Any]:
+    pages = [row["image_id"] for row in ours]
+    found = compare(_column(ours), _column(theirs), pages, seed=draws.seed, resamples=draws.resamples)
     return {
         "difference": found.interval.mean,
         "low": found.interval.low,
@@ -94,15 +147,17 @@ def _paired(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], se
     }
 
 
-def breakdown(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def breakdown(rows: Sequence[dict[str, Any]], draws: Draws) -> list[dict[str, Any]]:
     """Scores by height of the answer's text and by kind of question, where the data tell."""
     return [
-        {"dataset": dataset, "by": by, "group": group, "variant": variant, **_flat(_interval(_column(of), of, seed))}
+        {"dataset": dataset, "by": by, "group": group, "variant": variant, **_flat(_interval(_column(of), of, draws))}
         for by, (dataset, group, variant), of in _in_groups(rows)
     ]
 
 
-def group_comparisons(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int) -> list[dict[str, Any]]:
+def group_comparisons(
+    rows: Sequence[dict[str, Any]], variants: Sequence[Variant], draws: Draws
+) -> list[dict[str, Any]]:
     """Paired differences in the same groups: what the large view and the selection gain on `lowres`, and what selecting
     loses of the large view."""
     shown = headline(variants)
@@ -115,7 +170,7 @@ def group_comparisons(rows: Sequence[dict[str, Any]], variants: Sequence[Variant
             our_rows, their_rows = (found.get((by, dataset, group, variant.name)) for variant in (ours, theirs))
             if our_rows and their_rows:
                 entry = {"dataset": dataset, "by": by, "group": group, "variant": ours.name, "against": theirs.name}
-                entries.append(entry | _paired(our_rows, their_rows, seed))
+                entries.append(entry | _paired(our_rows, their_rows, draws))
     return entries
 
 
@@ -153,8 +208,9 @@ def _column(rows: Iterable[dict[str, Any]]) -> list[float]:
     return [row["score"] for row in rows]
 
 
-def _interval(values: Sequence[float], rows: Sequence[dict[str, Any]], seed: int) -> Interval:
-    return mean_interval(values, [row["image_id"] for row in rows], seed=seed)
+def _interval(values: Sequence[float], rows: Sequence[dict[str, Any]], draws: Draws) -> Interval:
+    pages = [row["image_id"] for row in rows]
+    return mean_interval(values, pages, seed=draws.seed, resamples=draws.resamples)
 
 
 def _flat(interval: Interval) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def heat_map(path: Path, record: dict[str, Any]) -> None:
     bar.outline.set_visible(False)
     cases = f"{count(counts['pages'], 'rendered page')}, {count(counts['questions'], 'question')}"
     figure.suptitle(f"Patches of the answer kept at K = {_budget(record)}, % ({cases})", fontsize=12)
-    small = "small: paired difference to the default (outlined) in points; no word: not distinguishable"
+    small = "small: paired difference to the default (outlined) in points; no word: undecided"
     stopped = any(stopped_after(entry) is not None for entry in record["results"])
     figure.supxlabel(small + ("; in brackets: stopped after so many" if stopped else ""), fontsize=9)
     with atomic_path(path) as fresh:
@@ -119,7 +119,7 @@ def _annotate(axes: Axes, entries: dict[str, dict[str, Any]], key: str, middle: 
 def _against(difference: dict[str, Any], stopped: int | None) -> str:
     """ "-38.1 worse", and below it how many pages a stopped setting had."""
     verdict = difference["verdict"]
-    said = points(difference["mean"]) + ("" if verdict == "not distinguishable" else f" {verdict}")
+    said = points(difference["mean"]) + (f" {verdict}" if verdict in ("better", "worse") else "")
     if not difference["differing_pages"]:
         said = "the same"
     return said if stopped is None else f"{said}\n({count(stopped, 'page')})"

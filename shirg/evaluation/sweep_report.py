@@ -11,12 +11,13 @@ from shirg.evaluation.sweep_summary import MEASURES, Measure, stopped_after
 
 FIGURE_FILE = "heatmap.png"
 """The heat map, beside the report."""
-MARKS = {"better": " +", "worse": " -", "not distinguishable": ""}
+MARKS = {"better": " +", "worse": " -"}
+"""Sign behind a difference by its verdict; none for one that is undecided."""
 
 LEGEND = """\
 Shares are in percent. In brackets the paired difference to the default in points, and whether it is better or worse: that
 is said where the 95% bootstrap interval of the difference, pages resampled, leaves out zero and at least six pages
-differ; without a word the two are not distinguishable, and "=" means equal on every page."""
+differ; without a word it is undecided, and "=" means equal on every page."""
 
 COLUMNS = """\
 * words: words of which every patch that their box covers by a third or more is kept; small words: those of them that are
@@ -157,7 +158,7 @@ def _cell(value: dict[str, Any] | None, is_default: bool) -> str:
     difference = value["difference"]
     if not difference["differing_pages"]:
         return f"{level} (=)"
-    verdict = "" if difference["verdict"] == "not distinguishable" else f" {difference['verdict']}"
+    verdict = f" {difference['verdict']}" if difference["verdict"] in MARKS else ""
     return f"{level} ({points(difference['mean'])}{verdict})"
 
 

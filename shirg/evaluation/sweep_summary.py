@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shirg.evaluation.bootstrap import Interval, compare, mean_interval
+from shirg.evaluation.bootstrap import UNDECIDED, Interval, compare, mean_interval
 
-OPPOSITE = {"better": "worse", "worse": "better", "not distinguishable": "not distinguishable"}
+OPPOSITE = {"better": "worse", "worse": "better", UNDECIDED: UNDECIDED}
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,34 @@ files."""
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from shirg.evaluation.checklist import Item, after_training, during_training, targets
+from shirg.evaluation.environment import package_versions
 from shirg.evaluation.figures import loss_figure
 from shirg.evaluation.markdown import NOT_MEASURED, code_block, count, escape, table
 from shirg.evaluation.report import (
     cost_section,
     dataset_lines,
-    difference_tables,
     figure,
     has_drawing,
-    in_short,
     item_table,
+    opening,
+    overview_table,
     score_table,
     skipped_section,
 )
+from shirg.evaluation.takeaway import takeaway
 from shirg.files import write_text
 
 REPORT_FILE = "SHIRG_TRAINING_REPORT.md"
+IDEA = (
+    "SHIRG looks at a page once at high resolution and keeps a budget of its visual tokens; the adapter trains the projector "
+    "to serve every budget."
+)
 LOSS_FIGURE = "loss_per_step.png"
 EVALUATION_FIGURES = "evaluation/figures"
 
@@ -65,19 +72,18 @@ def write_training_report(
         loss_figure(output_dir / "figures" / LOSS_FIGURE, steps, validations)
     parts = [
         "# SHIRG training report",
-        _opening(training, evaluation, seconds),
+        *_front(training, evaluation, seconds),
+        "# Appendix",
         "## Command",
         code_block(command),
+        f"Python {platform.python_version()}, {', '.join(map(' '.join, package_versions().items()))}.",
         "## Data",
         _data(manifest),
         "## Model and adapter",
         _model(training, settings, evaluation),
         "## Training",
         _training(training, settings, validations, steps),
-        "## Accuracy, before and after",
-        _accuracy(evaluation),
-        "## What it costs",
-        _cost(evaluation),
+        *_evaluated(evaluation),
         "## Checklist before training",
         item_table(before) if before else f"{NOT_MEASURED.capitalize()} in this run.",
         "## Checklist during training",
@@ -88,8 +94,6 @@ def write_training_report(
         item_table(targets(evaluation))
         if evaluation
         else "The evaluation was left out, so nothing is said about them.",
-        "## What is not claimed",
-        _limits(evaluation),
         "## Files",
         _files(training, evaluation),
     ]
@@ -98,34 +102,18 @@ def write_training_report(
     return path
 
 
-def _opening(training: dict[str, Any] | None, evaluation: dict[str, Any] | None, seconds: float) -> str:
-    done = []
-    if training:
-        done.append(f"trained a SHIRG adapter for {count(training['steps'], 'step')}{_kept(training)}")
+def _front(training: dict[str, Any] | None, evaluation: dict[str, Any] | None, seconds: float) -> list[str]:
+    """All that a reader needs who reads no further."""
+    if not training and not evaluation:
+        return ["This run measured nothing."]
+    done = [f"trained for {count(training['steps'], 'step')}"] if training else []
     if evaluation:
         asked = sum(dataset["questions"] for dataset in evaluation["datasets"])
-        ways = len(evaluation["variants"])
-        done.append(f"asked {count(asked, 'question')} through {count(ways, 'variant')} of the way to show a page")
-    text = (
-        f"This run {' and '.join(done)}; it took {_duration(seconds)} in all." if done else "This run measured nothing."
-    )
-    lines = [text]
+        done.append(f"asked {count(asked, 'question')} through {count(len(evaluation['variants']), 'variant')}")
+    parts = [opening(takeaway(evaluation, training)), f"The run {' and '.join(done)} in {_duration(seconds)}. {IDEA}"]
     if evaluation:
-        lines.append(
-            "SHIRG looks at a page once at high resolution and keeps a budget of its visual tokens; the adapter trains the "
-            "projector to serve every budget. In short, with the 95% intervals further down:"
-        )
-        lines.append(in_short(evaluation))
-    return "\n\n".join(lines)
-
-
-def _kept(training: dict[str, Any]) -> str:
-    """A warning where every score "with adapter" is that of an untrained one."""
-    return (
-        " (none lowered the validation loss: the adapter kept is the untrained one)"
-        if training["best_step"] == 0
-        else ""
-    )
+        parts += [overview_table(evaluation), figure("accuracy_against_tokens.png", EVALUATION_FIGURES)]
+    return [*parts, "## What is not claimed", _limits(training, evaluation)]
 
 
 def _data(manifest: dict[str, Any] | None) -> str:
@@ -232,40 +220,34 @@ def _training(
     return "\n\n".join(parts)
 
 
-def _accuracy(evaluation: dict[str, Any] | None) -> str:
+def _evaluated(evaluation: dict[str, Any] | None) -> list[str]:
+    """What the front has not of the evaluation, with its headings."""
     if evaluation is None:
-        return "The evaluation was left out of this run."
-    parts = [
-        score_table(evaluation),
-        dataset_lines(evaluation),
-        figure("accuracy_against_tokens.png", EVALUATION_FIGURES),
-        difference_tables(evaluation),
-    ]
+        return ["## Evaluation", "The evaluation was left out of this run."]
+    parts = ["## Scores by data set", dataset_lines(evaluation), score_table(evaluation)]
+    parts += ["Differences by data set, and to the other variants, are in `evaluation/evaluation_report.md`."]
     if has_drawing(evaluation):
-        parts.append(figure("kept_patches.png", EVALUATION_FIGURES))
-    return "\n\n".join([*parts, skipped_section(evaluation)])
+        parts += ["## One page", figure("kept_patches.png", EVALUATION_FIGURES)]
+    parts = list(filter(None, parts))
+    return [*parts, "## Cost", cost_section(evaluation, EVALUATION_FIGURES), "## Skipped", skipped_section(evaluation)]
 
 
-def _cost(evaluation: dict[str, Any] | None) -> str:
-    if evaluation is None:
-        return "The evaluation was left out of this run."
-    return cost_section(evaluation, EVALUATION_FIGURES)
-
-
-def _limits(evaluation: dict[str, Any] | None) -> str:
+def _limits(training: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str:
     lines = []
-    if evaluation and evaluation["model"]["nano"]:
-        lines.append(
-            "- LaViDa-nano is a small stand-in of the same anatomy. Its scores say whether the idea holds on pages it can read, "
-            "not how well LaViDa with official weights would do."
-        )
-    lines += [
-        "- Nothing is said about how long the full 608,000 records take on 8 x A100.",
-        "- Times hold for the machine of this run, a batch of one, and one page.",
-        '- Lines that are "not met" are results like the others: a selection of more tokens than LaViDa\'s pooled path has, '
-        "for example, needs a larger cache than it.",
-        '- Differences called "not distinguishable" may exist; this run is too small to see them.',
-    ]
+    if evaluation:
+        if evaluation["model"]["nano"]:
+            lines.append(
+                "- LaViDa-nano is a small stand-in of the same anatomy: its scores do not say how well LaViDa with official "
+                "weights would do."
+            )
+        lines += [
+            "- Undecided does not mean equal; and of many comparisons of alike variants, one in twenty looks better or worse by "
+            "chance.",
+        ]
+        if evaluation["efficiency"]:
+            lines.append("- Times hold for the machine of this run, one page and a batch of one.")
+    if training:
+        lines.append("- The loss and the scores are those of one training: another seed gives other ones.")
     return "\n".join(lines)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from shirg import cli
+from shirg.evaluation.takeaway import RULE
 
 LEFT = (
     "SHIRG_TRAINING_REPORT.md",
@@ -60,7 +62,14 @@ def test_skip_training_evaluates_the_adapter_that_is_there_and_keeps_the_older_r
     trained = (output / "SHIRG_TRAINING_REPORT.md").read_text(encoding="utf-8")
     few = ["--eval-datasets", "charts", "--eval-samples", 1, "--token-budgets", 32, "--image-resolution", 392]
     assert shirg("run", "--model", model, "--skip-training", *few, "--output-dir", output) == 0
-    assert "best_model" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "best_model" in printed.err
+    first, *others, took, report = printed.out.splitlines()
+    assert first.startswith(
+        "On 1 question about 1 page of charts, shirg with 32 of 784 visual tokens gave the exact answer to "
+    )
+    assert others[-1] == RULE and len(others) <= 4 and report.startswith("report: ")
+    assert re.fullmatch(r"took \d+ s: model \d+ s, evaluation \d+ s, report \d+ s", took)
     assert {"shirg-32", "shirg-32+adapter", "highres"} <= variants(output)
     assert (output / "SHIRG_TRAINING_REPORT.old-1.md").read_text(encoding="utf-8") == trained
     assert "Nothing was trained" in (output / "SHIRG_TRAINING_REPORT.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, compare, mean_interval
+from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES, compare, mean_interval
 
 
 def pages(count: int) -> list[str]:
@@ -55,17 +55,17 @@ def test_verdicts():
     zeros, ones = [0.0] * 20, [1.0] * 20
     assert compare(ones, zeros, pages(20), seed=0).verdict == "better"
     assert compare(zeros, ones, pages(20), seed=0).verdict == "worse"
-    assert compare(ones, ones, pages(20), seed=0).verdict == "not distinguishable"
+    assert compare(ones, ones, pages(20), seed=0).verdict == "undecided"
     mixed = compare([0.0, 1.0] * 10, [1.0, 0.0] * 10, pages(20), seed=0)
-    assert mixed.verdict == "not distinguishable" and mixed.interval.low < 0 < mixed.interval.high
+    assert mixed.verdict == "undecided" and mixed.interval.low < 0 < mixed.interval.high
 
 
 def test_a_few_wins_are_no_verdict():
     few = MINIMUM_DIFFERING_PAGES - 1
-    assert compare([1.0] * few, [0.0] * few, pages(few), seed=0).verdict == "not distinguishable"
+    assert compare([1.0] * few, [0.0] * few, pages(few), seed=0).verdict == "undecided"
     assert compare([1.0] * (few + 1), [0.0] * (few + 1), pages(few + 1), seed=0).verdict == "better"
     one_page = compare([1.0] * 50, [0.0] * 50, ["a"] * 50, seed=0)
-    assert one_page.verdict == "not distinguishable"
+    assert one_page.verdict == "undecided"
 
 
 def test_lengths_must_agree():
@@ -89,3 +89,11 @@ def test_an_interval_stays_within_the_values_and_the_order_of_rows_is_no_matter(
     elif len(set(values)) > 1:
         assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
         assert (turned.low, turned.high) == pytest.approx((found.low, found.high))
+
+
+def test_the_number_of_draws_is_a_choice():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0] * 8
+    assert mean_interval(values, pages(40), seed=0, resamples=RESAMPLES) == mean_interval(values, pages(40), seed=0)
+    few = [mean_interval(values, pages(40), seed=seed, resamples=50).low for seed in range(20)]
+    many = [mean_interval(values, pages(40), seed=seed).low for seed in range(20)]
+    assert max(many) - min(many) < (max(few) - min(few)) / 2

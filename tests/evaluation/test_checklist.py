@@ -22,6 +22,10 @@ TRAINING = {
 }
 
 
+GAIN = {"variant": "shirg-512", "against": "hd", "difference": 0.08, "low": 0.02, "high": 0.15, "verdict": "better"}
+GAIN |= {"questions": 100, "pages": 40, "differing_pages": 12}
+
+
 def results(**changes) -> dict:
     row = {"variant": "shirg-512", "mode": "shirg", "selection_ms": 12.0}
     saving = {"variant": "shirg-512", "tokens": 513, "image": 0.4765, "prefix": 0.41}
@@ -40,10 +44,7 @@ def results(**changes) -> dict:
             ],
         },
         "environment": {"device": "cpu"},
-        "comparisons": [
-            {"dataset": "documents", "variant": "shirg-512", "against": "hd", "difference": 0.08}
-            | {"low": 0.02, "high": 0.15, "verdict": "better", "questions": 100, "pages": 40}
-        ],
+        "together": [{"datasets": ["documents", "charts"], "comparisons": [GAIN]}],
         "model": {"parameters": 8_000_000_000, "adapter_parameters": 215_040},
     } | changes
 
@@ -58,8 +59,9 @@ def test_targets_that_are_met_say_so_with_their_number():
     assert lines["Selection under 30 ms"] == Item("Selection under 30 ms", "met", "shirg-512 12.0 ms on cpu")
     saving = lines["KV cache 30 to 50% smaller: shirg-512 against hd"]
     assert saving.status == "met" and saving.number.startswith("47.6% less for the page (513 against 980 tokens)")
-    gain = lines["Accuracy 5 to 10 points higher: shirg-512 against hd on documents"]
-    assert gain.status == "met" and "+8.0 points (95%: +2.0 to +15.0), better" in gain.number
+    gain = lines["Selection: accuracy 5 to 10 points higher: shirg-512 against hd"]
+    said = "+8.0 points (95%: +2.0 to +15.0) on documents, charts (100 questions, 40 pages); verdict: better"
+    assert gain == Item(gain.name, "met", said)
     share = lines["Trainable parameters under 1%"]
     assert (share.status, share.number) == ("met", "215,040 of 8,000,000,000 (0.003%)")
 
@@ -70,16 +72,51 @@ def test_a_cache_that_grows_is_said_to_grow():
 
 
 @pytest.mark.parametrize(
-    ("difference", "verdict", "status"),
-    [(0.05, "better", "met"), (0.049, "better", "not met"), (0.2, "not distinguishable", "not met")],
+    ("difference", "high", "verdict", "status"),
+    [
+        (0.05, 0.09, "better", "met"),
+        (0.049, 0.09, "better", "not met"),
+        (-0.2, -0.1, "worse", "not met"),
+        (0.2, 0.5, "undecided", "undecided"),
+        (0.01, 0.04, "undecided", "not met"),  # five points are ruled out
+        (0.2, None, "undecided", "undecided"),  # one page
+    ],
 )
-def test_accuracy_needs_size_and_certainty(difference, verdict, status):
-    entry = results()["comparisons"][0] | {"difference": difference, "verdict": verdict}
-    assert checklist.accuracy_item(entry).status == status
+def test_a_gain_needs_size_and_certainty(difference, high, verdict, status):
+    low = None if high is None else -0.1
+    entry = GAIN | {"difference": difference, "low": low, "high": high, "verdict": verdict}
+    assert checklist.gain_item("Selection: ", entry, "documents").status == status
+
+
+def test_the_adapter_is_credited_with_what_it_changed_itself():
+    adapted = {"variant": "shirg-512+adapter", "mode": "shirg", "budget": 512, "adapter": True}
+    alone = GAIN | {
+        "variant": "shirg-512+adapter",
+        "against": "shirg-512",
+        "difference": 0.01,
+        "low": -0.01,
+        "high": 0.03,
+    }
+    others = [GAIN | {"variant": "shirg-512+adapter", "against": name} for name in ("hd", "lowres", "hd+adapter")]
+    together = [{"datasets": ["documents"], "comparisons": [GAIN, *others, alone | {"verdict": "undecided"}]}]
+    found = results(variants=[*results()["variants"], adapted], together=together)
+    saved, gain = checklist.after_training(found, None)
+    assert saved.status == "not measured"
+    assert (gain.name, gain.status) == (
+        "Adapter: accuracy 5 to 10 points higher: shirg-512+adapter against shirg-512",
+        "not met",
+    )
+    selections = [item.name for item in checklist.targets(found) if item.name.startswith("Selection: ")]
+    assert selections == ["Selection: accuracy 5 to 10 points higher: shirg-512 against hd"]
+    without = checklist.after_training(results(), None)[1]
+    assert (without.status, without.number) == (
+        "not measured",
+        "no such variant was run beside itself without an adapter",
+    )
 
 
 def test_what_was_not_run_is_not_measured():
-    bare = results(efficiency=None, comparisons=[], variants=[], model={"parameters": 5, "adapter_parameters": 0})
+    bare = results(efficiency=None, together=[], variants=[], model={"parameters": 5, "adapter_parameters": 0})
     assert {item.status for item in checklist.targets(bare)} == {"not measured"}
     last = checklist.targets(results())[-1]
     assert "8 x A100" in last.name and last.status == "not measured"
@@ -117,12 +154,11 @@ def test_before_training(tmp_path):
     import pyarrow.parquet as parquet
 
     parquet.write_table(pa.table({"id": ["a", "b"]}), tmp_path / "train-00000.parquet")
-    items = by_name(checklist.before_training(tiny_model(), tmp_path, tmp_path / "not" / "yet"))
+    items = by_name(checklist.before_training(tmp_path, tmp_path / "not" / "yet"))
     assert items["Training data readable"].number == "2 records in 1 Parquet shard"
-    assert items["Vision tower has SHIRG's methods"].status == "met"
     assert all(item.status == "met" for name, item in items.items() if "GB free" not in name)
     (tmp_path / "train-00000.parquet").write_bytes(b"PAR1 damaged")
-    damaged = by_name(checklist.before_training(tiny_model(), tmp_path, tmp_path))
+    damaged = by_name(checklist.before_training(tmp_path, tmp_path))
     assert damaged["Training data readable"].status == "not met"
 
 

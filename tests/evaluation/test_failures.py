@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shirg.evaluation.failures import CAUSES, EXAMPLES, examples, failures, headline
-from shirg.evaluation.summary import group_comparisons
+from shirg.evaluation.summary import Draws, group_comparisons
 from shirg.evaluation.variants import Variant, list_variants
 
 LOWRES, HIGHRES, SHIRG = Variant("lowres"), Variant("highres"), Variant("shirg", 512)
@@ -78,7 +78,7 @@ def test_groups_are_compared_in_pairs():
     rows = []
     for number in range(8):
         rows += answered(number, {LOWRES: 0.0, HIGHRES: 1.0, SHIRG: number % 2})
-    found = {(e["by"], e["variant"], e["against"]): e for e in group_comparisons(rows, RUN, seed=0)}
+    found = {(e["by"], e["variant"], e["against"]): e for e in group_comparisons(rows, RUN, Draws(seed=0))}
     assert set(found) == {
         (by, *pair)
         for by in ("text_px", "kind")

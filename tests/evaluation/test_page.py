@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from shirg.errors import UserError
 from shirg.evaluation.page import evaluation_page, page, svg
 from shirg.evaluation.redo import redo
+from shirg.evaluation.summary import summarise
+from shirg.evaluation.variants import Variant
 
 VOID = {"meta", "img", "br", "hr", "path", "use"}
 
@@ -124,8 +128,6 @@ def test_same_figure_same_svg(run):
 
 
 def test_everything_is_made_again_from_the_json(run, tmp_path):
-    import shutil
-
     folder, results, _ = run
     copied = tmp_path / "copy"
     shutil.copytree(folder, copied)
@@ -138,6 +140,37 @@ def test_everything_is_made_again_from_the_json(run, tmp_path):
         assert (copied / name).read_bytes() == (folder / name).read_bytes(), name
 
 
+def as_it_was_written_earlier(folder, results) -> dict:
+    """The results as a file of 2,000 draws that knows no `together` and has another word for "undecided"."""
+    rows = json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))["predictions"]
+    variants = [Variant(entry["mode"], entry["budget"], entry["adapter"]) for entry in results["variants"]]
+    old = results | summarise(rows, variants, seed=0, resamples=2000)
+    del old["together"]
+    old["intervals"] = old["intervals"] | {"resamples": 2000}
+    return json.loads(json.dumps(old).replace('"verdict": "undecided"', '"verdict": "not distinguishable"'))
+
+
+def test_an_earlier_file_is_checked_with_its_own_draws_and_reported_with_what_it_lacks(run, tmp_path):
+    folder, results, _ = run
+    old = as_it_was_written_earlier(folder, results)
+    shutil.copy(folder / "detailed_results.json", tmp_path)
+    (tmp_path / "evaluation_results.json").write_text(json.dumps(old), encoding="utf-8")
+    stored = (tmp_path / "evaluation_results.json").read_bytes()
+    found = redo(tmp_path)
+    (group,) = found["together"]
+    kept = [entry for entry in found["comparisons"] if (entry["variant"], entry["against"]) == ("shirg-24", "lowres")]
+    again = [entry for entry in group["comparisons"] if (entry["variant"], entry["against"]) == ("shirg-24", "lowres")]
+    assert [{"dataset": "documents", **entry} for entry in again] == kept
+    report = (tmp_path / "evaluation_report.md").read_text(encoding="utf-8")
+    assert "2,000 resamples" in report and "not distinguishable" not in report
+    assert (tmp_path / "evaluation_results.json").read_bytes() == stored
+    (tmp_path / "evaluation_results.json").write_bytes(
+        stored.replace(b'differing_pages": 0', b'differing_pages": 9', 1)
+    )
+    with pytest.raises(UserError, match="comparisons is not what the answers"):
+        redo(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
@@ -146,7 +179,13 @@ def test_everything_is_made_again_from_the_json(run, tmp_path):
             "evaluation_results.json",
             '"differing_pages": 0',
             '"differing_pages": 9',
-            "comparisons is not what the answers",
+            "together is not what the answers",
+        ),
+        (
+            "evaluation_results.json",
+            '"verdict": "undecided"',
+            '"verdict": "better"',
+            "together is not what the answers",
         ),
         ("evaluation_results.json", "shirg-evaluation-", "shirg-evaluation-0", "format is 'shirg-evaluation-0"),
         ("evaluation_results.json", "{", "(", "cannot be read"),

@@ -11,7 +11,8 @@ import pytest
 from shirg.evaluation.card import run_card
 from shirg.evaluation.checklist import judged
 from shirg.evaluation.environment import describe_gate
-from shirg.evaluation.report import evaluation_report
+from shirg.evaluation.report import evaluation_report, overview_table
+from shirg.evaluation.takeaway import RULE
 from shirg.evaluation.training_report import write_training_report
 from shirg.gate import GateConfig
 from shirg.gate.config import PRESETS
@@ -41,6 +42,7 @@ TRAINING = {
     "validation_before": {"step": 0, "mean": 2.25},
     "validation_after": {"step": 3, "mean": 1.25},
     "best_step": 3,
+    "best_validation_loss": 1.25,
     "parameters": {
         "vision": {"trainable": 0, "total": 1000},
         "projector": {"trainable": 30, "total": 530},
@@ -61,6 +63,34 @@ MANIFEST = {
 }
 
 
+def lowres_alone(results: dict) -> dict:
+    """The results of the same run, had it shown pages by `lowres` alone, without timing."""
+    plain = copy.deepcopy(results) | {"efficiency": None, "comparisons": []}
+    plain["variants"] = [variant for variant in plain["variants"] if variant["variant"] == "lowres"]
+    plain["config"]["modes"] = ["lowres"]
+    for group in plain["together"]:
+        group["comparisons"] = []
+    return plain
+
+
+def with_charts(results: dict) -> dict:
+    """The results with the same numbers for a second data set; together they have twice the questions."""
+    both = copy.deepcopy(results)
+    for name in ("datasets", "scores", "comparisons", "breakdown", "group_comparisons", "failures"):
+        key = "name" if name == "datasets" else "dataset"
+        both[name] += [entry | {key: "charts"} for entry in both[name]]
+    (group,) = both["together"]
+    group["datasets"] = ["documents", "charts"]
+    for entry in (*group["scores"], *group["comparisons"]):
+        entry |= {"questions": 2 * entry["questions"], "pages": 2 * entry["pages"]}
+    return both
+
+
+def table_rows(report: str) -> list[str]:
+    """Rows of all tables, without those that rule columns off."""
+    return [line for line in report.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+
+
 def test_the_report_holds_every_score_and_cost(run):
     folder, results, _ = run
     report = (folder / "evaluation_report.md").read_text(encoding="utf-8")
@@ -69,16 +99,34 @@ def test_the_report_holds_every_score_and_cost(run):
         assert f"{100 * entry['score']:.1f}%" in report
     for row in results["efficiency"]["rows"]:
         assert re.search(rf"\| {row['variant']} \| {row['tokens']} \| {row['prefix_tokens']} \|", report)
-    for heading in ("In short", "Compared with", "Which text", "Targets, line by line", "Skipped", "How it was"):
+    for heading in ("In short", "Every variant", "Which text", "Targets, line by line", "Skipped", "How it was"):
         assert f"## {heading}" in report
     assert "made \\| up" in report and "cannot be read" in report
 
 
 def test_every_table_is_rectangular(run):
     _, results, _ = run
-    for block in re.findall(r"(?:^\|.*\|\n?)+", evaluation_report(results), re.MULTILINE):
-        widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}
-        assert len(widths) == 1
+    for report in (evaluation_report(results), evaluation_report(with_charts(results))):
+        for block in re.findall(r"(?:^\|.*\|\n?)+", report, re.MULTILINE):
+            widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}
+            assert len(widths) == 1
+
+
+def test_the_report_of_one_data_set_shows_a_score_once(run):
+    _, results, _ = run
+    report = evaluation_report(results)
+    (scores,) = re.findall(r"## Scores by data set\n\n(.*)\n", report)
+    assert "ANLS" in scores and "exact match" not in scores
+    (both,) = re.findall(r"## Scores by data set\n\n(.*)\n", evaluation_report(with_charts(results)))
+    assert "documents, exact match" in both and "charts, exact match" in both
+    assert "### documents alone" in evaluation_report(with_charts(results)) and "### documents alone" not in report
+
+
+def test_every_variant_stands_once_in_the_overview(run):
+    _, results, _ = run
+    for found in (results, with_charts(results)):
+        rows = [line.split(" | ") for line in overview_table(found).splitlines() if line.startswith("| ")][2:]
+        assert [row[0].removeprefix("| ") for row in rows] == [entry["variant"] for entry in found["variants"]]
 
 
 def test_every_picture_exists(run):
@@ -117,9 +165,7 @@ def test_results_that_do_not_name_the_gate_and_runs_without_one_keep_their_repor
     report = evaluation_report(results)
     earlier = {name: value for name, value in results.items() if name != "gate"}
     assert evaluation_report(earlier) == report.replace(" The gate's settings: preset `default`.", "")
-    alone = [variant for variant in results["variants"] if variant["mode"] == "lowres"]
-    without = results | {"variants": alone, "efficiency": None, "comparisons": []}
-    assert "The gate's settings" not in evaluation_report(without)
+    assert "The gate's settings" not in evaluation_report(lowres_alone(results))
 
 
 def test_the_kind_of_relevance_is_named(run):
@@ -129,18 +175,14 @@ def test_the_kind_of_relevance_is_named(run):
     assert "relevance siglip, sign -1" in evaluation_report(turned)
     turned["model"]["relevance"] = "none"
     assert "by the page alone" in evaluation_report(turned)
-    turned["variants"] = [variant for variant in turned["variants"] if variant["mode"] == "lowres"]
-    assert "Selection: by" not in evaluation_report(turned | {"efficiency": None, "comparisons": []})
+    assert "Selection: by" not in evaluation_report(lowres_alone(turned))
 
 
 def test_a_run_without_timing_and_selection_claims_neither(run):
     _, results, _ = run
-    plain = copy.deepcopy(results) | {"efficiency": None, "comparisons": []}
-    plain["variants"] = [variant for variant in plain["variants"] if variant["mode"] == "lowres"]
-    plain["config"]["modes"] = ["lowres"]
-    report = evaluation_report(plain)
+    report = evaluation_report(lowres_alone(results))
     assert "The timing was left out of this run." in report and "kv_cache.png" not in report
-    assert "kept_patches.png" not in report and "prefill ms" not in report
+    assert "kept_patches.png" not in report and "prefill ms" not in report and "whole answer ms" not in report
 
 
 @pytest.fixture
@@ -172,7 +214,7 @@ def test_training_report_tells_the_whole_run(run, output):
         settings=SETTINGS,
         training=TRAINING,
         evaluation=results,
-        before=[judged("Model loads", True, "llada")],
+        before=[judged("Training data readable", True, "1,200 records")],
         reload=judged("Adapter saved and reloads with equal outputs", True, "largest difference 0"),
     )
     report = path.read_text(encoding="utf-8")
@@ -198,6 +240,39 @@ def test_training_report_tells_the_whole_run(run, output):
         assert text in report, text
     assert (output / "figures" / "loss_per_step.png").stat().st_size > 5000
     assert "](figures/kv" not in report
+
+
+@pytest.mark.parametrize("found", [lambda results: results, with_charts])
+def test_the_first_two_screens_and_nothing_twice(run, output, found):
+    _, results, _ = run
+    reload = judged("Adapter saved and reloads with equal outputs", True, "largest difference 0")
+    path = write_training_report(
+        output,
+        command="x",
+        seconds=305.0,
+        settings=SETTINGS,
+        training=TRAINING,
+        evaluation=found(results),
+        before=[judged("Training data readable", True, "1,200 records")],
+        reload=reload,
+    )
+    report = path.read_text(encoding="utf-8")
+    front, appendix = report.split("\n# Appendix\n")
+    assert len(front.splitlines()) <= 60
+    assert front.startswith("# SHIRG training report\n\nOn ") and f"\n\n{RULE}\n" in front
+    assert "## What is not claimed" in front and "accuracy_against_tokens.png" in front
+    assert "8 x A100" in appendix and "loss_per_step.png" in appendix
+    header = "| line | status | number |"
+    rows = [row for row in table_rows(report) if row != header]
+    assert len(rows) == len(set(rows))
+    assert len(re.findall(r"^!\[", report, re.MULTILINE)) == len(set(re.findall(r"^!\[.*", report, re.MULTILINE)))
+    once = evaluation_report(found(results))
+    assert once.startswith("# SHIRG evaluation\n\n## In short\n\nOn ") and f"\n\n{RULE}\n" in once
+
+
+def test_training_report_of_nothing(tmp_path):
+    front = write_training_report(tmp_path, command="x", seconds=1).read_text(encoding="utf-8").split("# Appendix")[0]
+    assert front == "# SHIRG training report\n\nThis run measured nothing.\n\n"
 
 
 def test_training_report_of_a_training_alone(output):

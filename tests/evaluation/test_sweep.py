@@ -184,7 +184,7 @@ def test_words_are_counted_over_all_pages():
     assert default["words"]["mean"] == pytest.approx((3 + 5) / 40)
     assert other["words"]["difference"]["mean"] == pytest.approx(4 / 40)
     assert other["words"]["difference"]["differing_pages"] == 1 and other["words"]["pages"] == 2
-    assert other["words"]["difference"]["verdict"] == "not distinguishable"  # one page is no evidence
+    assert other["words"]["difference"]["verdict"] == "undecided"  # one page is no evidence
     assert default["answer"]["mean"] == 0.5 and other["answer"] is None
     assert default["small_words"] is None and "anls" not in default
     assert default["gate_ms"] == {"best": 2.0, "median": 2.5}

@@ -1,0 +1,199 @@
+"""What to take away, for every way that a run can come out, from hand-made numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from shirg.evaluation.takeaway import RULE, shown, takeaway, verdict
+from shirg.evaluation.variants import list_variants
+
+TOKENS = {"lowres": 729, "hd": 980, "highres": 2304}
+TRAINED = {
+    "steps": 285,
+    "best_step": 200,
+    "best_validation_loss": 0.3098,
+    "validation_before": {"step": 0, "mean": 0.3154},
+    "validation_after": {"step": 285, "mean": 0.3111},
+}
+BETTER = {"difference": 0.153, "low": 0.081, "high": 0.224, "verdict": "better", "differing_pages": 20, "pages": 42}
+WORSE = BETTER | {"difference": -0.1, "low": -0.161, "high": -0.032, "verdict": "worse"}
+UNDECIDED = BETTER | {"difference": -0.007, "low": -0.033, "high": 0.02, "verdict": "undecided", "differing_pages": 7}
+FEW = BETTER | {"difference": 0.15, "low": 0.05, "high": 0.217, "verdict": "undecided", "differing_pages": 4}
+ALIKE = BETTER | {"difference": 0.0, "low": -0.084, "high": 0.084, "verdict": "undecided", "differing_pages": 0}
+ONE_PAGE = FEW | {"low": None, "high": None, "differing_pages": 1, "pages": 1}
+
+
+def group(comparisons: dict, metric: str = "exact_match", datasets: tuple[str, ...] = ("documents", "charts")) -> dict:
+    scores = {"lowres": 0.11, "hd": 0.18, "highres": 0.3}
+    variants = list_variants(
+        ["lowres", "hd", "highres", "shirg", "divprune", "multiview"], [512, 768], with_adapter=True
+    )
+    return {
+        "metric": metric,
+        "datasets": list(datasets),
+        "scores": [
+            {"variant": one.name, "score": scores.get(one.mode, 0.333), "questions": 150, "pages": 42}
+            for one in variants
+        ],
+        "comparisons": [{"variant": ours, "against": theirs, **of} for (ours, theirs), of in comparisons.items()],
+    }
+
+
+def results(comparisons: dict, modes: tuple[str, ...] = ("lowres", "hd", "highres", "shirg"), adapter=True) -> dict:
+    variants = list_variants(modes, [512, 768], with_adapter=adapter)
+    tokens = {one.name: TOKENS.get(one.mode, (one.budget or 0) + 1) for one in variants}
+    return {
+        "variants": [one.as_dict() for one in variants],
+        "tokens": [{"variant": name, "mean": n, "fewest": n, "most": n} for name, n in tokens.items()],
+        "together": [group(comparisons)],
+        "efficiency": None,
+    }
+
+
+def against_hd(entry: dict) -> str:
+    """What is said of "shirg-768" against "hd"."""
+    line, _, rule = takeaway(results({("shirg-768", "hd"): entry}, adapter=False))
+    assert rule == RULE
+    return line.split(" gave it to 18.0%: ")[1]
+
+
+def test_the_whole_of_a_run():
+    found = results(
+        {("shirg-768", "hd"): BETTER, ("shirg-768", "lowres"): WORSE, ("shirg-768+adapter", "shirg-768"): UNDECIDED}
+    )
+    rows = [{"variant": "hd", "total_ms": 328.2, "kv_bytes": 7_610_000}, {"variant": "lowres"}]
+    rows += [{"variant": "shirg-768", "total_ms": 289.6, "kv_bytes": 5_990_000}]
+    assert takeaway(found | {"efficiency": {"rows": rows}}, TRAINED) == [
+        "On 150 questions about 42 pages of documents and charts, shirg with 768 of 2304 visual tokens gave the exact answer to "
+        "33.3%. LaViDa's own path (hd, 980 tokens) gave it to 18.0%: shirg-768 has 15.3 points more [+8.1, +22.4], which is "
+        "better. lowres (729 tokens) gave it to 11.0%: shirg-768 has 10.0 points less [-16.1, -3.2], which is worse.",
+        "The adapter was trained for 285 steps. The one that was kept, of step 200, has a validation loss of 0.3098; at the "
+        "start it was 0.3154. The adapter changed shirg-768 by -0.7 points [-3.3, +2.0], which is undecided (this run can show "
+        "differences from about 3 points).",
+        "On the one page that was timed, an answer took 290 ms with shirg-768 and 328 ms with hd; its KV cache took 5.99 MB and "
+        "7.61 MB.",
+        RULE,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (BETTER, "shirg-768 has 15.3 points more [+8.1, +22.4], which is better."),
+        (WORSE, "shirg-768 has 10.0 points less [-16.1, -3.2], which is worse."),
+        (
+            UNDECIDED,
+            "shirg-768 has 0.7 points less [-3.3, +2.0], which is undecided (this run can show differences from about 3 points).",
+        ),
+        (FEW, "shirg-768 has 15.0 points more [+5.0, +21.7], which is undecided (4 pages differ)."),
+        (ALIKE, "shirg-768 has the same score [-8.4, +8.4], which is undecided (no page differs)."),
+        (ONE_PAGE, "shirg-768 has 15.0 points more (one page: no interval), which is undecided (1 page differs)."),
+    ],
+)
+def test_every_verdict_on_the_selection(entry, said):
+    assert against_hd(entry) == said
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (BETTER, "The adapter changed shirg-768 by +15.3 points [+8.1, +22.4], which is better."),
+        (WORSE, "The adapter changed shirg-768 by -10.0 points [-16.1, -3.2], which is worse."),
+        (FEW, "The adapter changed shirg-768 by +15.0 points [+5.0, +21.7], which is undecided (4 pages differ)."),
+        (ALIKE, "The adapter changed the score of shirg-768 on none of the 42 pages."),
+    ],
+)
+def test_every_verdict_on_the_adapter(entry, said):
+    assert takeaway(results({("shirg-768+adapter", "shirg-768"): entry}))[1] == said
+
+
+def test_an_adapter_that_no_step_improved_is_said_to_be_the_first():
+    line = takeaway(results({("shirg-768+adapter", "shirg-768"): ALIKE}), TRAINED | {"best_step": 0})[1]
+    assert line == (
+        "The adapter was trained for 285 steps, but none lowered the validation loss: the one that was kept is the one that "
+        "training began with. The adapter changed the score of shirg-768 on none of the 42 pages."
+    )
+
+
+def test_a_training_without_validation():
+    unseen = TRAINED | {"best_step": None, "best_validation_loss": None, "validation_before": None, "steps": 1}
+    assert takeaway(None, unseen) == [
+        "The adapter was trained for 1 step, without a validation.",
+        "No question was asked, so the run says nothing about accuracy.",
+    ]
+
+
+def test_no_adapter_no_other_path_no_timing():
+    alone = results({}, modes=("shirg",), adapter=False)
+    alone["together"] = [group({}, datasets=("charts",))]
+    assert takeaway(alone) == [
+        "On 150 questions about 42 pages of charts, shirg with 768 visual tokens gave the exact answer to 33.3%. No path of "
+        "LaViDa's own was run to compare it with.",
+        "No adapter took part, so the run says nothing about training.",
+        RULE,
+    ]
+
+
+def test_only_one_of_the_models_own_paths():
+    lines = takeaway(results({("shirg-768", "lowres"): BETTER}, modes=("lowres", "shirg")))
+    assert "lowres (729 tokens) gave it to 11.0%: shirg-768 has 15.3 points more" in lines[0] and "hd" not in lines[0]
+
+
+def test_other_metrics_have_a_sentence_each():
+    change = {("shirg-768+adapter", "shirg-768"): UNDECIDED, ("shirg-768", "hd"): BETTER}
+    found = results(change)
+    found["together"] = [
+        group(change, "relaxed_accuracy", ("ChartQA",)),
+        group(change, "anls", ("DocVQA", "InfoVQA", "SROIE")),
+    ]
+    chart, document, adapter, rule = takeaway(found)
+    assert chart.startswith(
+        "On 150 questions about 42 pages of ChartQA, shirg with 768 of 2304 visual tokens scored 33.3% (relaxed accuracy). "
+        "LaViDa's own path (hd, 980 tokens) scored 18.0%: shirg-768 has 15.3 points more"
+    )
+    assert "of DocVQA, InfoVQA and SROIE, shirg" in document and "(ANLS)" in document
+    assert adapter.startswith("On ChartQA the adapter changed shirg-768 by -0.7 points")
+    assert "On DocVQA, InfoVQA and SROIE the adapter changed shirg-768 by -0.7" in adapter
+    assert rule == RULE
+
+
+def test_nothing_was_answered_or_done():
+    assert takeaway(results({}) | {"together": []}) == ["No question was answered."]
+    assert takeaway(None) == []
+
+
+@pytest.mark.parametrize(
+    ("modes", "name"),
+    [
+        (("lowres", "hd", "divprune", "shirg"), "shirg-768"),
+        (("lowres", "divprune", "multiview"), "divprune-768"),
+        (("lowres", "hd"), "hd"),
+        (("highres",), "highres"),
+    ],
+)
+def test_what_is_shown_does_not_depend_on_scores(modes, name):
+    assert shown(results({}, modes)) == name
+
+
+def test_paths_without_a_selection():
+    (line, *_) = takeaway(results({("hd", "lowres"): BETTER}, modes=("lowres", "hd")))
+    assert "LaViDa's own path (hd, 980 tokens) gave the exact answer to 18.0%. lowres (729 tokens) gave it to" in line
+
+
+def test_tokens_that_vary_are_a_mean():
+    found = results({("shirg-768", "hd"): BETTER})
+    found["tokens"] = [
+        entry | ({"mean": 1000.4, "most": 1008} if entry["variant"] == "hd" else {}) for entry in found["tokens"]
+    ]
+    assert "(hd, 1000 tokens on average)" in takeaway(found)[0]
+
+
+def test_verdicts_tell_how_few_pages_differ():
+    assert [verdict(entry) for entry in (BETTER, WORSE, UNDECIDED, FEW, ALIKE, ONE_PAGE)] == [
+        "better",
+        "worse",
+        "undecided",
+        "undecided (4 pages differ)",
+        "undecided (no page differs)",
+        "undecided (1 page differs)",
+    ]
