@@ -8,6 +8,7 @@ from typing import Any
 from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED
 from shirg.evaluation.markdown import count, interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.tasks import METRIC_TITLES
+from shirg.gate.terms import PATCH
 
 RULE = (
     '"Better" or "worse" is said when the 95% interval over pages of the paired difference leaves out zero and at least '
@@ -126,8 +127,10 @@ def _named(results: Mapping[str, Any], name: str) -> str:
     variant = next(variant for variant in results["variants"] if variant["variant"] == name)
     tokens = {entry["variant"]: entry for entry in results["tokens"]}
     if variant["budget"] is not None:
-        every = tokens.get(EVERY_TOKEN.get(variant["mode"], "highres"))
-        among = f" of {every['most']}" if every else ""
+        every = tokens.get(EVERY_TOKEN.get(variant["mode"], "highres"), {}).get("most")
+        if every is None and variant["mode"] not in EVERY_TOKEN:  # the grid of the large view
+            every = (results["model"]["resolution"] // PATCH) ** 2
+        among = f" of {every}" if every else ""
         return f"{variant['mode']} with {variant['budget']}{among} visual tokens"
     average = "" if tokens[name]["fewest"] == tokens[name]["most"] else " on average"
     seen = f"{tokens[name]['mean']:.0f} tokens{average}"

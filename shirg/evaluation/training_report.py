@@ -244,6 +244,11 @@ def _limits(training: dict[str, Any] | None, evaluation: dict[str, Any] | None) 
             "- Undecided does not mean equal; and of many comparisons of alike variants, one in twenty looks better or worse by "
             "chance.",
         ]
+        if not any(variant["mode"] == "highres" for variant in evaluation["variants"]):
+            lines.append(
+                "- What a selection loses against all tokens of the large view was not asked; `shirg evaluate --variants core` "
+                "asks it."
+            )
         if evaluation["efficiency"]:
             lines.append("- Times hold for the machine of this run, one page and a batch of one.")
     if training:

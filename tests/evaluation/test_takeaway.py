@@ -43,6 +43,7 @@ def results(comparisons: dict, modes: tuple[str, ...] = ("lowres", "hd", "highre
     variants = list_variants(modes, [512, 768], with_adapter=adapter)
     tokens = {one.name: TOKENS.get(one.mode, (one.budget or 0) + 1) for one in variants}
     return {
+        "model": {"resolution": 672},
         "variants": [one.as_dict() for one in variants],
         "tokens": [{"variant": name, "mean": n, "fewest": n, "most": n} for name, n in tokens.items()],
         "together": [group(comparisons)],
@@ -127,7 +128,7 @@ def test_no_adapter_no_other_path_no_timing():
     alone = results({}, modes=("shirg",), adapter=False)
     alone["together"] = [group({}, datasets=("charts",))]
     assert takeaway(alone) == [
-        "On 150 questions about 42 pages of charts, shirg with 768 visual tokens gave the exact answer to 33.3%. No path of "
+        "On 150 questions about 42 pages of charts, shirg with 768 of 2304 visual tokens gave the exact answer to 33.3%. No path of "
         "LaViDa's own was run to compare it with.",
         "No adapter took part, so the run says nothing about training.",
         RULE,
