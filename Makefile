@@ -4,7 +4,7 @@
 # A newer processor then uses no newer instructions; each library has a switch of its own.
 OLD_CPU = ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-demo:  ## environment, then prepare, train, evaluate and report on the embedded model (under ten minutes on two cores)
+demo:  ## environment, then prepare, train, evaluate and report on the embedded model (five minutes on two cores)
 	sh scripts/setup.sh base
 	.venv/bin/python shirg/run_shirg_lora_training.py
 

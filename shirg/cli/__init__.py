@@ -38,7 +38,7 @@ commands:
 
 try:
   shirg doctor                                     is everything here?
-  shirg run                                        the whole road, under ten minutes on two CPU cores
+  shirg run                                        the whole road, five minutes on two CPU cores
   shirg select page.png --budget 512               writes page.kept.png
   shirg answer page.png "What is the total?"       reads it
   shirg demo                                       the same in a browser, with the budget as a slider

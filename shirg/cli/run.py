@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFlags):
     """Prepare data, train SHIRG's adapter, evaluate it and write a report.
 
-    The defaults need no files and no GPU: LaViDa-nano, rendered pages, under ten minutes on two CPU cores.
+    The defaults need no files and no GPU: LaViDa-nano, rendered pages, five minutes on two CPU cores.
     """
 
     adapter: OptionalFolder = None
