@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +22,7 @@ from shirg.errors import UserError
 from tests.tiny import tiny_model
 
 ASKED = ("--eval-datasets", "documents", "--eval-samples", "2", "--token-budgets", "24", "--image-resolution", "168")
+COMPARED = ("--variants", "lowres,shirg")
 ROOT = Path(shirg.__file__).resolve().parents[1]
 
 
@@ -95,12 +99,21 @@ def test_torchrun_shares_the_pages_out(monkeypatch):
         config_of("--num-shards", "4", processes=processes)
 
 
-def test_resume_shards_and_an_earlier_run(checkpoint, tmp_path, capsys):
-    asked = ("--model", checkpoint, *ASKED, "--variants", "lowres,shirg", "--output-dir")
-    assert run(*asked, tmp_path / "whole") == 0
-    shown = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def done(checkpoint, tmp_path_factory) -> tuple[Path, str]:
+    """Folder of one process's whole evaluation, which tests leave as it is, and what it showed."""
+    folder, shown = tmp_path_factory.mktemp("done"), io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert run("--model", checkpoint, *ASKED, *COMPARED, "--output-dir", folder) == 0
+    return folder, shown.getvalue()
+
+
+def test_resume_shards_and_an_earlier_run(checkpoint, done, tmp_path, capsys):
+    folder, shown = done
     assert "documents: 2 questions" in shown and "against lowres" in shown and " shirg-24 " in shown
-    whole = (tmp_path / "whole" / "predictions.jsonl").read_bytes()
+    whole = (folder / "predictions.jsonl").read_bytes()
+    shutil.copytree(folder, tmp_path / "whole")
+    asked = ("--model", checkpoint, *ASKED, *COMPARED, "--timing-repeats", 0, "--output-dir")
     assert run(*asked, tmp_path / "whole", "--resume") == 0
     assert (tmp_path / "whole" / "predictions.jsonl").read_bytes() == whole
     card = (tmp_path / "whole" / "run_card.md").read_text(encoding="utf-8")
@@ -116,10 +129,12 @@ def test_resume_shards_and_an_earlier_run(checkpoint, tmp_path, capsys):
 
 
 def test_the_whole_run_goes_on_with_its_answers_unless_they_are_of_another_run(checkpoint, tmp_path, capsys):
+    small = (*ASKED, "--eval-samples", 1)
+    asked = ("run", "--skip-training", "--model", checkpoint, *small, "--output-dir", tmp_path)
+
     def whole(*further: object) -> tuple[int, str]:
         with pytest.raises(SystemExit) as stop:
-            asked = ("run", "--skip-training", "--model", checkpoint, *ASKED, "--output-dir", tmp_path, *further)
-            cli.main([str(word) for word in asked])
+            cli.main([str(word) for word in (*asked, *further)])
         results = json.loads((tmp_path / "evaluation" / "evaluation_results.json").read_text())
         return results["resumed_answers"], capsys.readouterr().err if not stop.value.code else "failed"
 
@@ -135,20 +150,22 @@ def test_the_whole_run_goes_on_with_its_answers_unless_they_are_of_another_run(c
     assert (tmp_path / "evaluation" / "old-1" / "predictions.jsonl").read_bytes() == first
 
 
-def test_torchrun_equals_one_process(checkpoint, tmp_path):
-    script = [str(ROOT / "shirg" / "shirg_evaluation.py"), "--model", str(checkpoint), *ASKED, "--variants", "lowres"]
+def test_torchrun_equals_one_process(checkpoint, done, tmp_path):
+    script = [str(ROOT / "shirg" / "shirg_evaluation.py"), "--model", str(checkpoint), *ASKED, *COMPARED]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
-    for name, call in {"one": [], "two": launcher}.items():
-        done = subprocess.run(
-            [sys.executable, *call, *script, "--output-dir", str(tmp_path / name)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    two_processes = subprocess.run(
+        [sys.executable, *launcher, *script, "--output-dir", str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert two_processes.returncode == 0, two_processes.stderr[-3000:]
+    shares = [path.read_bytes().splitlines()[1:] for path in sorted((tmp_path / "shards").iterdir())]
+    assert sorted(sum(shares, [])) == sorted((tmp_path / "predictions.jsonl").read_bytes().splitlines()[1:])
+    assert len(shares) == 2 and all(shares)  # so that joining them asked nothing
     for name in ("predictions.jsonl", "detailed_results.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    one, two = (json.loads((tmp_path / name / "evaluation_results.json").read_text()) for name in ("one", "two"))
+        assert (done[0] / name).read_bytes() == (tmp_path / name).read_bytes()
+    one, two = (json.loads((folder / "evaluation_results.json").read_text()) for folder in (done[0], tmp_path))
     assert one["scores"] == two["scores"] and two["config"]["num_shards"] == 2

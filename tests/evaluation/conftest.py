@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,17 @@ def adapted_model(**overrides):
     return model.eval()
 
 
+def install(patch: pytest.MonkeyPatch, records: list[Record]) -> None:
+    """Put records in the place of every benchmark, as long as `patch` lasts."""
+    patch.setattr(
+        "shirg.evaluation.evaluator.load_benchmark", lambda name, data_dir, limit, seed: Records(records[:limit])
+    )
+
+
 @pytest.fixture
 def benchmark(monkeypatch):
     """Puts records in the place of every benchmark; returns the function that does it."""
-
-    def install(records: list[Record]) -> None:
-        monkeypatch.setattr(
-            "shirg.evaluation.evaluator.load_benchmark", lambda name, data_dir, limit, seed: Records(records[:limit])
-        )
-
-    return install
+    return partial(install, monkeypatch)
 
 
 def small_config(folder: Path, **changes) -> SHIRGEvaluationConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -11,19 +12,27 @@ from shirg.evaluation import asking
 from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.journal import Journal, read_lines
 from shirg.evaluation.output import set_aside
-from tests.evaluation.conftest import RECORDS, adapted_model, broken, page_record, small_config
+from tests.evaluation.conftest import RECORDS, adapted_model, broken, install, page_record, small_config
 
 ASKED = [*RECORDS, broken(page_record(7)), page_record(8)]
 QUICK = {"modes": ["lowres", "shirg"], "token_budgets": [24], "efficiency_repeats": 0}
 ANSWERS = 5 * 2 * 2  # questions that can be asked, variants, with and without the adapter
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder and results of a run that nothing stopped, which tests leave as they are."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch, ASKED)
+        return folder, evaluate(folder)
+
+
 @pytest.fixture
-def whole(benchmark, tmp_path):
-    """Folder and results of a run that nothing stopped."""
+def whole(finished, benchmark, tmp_path):
+    """A copy of that folder to go on with, and the results."""
     benchmark(ASKED)
-    folder = tmp_path / "whole"
-    return folder, SHIRGEvaluator(small_config(folder, **QUICK), adapted_model()).run_evaluation()
+    return shutil.copytree(finished[0], tmp_path / "whole"), finished[1]
 
 
 def evaluate(folder, **changes) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ from shirg.nano.recipe import __main__ as recipe
 from shirg.nano.recipe.export import as_lavida, nano_config
 from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, draw_sheet, glyph_targets, moved
 from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
-from shirg.nano.recipe.reader import Reader, attend, keep_patches, lay_out, mass, noise, whole_mean
+from shirg.nano.recipe.reader import Reader, attend, keep_patches, lay_out, mass, noise, train_reader, whole_mean
 from shirg.nano.recipe.score import MEASURES, print_table, summarised
 from shirg.nano.recipe.stage import Stage, learning_rate
 from shirg.nano.recipe.tokenizer import build_tokenizer
-from shirg.nano.recipe.tower import enlarged
+from shirg.nano.recipe.tower import enlarged, train_tower
 
 
 @pytest.fixture(scope="module")
@@ -225,18 +226,20 @@ def test_learning_rate_warms_up_and_falls():
 
 
 def test_all_stages_run_stop_and_go_on(tmp_path, monkeypatch):
-    """One to three seconds a stage. The second call finds them finished and trains nothing, a third with more hours goes on with
-    the last, and leaves the tower's first stage behind."""
+    """A step or a few of every stage, of few pages. The second call finds them finished and trains nothing, a third with more
+    hours goes on with the last, and leaves the tower's first stage behind."""
+    monkeypatch.setattr(recipe, "train_tower", partial(train_tower, batch=4))
+    monkeypatch.setattr(recipe, "train_reader", partial(train_reader, batch=2))
 
     def run(seconds: float) -> dict[str, int]:
         monkeypatch.setattr("sys.argv", ["recipe", "--work", str(tmp_path), "--hours", str(seconds / 3600)])
         recipe.main()
         return {name: Stage(tmp_path / name, 1.0).steps for name in recipe.SHARES}
 
-    steps = run(5)
+    steps = run(1)
     assert all(steps.values())
-    assert run(5) == steps
-    longer = run((Stage(tmp_path / "together", 1.0).spent + 1) / recipe.SHARES["together"])
+    assert run(1) == steps
+    longer = run((Stage(tmp_path / "together", 1.0).spent + 0.2) / recipe.SHARES["together"])
     assert longer.pop("together") > steps.pop("together") and longer == steps
     model = Lavida.from_pretrained(tmp_path / "nano")
     page = render_page("form", 1, size=384)

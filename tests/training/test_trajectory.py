@@ -1,9 +1,13 @@
-"""The same trajectory however the batch is cut: into micro-batches, over processes, or by images."""
+"""The same trajectory however the batch is cut: into micro-batches, over processes, or by images.
+
+As a program: runs of one of several processes, one after the other, since starting a process takes longer than a run.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,12 +74,12 @@ TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = ["accelerate.commands.launch", "--config_file", str(ROOT / "configs" / "accelerate" / "multi_gpu.yaml")]
 
 
-def launched(folder: Path, launcher: list[str], *words: str) -> subprocess.CompletedProcess:
-    """This file as a program, under a launcher's own command."""
+def launched(launcher: list[str], **runs: Path) -> subprocess.CompletedProcess:
+    """This file as a program, under a launcher's own command: name -> folder of each of its `RUNS`, in order."""
     command = [sys.executable, "-m", *launcher]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [*command, __file__, str(folder), *words],
+        [*command, __file__, *(f"{name}={folder}" for name, folder in runs.items())],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -84,22 +88,50 @@ def launched(folder: Path, launcher: list[str], *words: str) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, [*ACCELERATE, "--num_processes", "2"]], ids=["torchrun", "accelerate"])
-def test_two_processes_do_not_change_the_trajectory(tmp_path, whole, launcher):
-    run = launched(tmp_path, launcher, "whole")
+@pytest.fixture(scope="module")
+def accelerated(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """Folder and end of two processes under accelerate's launcher, which a SIGTERM stops in their second run."""
+    folder = tmp_path_factory.mktemp("accelerate")
+    launcher = [*ACCELERATE, "--num_processes", "2"]
+    return folder, launched(launcher, whole=folder / "whole", stopped=folder / "stopped")
+
+
+@pytest.fixture(scope="module")
+def torchrun(tmp_path_factory, accelerated) -> Path:
+    """Folder of two processes under torchrun; the last of their runs goes on in a copy of the folder of the stopped one."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    shutil.copytree(accelerated[0] / "stopped", folder / "resumed")
+    run = launched(TORCHRUN, **{name: folder / name for name in ("whole", "divided", "resumed")})
     assert run.returncode == 0, run.stderr[-3000:]
-    check_equal(json.loads((tmp_path / "trajectory.json").read_text()), whole)
-    assert "x 2 processes = 8 per optimizer step" in (tmp_path / "logs" / "training.log").read_text()
+    return folder
 
 
-def test_a_divided_body_does_not_change_the_trajectory(tmp_path):
+def written(folder: Path) -> dict[str, list]:
+    """What the first process wrote of a run."""
+    return json.loads((folder / "trajectory.json").read_text())
+
+
+def check_whole(folder: Path, whole: dict[str, list]) -> None:
+    check_equal(written(folder), whole)
+    assert "x 2 processes = 8 per optimizer step" in (folder / "logs" / "training.log").read_text()
+
+
+def test_two_processes_of_accelerate_do_not_change_the_trajectory(accelerated, whole):
+    folder, run = accelerated
+    assert (folder / "whole" / "trajectory.json").exists(), run.stderr[-3000:]
+    check_whole(folder / "whole", whole)
+
+
+def test_two_processes_of_torchrun_do_not_change_the_trajectory(torchrun, whole):
+    check_whole(torchrun / "whole", whole)
+
+
+def test_a_divided_body_does_not_change_the_trajectory(tmp_path, torchrun):
     """Two processes with half of every block each; the second has a broken record alone in its first micro-batch, and an
     empty share of the validation records."""
-    run = launched(tmp_path / "divided", TORCHRUN, "divided")
-    assert run.returncode == 0, run.stderr[-3000:]
-    whole = wide_trainer(tmp_path / "whole", 4)
+    whole = wide_trainer(tmp_path, 4)
     whole.train(*broken_loaders(2))
-    divided = json.loads((tmp_path / "divided" / "trajectory.json").read_text())
+    divided = written(torchrun / "divided")
     check_equal(divided, trajectory_of(whole))
     assert divided["validation"] == pytest.approx([entry["mean"] for entry in whole.validations.read()], abs=1e-9)
     assert divided["local"] == 0.5
@@ -165,18 +197,17 @@ def divided_run(out: Path) -> dict[str, list]:
     return {**trajectory_of(trainer), "validation": validation, "local": local}
 
 
-def test_a_divided_run_that_was_stopped_goes_on(tmp_path):
+def test_a_divided_run_that_was_stopped_goes_on(tmp_path, accelerated, torchrun):
     """SIGTERM to one of two processes: both save, leave and go on with the losses of one process that nothing stopped.
 
     In float32, in which adapters are saved."""
-    assert launched(tmp_path / "divided", TORCHRUN, "stopped").returncode != 0
-    assert (tmp_path / "divided" / "checkpoints" / "checkpoint-1").is_dir()
-    assert not (tmp_path / "divided" / "trajectory.json").exists()
-    run = launched(tmp_path / "divided", TORCHRUN, "resumed")
-    assert run.returncode == 0, run.stderr[-3000:]
-    whole = small_trainer(tmp_path / "whole")
+    folder, run = accelerated
+    assert run.returncode != 0
+    assert (folder / "stopped" / "checkpoints" / "checkpoint-1").is_dir()
+    assert not (folder / "stopped" / "trajectory.json").exists()
+    whole = small_trainer(tmp_path)
     whole.train(loader(fake_records(8), batch_size=4))
-    check_equal(json.loads((tmp_path / "divided" / "trajectory.json").read_text()), trajectory_of(whole), within=1e-5)
+    check_equal(written(torchrun / "resumed"), trajectory_of(whole), within=1e-5)
 
 
 def run_with_a_stop(out: Path, resume: bool) -> dict[str, list]:
@@ -197,8 +228,9 @@ RUNS = {
 }
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    found = RUNS[sys.argv[2]](out)
-    if os.environ["RANK"] == "0":
-        (out / "trajectory.json").write_text(json.dumps(found))
+    for word in sys.argv[1:]:
+        name, _, out = word.partition("=")
+        found = RUNS[name](Path(out))
+        if os.environ["RANK"] == "0":
+            (Path(out) / "trajectory.json").write_text(json.dumps(found))
     part()
