@@ -4,10 +4,11 @@ if not __package__:  # run as a script, or this folder is on PYTHONPATH
     import _in_place  # noqa: F401
 
 from shirg.cli.train import main
+
+if __name__ == "__main__":  # --help need not wait for what a run imports
+    main()
+
 from shirg.training.config import SHIRGLoRAConfig
 from shirg.training.trainer import SHIRGLoRATrainer
 
 __all__ = ["SHIRGLoRAConfig", "SHIRGLoRATrainer", "main"]
-
-if __name__ == "__main__":
-    main()

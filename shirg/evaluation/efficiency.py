@@ -52,7 +52,7 @@ def measure_efficiency(
     bench = _Bench(model, image, prompt, decoding, _Clock(torch.device(model.device), repeats))
     rows = []
     with spare_threads() as threads:
-        threads.adjust(wait=LEAST_SECONDS)
+        threads.adjust(wait=LEAST_SECONDS if threads.most > 1 else 0.0)
         for variant in variants:
             with switched(model, variant):
                 advance(f"timing {variant.name}", 0)

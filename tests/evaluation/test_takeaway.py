@@ -128,8 +128,8 @@ def test_no_adapter_no_other_path_no_timing():
     alone = results({}, modes=("shirg",), adapter=False)
     alone["together"] = [group({}, datasets=("charts",))]
     assert takeaway(alone) == [
-        "On 150 questions about 42 pages of charts, shirg with 768 of 2304 visual tokens gave the exact answer to 33.3%. No path of "
-        "LaViDa's own was run to compare it with.",
+        "On 150 questions about 42 pages of charts, shirg with 768 of 2304 visual tokens gave the exact answer to 33.3%. No path "
+        "of LaViDa's own was run to compare it with.",
         "No adapter took part, so the run says nothing about training.",
         RULE,
     ]

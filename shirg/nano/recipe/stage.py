@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shirg.files import atomic_path, write_json
+from shirg.nano.recipe.muon import Muon
 from shirg.seeds import derived_seed
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def optimizers(modules: nn.Module, matrix_lr: float) -> list[torch.optim.Optimiz
     chosen = {id(p) for p in hidden}
     others = [p for _, p in named if id(p) not in chosen]
     return [
-        torch.optim.Muon(hidden, lr=matrix_lr, weight_decay=0.01, momentum=0.95),
+        Muon(hidden, lr=matrix_lr, weight_decay=0.01, momentum=0.95),
         torch.optim.AdamW(others, lr=matrix_lr / 5, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
 
