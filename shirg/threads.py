@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 LEAST_SECONDS = 0.5
@@ -33,6 +32,8 @@ class Moment:
     @classmethod
     def now(cls) -> Moment:
         """This moment."""
+        import psutil  # here, so that benchmarks on a bare GPU machine do without
+
         every = psutil.cpu_times(percpu=True)
         mine = [every[number] for number in usable_processors() if number < len(every)]
         busy = sum(times.user + times.system for times in mine)

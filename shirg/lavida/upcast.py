@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ROOM = 1.25
 """Free memory that float32 weights ask for, in multiples of their size: features, caches and activations come on top."""
 
+LARGE = 10**9
+"""Bytes of float32 weights from which it is told how they are held."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,8 +54,9 @@ def suit_processor(model: Lavida) -> None:
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     roomy = psutil.virtual_memory().available > ROOM * size
     compute_in_float32(model, keep_storage=not roomy)
-    stored = f"the weights, too ({size / 1e9:.1f} GB)" if roomy else "the weights stay bfloat16, to save memory"
-    logger.info("%s; %s", precision.reason, stored)
+    if size >= LARGE:
+        stored = f"the weights, too ({size / 1e9:.1f} GB)" if roomy else "the weights stay bfloat16, to save memory"
+        logger.info("%s; %s", precision.reason, stored)
 
 
 def compute_in_float32(model: Lavida, *, keep_storage: bool) -> None:
