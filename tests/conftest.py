@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+gc.set_threshold(100_000, 50, 100)  # a collection walks all that torch and transformers loaded, which never goes
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from tyro.conf import arg
 
 from shirg.cli import evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
 
-FIRST_LOOK: dict[str, Any] = {"modes": ("lowres", "hd", "shirg"), "efficiency_repeats": 3}
+FIRST_LOOK = ("lowres", "hd", "shirg")
 """What is asked at the end of a training: LaViDa's own paths and SHIRG's. All tokens of the large view, which take as long as the
-others together, and more rounds of timing are left to `shirg evaluate`."""
+others together, are left to `shirg evaluate`."""
 
 STAGES_FILE = "logs/stages.json"
 """Seconds of every stage, in the output folder."""
@@ -47,6 +49,9 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
     skip_training: bool = False
     """Only evaluate: the --adapter, else best_model in the output folder, else the model without an adapter."""
 
+    timing_repeats: Annotated[int, arg(metavar="INT")] = 3
+    """Runs of which each stage's time is the median; 0 leaves timing out."""
+
     skip_evaluation: bool = False
     """Stop after training."""
 
@@ -64,8 +69,9 @@ def command(flags: Flags) -> None:
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
     side = flags.image_resolution or prepare.Flags.image_resolution
+    paths = {} if flags.skip_training else {"modes": FIRST_LOOK}
     evaluation = evaluate.evaluation_config(
-        flags, flags.output_dir / "evaluation", **({} if flags.skip_training else FIRST_LOOK)
+        flags, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
     )
     # What is evaluated on is not trained on.
     data = prepare.dataset_config(flags, side, flags.output_dir / "data", exclude_data_dir=flags.eval_data_dir)

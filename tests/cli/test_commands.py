@@ -73,6 +73,7 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "mixed_precision": "auto",
         "eval_datasets": (),
         "eval_samples": 80,
+        "timing_repeats": 3,
         "skip_training": False,
         "skip_evaluation": False,
         "output_dir": Path("./shirg_lora_output"),

@@ -129,7 +129,7 @@ def test_resume_shards_and_an_earlier_run(checkpoint, done, tmp_path, capsys):
 
 
 def test_the_whole_run_goes_on_with_its_answers_unless_they_are_of_another_run(checkpoint, tmp_path, capsys):
-    small = (*ASKED, "--eval-samples", 1)
+    small = (*ASKED, "--eval-samples", 1, "--timing-repeats", 0)
     asked = ("run", "--skip-training", "--model", checkpoint, *small, "--output-dir", tmp_path)
 
     def whole(*further: object) -> tuple[int, str]:

@@ -38,7 +38,7 @@ def shirg(*arguments: object) -> int:
 def output(model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "output"
     small = ["--image-resolution", 392, "--token-budgets", 64, "--dataset-size", 6, "--ocr-samples", 2]
-    asked = ["--eval-datasets", "documents", "--eval-samples", 1]
+    asked = ["--eval-datasets", "documents", "--eval-samples", 1, "--timing-repeats", 1]
     assert shirg("run", "--model", model, *small, *asked, "--output-dir", folder) == 0
     return folder
 
@@ -61,6 +61,7 @@ def test_run_fills_the_folder(output):
 def test_skip_training_evaluates_the_adapter_that_is_there_and_keeps_the_older_report(output, model, capsys):
     trained = (output / "SHIRG_TRAINING_REPORT.md").read_text(encoding="utf-8")
     few = ["--eval-datasets", "charts", "--eval-samples", 1, "--token-budgets", 32, "--image-resolution", 392]
+    few += ["--timing-repeats", 0]
     assert shirg("run", "--model", model, "--skip-training", *few, "--output-dir", output) == 0
     printed = capsys.readouterr()
     assert "best_model" in printed.err
