@@ -1,11 +1,11 @@
 """What a new user waits for: `make demo` and `make test` in a fresh clone, quiet and beside a busy program.
 
-    python benchmarks/first_run.py [--busy] [--old-cpu] [--json benchmarks/results/first_run.json]
+    python benchmarks/first_run.py [--busy] [--old-cpu] [--only demo] [--clone DIR] [--json benchmarks/results/first_run.json]
 
 Clones the last commit into a temporary folder and runs the two commands of the README there; each one's environment is timed by
-itself. --busy keeps one processor busy with another program meanwhile. --old-cpu makes a newer processor behave as one with
-AVX2 and nothing newer (docs: oneDNN's, ATen's and MKL's own switches). The JSON keeps one entry per kind of processor and
-condition; a run replaces its own.
+itself. --clone keeps the clone and its environment for the next call, which brings it to the last commit. --busy keeps one
+processor busy with another program meanwhile. --old-cpu makes a newer processor behave as one with AVX2 and nothing newer, by
+oneDNN's, ATen's and MKL's own switches. The JSON keeps one entry per kind of processor and condition; a run replaces its own.
 """
 
 from __future__ import annotations
@@ -67,22 +67,36 @@ def timed(command: str, folder: Path, environment: dict[str, str]) -> tuple[floa
     return time.perf_counter() - began, found.stdout + found.stderr
 
 
-def measure(clone: Path, environment: dict[str, str]) -> dict[str, object]:
-    """Both commands of the README in `clone`, the environments before."""
+def run_demo(clone: Path, environment: dict[str, str]) -> dict[str, object]:
+    """`make demo`, its environment before."""
     setup, _ = timed("sh scripts/setup.sh base", clone, environment)
     demo, _ = timed("make demo", clone, environment)
     stages = json.loads((clone / "shirg_lora_output" / "logs" / "stages.json").read_text(encoding="utf-8"))
-    setup_tests, _ = timed("sh scripts/setup.sh dev", clone, environment)
-    tests, printed = timed("make test", clone, environment)
+    return {"setup_seconds": round(setup, 1), "demo_seconds": round(demo, 1), "demo_stages": stages}
+
+
+def run_test(clone: Path, environment: dict[str, str]) -> dict[str, object]:
+    """`make test`, what its environment needs on top before."""
+    setup, _ = timed("sh scripts/setup.sh dev", clone, environment)
+    seconds, printed = timed("make test", clone, environment)
     summary = re.findall(r"^\d+ passed.*$", printed, re.MULTILINE)
     return {
-        "setup_seconds": round(setup, 1),
-        "demo_seconds": round(demo, 1),
-        "demo_stages": stages,
-        "setup_tests_seconds": round(setup_tests, 1),
-        "test_seconds": round(tests, 1),
+        "setup_tests_seconds": round(setup, 1),
+        "test_seconds": round(seconds, 1),
         "tests": summary[-1] if summary else None,
     }
+
+
+COMMANDS = {"demo": run_demo, "test": run_test}
+
+
+def prepare_clone(folder: Path) -> None:
+    """The last commit of this checkout in `folder`, which may hold an earlier one with its environment."""
+    if not (folder / ".git").is_dir():
+        subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+        return
+    subprocess.run(["git", "fetch", "--quiet", "origin", "HEAD"], cwd=folder, check=True)
+    subprocess.run(["git", "reset", "--quiet", "--hard", "FETCH_HEAD"], cwd=folder, check=True)
 
 
 def main() -> None:
@@ -90,13 +104,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--busy", action="store_true", help="keep one processor busy with another program")
     parser.add_argument("--old-cpu", action="store_true", help="use no instructions newer than AVX2")
+    parser.add_argument("--only", choices=COMMANDS, help="one of the two commands")
+    parser.add_argument("--clone", type=Path, help="where to clone to, and to stay")
     parser.add_argument("--json", type=Path, help="add the result to this file")
     arguments = parser.parse_args()
     environment = {**os.environ, **(OLD_CPU if arguments.old_cpu else {})}
+    found: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder, busy_neighbour(arguments.busy):
-        clone = Path(folder) / "shirg"
-        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-        found = measure(clone, environment)
+        clone = arguments.clone or Path(folder) / "shirg"
+        prepare_clone(clone)
+        for name in [arguments.only] if arguments.only else COMMANDS:
+            found |= COMMANDS[name](clone, environment)
     name = f"{kind(arguments.old_cpu)}, {'beside a busy program' if arguments.busy else 'quiet'}"
     entry = {
         "date": datetime.date.today().isoformat(),
@@ -108,7 +126,7 @@ def main() -> None:
     print(json.dumps({name: entry}, indent=2))
     if arguments.json:
         before = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
-        write_json(arguments.json, {**before, name: entry})
+        write_json(arguments.json, {**before, name: before.get(name, {}) | entry})
 
 
 if __name__ == "__main__":

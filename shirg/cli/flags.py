@@ -225,8 +225,8 @@ class EvaluationFlags(BudgetFlags, SeedFlags):
     """ChartQA DocVQA InfoVQA TextVQA TabMWP AI2D OCRBench SROIE FUNSD, or the rendered `documents` and `charts`, which need
     no files."""
 
-    eval_samples: int = 80
-    """Most questions per benchmark. With 160 in all, differences of about 10 points are told from chance."""
+    eval_samples: int = 60
+    """Most questions per benchmark. With 120 in all, differences of about 10 points are told from chance."""
 
     eval_data_dir: OptionalFolder = None
     """Folder with one folder per benchmark (docs/data.md); without it the hub is asked."""

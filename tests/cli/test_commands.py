@@ -72,7 +72,7 @@ def test_defaults_of_the_whole_run_are_the_promised_ones():
         "epochs": 1,
         "mixed_precision": "auto",
         "eval_datasets": (),
-        "eval_samples": 80,
+        "eval_samples": 60,
         "timing_repeats": 3,
         "skip_training": False,
         "skip_evaluation": False,
@@ -150,7 +150,7 @@ def test_flags_reach_the_configurations(tmp_path):
     assert (evaluation.datasets, evaluation.token_budgets, evaluation.sample_size, evaluation.seed) == (
         None,
         [64],
-        80,
+        60,
         5,
     )
 
