@@ -181,11 +181,18 @@ def _choose_validation(
                 places.append(place)
                 left -= int(pools[part].counts[place])
         chosen[part] = np.array(places, dtype=np.int64)
-    images = sum(map(len, usable.values()))
+    asked = [part for part in PARTS if real[part]]
+    images = sum(len(usable[part]) for part in asked)
     if held and sum(real.values()) == total and not any(map(len, chosen.values())) and images > 1:
-        # Every image has more questions than are asked for: one is better than none, if others are left to train on.
-        _, part, place = min((pools[part].counts[place], part, place) for part in PARTS for place in usable[part])
-        chosen[part] = np.array([place], dtype=np.int64)
+        # Every image has more questions than validation asks for: one is better than none, if others are left to train on and
+        # its part has room for it.
+        candidates = [
+            (int(pools[part].counts[place]), part, place) for part in asked for place in usable[part].tolist()
+        ]
+        fitting = [candidate for candidate in candidates if candidate[0] <= real[candidate[1]]]
+        if fitting:
+            _, part, place = min(fitting)
+            chosen[part] = np.array([place], dtype=np.int64)
     return chosen
 
 

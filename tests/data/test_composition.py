@@ -47,6 +47,8 @@ def plan_of(
 )
 @example([4, 4, 2], [1], (10, 1), 0.05, "refuse", list(range(1, 25)))  # all real, halves to round
 @example([3, 3], [3], (6, 3), 0.1, "refuse", list(range(1, 25)))  # no image has as few questions as validation asks
+@example([1], [2], (0, 2), 0.05, "refuse", [1, 2, *[0] * 22])  # the smallest image is of a part of which none is asked
+@example([4, 4], [3], (1, 1), 0.5, "refuse", list(range(1, 25)))  # no image has as few questions as its part asks
 def test_any_composition_is_exact_and_never_shares_an_image(base, ocr, sizes, fraction, missing, shas):
     asked = dict(zip(PARTS, sizes, strict=True))
     plan = plan_of({"base": base, "ocr": ocr}, asked, fraction, missing, shas)
