@@ -1,7 +1,7 @@
 """In which precision a machine computes: measured where that differs, one rule for every command.
 
 A GPU has bfloat16 or float16 units. A CPU either has instructions for bfloat16, which then beats float32, or it has none and
-emulates it, 20 to 30 times slower. What `torch` reports of a processor does not tell the two apart, so a product is timed.
+emulates it, 20 to 60 times slower. What `torch` reports of a processor does not tell the two apart, so a product is timed.
 """
 
 from __future__ import annotations

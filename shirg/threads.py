@@ -70,11 +70,10 @@ class SpareThreads:
         """
         time.sleep(wait)
         now = Moment.now()
-        if self.most > 1 and (wait or now.clock - self.before.clock >= LEAST_SECONDS):
-            self.others = now.others_since(self.before)
+        if wait or now.clock - self.before.clock >= LEAST_SECONDS:
+            self.others, self.before = now.others_since(self.before), now
             left = len(usable_processors()) - self.others
             torch.set_num_threads(min(max(int(left + 0.5), 1), self.most))
-            self.before = now
         return torch.get_num_threads()
 
 

@@ -52,11 +52,11 @@ def test_afterwards_all_threads_are_back(machine):
     assert torch.get_num_threads() == 4
 
 
-def test_one_thread_stays_one(machine):
+def test_one_thread_stays_one_and_still_knows_of_others(machine):
     torch.set_num_threads(1)
-    machine += [Moment(0, 0, 0), Moment(1, 0, 0)]
+    machine += [Moment(0, 0, 0), Moment(1, 3, 1)]
     with spare_threads() as keeper:
-        assert keeper.adjust() == 1
+        assert keeper.adjust() == 1 and keeper.others == 2.0
 
 
 def test_a_moment_of_this_machine():
