@@ -220,9 +220,9 @@ def real_words(run: dict) -> Rows:
 def first_run(run: dict) -> Rows:
     """What a new user waits for, by kind of processor and what else runs there."""
     for name, entry in run.items():
-        stages = entry["demo_stages"]
-        seconds = [entry["demo_seconds"], stages["training"], stages["evaluation"], entry["test_seconds"]]
-        yield [name, *(f"{value:.0f}" for value in seconds)]
+        stages = entry.get("demo_stages", {})
+        seconds = entry.get("demo_seconds"), stages.get("training"), stages.get("evaluation"), entry.get("test_seconds")
+        yield [name, *("-" if value is None else f"{value:.0f}" for value in seconds)]
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,9 @@ def bfloat16_speedup() -> float:
 
     with torch.no_grad():
         plain = _best_seconds(products, calls=6)
-        # The first call tells emulation from instructions; where it takes that long it is the only one.
-        calls = 1 if _best_seconds(rounded_products, calls=1) > 5 * plain else 6
-        return plain / _best_seconds(rounded_products, calls=calls)
+        rounded_products()  # loads the kernel
+        once = _best_seconds(rounded_products, calls=1)  # enough where it is emulated, which takes long
+        return plain / (once if once > 5 * plain else min(once, _best_seconds(rounded_products, calls=5)))
 
 
 def _best_seconds(action: Callable[[], None], calls: int) -> float:
@@ -100,13 +100,6 @@ def choose_precision(asked: str, device: torch.device | str) -> Precision:
         return Precision("no", f"the weights' own precision: nothing else is known to be faster on {kind}")
     mixed = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return Precision(mixed, f"{mixed}: what this GPU computes fastest in")
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Computes float32 weights in the precision that `choose_precision` finds for "auto"; bfloat16 or float32, which need no
-    scaling of gradients."""
-    precision = choose_precision("auto", device)
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision.mixed == "bf16")
 
 
 def _choose_on_cpu(asked: str) -> Precision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from shirg.lavida import Lavida
 
 NANO_BATCH = 8
 """Questions of a page that the nano answers together; more save nothing."""
+
+MOST_WORKERS = 8
+"""More than there are pages in most evaluations' last round."""
 
 PROMPT_SUFFIXES = ("official", "none")
 
@@ -76,12 +80,13 @@ class SHIRGEvaluationConfig:
     """Answer the questions of this part only, 0 to `num_shards` - 1. None with several parts merges what they left."""
 
     batch_size: int | None = None
-    """Questions of one page that are denoised together; no answer depends on it. None takes 8 for the nano, 1 for models
-    whose memory that might exceed."""
+    """Questions of one page that are denoised together; in float32 no answer depends on it but for exact ties. None takes 8 for
+    the nano, 1 for models whose memory that might exceed."""
 
     workers: int | None = None
     """Processes that answer pages side by side, each with one thread. None takes as many as torch would use threads for the
-    nano on a CPU, where two processes do more than two threads and bear other programs better; 1 for other models."""
+    nano on a CPU, where two processes do more than two threads and bear other programs better; 1 for other models, and where
+    processes are not forked (macOS), so that each would have to load everything anew."""
 
     command: str | None = None
     """How the run was called, for its card."""
@@ -132,7 +137,10 @@ class SHIRGEvaluationConfig:
         """How many processes answer `model`'s questions."""
         if self.workers is not None:
             return self.workers
-        return torch.get_num_threads() if model.config.is_nano and model.device.type == "cpu" else 1
+        forked = multiprocessing.get_start_method() == "fork"
+        if not (forked and model.config.is_nano and model.device.type == "cpu"):
+            return 1
+        return min(torch.get_num_threads(), MOST_WORKERS)
 
     def resolved(self, model: Lavida) -> dict[str, Any]:
         """All settings as plain values, with what None stands for with this model.

@@ -45,6 +45,7 @@ ANSWERS_DEPEND_ON = (
     "max_new_tokens",
     "block_length",
     "step_ratio",
+    "batch_size",
     "prompt_suffix",
 )
 """Settings that answers of one run share, beside the model, the questions and the libraries."""

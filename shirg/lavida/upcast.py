@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 ROOM = 1.25
 """Free memory that float32 weights ask for, in multiples of their size: features, caches and activations come on top."""
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux tells what a container may use (control groups, version 2)."""
 
 LARGE = 10**9
 """Bytes of float32 weights from which it is told how they are held."""
@@ -52,11 +56,21 @@ def suit_processor(model: Lavida) -> None:
     if precision.dtype is torch.bfloat16:
         return
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
-    roomy = psutil.virtual_memory().available > ROOM * size
+    roomy = free_memory() > ROOM * size
     compute_in_float32(model, keep_storage=not roomy)
     if size >= LARGE:
         stored = f"the weights, too ({size / 1e9:.1f} GB)" if roomy else "the weights stay bfloat16, to save memory"
         logger.info("%s; %s", precision.reason, stored)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of the container where that has less."""
+    free = psutil.virtual_memory().available
+    limit, used = (CONTAINER / name for name in ("memory.max", "memory.current"))
+    try:
+        return min(free, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
 
 
 def compute_in_float32(model: Lavida, *, keep_storage: bool) -> None:

@@ -137,6 +137,14 @@ def find_latest(folder: Path) -> Path | None:
     return None
 
 
+def precision_of(folder: Path) -> str | None:
+    """What the run in `folder` computes in, by its latest checkpoint; None where there is none, or it does not say."""
+    latest = find_latest(folder)
+    if latest is None:
+        return None
+    return json.loads((latest / STATE_FILE).read_text(encoding="utf-8"))["run"].get("mixed_precision")
+
+
 def all_checkpoints(folder: Path) -> list[Path]:
     """The folders checkpoint-STEP in `folder`, by step."""
     named = ((NAME.fullmatch(path.name), path) for path in folder.glob("checkpoint-*") if path.is_dir())

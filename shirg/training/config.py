@@ -90,7 +90,7 @@ class SHIRGLoRAConfig:
     share_prefix: bool | None = None
     """Let the questions of one image that meet in a micro-batch share its tokens: several times less work. Batches are then
     dealt image by image, the gate chooses by the image alone, and the image does not see the question. None does so for the
-    nano, which learnt to read that way, and not for other models."""
+    nano, which learnt to read that way, when "packed", and not for other models."""
 
     max_answer_tokens: int | None = None
     """Answer positions per record, longer answers are cut and counted; None takes as many as the model generates (16 for
@@ -155,7 +155,9 @@ class SHIRGLoRAConfig:
     def resolved(self, model: Lavida) -> SHIRGLoRAConfig:
         """The same settings with what None stands for with `model`."""
         length = self.max_answer_tokens or model.config.answer_tokens
-        share = model.config.is_nano if self.share_prefix is None else self.share_prefix
+        share = self.share_prefix
+        if share is None:
+            share = model.config.is_nano and self.objective == "packed"
         return dataclasses.replace(self, max_answer_tokens=length, share_prefix=share)
 
     def sampler(self, total_steps: int, pooled_tokens: int = POOLED_TOKENS) -> BudgetSampler:

@@ -76,7 +76,7 @@ def micro_batch_flops(config: LavidaConfig, ratio: Ratio, step: Step, turns: flo
     tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
     rows, length = step.rows(tokens)
     times, read = float(rows), step.read
-    if turns > 1:
+    if turns > 1 and step.objective == "packed":  # the others lay every answer out in rows of its own
         read = round(turns * (2 * step.answer_tokens + step.question_tokens))
         times, length = step.batch_size / turns, tokens + step.prompt_tokens - step.question_tokens + read
     language = language_flops(
@@ -109,23 +109,20 @@ def needs_gpu(config: LavidaConfig) -> bool:
     return sum(costs.parameters(config).values()) >= LARGE
 
 
-def remedy(config: LavidaConfig, device: torch.device, precision: Precision, others: float) -> str:
+def remedy(config: LavidaConfig, device: torch.device, precision: Precision, others: float = 0.0) -> str:
     """What makes a run faster that would take too long.
 
     Args:
-        others: processors that other programs keep busy.
+        others: processors that other programs keep busy, of which a CPU run has the fewer.
     """
     if device.type == "cpu" and needs_gpu(config):
         return "train where there is a GPU"
     if device.type == "cpu" and precision.mixed == "bf16" and bfloat16_speedup() < 1:
         return "leave --mixed-precision at auto, which takes float32 here"
-    processors = len(usable_processors())
-    if others > BUSY:
+    if device.type == "cpu" and others > BUSY:
+        processors = len(usable_processors())
         return f"other programs keep {others:.1f} of {processors} processors busy; stop them, or begin later"
-    threads = torch.get_num_threads()
-    if device.type == "cpu" and threads != processors:
-        return f"{threads} threads compute on {processors} processors; set OMP_NUM_THREADS={processors}"
-    return "train on fewer records (--dataset-size, --ocr-samples, --epochs)"
+    return "train on fewer records (--dataset-size, --ocr-samples, --epochs), or with fewer threads (OMP_NUM_THREADS)"
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:

@@ -72,7 +72,8 @@ def answer_losses(
         questions = [[prefix[:0]] for prefix in prefixes]
     copies = noisy_copies(language.embed_tokens, targets, masked, mask_token_id).to(prefixes[0].dtype)
     layout = lay_out(prefixes, questions, copies, objective)
-    read_from = int(layout.ends.min()) if shift else int(layout.starts.min())
+    # Under a block mask the last block computes everything anyway, and asking for the number would make a GPU wait.
+    read_from = 0 if layout.embeds.is_cuda else int((layout.ends if shift else layout.starts).min())
     hidden = language(
         layout.embeds,
         attention_mask=block_mask(layout) if layout.embeds.is_cuda else dense_mask(layout),

@@ -81,7 +81,8 @@ def expectations(trainer: SHIRGLoRATrainer) -> list[str]:
     ]
     times = effort.times_as_documented(seconds, work, model) if work else 0.0
     if times > effort.MUCH_LONGER:
-        way = effort.remedy(model, accelerator.device, trainer.precision, trainer.threads.others)
+        others = trainer.threads.others if accelerator.num_processes == 1 else 0.0  # else they are this run's own
+        way = effort.remedy(model, accelerator.device, trainer.precision, others)
         lines.append(f"this will take {times:.0f} times as long as docs/training.md says for so many records: {way}")
     return lines
 

@@ -109,8 +109,11 @@ class SHIRGLoRATrainer:
             Preempted: on SIGTERM, likewise; a `SystemExit` with a code on which schedulers can requeue.
         """
         self._make_folders()
+        asked = self.config.mixed_precision
+        if asked == "auto" and self.config.resume:  # goes on as it began, whatever this machine would choose today
+            asked = checkpoints.precision_of(self.checkpoints) or asked
         self.accelerator, self.precision = make_accelerator(
-            self.config.mixed_precision,
+            asked,
             self.model.device,
             trackers=self.config.trackers,
             log_folder=log_folder(self.folder),

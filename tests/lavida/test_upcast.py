@@ -54,7 +54,7 @@ def test_only_the_language_models_matrices_stay_as_stored():
 )
 def test_the_processor_and_its_memory_decide(precision, free, dtype, stored, monkeypatch):
     monkeypatch.setattr(upcast, "choose_precision", lambda *_: precision)
-    monkeypatch.setattr(upcast.psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
+    monkeypatch.setattr(upcast, "free_memory", lambda: free)
     model = rounded("llada")
     suit_processor(model)
     assert model.dtype is dtype
@@ -66,3 +66,19 @@ def test_a_float32_model_is_left_alone():
     before = {name: value.data_ptr() for name, value in model.named_parameters()}
     suit_processor(model)
     assert before == {name: value.data_ptr() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 100),
+        ({"memory.max": "max\n", "memory.current": "7\n"}, 100),
+        ({"memory.max": "90\n", "memory.current": "30\n"}, 60),
+    ],
+)
+def test_a_container_may_have_less_than_its_machine(files, free, tmp_path, monkeypatch):
+    monkeypatch.setattr(upcast.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 100}))
+    monkeypatch.setattr(upcast, "CONTAINER", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert upcast.free_memory() == free

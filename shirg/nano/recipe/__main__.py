@@ -48,7 +48,6 @@ def main() -> None:
     if arguments.device == "cuda" and dist.is_torchelastic_launched():
         parser.error("--device cuda: one process has the GPU to itself; start it without torchrun")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.info("precision %s", choose_precision("auto", arguments.device).reason)
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     try:
@@ -61,16 +60,26 @@ def run(work: Path, seconds: float, device: str, output: Path) -> None:
     """All stages, one after the other, and the checkpoint that the first process writes."""
     torch.manual_seed(SEED)
     reader = Reader().to(device)
-    for train, stage in zip((glyphs, look, together), stages(work, seconds), strict=True):
+    for train, stage in zip((glyphs, look, together), stages(work, seconds, precision(device)), strict=True):
         train(stage, reader)
     if rank() == 0:
         export(reader, output)
 
 
-def stages(work: Path, seconds: float) -> list[Stage]:
+def precision(device: str) -> torch.dtype:
+    """What this machine computes fast in, bfloat16 or float32, which need no scaling of gradients; the first process decides."""
+    chosen = [choose_precision("auto", device)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen)
+    mixed = chosen[0].mixed == "bf16"
+    logging.info("precision %s", chosen[0].reason if mixed or chosen[0].mixed == "no" else "float32")
+    return torch.bfloat16 if mixed else torch.float32
+
+
+def stages(work: Path, seconds: float, dtype: torch.dtype = torch.float32) -> list[Stage]:
     """The stages of a recipe of that length. One whose successor has begun is over, whatever its share would be now: it would
     train weights that the successor's replace."""
-    planned = [Stage(work / name, share * seconds) for name, share in SHARES.items()]
+    planned = [Stage(work / name, share * seconds, dtype) for name, share in SHARES.items()]
     for stage, following in itertools.pairwise(planned):
         if following.weights.exists():
             stage.seconds = stage.spent

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from shirg.precision import choose_precision
-
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration that sends singular values near one (Jordan et al., "Muon: an optimizer for hidden layers in neural
 networks", 2024)."""
@@ -23,11 +21,20 @@ class Muon(torch.optim.Optimizer):
     that they took 26 times as long as in float32, and longer than the rest of a step.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.bfloat16,
+    ):
         """
         Args:
             params: matrices; others have no singular values.
+            dtype: what products are computed in.
         """
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -43,8 +50,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
         mean = state["momentum_buffer"].lerp_(grad, 1 - momentum)
-        mixed = choose_precision("auto", matrix.device).mixed == "bf16"
-        update = orthogonal(grad.lerp(mean, momentum), torch.bfloat16 if mixed else torch.float32)
+        update = orthogonal(grad.lerp(mean, momentum), self.dtype)
         matrix.mul_(1 - lr * weight_decay)
         matrix.add_(update.to(matrix.dtype), alpha=-lr * math.sqrt(max(1, matrix.shape[0] / matrix.shape[1])))
 

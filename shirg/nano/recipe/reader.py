@@ -29,7 +29,6 @@ from shirg.nano.recipe.lessons import Lessons, collate
 from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
 from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer, id_of
 from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, normalise
-from shirg.precision import autocast
 
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
@@ -370,10 +369,10 @@ def train_reader(
     loader = iter(
         torch.utils.data.DataLoader(lessons, batch_size=batch, collate_fn=collate, num_workers=1, prefetch_factor=6)
     )
-    steppers, curve, device = optimizers(reader, matrix_lr), Curve(stage), reader.labels.device
+    steppers, curve, device = optimizers(reader, matrix_lr, stage.dtype), Curve(stage), reader.labels.device
     for progress in stage.run(reader, steppers):
         lesson = {name: value.to(device) for name, value in next(loader).items()}
-        with autocast(device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=stage.dtype is torch.bfloat16):
             losses, right = step(reader, lesson, rng, generator, learn_tower)
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
         weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.6}

@@ -39,6 +39,8 @@ class Stage:
 
     folder: Path
     seconds: float
+    dtype: torch.dtype = torch.float32
+    """What products are computed in, bfloat16 or float32; the same for all processes, whose updates must be equal."""
     spent: float = 0.0
     steps: int = 0
     sittings: int = 0
@@ -123,14 +125,14 @@ def learning_rate(progress: float) -> float:
     return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
 
 
-def optimizers(modules: nn.Module, matrix_lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(modules: nn.Module, matrix_lr: float, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW at a fifth of its rate for embeddings, norms, biases and read-outs."""
     named = [(name, p) for name, p in modules.named_parameters() if p.requires_grad]
     hidden = [p for name, p in named if p.ndim == 2 and ("layers." in name or "mm_projector" in name)]
     chosen = {id(p) for p in hidden}
     others = [p for _, p in named if id(p) not in chosen]
     return [
-        Muon(hidden, lr=matrix_lr, weight_decay=0.01, momentum=0.95),
+        Muon(hidden, lr=matrix_lr, weight_decay=0.01, momentum=0.95, dtype=dtype),
         torch.optim.AdamW(others, lr=matrix_lr / 5, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
 

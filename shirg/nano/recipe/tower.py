@@ -23,7 +23,6 @@ from shirg.lavida.tower import positions_for
 from shirg.nano.recipe.geometry import LARGE_GRID, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import IGNORE, MAX_INDEX, NUM_CLASSES, PATCH, SLOTS, draw_sheet, glyph_targets, moved
 from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
-from shirg.precision import autocast
 
 CROP_ROWS, CROP_COLS = 8, 16  # patches: 112 x 224 px holds several whole words
 SHEET_CROPS = (4, 2)  # crops down and across one sheet
@@ -160,12 +159,12 @@ def train_tower(stage: Stage, lesson: TowerLesson, seed: int, batch: int = 32, m
     rng = random.Random(own)
     crops = Crops(own)
     loader = iter(torch.utils.data.DataLoader(crops, batch_size=batch, num_workers=1, prefetch_factor=8))
-    steppers, curve = optimizers(lesson, matrix_lr), Curve(stage)
+    steppers, curve = optimizers(lesson, matrix_lr, stage.dtype), Curve(stage)
     table = lesson.tower.embeddings.position_embedding.weight
     for _ in stage.run(lesson, steppers):
         pixels, characters, indices = (value.to(table.device) for value in next(loader))
         positions, places = crop_positions(table, batch, rng)
-        with autocast(table.device):
+        with torch.autocast(table.device.type, torch.bfloat16, enabled=stage.dtype is torch.bfloat16):
             patches = lesson.tower.embeddings.patch_embedding(normalise(pixels)).flatten(2).transpose(1, 2)
             hidden = encode(lesson.tower, patches + positions)
             loss, right = lesson.glyph_heads.loss(hidden, characters.flatten(1, 2), indices.flatten(1, 2), places)
