@@ -108,7 +108,9 @@ def compare(
 @lru_cache(maxsize=1)
 def _draws(pages: int, seed: int, resamples: int) -> np.ndarray:
     """Pages by number, a row for each draw; kept, since variants are scored on the same pages one after another."""
-    return np.random.default_rng(seed).integers(0, pages, size=(resamples, pages))
+    draws = np.random.default_rng(seed).integers(0, pages, size=(resamples, pages))
+    draws.setflags(write=False)  # every caller gets this very array
+    return draws
 
 
 def _per_page(scores: np.ndarray, pages: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,12 +14,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from shirg.errors import UserError
 from shirg.lavida import adapter
 from shirg.process_group import part
 from shirg.training import SHIRGLoRATrainer
-from tests.tiny import tiny_model
+from shirg.training.loss_model import Example, LossModel
+from tests.tiny import tiny_model, tiny_page
 from tests.training.helpers import (
     RESOLUTION,
     Interrupting,
@@ -177,14 +179,15 @@ def test_one_question_per_image_shares_nothing_but_its_own_mask(tmp_path):
 
 
 def test_shared_tokens_are_chosen_by_the_image_alone(tmp_path):
-    """With relevance on, too: two questions about one image have one prefix, whichever comes first."""
-    records = Records(fake_records(4, images=1))
-    runs = [small_trainer(tmp_path / str(number), share_prefix=True) for number in range(2)]
-    for run, order in zip(runs, (records, Records(records[::-1])), strict=True):
-        run.train(loader(order, shuffle=False, batch_size=4))
-    prefixes = [run.state.tokens for run in runs]
-    assert runs[0].model.config.relevance == "llm"
-    assert prefixes[0] == prefixes[1]
+    """With relevance on, where the same question changes what is kept if nothing is shared."""
+    model = small_trainer(tmp_path).model
+    features, prompt = model.image_features(tiny_page(), "shirg"), model.prompt_ids("Which total?")
+    question, nothing = model.question_ids(prompt), torch.zeros(6, dtype=torch.long)
+    example = Example("r", "page", features, prompt, question, nothing, nothing.bool())
+    kept = {share: LossModel(model, "packed", share)._image(example, 16) for share in (True, False)}
+    assert torch.equal(kept[True], model.image_embeds(features, "shirg", 16))
+    assert torch.equal(kept[False], model.image_embeds(features, "shirg", 16, question))
+    assert not torch.equal(kept[True], kept[False])
 
 
 def divided_run(out: Path) -> dict[str, list]:
