@@ -114,19 +114,26 @@ class Watch:
             self.losses.setdefault(str(entry["budget"]), []).append(entry["loss"])
 
     def loss_falls(self) -> tuple[bool | None, str]:
-        """Whether the loss is lower in the last quarter than in the first, each ratio compared with itself."""
-        quarters = [_first_and_last_quarter(losses) for losses in self.losses.values() if len(losses) >= 4]
+        """Whether the loss is lower in the last quarter than in the first, each ratio compared with itself.
+
+        Losses scatter with the records and the noise of a step, so a change within two standard errors decides nothing.
+        """
+        quarters = [_first_and_last_quarter(losses) for losses in self.losses.values() if len(losses) >= 8]
         if sum(map(len, self.losses.values())) < LEAST_STEPS or not quarters:
             return None, f"fewer than {LEAST_STEPS} steps"
-        first, last = (statistics.fmean(pair[side] for pair in quarters) for side in (0, 1))
-        verb = "falls" if last < first else "does not fall"
-        return last < first, f"the training loss {verb}: {first:.4f} in the first quarter, {last:.4f} in the last"
+        first, last = (statistics.fmean(statistics.fmean(pair[side]) for pair in quarters) for side in (0, 1))
+        squared = sum(statistics.variance(side) / len(side) for pair in quarters for side in pair) / len(quarters) ** 2
+        change, noise = last - first, 2 * math.sqrt(squared)
+        found = f"{first:.4f} in the first quarter, {last:.4f} in the last"
+        if -noise <= change < noise:
+            return None, f"the training loss stays within its scatter of {noise:.4f}: {found}"
+        return change < 0, f"the training loss {'falls' if change < 0 else 'does not fall'}: {found}"
 
     def memory_stays(self) -> tuple[bool | None, str]:
         """Whether memory in use stays where it was; the first quarter, in which everything is met once, is left out."""
         if len(self.memory) < LEAST_STEPS:
             return None, f"fewer than {LEAST_STEPS} steps in this part of the run"
-        second, last = _first_and_last_quarter(self.memory[len(self.memory) // 4 :])
+        second, last = map(statistics.fmean, _first_and_last_quarter(self.memory[len(self.memory) // 4 :]))
         creeps = last - second > max(CREEP_SHARE * second, CREEP_BYTES)
         verb = "creeps up" if creeps else "stays"
         return not creeps, f"memory in use {verb}: {second / 2**20:,.0f} MiB early, {last / 2**20:,.0f} MiB late"
@@ -176,6 +183,6 @@ def memory_in_use(device: torch.device) -> int:
     return 0
 
 
-def _first_and_last_quarter(values: Sequence[float]) -> tuple[float, float]:
+def _first_and_last_quarter(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
     size = max(len(values) // 4, 1)
-    return statistics.fmean(values[:size]), statistics.fmean(values[-size:])
+    return values[:size], values[-size:]

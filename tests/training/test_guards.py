@@ -35,6 +35,15 @@ def test_a_loss_that_falls_passes_and_one_that_does_not_is_said_while_it_runs(ca
     assert [record.message[:8] for record in caplog.records] == ["step 40:"]  # once, not at 80 and 120 again
 
 
+def test_a_rise_within_the_scatter_of_single_steps_is_not_reported(caplog):
+    """Quarters of ten steps a ratio: means 1.0 and 1.2, standard error of their difference 0.167 (by hand), twice that 0.333."""
+    scattered = [(0.5, 0.5, 1.5, 1.5)[step % 4] + (0.2 if step >= 60 else 0) for step in range(80)]
+    passed, found = watched(scattered).loss_falls()
+    assert passed is None and "stays within its scatter of 0.3333" in found
+    assert not caplog.records
+    assert watched([loss + (2 if step >= 60 else 0) for step, loss in enumerate(scattered)]).loss_falls()[0] is False
+
+
 def test_each_ratio_is_compared_with_itself():
     """The costlier ratio comes late: a mean over all steps would rise, though both ratios fall."""
     watch = Watch(BudgetSampler([8, 16], include_pooled=False))
