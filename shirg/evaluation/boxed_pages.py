@@ -7,7 +7,7 @@ good to a fraction of a character.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,19 @@ ILLEGIBLE = "###"
 
 @dataclass(frozen=True)
 class BoxedPage:
-    """A page image and its words."""
+    """A page image and its words, or its lines of text."""
 
     name: str
     image: Image.Image
     boxes: tuple[Box, ...]
     """Left, top, right, bottom in pixels of `image`."""
     texts: tuple[str, ...]
-    """What stands in every box, without spaces."""
+    """The text in every box: a word without spaces, or a line."""
 
 
 BoxedWord = tuple[str, Box]
+Line = list[BoxedWord]
+"""The words of one line of text, from left to right."""
 
 
 @dataclass(frozen=True)
@@ -44,44 +46,62 @@ class _Layout:
     pattern: str
     image: str
     """Path of the image, from the set's folder: "{stem}" is the annotation's, "{part}" the folder two above it."""
-    read: Callable[[Path], list[BoxedWord]]
+    read: Callable[[Path], list[Line]]
 
 
-def split_line(box: Box, text: str) -> Iterator[BoxedWord]:
+def split_line(box: Box, text: str) -> Line:
     """A line's words with their boxes, by the share of its characters that they and the spaces before them take."""
     line = text.strip()
     left, top, right, bottom = box
     place = 0
+    words: Line = []
     for word in line.split():
         start = line.index(word, place)
         place = start + len(word)
         step = (right - left) / len(line)
-        yield word, (left + step * start, top, left + step * place, bottom)
+        words.append((word, (left + step * start, top, left + step * place, bottom)))
+    return words
 
 
-def _read_corners(path: Path) -> list[BoxedWord]:
+def _read_corners(path: Path) -> list[Line]:
     """Rows of eight numbers, four corners, and a transcript that may hold commas (SROIE, ICDAR 2015)."""
-    words: list[BoxedWord] = []
+    lines: list[Line] = []
     for row in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         *corners, text = row.split(",", 8)
         if len(corners) != 8 or text.strip() == ILLEGIBLE:
             continue
         xs, ys = [float(x) for x in corners[::2]], [float(y) for y in corners[1::2]]
-        words += split_line((min(xs), min(ys), max(xs), max(ys)), text)
-    return words
+        lines.append(split_line((min(xs), min(ys), max(xs), max(ys)), text))
+    return lines
 
 
-def _read_form(path: Path) -> list[BoxedWord]:
-    """FUNSD: entities of words."""
+def _read_form(path: Path) -> list[Line]:
+    """FUNSD: entities of words; a word that does not continue the line of the one before begins another."""
     form: Any = fields(read_json(path)).get("form", [])
-    words = [word for entity in form for word in entity["words"]]
-    return [(word["text"].strip(), tuple(word["box"])) for word in words if word["text"].strip()]
+    lines: list[Line] = []
+    for entity in form:
+        line: Line = []
+        for word in entity["words"]:
+            text, box = word["text"].strip(), tuple(word["box"])
+            if not text:
+                continue
+            if not line or not _continues(line[-1][1], box):
+                line = []
+                lines.append(line)
+            line.append((text, box))
+    return lines
 
 
-def _read_chart(path: Path) -> list[BoxedWord]:
+def _continues(before: Box, box: Box) -> bool:
+    """Whether `box` lies to the right of `before` and shares half of the lower one's height with it."""
+    shared = min(before[3], box[3]) - max(before[1], box[1])
+    return box[0] > before[0] and shared >= min(before[3] - before[1], box[3] - box[1]) / 2
+
+
+def _read_chart(path: Path) -> list[Line]:
     """OpenCQA: lines that an OCR engine found, left, top, right, bottom whatever the set's own description says."""
     lines: Any = read_json(path)
-    return [word for line in lines for word in split_line(tuple(line["bounding_box"]), line["sentence"])]
+    return [split_line(tuple(line["bounding_box"]), line["sentence"]) for line in lines]
 
 
 LAYOUTS = {
@@ -93,7 +113,9 @@ LAYOUTS = {
 """Set -> where its files are."""
 
 
-def boxed_pages(data_dir: Path, name: str, limit: int | None = None, seed: int = 0) -> list[BoxedPage]:
+def boxed_pages(
+    data_dir: Path, name: str, limit: int | None = None, seed: int = 0, *, lines: bool = False
+) -> list[BoxedPage]:
     """Pages of one set in a seeded order, those without a word left out.
 
     Args:
@@ -101,6 +123,7 @@ def boxed_pages(data_dir: Path, name: str, limit: int | None = None, seed: int =
         name: one of `LAYOUTS`.
         limit: most pages; all when None.
         seed: of the order. A smaller limit gives the first pages of a larger one.
+        lines: whether a page's boxes are of its lines of text, words joined by one space, and not of its words.
 
     Raises:
         UserError: for an unknown set, or one that has no usable page.
@@ -115,12 +138,19 @@ def boxed_pages(data_dir: Path, name: str, limit: int | None = None, seed: int =
     for path in files:
         if limit is not None and len(pages) == limit:
             break
-        words = layout.read(path)
-        if words:
-            texts, boxes = zip(*words, strict=True)
+        found = [line for line in layout.read(path) if line]
+        boxed = [_joined(line) for line in found] if lines else [word for line in found for word in line]
+        if boxed:
+            texts, boxes = zip(*boxed, strict=True)
             stem, part = path.stem.removeprefix("gt_"), path.parent.parent.name
             image = Image.open(folder / layout.image.format(stem=stem, part=part))
             pages.append(BoxedPage(f"{name}/{stem}", to_rgb(image), boxes, texts))
     if not pages:
         raise UserError(f"{folder}: no page with word boxes ({layout.pattern})")
     return pages
+
+
+def _joined(line: Line) -> BoxedWord:
+    texts, boxes = zip(*line, strict=True)
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return " ".join(texts), (min(lefts), min(tops), max(rights), max(bottoms))

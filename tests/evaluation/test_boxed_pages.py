@@ -24,12 +24,12 @@ def write(path, text):
 def test_a_line_is_cut_at_its_spaces_by_characters():
     # ten characters of 2 px each: "ab", two spaces, "cdef", a space, "g"
     words = [("ab", (10, 5, 14, 9)), ("cdef", (18, 5, 26, 9)), ("g", (28, 5, 30, 9))]
-    assert list(split_line((10, 5, 30, 9), " ab  cdef g ")) == words
-    assert list(split_line((0, 0, 9, 3), "  ")) == []
+    assert split_line((10, 5, 30, 9), " ab  cdef g ") == words
+    assert split_line((0, 0, 9, 3), "  ") == []
 
 
 def test_equal_words_of_a_line_are_told_apart():
-    assert list(split_line((0, 0, 5, 1), "a a a")) == [("a", (left, 0, left + 1, 1)) for left in (0, 2, 4)]
+    assert split_line((0, 0, 5, 1), "a a a") == [("a", (left, 0, left + 1, 1)) for left in (0, 2, 4)]
 
 
 def test_sroie_rows_may_hold_commas_and_slanted_boxes(tmp_path):
@@ -58,6 +58,22 @@ def test_funsd_words(tmp_path):
     write(tmp_path / "funsd/training_data/annotations/7.json", json.dumps({"form": [{"words": words}]}))
     page = boxed_pages(tmp_path, "funsd")[0]
     assert page.boxes == ((1, 2, 3, 4),) and page.texts == ("To:",)
+
+
+def test_lines_of_a_form_end_where_the_next_word_is_lower_or_begins_again_at_the_left(tmp_path):
+    boxes = {"Date": (0, 0, 20, 10), "of": (24, 2, 30, 11), "birth": (0, 12, 20, 22), "May": (2, 13, 9, 22)}
+    words = [{"box": box, "text": text} for text, box in boxes.items()]
+    picture(tmp_path / "funsd/training_data/images/7.png")
+    write(tmp_path / "funsd/training_data/annotations/7.json", json.dumps({"form": [{"words": words}]}))
+    page = boxed_pages(tmp_path, "funsd", lines=True)[0]
+    assert page.texts == ("Date of", "birth May") and page.boxes == ((0, 0, 30, 11), (0, 12, 20, 22))
+
+
+def test_a_line_of_a_receipt_is_whole_with_its_spaces_as_one(tmp_path):
+    picture(tmp_path / "sroie/img/X1.jpg")
+    write(tmp_path / "sroie/box/X1.csv", "10,4,30,4,30,9,10,9,TOTAL  RM\n0,0,4,0,4,4,0,4, \n")
+    page = boxed_pages(tmp_path, "sroie", lines=True)[0]
+    assert page.texts == ("TOTAL RM",) and page.boxes == ((10, 4, 30, 9),)
 
 
 def test_opencqa_lines_become_words(tmp_path):

@@ -1,0 +1,226 @@
+"""What an OCR engine reads of what a selection keeps.   python benchmarks/legibility.py --data-dir DIR [--json FILE]
+
+Word recall counts boxes; this asks a reader that knows nothing of us. Every selector keeps K of the 2304 patches of a real page
+at 672 x 672, the dropped ones are painted over with the page's median colour, and RapidOCR (PP-OCRv6, its small recogniser, from
+PyPI: `pip install -e .[legibility]`) reads lines of text from what is left: receipts of SROIE and forms of FUNSD, whose folders
+are looked for in DIR. Lines are cut out where the set's boxes are, with 2 px more on every side, and scaled to the shape that
+they have on the page, 48 px high, which is what the recogniser takes.
+
+A line is exact when its characters are the transcript's, spaces and case apart (SROIE's transcripts are in capitals); similarity
+is one minus the normalised edit distance.
+"all 2304" is the reader on the whole view, the most that a selection can reach; "384 px" on the view that LaViDa's base path
+takes. Pages are those that `gate_recall.py` reports on; lines are drawn at random, up to `--lines` of a page. Intervals are 95 %,
+by resampling pages; differences are paired, with the first selector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from gate_recall import BUDGETS, OURS, REPORTED, Selecting
+from PIL import Image
+from rapidfuzz.distance import Levenshtein
+from rich.progress import track
+
+from shirg.data.pages import Box
+from shirg.evaluation.bootstrap import compare, mean_interval
+from shirg.evaluation.boxed_pages import BoxedPage, boxed_pages
+from shirg.evaluation.environment import describe_environment, processor
+from shirg.evaluation.markdown import table
+from shirg.files import write_json
+from shirg.gate.terms import PATCH
+from shirg.lavida import Lavida
+
+SETS = ("sroie", "funsd")
+WHOLE, BASE = "all 2304", "384 px"
+READ_PX = 48
+"""Height of a line as the recogniser takes it."""
+MARGIN = 2
+"""Pixels of the view around a line's box."""
+
+Reader = Callable[[Image.Image], str]
+
+
+def recogniser() -> Reader:
+    """RapidOCR's recogniser on one line of text at a time."""
+    from rapidocr import RapidOCR
+
+    engine = RapidOCR(params={"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 2})
+
+    def read(line: Image.Image) -> str:
+        found = engine(np.asarray(line)[:, :, ::-1], use_det=False, use_cls=False, use_rec=True)
+        return found.txts[0] if found.txts else ""
+
+    return read
+
+
+def painted(view: np.ndarray, kept: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """The view, uint8 [H, W, 3], with the patches that are not `kept` ([N] bool) in its median colour."""
+    dropped = np.kron(~kept.view(grid).numpy(), np.ones((PATCH, PATCH), bool))
+    return np.where(dropped[:, :, None], np.median(view, axis=(0, 1)).astype(np.uint8), view)
+
+
+def cut_line(view: np.ndarray, box: Box, page: tuple[int, int]) -> Image.Image:
+    """A line of a page of (width, height) `page`, cut out of its stretched view and given back the shape it has there."""
+    height, width = view.shape[:2]
+    left, right = (x * width / page[0] + by for x, by in zip(box[::2], (-MARGIN, MARGIN), strict=True))
+    top, bottom = (y * height / page[1] + by for y, by in zip(box[1::2], (-MARGIN, MARGIN), strict=True))
+    edges = (max(0, left), max(0, top), min(width, right), min(height, bottom))
+    shape = (edges[2] - edges[0]) * page[0] / width / ((edges[3] - edges[1]) * page[1] / height)
+    size = (max(READ_PX // 2, round(READ_PX * shape)), READ_PX)
+    return Image.fromarray(view).resize(size, Image.Resampling.BICUBIC, box=edges)
+
+
+def as_image(pixels: torch.Tensor) -> np.ndarray:
+    """Pixels [1, 3, H, W] as the tower takes them, -1 to 1, as uint8 [H, W, 3]."""
+    return ((pixels[0].float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+class Reading:
+    """Reads lines of one page; what is the same as in the whole view is read once."""
+
+    def __init__(self, read: Reader, page: BoxedPage, chosen: Sequence[int], view: np.ndarray):
+        self.read, self.page, self.chosen = read, page, chosen
+        self.known: dict[bytes, str] = {}
+        self.view = view
+
+    def scores(self, view: np.ndarray) -> list[tuple[float, float]]:
+        """Whether every chosen line is exact in `view`, and its similarity."""
+        return [
+            self._score(cut_line(view, self.page.boxes[i], self.page.image.size), self.page.texts[i])
+            for i in self.chosen
+        ]
+
+    def _score(self, line: Image.Image, text: str) -> tuple[float, float]:
+        key = line.tobytes()
+        if key not in self.known:
+            self.known[key] = self.read(line)
+        said, wanted = ("".join(one.split()).casefold() for one in (self.known[key], text))
+        return float(said == wanted), Levenshtein.normalized_similarity(said, wanted)
+
+
+Row = dict[str, object]
+
+
+def rows_of(selecting: Selecting, read: Reader, page: BoxedPage, chosen: Sequence[int]) -> Iterator[Row]:
+    """One row for every line, selector and budget, and for the whole views."""
+    model = selecting.model
+
+    def rows(variant: str, budget: int | None, view: np.ndarray) -> Iterator[Row]:
+        for line, (exact, similarity) in zip(chosen, reading.scores(view), strict=True):
+            yield {
+                "page": page.name,
+                "line": line,
+                "variant": variant,
+                "budget": budget,
+                "exact": exact,
+                "similarity": similarity,
+            }
+
+    view = as_image(model.image_features(page.image, "shirg").pixels)
+    reading = Reading(read, page, chosen, view)
+    yield from rows(WHOLE, None, view)
+    yield from rows(BASE, None, as_image(model.image_features(page.image, "lowres").pixels))
+    merging: set[str] = set()
+    for variant, budget, kept in selecting.choices(page, BUDGETS, merging):
+        if kept.indices is None:
+            merging.add(variant)
+            continue
+        yield from rows(variant, budget, painted(view, kept.assignment[0] >= 0, selecting.grid))
+
+
+# ---------------------------------------------------------------- reporting
+
+
+def summarise(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Shares of exact lines and mean similarity by variant and budget, and paired differences from the first selector."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["variant"], row["budget"]), []).append(row)
+    entries = []
+    for (variant, budget), found in groups.items():
+        ours = groups.get((OURS, budget))
+        entry: Row = {"variant": variant, "budget": budget, "lines": len(found)}
+        pages = [row["page"] for row in found]
+        for measure in ("exact", "similarity"):
+            values = np.array([row[measure] for row in found])
+            one = mean_interval(values, pages, seed=seed)
+            entry[measure] = _ends(one.mean, one.low, one.high)
+            if ours is not None and ours is not found:
+                against = compare(values, np.array([row[measure] for row in ours]), pages, seed=seed)
+                ends = against.interval
+                entry[f"{measure}_minus_first"] = _ends(ends.mean, ends.low, ends.high) + [against.verdict]
+        entries.append(entry)
+    return entries
+
+
+def _ends(*values: float | None) -> list:
+    return [None if value is None else round(value, 4) for value in values]
+
+
+def print_table(name: str, entries: Sequence[Row]) -> None:
+    """Exact lines of one set, %: a row for every selector, a column for every budget."""
+    variants = list(dict.fromkeys(entry["variant"] for entry in entries))
+    found = {(entry["variant"], entry["budget"]): entry for entry in entries}
+
+    def cell(variant: str, budget: int) -> str:
+        entry = found.get((variant, budget)) or found.get((variant, None))
+        return "-" if entry is None else "{:.1f} ({:.1f})".format(*(100 * entry[m][0] for m in ("exact", "similarity")))
+
+    rows = [[variant, *(cell(variant, budget) for budget in BUDGETS)] for variant in variants]
+    header = ["selector", *(f"K = {budget}" for budget in BUDGETS)]
+    print(f"\n{name}: {entries[0]['lines']} lines, exact % (similarity %)\n\n{table(header, rows)}")
+
+
+def main() -> None:
+    """Measure, print, and write the record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = os.environ.get("SHIRG_SHARED")
+    parser.add_argument("--data-dir", type=Path, default=Path(shared, "data") if shared else None)
+    parser.add_argument("--pages", type=int, default=36, help="most pages of a set, up to 36 (SROIE 24)")
+    parser.add_argument("--lines", type=int, default=20, help="most lines of a page")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of pages and lines, and the resampling")
+    parser.add_argument("--json", type=Path, help="where to write the record")
+    arguments = parser.parse_args()
+    if arguments.data_dir is None:
+        parser.error("--data-dir: needed, the folder that holds sroie/ and funsd/")
+    start, model, read = time.perf_counter(), Lavida.from_pretrained("nano"), recogniser()
+    selecting = Selecting(model)
+    results: dict[str, list[Row]] = {}
+    names: dict[str, list[str]] = {}
+    for name in SETS:
+        most = min(REPORTED[name], arguments.pages)
+        pages = boxed_pages(arguments.data_dir, name, most, arguments.seed, lines=True)
+        names[name] = [page.name for page in pages]
+        rows: list[Row] = []
+        for page in track(pages, description=name):
+            lines = range(len(page.texts))
+            chosen = random.Random(f"{page.name}:{arguments.seed}").sample(lines, min(arguments.lines, len(lines)))
+            rows += rows_of(selecting, read, page, chosen)
+        results[name] = summarise(rows, arguments.seed)
+        print_table(name, results[name])
+    if arguments.json:
+        record = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "processor": processor(),
+            "environment": describe_environment(model),
+            "reader": {name: version(name) for name in ("rapidocr", "onnxruntime")},
+            "seed": arguments.seed,
+            "pages": names,
+            "minutes": round((time.perf_counter() - start) / 60, 1),
+            "results": results,
+        }
+        write_json(arguments.json, record)
+
+
+if __name__ == "__main__":
+    main()
