@@ -1,0 +1,199 @@
+"""What LaViDa-nano answers from each selector's choice.   python benchmarks/nano_selectors.py [--json FILE]
+
+Word recall says what a selection keeps; this asks the nano about it. Every selector, the merging ones too, reduces the same
+672 x 672 pages (small print, 8-13 px, those of `nano_claim.py`) to K tokens, the language model gets them with one summary token,
+and four questions a page are asked. The question is given to all that can use one. No adapter is on.
+
+All words of such a page together need 177 patches on average, so the budgets are 64 to 512. Intervals are 95 %, by resampling
+pages; differences are paired, with the first selector. Answers are kept in --output-dir as they come; the same command
+goes on where it was stopped and may ask for more pages. --workers processes share the pages, one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from gate_recall import OURS, variants
+from nano_claim import SMALL_PRINT, weights_digest
+from rich.progress import track
+
+from shirg.evaluation.answering import Decoding, batched, generated_texts
+from shirg.evaluation.bootstrap import compare, mean_interval
+from shirg.evaluation.environment import describe_environment, processor
+from shirg.evaluation.journal import read_lines
+from shirg.evaluation.markdown import table
+from shirg.evaluation.metrics import METRICS
+from shirg.files import write_json
+from shirg.gate import GateConfig, ShirgGate
+from shirg.lavida import Lavida
+from shirg.nano.recipe.score import DECODING, MEASURES
+
+BUDGETS = (64, 128, 256, 512)
+BATCH = 16
+"""Answers that are denoised together."""
+
+Row = tuple[str, int, int]
+"""(selector, budget, number of the question)."""
+
+
+class Asking:
+    """The nano with one gate for every selector."""
+
+    def __init__(self) -> None:
+        self.model = Lavida.from_pretrained("nano")
+        self.gates = {name: ShirgGate(config) for name, config in variants().items()}
+        self.looking = ShirgGate(GateConfig(selector="visionzip"))
+        """Its needs make the tower keep what any selector wants."""
+
+    def settings(self) -> dict:
+        """What the answers depend on."""
+        return {
+            "weights": weights_digest(self.model),
+            "selectors": {name: asdict(gate.config) for name, gate in self.gates.items()},
+            "budgets": list(BUDGETS),
+            "decoding": asdict(DECODING),
+        }
+
+    @torch.no_grad()
+    def page(self, number: int) -> dict:
+        """The answers about one page and their scores: measure -> "selector K" -> one value for every question."""
+        page = SMALL_PRINT.page(number)
+        asked = SMALL_PRINT.questions(page, number)
+        prompts = [self.model.prompt_ids(question.question) for question in asked]
+        self.model.gate = self.looking
+        features = self.model.image_features(page.image, "shirg")
+        said: dict[Row, str] = {}
+        for rows in batched(
+            ((name, budget, i) for budget in BUDGETS for name in self.gates for i in range(len(asked))), BATCH
+        ):
+            embeds = []
+            for name, budget, i in rows:
+                self.model.gate = self.gates[name]
+                question = self.model.question_ids(prompts[i])
+                embeds.append(self.model.image_embeds(features, "shirg", budget, question))
+            decoding = Decoding(DECODING.max_new_tokens, DECODING.block_length, DECODING.step_ratio)
+            said |= zip(
+                rows, generated_texts(self.model, [prompts[i] for _, _, i in rows], embeds, decoding), strict=True
+            )
+        entry: dict = {"page": number, "said": {}, **{measure: {} for measure in MEASURES}}
+        for (name, budget, i), text in said.items():
+            entry["said"].setdefault(f"{name} {budget}", []).append(text)
+            for measure, metric in MEASURES.items():
+                entry[measure].setdefault(f"{name} {budget}", []).append(METRICS[metric](text, asked[i].answers))
+        return entry
+
+
+def measured(settings: dict, journal: Path, count: int, workers: int) -> list[dict]:
+    """The entries of the first `count` pages; those that the journal lacks are made and appended."""
+    known = read_lines(journal) if journal.exists() else []
+    if known and known[0] != settings:
+        raise SystemExit(f"--output-dir: {journal} is of other weights, selectors or budgets; use another folder")
+    entries = {entry["page"]: entry for entry in known[1:]}
+    missing = [number for number in range(count) if number not in entries]
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with open(journal, "a", encoding="utf-8") as lines:
+        if not known:
+            lines.write(json.dumps(settings) + "\n")
+        for entry in track(_asked(missing, workers), total=len(missing), description="pages"):
+            lines.write(json.dumps(entry) + "\n")
+            lines.flush()
+            entries[entry["page"]] = entry
+    return [entries[number] for number in range(count)]
+
+
+_asking: Asking | None = None
+
+
+def _start() -> None:
+    global _asking
+    torch.set_num_threads(1)
+    _asking = Asking()
+
+
+def _ask(number: int) -> dict:
+    assert _asking is not None
+    return _asking.page(number)
+
+
+def _asked(numbers: Sequence[int], workers: int) -> Iterator[dict]:
+    with multiprocessing.get_context("spawn").Pool(workers, _start) as pool:
+        yield from pool.imap_unordered(_ask, numbers)
+
+
+def summarise(entries: Sequence[dict], seed: int) -> list[dict]:
+    """Mean and interval of every measure by selector and budget, and the paired difference from the first selector."""
+    results = []
+    for key in entries[0]["said"]:
+        name, budget = key.rsplit(" ", 1)
+        result: dict = {"selector": name, "budget": int(budget)}
+        for measure in MEASURES:
+            values, pages = _flat(entries, measure, key)
+            one = mean_interval(values, pages, seed=seed)
+            result |= {"questions": len(values), measure: _rounded(one.mean, one.low, one.high)}
+            if name != OURS:
+                ours = compare(values, _flat(entries, measure, f"{OURS} {budget}")[0], pages, seed=seed)
+                ends = ours.interval
+                result[f"{measure} minus first"] = [*_rounded(ends.mean, ends.low, ends.high), ours.verdict]
+        results.append(result)
+    return results
+
+
+def _flat(entries: Sequence[dict], measure: str, key: str) -> tuple[np.ndarray, list[str]]:
+    values = [value for entry in entries for value in entry[measure][key]]
+    return np.array(values, float), [str(entry["page"]) for entry in entries for _ in entry[measure][key]]
+
+
+def _rounded(*values: float | None) -> list:
+    return [None if value is None else round(value, 4) for value in values]
+
+
+def print_tables(results: Sequence[dict]) -> None:
+    """Scores in percent, and differences from the first selector in points, by selector and budget."""
+    found = {(result["selector"], result["budget"]): result for result in results}
+    names = list(dict.fromkeys(result["selector"] for result in results))
+    for title in [f"{measure}{part}" for measure in MEASURES for part in ("", " minus first")]:
+        header = ["selector", *(f"K = {budget}" for budget in BUDGETS)]
+        rows = [[name, *(_cell(found[name, budget].get(title)) for budget in BUDGETS)] for name in names]
+        print(f"\n{title}, {results[0]['questions']} questions\n\n{table(header, rows)}")
+
+
+def _cell(value: list | None) -> str:
+    return "-" if value is None else "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * end for end in value[:3]))
+
+
+def main() -> None:
+    """Ask, print, and write the record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", type=int, default=250, help="four questions each (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per processor)")
+    parser.add_argument("--output-dir", type=Path, default=Path("nano_work/selectors"), help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
+    parser.add_argument("--json", type=Path, help="where to write the record")
+    arguments = parser.parse_args()
+    asking = Asking()
+    entries = measured(asking.settings(), arguments.output_dir / "pages.jsonl", arguments.pages, arguments.workers)
+    results = summarise(entries, arguments.seed)
+    print_tables(results)
+    if arguments.json:
+        record = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "processor": processor(),
+            "environment": describe_environment(asking.model),
+            "settings": asking.settings(),
+            "pages": len(entries),
+            "results": results,
+        }
+        write_json(arguments.json, record)
+
+
+if __name__ == "__main__":
+    main()
