@@ -304,7 +304,7 @@ def _wrapped(text: str, face: Face, width: int) -> list[str]:
                 lines.append(line)
                 line, joined = "", word
                 continue
-            fits = next(end for end in range(len(joined), 0, -1) if end == 1 or _length(face, joined[:end]) <= width)
+            fits = max(sum(round(edge) <= width for edge in face.measure(joined)[0][1:]), 1)
             lines.append(joined[:fits])
             joined = word = joined[fits:]
         line = joined

@@ -151,10 +151,11 @@ def test_caption_counts(kept, headline, details):
 
 
 def test_notes_are_wrapped_cut_and_take_any_script():
-    plain = draw_kept(WHITE, kept_of([0], [0] * 4), (2, 2))
+    strip = Image.new("RGB", (2000, 4), "white")  # whose picture is little more than its caption
+    plain = draw_kept(strip, kept_of([0], [0] * 4), (2, 2))
     noted = [
-        draw_kept(WHITE, kept_of([0], [0] * 4), (2, 2), notes=[text]).height - plain.height
-        for text in ("short", "many words " * 100, "x" * 5000, "\u4e2d\u6587 \u0645\n$x_1^$", "")
+        draw_kept(strip, kept_of([0], [0] * 4), (2, 2), notes=[text]).height - plain.height
+        for text in ("short", "many words " * 200, "x" * 2000, "\u4e2d\u6587 \u0645\n$x_1^$", "")
     ]
     line = noted[0]
     assert line > 20 and noted == [line, 3 * line, 3 * line, line, 0]
