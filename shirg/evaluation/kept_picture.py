@@ -169,7 +169,7 @@ def draw_patches(
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG, complete or not at all."""
     with atomic_path(path) as fresh:
-        picture.save(fresh, "PNG", compress_level=7)
+        picture.save(fresh, "PNG", compress_level=5)  # level 7 takes three times as long for 4% of the bytes
 
 
 # ---------------------------------------------------------------- the page

@@ -162,7 +162,7 @@ def test_notes_are_wrapped_cut_and_take_any_script():
 
 
 def test_same_choice_same_bytes(tmp_path):
-    page = Image.effect_noise((90, 120), 60).convert("RGB")
+    page = Image.effect_noise((10, 900), 60).convert("RGB")
     files = [tmp_path / name for name in ("one.png", "two.png")]
     for file in files:
         save_picture(file, draw_kept(page, kept_of([0, 7], [0] * 6 + [1] * 6), (4, 3), notes=["Question: what?"]))
