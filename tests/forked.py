@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from multiprocessing.context import ForkProcess
 from typing import TextIO
 
 import torch
+
+PATIENCE = 300
+"""Seconds after which a process is taken to hang, and killed with all that it started."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +28,13 @@ class Ended:
 
 
 def started(action: Callable[..., object], *arguments: object, **streams: int) -> ForkProcess:
-    """A process that calls `action(*arguments)`.
+    """A process, first of a group of its own, that calls `action(*arguments)`.
 
     `streams` says which descriptors are its `stdin`, `stdout` and `stderr`, where they are not the tests' own.
     """
 
     def begin() -> None:
+        os.setsid()
         torch.set_num_threads(1)  # it has none of its parent's threads, and would wait for them
         torch.cuda.is_available = lambda: False  # CUDA cannot be used after a fork
         for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
@@ -47,7 +52,10 @@ def run(action: Callable[..., object], *arguments: object) -> Ended:
     """Call `action(*arguments)` in a process of its own and wait for its end."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = started(action, *arguments, stdout=out.fileno(), stderr=err.fileno())
-        process.join()
+        process.join(PATIENCE)
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
         return Ended(process.exitcode, _all_of(out), _all_of(err))
 
 

@@ -21,6 +21,7 @@ from tests.forked import started
 from tests.tiny import tiny_model, tiny_page
 
 MASK = 261
+WIPED = "\r\x1b[1A\x1b[2K"  # back, up, and the line cleared
 STEP = re.compile(r"step +(\d+) +(\d+)/(\d+) tokens  (.*)")
 
 
@@ -94,7 +95,7 @@ def test_a_terminal_sees_one_line_redrawn(asked, capsys, monkeypatch):
     assert re.findall(r"step +(\d+)", sent)[:6] == list("123456")
     assert "\u2591" in sent and "\x1b[1;32m" in sent  # masks, and what a step committed
     drawn, after = sent.split("6 passes for 6 tokens")
-    assert drawn.count("\n") == 1  # every redrawing goes back on its line; the last one is wiped
+    assert drawn.count("\n") == 1 and WIPED in drawn  # every redrawing goes back on its line; the last one is wiped
     assert drawn.index("\x1b[?25l") < drawn.rindex("\x1b[?25h") and "\x1b[?25l" not in after
 
 

@@ -123,7 +123,6 @@ def test_workers_leave_ctrl_c_to_the_trainer(folder: Path):
 
 def read_for_ever(folder: Path) -> None:
     """Print the first record of every batch that two workers read."""
-    os.setsid()
     train, _ = build_loaders(folder, 2, num_workers=2)
     while True:
         for batch in train:
