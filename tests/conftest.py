@@ -13,6 +13,11 @@ import pytest
 gc.set_threshold(100_000, 50, 100)  # a collection walks all that torch and transformers loaded, which never goes
 
 
+def pytest_collection_finish() -> None:
+    """No later collection walks what the modules of the tests loaded, and no forked process copies it by doing so."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference outputs and real pages that developers have beside the checkout."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import shirg
+from tests import forked
 
 ROOT = Path(shirg.__file__).resolve().parents[1]
 
@@ -35,19 +36,24 @@ def python(*arguments: str, cwd: Path, path: str | None = None) -> subprocess.Co
     )
 
 
-def test_familiar_door_gives_the_very_objects_of_the_package(tmp_path):
-    """With PYTHONPATH=./shirg, from a foreign folder; one process for all, since importing torch takes seconds."""
-    lines = ["import importlib"]
+def open_familiar_doors(cwd: Path) -> None:
+    """As Python does that is started in `cwd` with PYTHONPATH=./shirg."""
+    os.chdir(cwd)
+    forked.forget("shirg", *PROMISED)
+    sys.path[:] = ["", str(ROOT / "shirg"), *(folder for folder in sys.path if folder not in ("", str(ROOT)))]
     for module, names in PROMISED.items():
-        lines.append(f"door, inside = importlib.import_module({module!r}), importlib.import_module('shirg.{module}')")
-        lines += [
-            f"assert door.{name} is inside.{name} is getattr(importlib.import_module('shirg'), {name!r})"
-            for name in names
-        ]
-    lines.append("import shirg; print(shirg.__file__)")
-    done = python("-c", "\n".join(lines), cwd=tmp_path, path=str(ROOT / "shirg"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(ROOT / "shirg" / "__init__.py")
+        door, inside = importlib.import_module(module), importlib.import_module(f"shirg.{module}")
+        assert Path(door.__file__) == Path(inside.__file__) == ROOT / "shirg" / f"{module}.py"
+        whole = importlib.import_module("shirg")
+        assert all(getattr(door, name) is getattr(inside, name) is getattr(whole, name) for name in names)
+    print(importlib.import_module("shirg").__file__)
+
+
+def test_familiar_door_gives_the_very_objects_of_the_package(tmp_path):
+    """With PYTHONPATH=./shirg, from a foreign folder."""
+    ended = forked.run(open_familiar_doors, tmp_path)
+    assert ended.code == 0, ended.err
+    assert ended.out.strip() == str(ROOT / "shirg" / "__init__.py")
 
 
 @pytest.mark.parametrize("name", RUNNABLE)

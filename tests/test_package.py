@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
-import subprocess
+import runpy
 import sys
 import tarfile
 import tomllib
@@ -15,6 +15,7 @@ import pytest
 
 import shirg
 from scripts import build_package
+from tests import forked
 
 ROOT = Path(shirg.__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -53,25 +54,32 @@ def test_sdist_holds_what_a_wheel_is_made_of(built):
     assert {"pyproject.toml", "LICENSE", "NOTICE", "README.md", "shirg/nano/weights/model.safetensors"} <= names
 
 
-def test_the_gate_works_beside_torch_alone(tmp_path):
+class Hidden:
+    """A finder by which the packages `names` are not installed, whatever is."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(name)
+
+
+def try_beside_torch_alone(hidden: set[str]) -> None:
+    forked.forget("shirg", *hidden)
+    sys.meta_path.insert(0, Hidden(hidden))
+    sys.argv = ["try_install.py", "minimal"]
+    runpy.run_path(str(ROOT / "scripts" / "try_install.py"), run_name="__main__")
+
+
+def test_the_gate_works_beside_torch_alone():
     """Every other dependency is hidden; scripts/check_package.sh does it in an environment that has none."""
     hidden = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]} - {"torch"} - TORCH_NEEDS
     hidden = {{"pillow": "PIL"}.get(name, name) for name in hidden}
     assert {"transformers", "PIL", "tyro"} <= hidden
-    code = (
-        "import sys, runpy\n"
-        "class Hidden:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] in {sorted(hidden)}:\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Hidden())\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "sys.argv = ['try_install.py', 'minimal']\n"
-        f"runpy.run_path({str(ROOT / 'scripts/try_install.py')!r}, run_name='__main__')\n"
-    )
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "the gate keeps 512 of 2304 tokens" in done.stdout
+    ended = forked.run(try_beside_torch_alone, hidden)
+    assert ended.code == 0, ended.err
+    assert f"{ROOT / 'shirg'}" in ended.out and "the gate keeps 512 of 2304 tokens" in ended.out
 
 
 def test_a_wheel_tells_lmms_eval_and_the_console_of_their_entry_points(built):

@@ -169,7 +169,7 @@ def draw_patches(
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG, complete or not at all."""
     with atomic_path(path) as fresh:
-        picture.save(fresh, "PNG", compress_level=7)
+        picture.save(fresh, "PNG", compress_level=5)  # level 7 takes three times as long for 4% of the bytes
 
 
 # ---------------------------------------------------------------- the page
@@ -304,7 +304,7 @@ def _wrapped(text: str, face: Face, width: int) -> list[str]:
                 lines.append(line)
                 line, joined = "", word
                 continue
-            fits = next(end for end in range(len(joined), 0, -1) if end == 1 or _length(face, joined[:end]) <= width)
+            fits = max(sum(round(edge) <= width for edge in face.measure(joined)[0][1:]), 1)
             lines.append(joined[:fits])
             joined = word = joined[fits:]
         line = joined

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.machinery
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 import shirg
 from scripts import tables
 from shirg.gate import Kept
+from tests import forked
 
 BENCHMARKS = Path(shirg.__file__).resolve().parents[1] / "benchmarks"
 SPARED = ("PIL", "datasets", "pyarrow", "matplotlib", "rich", "tyro", "rapidfuzz", "psutil", "markdown_it", "pandas")
@@ -198,20 +200,23 @@ def test_full_size_is_what_lavida_is(script):
     assert full.config.vision_hidden_size == 1152 and full.main_budget == 768
 
 
-def test_a_gpu_machine_needs_little(tmp_path):
-    """Help is shown where only torch, numpy, transformers, safetensors, peft and accelerate are installed beside."""
-    code = f"""
-import importlib.machinery, runpy, sys
 class Spared(importlib.machinery.PathFinder):
+    """Finds what is installed, but for `SPARED`."""
+
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        return None if name.split(".")[0] in {SPARED!r} else super().find_spec(name, path, target)
-sys.meta_path = [Spared if one is importlib.machinery.PathFinder else one for one in sys.meta_path]
-sys.argv = ["full_size.py", *sys.argv[1:]]
-runpy.run_path({str(BENCHMARKS / "full_size.py")!r}, run_name="__main__")
-"""
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{BENCHMARKS.parent}:{BENCHMARKS}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--help"], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "--minutes" in done.stdout, done.stderr
+        return None if name.split(".")[0] in SPARED else super().find_spec(name, path, target)
+
+
+def help_without_what_is_spared() -> None:
+    forked.forget("shirg", "transformers", "peft", "accelerate", *SPARED)
+    sys.meta_path[:] = [Spared if one is importlib.machinery.PathFinder else one for one in sys.meta_path]
+    sys.path[:0] = [str(BENCHMARKS.parent), str(BENCHMARKS)]
+    sys.argv = ["full_size.py", "--help"]
+    runpy.run_path(str(BENCHMARKS / "full_size.py"), run_name="__main__")
+
+
+def test_a_gpu_machine_needs_little():
+    """Help is shown where only torch, numpy, transformers, safetensors, peft and accelerate are installed beside."""
+    ended = forked.run(help_without_what_is_spared)
+    assert ended.code == 0 and "--minutes" in ended.out, ended.err

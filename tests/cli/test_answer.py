@@ -7,9 +7,8 @@ import os
 import pty
 import re
 import signal
-import subprocess
 import sys
-from pathlib import Path
+import tempfile
 
 import pytest
 import torch
@@ -18,9 +17,11 @@ from PIL import Image
 
 from shirg import GateConfig, Lavida, ShirgGate, cli
 from shirg.cli import answer, live
+from tests.forked import started
 from tests.tiny import tiny_model, tiny_page
 
 MASK = 261
+WIPED = "\r\x1b[1A\x1b[2K"  # back, up, and the line cleared
 STEP = re.compile(r"step +(\d+) +(\d+)/(\d+) tokens  (.*)")
 
 
@@ -42,40 +43,32 @@ def in_process(capsys, *arguments: str) -> tuple[int, str, str]:
     return stop.value.code, printed.out, printed.err
 
 
-def command(arguments: list[str]) -> dict:
-    """How to start the command in a process of its own."""
-    root = Path(__file__).resolve().parents[2]
-    program = "import sys; from shirg import cli; cli.main(sys.argv[1:])"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        "PYTHONIOENCODING": "utf-8",
-        "TERM": "xterm",
-        "COLUMNS": "100",
-    }
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        environment.pop(name, None)
-    return {"args": [sys.executable, "-c", program, *arguments], "env": environment}
-
-
-def on_a_terminal(arguments: list[str], stop_at: str | None = None) -> tuple[int, bytes, str]:
+def on_a_terminal(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, stop_at: str | None = None
+) -> tuple[int, str, str]:
     """Exit code, stdout and what a terminal on stderr was sent; Ctrl-C as soon as `stop_at` appears there."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(**command(arguments), stdout=subprocess.PIPE, stderr=theirs, stdin=theirs)
-    os.close(theirs)
-    sent = ""
-    try:
-        while chunk := os.read(ours, 4096):
-            sent += chunk.decode("utf-8", "replace")
-            if stop_at is not None and stop_at in sent:
-                process.send_signal(signal.SIGINT)
-                stop_at = None
-    except OSError:  # Linux's end of a terminal that nobody holds any more
-        pass
-    finally:
-        os.close(ours)
-    out = process.communicate(timeout=60)[0]
-    return process.returncode, out, sent
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
+        process = started(cli.main, arguments, stdin=theirs, stdout=out.fileno(), stderr=theirs)
+        os.close(theirs)
+        sent = ""
+        try:
+            while chunk := os.read(ours, 4096):
+                sent += chunk.decode("utf-8", "replace")
+                if stop_at is not None and stop_at in sent:
+                    os.kill(process.pid, signal.SIGINT)
+                    stop_at = None
+        except OSError:  # Linux's end of a terminal that nobody holds any more
+            pass
+        finally:
+            os.close(ours)
+        process.join(60)
+        out.seek(0)
+        return process.exitcode, out.read(), sent
 
 
 def test_stdout_is_the_answer_and_nobody_else_is_told(asked, capsys):
@@ -94,21 +87,21 @@ def test_every_step_can_be_printed_anywhere(asked, capsys, monkeypatch):
     assert [max(map(line[4].count, "\u2591_")) for line in lines] == [4, 2, 0]
 
 
-def test_a_terminal_sees_one_line_redrawn(asked, capsys):
+def test_a_terminal_sees_one_line_redrawn(asked, capsys, monkeypatch):
     small = [*asked, "--max-new-tokens", "6"]
     said = in_process(capsys, *small)[1]
-    code, out, sent = on_a_terminal(small)
-    assert (code, out.decode()) == (0, said)
+    code, out, sent = on_a_terminal(small, monkeypatch)
+    assert (code, out) == (0, said)
     assert re.findall(r"step +(\d+)", sent)[:6] == list("123456")
     assert "\u2591" in sent and "\x1b[1;32m" in sent  # masks, and what a step committed
     drawn, after = sent.split("6 passes for 6 tokens")
-    assert drawn.count("\n") == 1  # every redrawing goes back on its line; the last one is wiped
+    assert drawn.count("\n") == 1 and WIPED in drawn  # every redrawing goes back on its line; the last one is wiped
     assert drawn.index("\x1b[?25l") < drawn.rindex("\x1b[?25h") and "\x1b[?25l" not in after
 
 
-def test_ctrl_c_leaves_a_clean_terminal(asked):
-    code, out, sent = on_a_terminal([*asked, "--mode", "highres", "--max-new-tokens", "400"], stop_at="step  2")
-    assert (code, out) == (130, b"")
+def test_ctrl_c_leaves_a_clean_terminal(asked, monkeypatch):
+    code, out, sent = on_a_terminal([*asked, "--mode", "highres", "--max-new-tokens", "400"], monkeypatch, "step  2")
+    assert (code, out) == (130, "")
     shown_again = sent.rindex("\x1b[?25h")
     assert sent.rindex("\x1b[?25l") < shown_again
     assert "stopped by Ctrl-C" in sent[shown_again:] and "Traceback" not in sent

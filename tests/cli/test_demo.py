@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from shirg import cli
 from shirg.cli import demo
 from shirg.demo import serving
 from shirg.errors import UserError
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,21 +44,19 @@ def test_a_port_that_there_cannot_be(capsys):
     assert stop.value.code == 2 and "--port: got 70000" in capsys.readouterr().err
 
 
+def demo_without_gradio(temporary: Path) -> None:
+    """The command where gradio is not installed, and nothing of the page is loaded yet."""
+    forked.forget("gradio", "shirg.demo")
+    sys.modules["gradio"] = None
+    tempfile.tempdir = str(temporary)
+    cli.main(["demo", "--port", "0", "--host", "0.0.0.0"])
+
+
 def test_without_gradio_one_line_names_the_command(tmp_path):
     """Said before the model is loaded, and after the warning about the host; nothing is left behind."""
-    program = (
-        "import sys; sys.modules['gradio'] = None\n"
-        "from shirg import cli; cli.main(['demo', '--port', '0', '--host', '0.0.0.0'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    warned, said = done.stderr.splitlines()
-    assert done.returncode == 2 and "there is no password" in warned
+    ended = forked.run(demo_without_gradio, tmp_path)
+    warned, said = ended.err.splitlines()
+    assert ended.code == 2 and "there is no password" in warned
     assert said.startswith("shirg: error: gradio is not installed") and said.endswith("-m pip install 'gradio>=6.31'")
     assert not list(tmp_path.iterdir())
 

@@ -5,25 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tyro
 
-import shirg
 from shirg import cli
 from shirg.cli import evaluate
 from shirg.cli.processes import Processes
 from shirg.errors import UserError
+from tests.forked import TORCHRUN, launched
 from tests.tiny import tiny_model
 
 ASKED = ("--eval-datasets", "documents", "--eval-samples", "2", "--token-budgets", "24", "--image-resolution", "168")
 COMPARED = ("--variants", "lowres,shirg")
-ROOT = Path(shirg.__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -151,17 +147,9 @@ def test_the_whole_run_goes_on_with_its_answers_unless_they_are_of_another_run(c
 
 
 def test_torchrun_equals_one_process(checkpoint, done, tmp_path):
-    script = [str(ROOT / "shirg" / "shirg_evaluation.py"), "--model", str(checkpoint), *ASKED, *COMPARED]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
-    two_processes = subprocess.run(
-        [sys.executable, *launcher, *script, "--output-dir", str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert two_processes.returncode == 0, two_processes.stderr[-3000:]
+    arguments = ["--model", str(checkpoint), *ASKED, *COMPARED, "--output-dir", str(tmp_path)]
+    ended = launched(TORCHRUN, cli.main, ["evaluate", *arguments])
+    assert ended.code == 0, ended.err[-3000:]
     shares = [path.read_bytes().splitlines()[1:] for path in sorted((tmp_path / "shards").iterdir())]
     assert sorted(sum(shares, [])) == sorted((tmp_path / "predictions.jsonl").read_bytes().splitlines()[1:])
     assert len(shares) == 2 and all(shares)  # so that joining them asked nothing

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from shirg.data.records import Record
 from shirg.data.sources.rendered import RenderedPages
 from shirg.errors import UserError
 from tests.data.preparing import picture, prepare, put_captions
+from tests.forked import started
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 7])
@@ -59,35 +58,21 @@ def test_stopped_among_broken_images_and_continued(lab: Path, tmp_path: Path, mo
     assert prepare(tmp_path / "parts", **asked) == whole
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from shirg.data import SHIRGDatasetConfig, SHIRGDatasetProcessor
-folder, file = map(Path, sys.argv[1:])
-config = SHIRGDatasetConfig(
-    60, 30, folder, shard_size=10, num_workers=2, image_resolution=336, text_px=(8.0, 12.0), base_json=(file,),
-    render_missing=True,
-)
-SHIRGDatasetProcessor(config).prepare_full_dataset()
-"""
-
-
 def test_killed_and_continued_equals_one_go(tmp_path: Path):
     """The process is killed as a power cut would, its workers end by themselves, and the next run takes over."""
     file = put_captions(tmp_path / "own", [(f"{number}.jpg", picture(number)) for number in range(60)])
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(file)]
-    process = subprocess.Popen(command, start_new_session=True)
-    until = time.monotonic() + 120
-    while len(list(folder.glob("*.parquet"))) < 3 and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
-    assert len(before) >= 3
-    assert process.returncode == -signal.SIGKILL and not (folder / "manifest.json").exists()
     size = {"base_dataset_size": 60, "ocr_enhancement_size": 30, "shard_size": 10}
     asked = size | {"base_json": (file,), "render_missing": True}
+    process = started(lambda: prepare(folder, num_workers=2, **asked))
+    until = time.monotonic() + 120
+    while len(list(folder.glob("*.parquet"))) < 3 and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+    assert len(before) >= 3
+    assert process.exitcode == -signal.SIGKILL and not (folder / "manifest.json").exists()
     continued = prepare(folder, **asked)
     again = [name for name, when in before.items() if (folder / name).stat().st_mtime_ns != when]
     assert len(again) <= 1  # a shard that was finished, and the note about it not yet

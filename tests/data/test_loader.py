@@ -7,8 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +26,7 @@ from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import ROWS_PER_GROUP, ShardReader, write_shard
 from shirg.errors import UserError
 from shirg.lavida.vision import ViewShapes
+from tests.forked import started
 
 SHAPES = ViewShapes(resolution=112, tile=56, pinpoints=((112, 112), (56, 112)), fit="stretch")
 """Of a small model."""
@@ -121,24 +121,26 @@ def test_workers_leave_ctrl_c_to_the_trainer(folder: Path):
     assert [*first, *read] == list(build_loaders(folder, 1)[1])
 
 
-LOOP = """
-import sys
-from shirg.data import build_loaders
-train, _ = build_loaders(sys.argv[1], 2, num_workers=2)
-while True:
-    for batch in train:
-        print(batch[0].id, flush=True)
-"""
+def read_for_ever(folder: Path) -> None:
+    """Print the first record of every batch that two workers read."""
+    train, _ = build_loaders(folder, 2, num_workers=2)
+    while True:
+        for batch in train:
+            print(batch[0].id, flush=True)
 
 
 def test_ctrl_c_ends_everything_and_says_it_once(folder: Path):
-    command = [sys.executable, "-c", LOOP, str(folder)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    for _ in range(2):  # one of each worker: both are there
-        assert run.stdout.readline().startswith("s:train:")
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    _, said = run.communicate(timeout=20)
-    assert run.returncode == -signal.SIGINT
+    ours, theirs = os.pipe()
+    with open(ours, encoding="utf-8") as out, tempfile.TemporaryFile("w+") as err:
+        run = started(read_for_ever, folder, stdout=theirs, stderr=err.fileno())
+        os.close(theirs)
+        for _ in range(2):  # one of each worker: both are there
+            assert out.readline().startswith("s:train:")
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+        run.join(20)
+        err.seek(0)
+        said = err.read()
+    assert run.exitcode == 1
     assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt")
     until = time.monotonic() + 10
     while time.monotonic() < until and _group_lives(run.pid):

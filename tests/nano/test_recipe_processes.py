@@ -1,11 +1,8 @@
-"""Two processes that train the nano together: one gradient, one clock, pages of their own. As a program: what each does."""
+"""Two processes that train the nano together: one gradient, one clock, pages of their own."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +11,12 @@ import torch.distributed as dist
 
 from shirg.nano.recipe.stage import Stage, _from_first, descend
 from shirg.process_group import part
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.forked import TORCHRUN, launched
 
 
 def test_two_processes_take_one_step_and_see_pages_of_their_own(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [*launch, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = launched(TORCHRUN, one_step, tmp_path)
+    assert run.code == 0, run.err[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     # Gradients are 0.1 and 0.2 for the first number, 0.3 in one process alone for the second: their means, once down a rate of 1.
     assert first["weights"] == second["weights"] == pytest.approx([-0.15, -0.15])
@@ -49,7 +41,3 @@ def one_step(folder: Path) -> None:
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
     part()
-
-
-if __name__ == "__main__":
-    one_step(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """The same trajectory however the batch is cut: into micro-batches, over processes, or by images.
 
-As a program: runs of one of several processes, one after the other, since starting a process takes longer than a run.
+Several processes make one run after the other, since starting them takes longer than a run.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from shirg.lavida import adapter
 from shirg.process_group import part
 from shirg.training import SHIRGLoRATrainer
 from shirg.training.loss_model import Example, LossModel
+from tests.forked import TORCHRUN, Ended, launched
 from tests.tiny import tiny_model, tiny_page
 from tests.training.helpers import (
     RESOLUTION,
@@ -72,30 +71,24 @@ def test_micro_batches_do_not_change_the_trajectory(tmp_path, whole, batch_size,
     check_equal(trajectory(wide_trainer(tmp_path, accumulation), batch_size), whole)
 
 
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ACCELERATE = ["accelerate.commands.launch", "--config_file", str(ROOT / "configs" / "accelerate" / "multi_gpu.yaml")]
+ACCELERATE = ("accelerate.commands.launch", "--config_file", str(ROOT / "configs" / "accelerate" / "multi_gpu.yaml"))
 
 
-def launched(launcher: list[str], **runs: Path) -> subprocess.CompletedProcess:
-    """This file as a program, under a launcher's own command: name -> folder of each of its `RUNS`, in order."""
-    command = [sys.executable, "-m", *launcher]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [*command, __file__, *(f"{name}={folder}" for name, folder in runs.items())],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def make_runs(runs: dict[str, Path]) -> None:
+    """What each of two processes does: name -> folder of each of its `RUNS`, in order."""
+    for name, out in runs.items():
+        found = RUNS[name](out)
+        if os.environ["RANK"] == "0":
+            (out / "trajectory.json").write_text(json.dumps(found))
+    part()
 
 
 @pytest.fixture(scope="module")
-def accelerated(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def accelerated(tmp_path_factory) -> tuple[Path, Ended]:
     """Folder and end of two processes under accelerate's launcher, which a SIGTERM stops in their second run."""
     folder = tmp_path_factory.mktemp("accelerate")
-    launcher = [*ACCELERATE, "--num_processes", "2"]
-    return folder, launched(launcher, whole=folder / "whole", stopped=folder / "stopped")
+    runs = {name: folder / name for name in ("whole", "stopped")}
+    return folder, launched((*ACCELERATE, "--num_processes", "2"), make_runs, runs)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +96,8 @@ def torchrun(tmp_path_factory, accelerated) -> Path:
     """Folder of two processes under torchrun; the last of their runs goes on in a copy of the folder of the stopped one."""
     folder = tmp_path_factory.mktemp("torchrun")
     shutil.copytree(accelerated[0] / "stopped", folder / "resumed")
-    run = launched(TORCHRUN, **{name: folder / name for name in ("whole", "divided", "resumed")})
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = launched(TORCHRUN, make_runs, {name: folder / name for name in ("whole", "divided", "resumed")})
+    assert run.code == 0, run.err[-3000:]
     return folder
 
 
@@ -120,7 +113,7 @@ def check_whole(folder: Path, whole: dict[str, list]) -> None:
 
 def test_two_processes_of_accelerate_do_not_change_the_trajectory(accelerated, whole):
     folder, run = accelerated
-    assert (folder / "whole" / "trajectory.json").exists(), run.stderr[-3000:]
+    assert (folder / "whole" / "trajectory.json").exists(), run.err[-3000:]
     check_whole(folder / "whole", whole)
 
 
@@ -205,7 +198,7 @@ def test_a_divided_run_that_was_stopped_goes_on(tmp_path, accelerated, torchrun)
 
     In float32, in which adapters are saved."""
     folder, run = accelerated
-    assert run.returncode != 0
+    assert run.code != 0
     assert (folder / "stopped" / "checkpoints" / "checkpoint-1").is_dir()
     assert not (folder / "stopped" / "trajectory.json").exists()
     whole = small_trainer(tmp_path)
@@ -229,11 +222,3 @@ RUNS = {
     "stopped": lambda out: run_with_a_stop(out, resume=False),
     "resumed": lambda out: run_with_a_stop(out, resume=True),
 }
-
-if __name__ == "__main__":
-    for word in sys.argv[1:]:
-        name, _, out = word.partition("=")
-        found = RUNS[name](Path(out))
-        if os.environ["RANK"] == "0":
-            (Path(out) / "trajectory.json").write_text(json.dumps(found))
-    part()
