@@ -19,8 +19,8 @@ MODELS_OWN = "(default: the adapter's or the model's own)"
 MODELS_OWN_SIDE = "(default: the adapter's or the model's own, mostly 672)"
 
 SELECTORS = (
-    "shirg", "random", "uniform", "divprune", "rediprune", "cdpruner", "vispruner", "visionzip", "prumerge", "tome",
-    "pool", "downsample",
+    "shirg", "random", "uniform", "divprune", "cdpruner", "vispruner", "holov", "dart", "tops", "visionzip", "prumerge",
+    "tome", "pool", "downsample",
 )  # fmt: skip
 """The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""
 RULES = f"The rule that chooses: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."

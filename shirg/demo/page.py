@@ -35,9 +35,11 @@ NAMES = {
     "downsample": "a smaller picture (merges)",
     "tome": "ToMe (merges)",
     "divprune": "DivPrune",
-    "rediprune": "ReDiPrune",
     "cdpruner": "CDPruner",
     "vispruner": "VisPruner",
+    "holov": "HoloV",
+    "dart": "DART",
+    "tops": "TOPS, stage I",
     "visionzip": "VisionZip",
     "prumerge": "PruMerge",
 }

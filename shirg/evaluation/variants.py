@@ -30,7 +30,10 @@ nine where `hd` is flat."""
 NAMED_SETS = {"all": ALL_MODES, "core": CORE_MODES}
 """What a word stands for where names are given."""
 
-QUESTION_BLIND = ("downsample", "pool", "random", "uniform", "divprune", "prumerge", "tome", "visionzip", "vispruner")
+QUESTION_BLIND = (
+    "downsample", "pool", "random", "uniform", "dart", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
+    "vispruner",
+)  # fmt: skip
 """Rules that look at the page alone, so that all questions about it get the same tokens."""
 
 REFERENCE_MODES = ("lowres", "hd", "highres")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shirg.gate import SELECTORS, GateConfig, Request, ShirgGate
 from shirg.gate.rivals.common import cosines, spread
+from shirg.gate.rivals.crops import _crops, _cut, _mean_variance
 from shirg.gate.rivals.diversity import JITTER
 from shirg.gate.rivals.pooling import _cells
 
@@ -176,35 +177,80 @@ def test_divprune_by_hand():
     assert run("divprune", tokens, 3, (1, 5)).indices.tolist() == [[0, 2, 4]]
 
 
-def test_rediprune_by_hand():
-    # All as above but the second token is what is asked for: 1 - cos 10 + 1 = 1.015 beats 1 - cos 85 = 0.913. Then 180,
-    # 170 degrees away. Then 95, 85 degrees from both, before 90, 80 degrees from the first.
-    tokens, asked = at_angles(0, 10, 90, 95, 180), torch.tensor([[0.0, 0.4, 0, 0, 0]])
-    assert run("rediprune", tokens, 1, (1, 5), relevance=asked).indices.tolist() == [[1]]
-    assert run("rediprune", tokens, 2, (1, 5), relevance=asked).indices.tolist() == [[1, 4]]
-    assert run("rediprune", tokens, 3, (1, 5), relevance=asked).indices.tolist() == [[1, 3, 4]]
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_max_min_equals_a_naive_loop(asked):
+def test_divprune_equals_a_naive_loop():
     tokens, _ = picture(1, (6, 7))
-    relevance = torch.rand(1, 42) if asked else None
-    kept = run("rediprune", tokens, 20, (6, 7), relevance=relevance)
+    kept = run("divprune", tokens, 20, (6, 7))
     unit = torch.nn.functional.normalize(tokens[0].double(), dim=-1)
-    bonus = (relevance[0] - relevance.min()) / (relevance.max() - relevance.min()) if asked else torch.zeros(42)
     distance = 1 - unit @ unit.T
     chosen: list[int] = []
     while len(chosen) < 20:
         gains = {}
         for i in set(range(42)) - set(chosen):
             others = chosen or [j for j in range(42) if j != i]
-            gains[i] = min(float(distance[i, j]) for j in others) + float(bonus[i])
+            gains[i] = min(float(distance[i, j]) for j in others)
         chosen.append(max(gains, key=gains.get))
     assert kept.indices[0].tolist() == sorted(chosen)
-    order = kept.scores[0].argsort(descending=True)[:20].tolist()
-    assert order == chosen  # scores tell the order
-    if not asked:
-        assert torch.equal(kept.indices, run("divprune", tokens, 20, (6, 7)).indices)
+    assert kept.scores[0].argsort(descending=True)[:20].tolist() == chosen  # scores tell the order
+
+
+def test_tops_by_hand():
+    # The most attended, 0, then by a / mean + 0.5 d / mean + 0.5 c / mean of 10, 90 and 180 degrees:
+    #   d = 0.015, 1, 2; c = 0.015 + 0.174 + 0.015, 0 + 1 + 1, 0 + 0 + 2: 1.58, 1.96, 2.46
+    # then of 10 and 90: d = 0.015, 1; c = 0.015 + 0.174, 0 + 1: 1.51, 2.49
+    tokens, attention = at_angles(0, 10, 90, 180), torch.tensor([[0.4, 0.3, 0.15, 0.15]])
+    for budget, wanted in ((1, [0]), (2, [0, 3]), (3, [0, 2, 3])):
+        assert run("tops", tokens, budget, (2, 2), attention=attention).indices.tolist() == [wanted]
+    # Of much attention, the token at 10 degrees comes second: 2.94 + 0.01 + 0.07 before 0.03 + 1.00 + 0.71
+    attention = torch.tensor([[0.5, 0.49, 0.005, 0.005]])
+    assert run("tops", tokens, 2, (2, 2), attention=attention).indices.tolist() == [[0, 1]]
+
+
+def naive_tops(tokens, attention, budget):
+    """Algorithm 1, every sum taken anew in every step."""
+    unit = torch.nn.functional.normalize(tokens.double(), dim=-1)
+    cosine, chosen = unit @ unit.T, [int(attention.argmax())]
+    while len(chosen) < budget:
+        left = [i for i in range(len(unit)) if i not in chosen]
+        nearest = cosine[:, chosen].amax(1)[left]
+        terms = attention.double()[left], 1 - nearest, (cosine[left][:, left] - nearest).clamp_min(0).sum(1)
+        worth = sum(
+            weight * term / term.mean().clamp_min(1e-9) for weight, term in zip((1, 0.5, 0.5), terms, strict=True)
+        )
+        chosen.append(left[int(worth.argmax())])
+    return chosen
+
+
+@pytest.mark.parametrize("blank", [0, 14, 28])
+def test_tops_equals_a_naive_loop(blank):
+    tokens, inputs = picture(2, (6, 7))
+    tokens[:, :blank] = 0  # unlike all others, and one another
+    kept = run("tops", tokens, 30, (6, 7), attention=inputs["attention"])
+    for image in range(2):
+        chosen = naive_tops(tokens[image], inputs["attention"][image], 30)
+        assert kept.scores[image].argsort(descending=True)[:30].tolist() == chosen
+
+
+def test_dart_by_hand():
+    # By L1 norm 3, 1, 5 and 7 are pivots: right, up, right, up. In turn they keep one each: the first what points left,
+    # the second what points down, the third the further of the two that are left.
+    tokens = torch.tensor([[[-1.0, 0], [0, 9], [1, 1], [10, 0], [0, -1], [8, 0], [-1, -1], [0, 7]]])
+    wanted = ([3], [1, 3], [1, 3, 5], [1, 3, 5, 7], [0, 1, 3, 5, 7], [0, 1, 3, 4, 5, 7], [0, 1, 3, 4, 5, 6, 7])
+    for budget, places in enumerate(wanted, 1):
+        assert run("dart", tokens, budget, (2, 4)).indices.tolist() == [places]
+    # 5 + 5 is more than 8
+    assert run("dart", torch.tensor([[[8.0, 0], [5, 5]]]), 1, (1, 2)).indices.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("budget", [4, 5, 9, 21, 40])
+def test_dart_equals_a_naive_loop(budget):
+    tokens, _ = picture(1, (6, 7))
+    pivots = sorted(range(42), key=lambda i: -float(tokens[0, i].abs().sum()))[:4]
+    chosen = set(pivots)
+    for turn, pivot in enumerate(pivots):
+        share = math.ceil((budget - len(chosen)) / (4 - turn))
+        cosine = torch.cosine_similarity(tokens[0], tokens[0, pivot], dim=-1).tolist()
+        chosen |= set(sorted(set(range(42)) - chosen, key=cosine.__getitem__)[:share])
+    assert run("dart", tokens, budget, (6, 7)).indices[0].tolist() == sorted(chosen)
 
 
 def test_cdpruner_by_hand():
@@ -249,6 +295,53 @@ def test_vispruner_by_hand():
     kept = run("vispruner", tokens, 4, (2, 4), attention=attention)
     assert kept.indices.tolist() == [[0, 1, 3, 5]]
     assert run("vispruner", tokens, 1, (2, 4), attention=attention).indices.tolist() == [[0]]
+
+
+# --- by hand: crops ---------------------------------------------------------------------------------------------------
+
+
+def test_holov_by_hand():
+    # Four crops (16 * 18 / (9 * 8)) of 5, 5, 4 and 4. Their means are 0.4, 0.2, 0.22 and 0.18 of the sum of means: of 8
+    # tokens 3.2, 1.6, 1.76 and 1.44, rounded down 3, 1, 1 and 1; the two that are left go to the first and the third.
+    tokens, _ = picture(1, (3, 6))
+    attention = torch.tensor(
+        [[0.9, 0.1, 0.5, 0.3, 0.2, 0.1, 0.4, 0.2, 0.2, 0.1, 0.3, 0.1, 0.18, 0.3, 0.1, 0.3, 0.2, 0.12]]
+    )
+    kept = run("holov", tokens, 8, (3, 6), attention=attention)
+    assert kept.indices.tolist() == [[0, 2, 3, 4, 6, 10, 13, 15]]
+
+
+def test_what_a_full_crop_cannot_take_goes_to_the_most_attended():
+    # All 8 are the first crop's, which has five
+    tokens, _ = picture(1, (3, 6))
+    attention = torch.zeros(1, 18)
+    attention[0, :5], attention[0, [7, 12, 17]] = 1, torch.tensor([0.01, 0.02, 0.03])
+    kept = run("holov", tokens, 8, (3, 6), attention=attention)
+    assert kept.indices.tolist() == [[0, 1, 2, 3, 4, 7, 12, 17]]
+
+
+def test_of_crops_alike_in_attention_that_of_varied_cosines_comes_first():
+    # Two crops of five share seven: 3 each, and the one that is left is the second's, whose cosines are not all 0
+    tokens = torch.cat([torch.eye(5), torch.ones(5, 5)])[None]
+    kept = run("holov", tokens, 7, (2, 5), attention=torch.full((1, 10), 1 / 16))
+    assert kept.indices.tolist() == [[0, 1, 2, 5, 6, 7, 8]]
+
+
+@given(st.integers(1, 60), st.data())
+def test_crops_are_whole_and_of_like_size(count, data):
+    number = data.draw(st.integers(1, count))
+    members, slots = _crops(count, number, torch.device("cpu"))
+    cut = _cut(torch.arange(1.0, count + 1)[None, :, None], slots, number).squeeze(-1)
+    assert cut.ne(0).sum(dim=1).tolist() == members.tolist() == sorted(members.tolist(), reverse=True)
+    assert cut[cut.ne(0)].tolist() == list(range(1, count + 1)) and members.max() - members.min() <= 1
+
+
+def test_mean_variance_of_cosines():
+    # Three tokens and an empty slot; one token alone
+    unit = torch.cat([at_angles(0, 60, 90)[0], torch.zeros(1, 2), at_angles(0)[0], torch.zeros(3, 2)]).view(2, 4, 2)
+    cosine = [[0, 0.5, 0], [0.5, 0, 0.75**0.5], [0, 0.75**0.5, 0]]
+    wanted = sum(sum((value - sum(row) / 2) ** 2 for value in row) / 2 for row in cosine) / 3
+    assert _mean_variance(unit, torch.tensor([3, 1])).tolist() == pytest.approx([wanted, 0], abs=1e-6)
 
 
 # --- every selector ---------------------------------------------------------------------------------------------------
@@ -321,7 +414,7 @@ def test_ties_go_to_the_lower_index(name):
     torch.testing.assert_close(kept.tokens, tokens[:, :13])
     again = run(name, tokens, 12, (5, 6), attention=attention, keys=keys)
     assert torch.equal(kept.assignment, again.assignment) and torch.equal(kept.scores, again.scores)
-    if name in ("divprune", "rediprune", "cdpruner"):
+    if name in ("divprune", "cdpruner", "tops", "dart"):
         assert kept.indices.tolist() == [list(range(12))]
 
 
@@ -359,13 +452,12 @@ def test_nan_is_refused_by_name(name):
             run(name, call.pop("tokens"), 7, (5, 6), **call)
 
 
-@pytest.mark.parametrize("name", ["cdpruner", "rediprune"])
-def test_nan_in_the_question_is_refused(name):
+def test_nan_in_the_question_is_refused():
     tokens, _ = picture(1, (5, 6))
     with pytest.raises(ValueError, match="relevance holds 30 NaN"):
-        run(name, tokens, 7, (5, 6), relevance=torch.full((1, 30), math.nan))
+        run("cdpruner", tokens, 7, (5, 6), relevance=torch.full((1, 30), math.nan))
     with pytest.raises(ValueError, match="text holds 16 NaN"):
-        run(name, tokens, 7, (5, 6), text=torch.full((1, 2, 8), math.nan))
+        run("cdpruner", tokens, 7, (5, 6), text=torch.full((1, 2, 8), math.nan))
 
 
 @pytest.mark.parametrize("name", NEEDY)
@@ -381,21 +473,22 @@ def test_what_a_selector_needs_is_asked_for_by_name(name):
 
 def test_which_selectors_need_what():
     assert {name: SELECTORS[name].needs for name in NEEDY} == {
+        "holov": ("attention",),
         "prumerge": ("attention", "keys"),
         "tome": ("keys",),
+        "tops": ("attention",),
         "visionzip": ("attention", "keys"),
         "vispruner": ("attention",),
     }
     assert ShirgGate().needs == ()
 
 
-@pytest.mark.parametrize("name", ["cdpruner", "rediprune"])
-def test_what_is_asked_for_is_kept(name):
+def test_cdpruner_keeps_what_is_asked_for():
     tokens, _ = picture(1, (12, 12), width=64)
     named = torch.tensor([17, 60, 121])
     question = tokens[:, named] - tokens.mean(1)
-    assert torch.isin(named, run(name, tokens, 12, (12, 12), text=question).indices[0]).all()
-    assert not torch.isin(named, run(name, tokens, 12, (12, 12)).indices[0]).all()
+    assert torch.isin(named, run("cdpruner", tokens, 12, (12, 12), text=question).indices[0]).all()
+    assert not torch.isin(named, run("cdpruner", tokens, 12, (12, 12)).indices[0]).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,6 @@ the number of outputs is the budget to the token, where a paper adapts it or rou
 before the projector.
 """
 
-from . import diversity, merging, pooling
+from . import crops, diversity, merging, pooling
 
-__all__ = ["diversity", "merging", "pooling"]
+__all__ = ["crops", "diversity", "merging", "pooling"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..selectors import Request
+from ..selectors import Request, Selection
 from ..terms import text_cosine
 
 STRIPS = 6
@@ -78,3 +78,13 @@ def min_max(values: Tensor) -> Tensor:
     """Values stretched to [0, 1] per image: [B, N] -> [B, N]; all 0 where all are equal."""
     low, high = values.aminmax(dim=1, keepdim=True)
     return (values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def attended(attention: Tensor, places: Tensor) -> Selection:
+    """A selection that was made by attention, among other things: [B, N], [B, K] long, ascending.
+
+    Scores are the attention, over its peak; kept tokens stand above the dropped.
+    """
+    peak = attention.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    scores = attention / peak + 2 * marked(places, attention.shape[1])
+    return Selection(places, scores, torch.zeros_like(scores, dtype=torch.long))

@@ -1,4 +1,7 @@
-"""Rules that keep tokens unlike those already kept. Their K steps are serial by nature; a step costs O(N) or O(K N)."""
+"""Rules that keep tokens unlike those already kept.
+
+The K steps of most are serial by nature; a step costs O(N) or O(K N). `select_dart` has four steps.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..merge import take
+from ..ranking import rank_tokens
 from ..selectors import Request, Selection, register
-from .common import cosines, marked, min_max, question_relevance, split_places
+from .common import attended, cosines, directions, marked, min_max, question_relevance, split_places
 
 JITTER = 1e-4
 """Added to the diagonal of CDPruner's similarity matrix, whose rank is at most D: a budget may be larger. Beyond the rank
@@ -19,6 +23,13 @@ LEAST_RELEVANCE = 1e-6
 DUPLICATE_SHARE = 72
 """VisPruner removes 8 of 576 tokens per round; we one in 72, so that larger maps take no more rounds."""
 
+PIVOTS = 4
+"""DART's pivots among the image's tokens, the default of its paper's code and of TensorRT-Edge-LLM."""
+DIVERSITY, COVERAGE = 0.5, 0.5
+"""TOPS's weights of diversity and of coverage beside attention's 1: alpha and lambda of its stage I (appendix C.2)."""
+DUPLICATE = 1e-4
+"""Mean diversity or coverage below which TOPS's is rounding noise, and is not stretched to a mean of 1."""
+
 
 @register("divprune")
 def select_divprune(request: Request) -> Selection:
@@ -27,29 +38,10 @@ def select_divprune(request: Request) -> Selection:
     First the token that is farthest from its nearest neighbour, then always the one farthest from all kept. Its
     released code compares tokens behind the projector.
     """
-    return _max_min(request, None)
-
-
-@register("rediprune")
-def select_rediprune(request: Request) -> Selection:
-    """After ReDiPrune (2026): max-min diversity and relevance to the question, before the projector.
-
-    As `divprune`, but to the distance from the nearest kept token the relevance is added, min-max scaled per image.
-    Written from the method's description, not its formulas: the sum, its equal weights and the scale are ours. Without
-    a question it is `divprune`.
-    """
-    relevance = question_relevance(request)
-    return _max_min(request, None if relevance is None else min_max(relevance))
-
-
-def _max_min(request: Request, bonus: Tensor | None) -> Selection:
-    """Keep, one by one, the token of greatest 1 - (greatest cosine to a kept token) + bonus [B, N] in [0, 1]."""
     closeness = cosines(request.tokens)
     batch, count, _ = closeness.shape
     diagonal = closeness.diagonal(dim1=1, dim2=2)
     diagonal.fill_(-1)  # a lone token is as far from the others as can be
-    if bonus is not None:
-        closeness -= bonus.unsqueeze(1)  # [B, kept, N]
     nearest = closeness.amax(dim=1)  # for the first step among all tokens
     diagonal.fill_(math.inf)  # a row that is taken in closes its own token
     rows, offsets = closeness.view(batch * count, count), torch.arange(batch, device=closeness.device) * count
@@ -59,7 +51,7 @@ def _max_min(request: Request, bonus: Tensor | None) -> Selection:
     for value, pick in zip(values[1:], picks[1:], strict=True):
         torch.min(nearest, dim=1, out=(value, pick))
         torch.maximum(nearest, rows.index_select(0, pick + offsets), out=nearest)
-    values[0] -= 3  # the later values never fall, but the first had another meaning; the others are within [-2, 1]
+    values[0] -= 3  # the later values never fall, but the first had another meaning; all are within [-1, 1]
     return _in_order(picks, 1 - values, 1 - nearest)
 
 
@@ -106,6 +98,66 @@ def _factor_row(similarity: Tensor, factor: Tensor, place: Tensor, pivot: Tensor
     return row.squeeze(1) * pivot.clamp_min(JITTER).rsqrt()
 
 
+@register("tops", needs=("attention",))
+def select_tops(request: Request) -> Selection:
+    """TOPS (Wang et al., 2026, arXiv 2606.27161), algorithm 1: attention, diversity and coverage, one token per step.
+
+    First the most attended token, then always that of greatest a + 0.5 d + 0.5 c, each over its mean among the tokens
+    left. d is 1 less the greatest cosine to a kept token; c is how much the token would add, over all tokens left, to
+    their greatest cosine to a kept one.
+
+    The paper's stage I, which its table 6 measures alone; stage II prunes again inside the language model. Ours:
+    attention from all queries, as there is no class token; similarity, which the paper leaves open, is the cosine;
+    scores are over their means as in the algorithm, where section 4.1 has min-max; `DUPLICATE`; tokens before the
+    projector; coverage is kept up to date by what a pick changes, where the algorithm sums it anew.
+    """
+    attention = request.needed("attention").clamp_min(0)
+    similarity = cosines(request.tokens)
+    batch, count, _ = similarity.shape
+    rows, offsets = similarity.view(batch * count, count), torch.arange(batch, device=similarity.device) * count
+    picks, values = _record(request)
+    torch.max(attention, dim=1, out=(values[0], picks[0]))
+    left = torch.ones_like(attention).scatter_(1, picks[0].unsqueeze(1), 0)
+    nearest = rows.index_select(0, picks[0] + offsets).masked_fill_(left == 0, math.inf)  # kept: all terms are 0
+    coverage = _gain(similarity, nearest)
+    for step in range(1, request.budget):
+        worth = _over_mean(attention * left)
+        worth.add_(_over_mean((1 - nearest).clamp_min_(0), DUPLICATE), alpha=DIVERSITY)
+        worth.add_(_over_mean(coverage, DUPLICATE), alpha=COVERAGE).masked_fill_(left == 0, -math.inf)
+        torch.max(worth, dim=1, out=(values[step], picks[step]))
+        left.scatter_(1, picks[step].unsqueeze(1), 0)
+        before = nearest
+        nearest = torch.maximum(before, rows.index_select(0, picks[step] + offsets)).masked_fill_(left == 0, math.inf)
+        risen = _risen(before, nearest)
+        part = similarity[:, risen]
+        coverage -= _gain(part.mT, before[:, risen]) - _gain(part.mT, nearest[:, risen])
+    order = torch.arange(request.budget, 0, -1, device=attention.device, dtype=torch.float32)
+    return _in_order(picks, (1 + order).unsqueeze(1).expand_as(picks), attention)
+
+
+def _over_mean(term: Tensor, least: float = torch.finfo(torch.float32).tiny) -> Tensor:
+    """A term over its mean, or over `least` where that is more: [B, N] -> [B, N].
+
+    The mean is over all tokens, 0 for those kept: to have it among the tokens left multiplies all terms alike.
+    """
+    return term / term.mean(dim=1, keepdim=True).clamp_min_(least)
+
+
+def _gain(similarity: Tensor, nearest: Tensor) -> Tensor:
+    """How much every token would raise the greatest cosines of M others: [B, N, M], [B, M] -> [B, N]."""
+    return (similarity - nearest.unsqueeze(1)).clamp_min_(0).sum(dim=-1)
+
+
+def _risen(before: Tensor, after: Tensor) -> Tensor | slice:
+    """Places where any image's value rose, few of N after the first steps: two [B, N] -> [M] long, or all of them.
+
+    All where their number would have to be waited for, or cannot be in a graph.
+    """
+    if before.device.type != "cpu" or torch.compiler.is_compiling():
+        return slice(None)
+    return (after > before).any(dim=0).nonzero().squeeze(1)
+
+
 def _record(request: Request) -> tuple[Tensor, Tensor]:
     """Where K steps write what they picked and how much it was worth: [K, B] long and float32."""
     batch, device = request.tokens.shape[0], request.tokens.device
@@ -117,6 +169,34 @@ def _in_order(picks: Tensor, gains: Tensor, left: Tensor) -> Selection:
     """The picks [K, B]; scores are the gains [K, B] when they were picked, and what is `left` [B, N] for the others."""
     scores = left.scatter(1, picks.T, gains.T)
     return Selection(picks.T.sort(dim=1).values, scores, torch.zeros_like(scores, dtype=torch.long))
+
+
+@register("dart")
+def select_dart(request: Request) -> Selection:
+    """DART (Wen et al., EMNLP 2025, arXiv 2502.11494) before the language model, as in TensorRT-Edge-LLM's `--visualPrune`.
+
+    Pivots are the four tokens of greatest L1 norm. Each in turn keeps its share of what is left of the budget, rounded
+    up: those of the remaining tokens that have the least cosine to it.
+
+    The paper prunes behind the language model's second layer, by norms of its keys and cosines of its states; the
+    deployed form takes both of the model's input, and so they are here, of the tower's tokens. Ours: no pivots among the
+    words of the question (four, there), which are not in the tower's space; views share one budget.
+    """
+    tokens, budget = request.tokens, request.budget
+    number = min(PIVOTS, budget)
+    pivots = (
+        torch.linalg.vector_norm(tokens, ord=1, dim=-1).sort(dim=1, descending=True, stable=True).indices[:, :number]
+    )
+    unit = directions(tokens)
+    closeness = take(unit, pivots) @ unit.transpose(1, 2)  # [B, pivots, N]
+    chosen = marked(pivots, tokens.shape[1])
+    left = budget - number
+    for turn in range(number):
+        share = -(-left // (number - turn))
+        chosen = chosen | (rank_tokens(-closeness[:, turn].masked_fill(chosen, math.inf)) < share)
+        left -= share
+    scores = 1 - closeness.amax(dim=1) + 3 * chosen  # kept tokens stand above the dropped
+    return Selection(split_places(chosen, budget)[0], scores, torch.zeros_like(scores, dtype=torch.long))
 
 
 @register("vispruner", needs=("attention",))
@@ -137,9 +217,7 @@ def select_vispruner(request: Request) -> Selection:
         rest = order[:, important:]
         diverse = _without_duplicates(take(request.tokens, rest), budget - important, count)
         chosen = chosen.scatter(1, rest.gather(1, diverse), True)
-    peak = attention.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    scores = attention / peak + 2 * chosen  # attention is within [-1, 1]: kept tokens stand above the dropped
-    return Selection(split_places(chosen, budget)[0], scores, torch.zeros_like(order))
+    return attended(attention, split_places(chosen, budget)[0])
 
 
 def _without_duplicates(tokens: Tensor, number: int, count: int) -> Tensor:
