@@ -19,7 +19,8 @@ from shirg.lavida.diffusion.generation import EarlyStop, OnPrefix, OnStep, Prefi
 from shirg.lavida.drafts import Draft, control_ids, starting_tokens
 from shirg.lavida.images import tile_grid
 from shirg.lavida.language import LanguageModel
-from shirg.lavida.relevance import TextTower, base_projection, load_text_tower, token_relevance
+from shirg.lavida.relevance import base_projection, token_relevance
+from shirg.lavida.text_tower import TextTower, load_text_tower
 from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.vision import VisionFeatures
 

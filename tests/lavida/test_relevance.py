@@ -13,7 +13,8 @@ from transformers import SiglipConfig, SiglipModel
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import LavidaConfig, VisionFeatures, adapter
-from shirg.lavida.relevance import TextTower, token_relevance
+from shirg.lavida.relevance import token_relevance
+from shirg.lavida.text_tower import TextTower
 from tests.tiny import tiny_config, tiny_model, tiny_page
 
 QUESTION = "What is the Total?"
