@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from shirg.cli.flags import CommonFlags
-from shirg.errors import UserError
+from shirg.errors import UserError, missing_package
 from shirg.process_group import part
 
 USER_MISTAKE = 2
@@ -94,6 +94,8 @@ def explain(error: Exception) -> str | None:
         return _explain_os_error(error)
     if isinstance(error, UserError):
         return _one_line(str(error))
+    if isinstance(error, ImportError):
+        return missing_package(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return "out of memory: lower --batch-size, --image-resolution or the token budgets"
     return None
