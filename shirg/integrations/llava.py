@@ -24,14 +24,15 @@ Up to three methods of the instance are replaced. No class is touched, and so no
 around a model and passes calls on (a `PeftModel`, `torch.compile`) is refused: give the model inside, and go on using
 the outer one.
 
-An adapter trained by SHIRG fits the official model as well. Its layers are named as seen from `get_model()`, and peft
-puts them there in place; on the whole model peft would find the layers, but none of their weights. The selection it
-was trained with is in its folder:
+An adapter trained by SHIRG fits the official model as well. peft puts its layers in place, and goes by their names: on
+the whole model it would find the layers, but none of their weights, and some pefts cannot read the configuration of what
+`get_model()` gives. So it is handed the projector by the name that it has in an adapter. The selection that an adapter was
+trained with is in its folder:
 
-    PeftModel.from_pretrained(model.get_model(), folder)
+    PeftModel.from_pretrained(nn.ModuleDict({"mm_projector": model.get_model().mm_projector}), folder)
     settings = json.loads(Path(folder, "shirg_settings.json").read_text())
     enable_shirg(model, budget=768, gate_config=GateConfig(**settings["gate"]), tokenizer=tokenizer,
-                 relevance_sign=settings["relevance_sign"])
+                 relevance_sign=settings["relevance_sign"])  # and relevance_floor, where the checkpoint's config names one
     pixels = pixels_for_shirg([image], settings["resolution"], settings["fit"])
 
 That is for the relevance "llm". With settings["relevance"] "none" leave the tokenizer out; "siglip" needs a text tower,

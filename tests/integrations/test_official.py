@@ -252,7 +252,8 @@ def in_projector(model: nn.Module) -> nn.Module:
     """A LoRA with weights that are not zero, put into the projector by the peft that is there."""
     from peft import LoraConfig, PeftModel
 
-    shell = PeftModel(model.get_model(), LoraConfig(r=2, target_modules=["mm_projector.0", "mm_projector.2"]))
+    holder = nn.ModuleDict({"mm_projector": model.get_model().mm_projector})
+    shell = PeftModel(holder, LoraConfig(r=2, target_modules=["mm_projector.0", "mm_projector.2"]))
     for name, parameter in shell.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter, std=0.3)
@@ -320,7 +321,8 @@ def test_our_checkpoint_and_adapter_do_there_what_they_do_in_lavida(tower):
         return seen(model, asked, pixels)[0, place : place + 41]
 
     torch.testing.assert_close(embeds(), expected["without"], atol=1e-4, rtol=1e-4)
-    PeftModel.from_pretrained(model.get_model(), str(Path(CASE, "adapter")))
+    holder = nn.ModuleDict({"mm_projector": model.get_model().mm_projector})
+    PeftModel.from_pretrained(holder, str(Path(CASE, "adapter")))
     torch.testing.assert_close(embeds(), expected["with"], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(expected["with"], expected["without"], atol=1e-3)
 
