@@ -401,6 +401,41 @@ def test_prompts_of_unequal_length_are_answered_as_if_each_were_alone(family, pr
         assert torch.equal(row[None], model.generate(ids[None], [page], **settings))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long])
+def test_a_padded_batch_with_a_mask_is_its_prompts(side, dtype):
+    model = tiny_model()
+    prompts = [model.prompt_ids(question) for question in ("Total?", "What is the date?")]
+    pages = [tiny_page(text=str(number)) for number in range(2)]
+    settings = {"mode": "shirg", "budget": 20, "max_new_tokens": 4}
+    padded = torch.nn.utils.rnn.pad_sequence(
+        prompts, batch_first=True, padding_value=model.config.pad_token_id, padding_side=side
+    )
+    ones = [torch.ones(len(prompt), dtype=dtype) for prompt in prompts]
+    mask = torch.nn.utils.rnn.pad_sequence(ones, batch_first=True, padding_side=side)
+    seen = []
+
+    def keys(ids, **more):
+        model.generate(ids, pages, on_prefix=lambda cache: seen.append(cache.keys[-1].clone()), **settings, **more)
+        return seen[-1]
+
+    assert torch.equal(keys(padded, attention_mask=mask), keys(prompts))
+    assert not torch.equal(keys(padded), keys(prompts))
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "says"),
+    [
+        (torch.ones(2, 3).long(), torch.ones(2, 4), r"got shape \[2, 4\], must be that of input_ids, \[2, 3\]"),
+        (torch.ones(2, 3).long(), torch.tensor([[1, 0, 0], [0, 0, 0]]), "got a row without any id"),
+        ([torch.ones(3).long()], torch.ones(1, 3), "a list of prompts has no padding; leave the mask out"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(ids, mask, says):
+    with pytest.raises(UserError, match=f"attention_mask: {says}"):
+        tiny_model().generate(ids, attention_mask=mask)
+
+
 @pytest.mark.parametrize(
     ("prompts", "shapes"), [([], "\\[\\]"), ([torch.ones(2, 3)], "2, 3"), ([torch.ones(4), torch.ones(0)], "4.*0")]
 )
