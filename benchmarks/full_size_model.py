@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from shirg.lavida import Lavida, LavidaConfig, VisionFeatures, vision
+from shirg.lavida.config import SO400M
 from shirg.lavida.costs import SQUARE, vision_shape
 from shirg.lavida.shapes import PUBLISHED
-from shirg.lavida.tower import SO400M
 
 WEIGHT_STD = 0.02
 FIRST_WORD, LAST_WORD = 3, 250

@@ -1,6 +1,7 @@
 """Try an installed shirg: python scripts/try_install.py minimal|whole
 
-minimal: torch alone is there, and the gate works. whole: every module can be imported.
+minimal: torch, numpy and Pillow are there; the gate works, and models of the official code can be wrapped.
+whole: every module can be imported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ NEEDS_EXTRA = ("shirg.integrations.lmms_eval", "shirg.integrations.lmms_task")
 
 
 def minimal() -> str:
-    """The gate on random tokens, and nothing else of the dependencies loaded."""
+    """The gate on random tokens, then pixels for an official model, and no more packages loaded than either needs."""
     import torch
 
     from shirg.gate import SELECTORS
@@ -25,8 +26,15 @@ def minimal() -> str:
     tokens, budget = torch.randn(1, 2304, 64), 512
     kept = shirg.ShirgGate(shirg.GateConfig())(tokens, budget=budget, grid=(48, 48))
     assert kept.tokens.shape == (1, budget + 1, 64)
-    loaded = {"transformers", "peft", "accelerate", "datasets", "PIL", "matplotlib", "tyro", "rich"} & set(sys.modules)
-    assert not loaded, loaded
+    heavy = {"transformers", "peft", "accelerate", "datasets", "safetensors", "matplotlib", "tyro", "rich"}
+    assert not (heavy | {"PIL"}) & set(sys.modules)
+
+    from PIL import Image
+
+    from shirg.integrations.llava import enable_shirg, pixels_for_shirg
+
+    assert pixels_for_shirg([Image.new("L", (30, 20))]).shape == (1, 3, 672, 672) and callable(enable_shirg)
+    assert not heavy & set(sys.modules)
     return f"the gate keeps {budget} of 2304 tokens, {len(SELECTORS)} selectors"
 
 

@@ -62,7 +62,15 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'shirg' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ImportError as error:
+        from shirg.errors import missing_package
+
+        message = missing_package(error)
+        if message is None:
+            raise
+        raise ImportError(message) from error
 
 
 def __dir__() -> list[str]:

@@ -8,3 +8,13 @@ class UserError(ValueError):
 
     The message names the argument, the value received and what would work, because it is all that the user sees.
     """
+
+
+def missing_package(error: ImportError) -> str | None:
+    """One line for a package that is missing or too old; None if what cannot be imported is our own."""
+    if (error.name or "shirg").partition(".")[0] == "shirg":
+        return None
+    return (
+        f"{error}: our own models and commands need more packages than enable_shirg: pip install 'shirg[full]', in an "
+        "environment of its own where another code base needs older ones"
+    )

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel holds the package and the nano's weights, and its gate works beside torch alone."""
+"""What is shipped: the wheel holds the package and the nano's weights; gate and official door work beside what it asks for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import shirg
 from scripts import build_package
@@ -65,19 +66,30 @@ class Hidden:
             raise ModuleNotFoundError(name)
 
 
-def try_beside_torch_alone(hidden: set[str]) -> None:
-    forked.forget("shirg", *hidden)
+def names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w-]+", text)[0] for text in requirements}
+
+
+def test_what_a_plain_install_brings_leaves_the_official_pins_alone():
+    """LaViDa's pyproject.toml: torch 2.6.0, numpy 1.26.2; everything else is the extra's."""
+    pins = {"torch": "2.6.0", "numpy": "1.26.2", "pillow": "12.0"}
+    asked = [Requirement(text) for text in PROJECT["dependencies"]]
+    assert {one.name for one in asked} == set(pins)
+    assert all(one.specifier.contains(pins[one.name]) for one in asked)
+
+
+def try_beside_a_plain_install(hidden: set[str]) -> None:
+    forked.forget("shirg", "PIL", *hidden)
     sys.meta_path.insert(0, Hidden(hidden))
     sys.argv = ["try_install.py", "minimal"]
     runpy.run_path(str(ROOT / "scripts" / "try_install.py"), run_name="__main__")
 
 
-def test_the_gate_works_beside_torch_alone():
+def test_gate_and_official_door_work_beside_what_a_plain_install_brings():
     """Every other dependency is hidden; scripts/check_package.sh does it in an environment that has none."""
-    hidden = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]} - {"torch"} - TORCH_NEEDS
-    hidden = {{"pillow": "PIL"}.get(name, name) for name in hidden}
-    assert {"transformers", "PIL", "tyro"} <= hidden
-    ended = forked.run(try_beside_torch_alone, hidden)
+    hidden = names(PROJECT["optional-dependencies"]["full"]) - names(PROJECT["dependencies"]) - TORCH_NEEDS
+    assert {"transformers", "safetensors", "tyro"} <= hidden
+    ended = forked.run(try_beside_a_plain_install, hidden)
     assert ended.code == 0, ended.err
     assert f"{ROOT / 'shirg'}" in ended.out and "the gate keeps 512 of 2304 tokens" in ended.out
 

@@ -6,7 +6,10 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
+
+from shirg.errors import missing_package
 
 COMMANDS = {
     "doctor": "look at packages, device, weights, data and disk before a run, each with its remedy",
@@ -49,12 +52,23 @@ try:
 Wrong input ends with one line and exit code 2, Ctrl-C with 130; --debug shows the traceback."""
 
 
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"shirg.cli.{name}")
+    except ImportError as error:
+        message = missing_package(error)
+        if message is None:
+            raise
+        print(f"shirg: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     if name in COMMANDS:
-        importlib.import_module(f"shirg.cli.{name}").main(arguments[1:], prog=f"shirg {name}")
+        _module(name).main(arguments[1:], prog=f"shirg {name}")
     if name == "--version":
         from shirg import __version__
 

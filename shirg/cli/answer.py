@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
+from shirg import ranges
 from shirg.cli.flags import AdaptedModelFlags, SelectorFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
@@ -17,6 +18,7 @@ from shirg.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+MODELS_LENGTH = "(default: 16 for the nano, 32 for official weights)"
 ONE_PER_TOKEN = "(default: one per token)"
 
 
@@ -33,40 +35,42 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     mode: Literal["shirg", "lowres", "hd", "highres", "multiview"] = "shirg"
     """shirg keeps a budget of tokens, highres keeps all, lowres sees 384 pixels, hd pools tiles, multiview selects on them."""
 
-    budget: int = 768
+    budget: Annotated[int, ranges.BUDGET] = 768
     """Visual tokens to keep, in the modes shirg and multiview."""
 
     draft: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = None
     """How the answer is to look: a form with gaps of N tokens, "Total: [mask:6] USD", or a beginning, "The total is"."""
 
-    max_new_tokens: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: 16 for the nano, 32 for official weights)")
-    ] = None
+    max_new_tokens: Annotated[int | None, ranges.TOKENS, arg(metavar="INT", help_behavior_hint=MODELS_LENGTH)] = None
     """Longest answer in tokens, a draft included."""
 
-    block_length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: one block)")] = None
+    block_length: Annotated[
+        int | None, ranges.TOKENS, arg(metavar="INT", help_behavior_hint="(default: one block)")
+    ] = None
     """Tokens filled in together, from left to right; after the block in which an answer ends no other is begun. LLaDA
     only: Dream always fills in one block."""
 
-    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint=ONE_PER_TOKEN)] = None
+    steps: Annotated[int | None, ranges.TOKENS, arg(metavar="INT", help_behavior_hint=ONE_PER_TOKEN)] = None
     """Denoising steps for the whole answer: fewer are faster, and commit more tokens at once."""
 
-    step_ratio: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=ONE_PER_TOKEN)] = None
+    step_ratio: Annotated[float | None, ranges.STEP_RATIO, arg(metavar="FLOAT", help_behavior_hint=ONE_PER_TOKEN)] = (
+        None
+    )
     """Steps per token, instead of --steps: 0.5 is LaViDa's usual choice."""
 
     schedule: Literal["none", "linear", "shift", "cosine", "logit-normal"] = "none"
     """How many tokens each step commits: none as many in every step, cosine and logit-normal few at both ends."""
 
-    shift: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 3)")] = None
+    shift: Annotated[float | None, ranges.SHIFT, arg(metavar="FLOAT", help_behavior_hint="(default: 3)")] = None
     """For --schedule shift: 3 commits few tokens early and many late, 0.33 many early, as LaViDa's captions do."""
 
     remasking: Literal["low_confidence", "margin", "entropy", "random"] = "low_confidence"
     """What is committed first: the most probable, the clearest, the most certain or any tokens."""
 
-    temperature: float = 0.0
+    temperature: Annotated[float, ranges.TEMPERATURE] = 0.0
     """Above 0, tokens are drawn rather than taken for the best."""
 
-    seed: int = 0
+    seed: Annotated[int, ranges.SEED] = 0
     """Decides what --temperature and --remasking random draw."""
 
     show_steps: bool = False

@@ -29,6 +29,9 @@ SHOWN = ("torch", "transformers", "peft", "accelerate")
 SHIRG_METHODS = ("get_multiview_tokens_for_shirg", "shirg_token_selection", "forward_with_shirg")
 """Of the vision tower; an installation that is mixed from two releases may lack one."""
 
+FULL = "full"
+"""The extra with what our own models and the commands need."""
+
 COMPILED = ("torch", "safetensors", "pyarrow")
 """Packages whose libraries can be broken though they are installed."""
 
@@ -54,8 +57,11 @@ def python_and_packages() -> list[Finding]:
     version = platform.python_version()
     good = SpecifierSet(asked).contains(version)
     remedy = "" if good else f"make .venv anew with a Python {asked}: rm -rf .venv; PYTHON=python3.12 make demo"
-    needed = [one for text in texts if (one := Requirement(text)).marker is None or one.marker.evaluate({"extra": ""})]
-    broken = [problem for one in needed if (problem := _package_problem(one.name, str(one.specifier)))]
+    asked_of = (
+        one for text in texts if (one := Requirement(text)).marker is None or one.marker.evaluate({"extra": FULL})
+    )
+    needed = {one.name: str(one.specifier) for one in asked_of}  # what the extra asks of a package comes last
+    broken = [problem for name, asked in needed.items() if (problem := _package_problem(name, asked))]
     if broken:
         return [Finding("Python", good, f"{version} ({asked})", remedy), *broken]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
@@ -68,7 +74,7 @@ def asked_for() -> tuple[str, list[str]]:
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if project.is_file():
         table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-        return table["requires-python"], table["dependencies"]
+        return table["requires-python"], [*table["dependencies"], *table["optional-dependencies"][FULL]]
     release = metadata.distribution("shirg")
     return release.metadata["Requires-Python"], release.requires or []
 

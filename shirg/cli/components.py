@@ -8,8 +8,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
+from shirg import ranges
 from shirg.cli.flags import ModelFlags
 from shirg.cli.runner import run_command
 
@@ -25,7 +26,7 @@ RECORDS = 8
 class Flags(ModelFlags):
     """Try the gate, the tower, the projector, the adapter, one training step and one answer, in under a minute."""
 
-    budget: int = 512
+    budget: Annotated[int, ranges.BUDGET] = 512
     """Visual tokens to keep wherever a budget is needed."""
 
 

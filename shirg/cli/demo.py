@@ -6,11 +6,11 @@ import dataclasses
 import ipaddress
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
+from shirg import ranges
 from shirg.cli.flags import AdaptedModelFlags, GateFlags
 from shirg.cli.runner import STOPPED, run_command
-from shirg.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,12 @@ class Flags(GateFlags, AdaptedModelFlags):
     host: str = "127.0.0.1"
     """Address to listen on. With any but this machine's own, others can use the page too: there is no password."""
 
-    port: int = 7860
+    port: Annotated[int, ranges.PORT] = 7860
     """Port to listen on; 0 takes any free one."""
 
 
 def command(flags: Flags) -> None:
     """Load the model and serve it. Ctrl-C is how this is meant to end, and needs no words."""
-    if not 0 <= flags.port <= 65535:
-        raise UserError(f"--port: got {flags.port}, must be from 0 to 65535")
     from shirg.demo.serving import free_port, scratch_folder
 
     port = free_port(flags.host, flags.port)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
+from shirg import ranges
 from shirg.cli.flags import CommonFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
@@ -72,16 +73,16 @@ class Flags(CommonFlags):
     """Width and height of the image in pixels. The tiles of `hd` and `multiview` follow its shape, the other paths square
     it."""
 
-    token_budgets: tuple[int, ...] = (512, 768, 1024)
+    token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (512, 768, 1024)
     """Visual tokens kept by `shirg` and `multiview`, one or more numbers; one more token sums up what was dropped."""
 
-    prompt_tokens: int = 64
+    prompt_tokens: Annotated[int, ranges.PROMPT_TOKENS] = 64
     """Text tokens around the image: system turn, question, marks of turns. An assumption; ask your tokenizer."""
 
-    answer_tokens: int = 32
+    answer_tokens: Annotated[int, ranges.TOKENS] = 32
     """Length of the answer, all of it denoised together."""
 
-    steps: int = 16
+    steps: Annotated[int, ranges.TOKENS] = 16
     """Denoising steps, at most one per answer token."""
 
     dtype: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
+from shirg import ranges
 from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
@@ -44,18 +45,20 @@ class Flags(EvaluationFlags, GateFlags, AdaptedModelFlags):
     full: bool = False
     """Compare everything: what `--variants all` says."""
 
-    timing_repeats: Annotated[int, arg(metavar="INT")] = 5
+    timing_repeats: Annotated[int, ranges.REPEATS, arg(metavar="INT")] = 5
     """Runs of which each stage's time is the median; 0 leaves timing out."""
 
     resume: bool = False
     """Go on after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
 
     num_shards: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: torchrun's processes, else 1)")
+        int | None, ranges.PARTS, arg(metavar="INT", help_behavior_hint="(default: torchrun's processes, else 1)")
     ] = None
     """Parts that the pages are dealt out to; all share the output folder."""
 
-    shard_index: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: torchrun's, else none)")] = None
+    shard_index: Annotated[
+        int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: torchrun's, else none)")
+    ] = None
     """Answer this part only, counted from 0."""
 
     output_dir: Path = Path("./shirg_evaluation")

@@ -8,10 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from shirg.errors import UserError
-
-PATCH = 14
-"""Pixels per side of one SigLIP patch."""
+from shirg import ranges
 
 EMBEDDED_OR_OFFICIAL = "(default: documents charts for the nano, ChartQA DocVQA for official weights)"
 
@@ -26,10 +23,6 @@ SELECTORS = (
 RULES = f"The rule that chooses: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."
 
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
-
-
-MAX_RESOLUTION = 1792
-"""Pixels per side; the tower's work grows with their fourth power."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +43,9 @@ class ModelFlags(CommonFlags):
     revision: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the main branch)")] = None
     """Branch, tag or commit of a model on the hub."""
 
-    image_resolution: Annotated[int | None, arg(metavar="INT", help_behavior_hint=MODELS_OWN_SIDE)] = None
+    image_resolution: Annotated[
+        int | None, ranges.RESOLUTION, arg(metavar="INT", help_behavior_hint=MODELS_OWN_SIDE)
+    ] = None
     """Pixels per side at which SHIRG sees a page, a multiple of 14; 672 gives 48x48 = 2304 tokens to choose from."""
 
     fit: Annotated[Literal["stretch", "pad"] | None, arg(metavar="{stretch,pad}", help_behavior_hint=MODELS_OWN)] = None
@@ -66,19 +61,6 @@ class ModelFlags(CommonFlags):
 
     text_tower: Annotated[str | None, arg(metavar="DIR|ID", help_behavior_hint="(default: none)")] = None
     """SigLIP checkpoint that --relevance siglip compares with: google/siglip-so400m-patch14-384 for released LaViDa."""
-
-    def check_resolution(self) -> None:
-        """Raise `UserError` for a side that the patches do not divide, or so large that one page would take minutes."""
-        if self.image_resolution is not None and self.image_resolution > MAX_RESOLUTION:
-            raise UserError(
-                f"--image-resolution: got {self.image_resolution}, must be at most {MAX_RESOLUTION}, 128x128 tokens"
-            )
-        if self.image_resolution is not None and (self.image_resolution < PATCH or self.image_resolution % PATCH):
-            below = max(self.image_resolution // PATCH, 1) * PATCH
-            raise UserError(
-                f"--image-resolution: got {self.image_resolution}, must be a multiple of {PATCH} such as {below} or "
-                f"{below + PATCH}"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +93,7 @@ class AdaptedModelFlags(ModelFlags):
 class SeedFlags(CommonFlags):
     """What makes a run repeatable."""
 
-    seed: int = 0
+    seed: Annotated[int, ranges.SEED] = 0
     """Decides everything random: pages, their order, initial weights, budgets, noise and samples."""
 
 
@@ -119,10 +101,10 @@ class SeedFlags(CommonFlags):
 class DataFlags(SeedFlags):
     """What the training set is made of."""
 
-    dataset_size: int = 1000
+    dataset_size: Annotated[int, ranges.RECORDS] = 1000
     """Records of the general part: an image with one question or caption each."""
 
-    ocr_samples: int = 200
+    ocr_samples: Annotated[int, ranges.RECORDS] = 200
     """Records of the part that is about reading text, added to the general part."""
 
     data_dir: OptionalFolder = None
@@ -139,7 +121,7 @@ class DataFlags(SeedFlags):
 class BudgetFlags(CommonFlags):
     """Which costs are served."""
 
-    token_budgets: tuple[int, ...] = (512, 768)
+    token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (512, 768)
     """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped."""
 
 
@@ -147,25 +129,25 @@ class BudgetFlags(CommonFlags):
 class TrainingFlags(BudgetFlags, SeedFlags):
     """How the adapter is trained."""
 
-    epochs: int = 1
+    epochs: Annotated[int, ranges.EPOCHS] = 1
     """Passes over the training records."""
 
-    batch_size: int = 4
+    batch_size: Annotated[int, ranges.BATCH] = 4
     """Records per micro-batch and process."""
 
     grad_accumulation: bool = False
     """Sum the gradients of several micro-batches before every optimizer step."""
 
-    accumulation_steps: int = 4
+    accumulation_steps: Annotated[int, ranges.BATCH] = 4
     """How many micro-batches, when --grad-accumulation is on."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, ranges.LEARNING_RATE] = 1e-4
     """Peak rate of AdamW; a short warm-up, then a cosine to zero."""
 
-    lora_rank: int = 16
+    lora_rank: Annotated[int, ranges.LORA_RANK] = 16
     """Rank of the adapter on each of the projector's two layers."""
 
-    lora_alpha: float = 32
+    lora_alpha: Annotated[float, ranges.LORA_ALPHA] = 32
     """The adapter's update is multiplied by alpha / rank."""
 
     mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"
@@ -191,15 +173,15 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     gradient_checkpointing: bool = False
     """Recompute the language model's blocks in the backward pass: far less memory, half as much work again."""
 
-    save_steps: int = 100
+    save_steps: Annotated[int, ranges.COUNT] = 100
     """Optimizer steps between checkpoints."""
 
     enable_augmentation: bool = False
     """Change training images slightly at every reading (colours, blur, JPEG, angle); validation images are left alone."""
 
-    loader_workers: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 2 with a GPU, else 0)")] = (
-        None
-    )
+    loader_workers: Annotated[
+        int | None, ranges.PROCESSES, arg(metavar="INT", help_behavior_hint="(default: 2 with a GPU, else 0)")
+    ] = None
     """Processes that read and cut images ahead of the training; the result does not depend on it."""
 
     tensorboard: bool = False
@@ -225,7 +207,7 @@ class EvaluationFlags(BudgetFlags, SeedFlags):
     """ChartQA DocVQA InfoVQA TextVQA TabMWP AI2D OCRBench SROIE FUNSD, or the rendered `documents` and `charts`, which need
     no files."""
 
-    eval_samples: int = 60
+    eval_samples: Annotated[int, ranges.COUNT] = 60
     """Most questions per benchmark. With 120 in all, differences of about 10 points are told from chance."""
 
     eval_data_dir: OptionalFolder = None

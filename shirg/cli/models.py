@@ -31,7 +31,6 @@ def load_model(flags: ModelFlags, adapter: Path | None = None, *, as_stored: boo
     Raises:
         UserError: if the model or adapter is missing, damaged, or one does not fit the other.
     """
-    flags.check_resolution()
     import torch
 
     from shirg.gate import GateConfig, ShirgGate

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import arg
 
+from shirg import ranges
 from shirg.cli.flags import DataFlags, OptionalFolder
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
@@ -27,7 +28,7 @@ class Flags(DataFlags):
     `--dataset-size 558000 --ocr-samples 50000` is the full mixture of 608,000 records.
     """
 
-    image_resolution: int = 672
+    image_resolution: Annotated[int, ranges.RESOLUTION] = 672
     """Pixels per side of rendered pages, a multiple of 14; real images keep their size."""
 
     output_dir: Path = Path("./shirg_data")
@@ -55,22 +56,24 @@ class Flags(DataFlags):
     images: Literal["embed", "link"] = "embed"
     """Store image files in the shards, or their paths: small shards that need the images to stay where they are."""
 
-    max_image_side: int = 4096
+    max_image_side: Annotated[int, ranges.IMAGE_SIDE] = 4096
     """Longer side in pixels; larger real images are shrunk to it."""
 
-    shard_size: int = 10_000
+    shard_size: Annotated[int, ranges.COUNT] = 10_000
     """Records per Parquet file."""
 
-    validation_fraction: float = 0.05
+    validation_fraction: Annotated[float, ranges.SHARE] = 0.05
     """Share of the records for validation, whole images at a time."""
 
-    num_workers: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: up to 2)")] = None
+    num_workers: Annotated[
+        int | None, ranges.PROCESSES, arg(metavar="INT", help_behavior_hint="(default: up to 2)")
+    ] = None
     """Processes that open and render images; the result does not depend on it."""
 
-    shard_index: int = 0
+    shard_index: Annotated[int, ranges.PART] = 0
     """Which share of the work this process does, from 0: the number of a task in a cluster's array job."""
 
-    num_shards: int = 1
+    num_shards: Annotated[int, ranges.PARTS] = 1
     """How many processes share the work on one folder; docs/data.md shows the commands."""
 
     list: bool = False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
+from shirg import ranges
 from shirg.cli import evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import run_command
@@ -49,7 +50,7 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
     skip_training: bool = False
     """Only evaluate: the --adapter, else best_model in the output folder, else the model without an adapter."""
 
-    timing_repeats: Annotated[int, arg(metavar="INT")] = 3
+    timing_repeats: Annotated[int, ranges.REPEATS, arg(metavar="INT")] = 3
     """Runs of which each stage's time is the median; 0 leaves timing out."""
 
     skip_evaluation: bool = False

@@ -10,13 +10,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, get_type_hints
 
 import tyro
 
 from shirg.cli.flags import CommonFlags
-from shirg.errors import UserError
+from shirg.errors import UserError, missing_package
 from shirg.process_group import part
+from shirg.ranges import Range
 
 USER_MISTAKE = 2
 STOPPED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
@@ -36,7 +37,12 @@ def run_command(
     traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
     flags = parse(flags_type, argv, prog)
-    sys.exit(guarded(lambda: command(flags), debug=flags.debug, flags=[field.name for field in fields(flags_type)]))
+
+    def work() -> None:
+        check_numbers(flags)
+        command(flags)
+
+    sys.exit(guarded(work, debug=flags.debug, flags=[field.name for field in fields(flags_type)]))
 
 
 def parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None) -> Flags:
@@ -51,6 +57,21 @@ def parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None)
             words = re.sub(r"[\u2500-\u257f]|-{4,}|^[|+]|[|+]$", " ", inside, flags=re.MULTILINE)
             print(f"shirg: error: {_one_line(words)}", file=sys.stderr)
         raise
+
+
+def check_numbers(flags: CommonFlags) -> None:
+    """Compare every number with the range in its flag's annotation, before any work begins.
+
+    Raises:
+        UserError: naming the flag, the number and the range.
+    """
+    hints = get_type_hints(type(flags), include_extras=True)
+    for field in fields(flags):
+        given = getattr(flags, field.name)
+        numbers = () if given is None else given if isinstance(given, tuple) else (given,)
+        for allowed in (one for one in getattr(hints[field.name], "__metadata__", ()) if isinstance(one, Range)):
+            for number in numbers:
+                allowed.check(f"--{field.name.replace('_', '-')}", number)
 
 
 def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = ()) -> int:
@@ -94,6 +115,8 @@ def explain(error: Exception) -> str | None:
         return _explain_os_error(error)
     if isinstance(error, UserError):
         return _one_line(str(error))
+    if isinstance(error, ImportError):
+        return missing_package(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return "out of memory: lower --batch-size, --image-resolution or the token budgets"
     return None

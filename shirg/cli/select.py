@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from tyro.conf import Positional, arg
 
+from shirg import ranges
 from shirg.cli.flags import AdaptedModelFlags, SelectorFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
@@ -45,7 +46,7 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     image: Positional[Annotated[Path, arg(metavar="IMAGE|FOLDER")]]
     """A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file, or a folder of them."""
 
-    budget: int = 768
+    budget: Annotated[int, ranges.BUDGET] = 768
     """Patches to keep, from 1 to the number of patches (2304 at 672 pixels). One more token sums up the others."""
 
     question: str = ""

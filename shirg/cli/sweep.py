@@ -6,8 +6,9 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+from shirg import ranges
 from shirg.cli.flags import AdaptedModelFlags, BudgetFlags, SeedFlags
 from shirg.cli.runner import run_command
 
@@ -40,13 +41,13 @@ class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
     shirg sweep --answers --pages 28 --token-budgets 256       what the summary token is worth to the reader
     """
 
-    pages: int = 60
+    pages: Annotated[int, ranges.COUNT] = 60
     """Pages to measure, seven kinds in turn. Fewer are faster and leave more differences undecided."""
 
-    questions: int = 4
+    questions: Annotated[int, ranges.COUNT] = 4
     """Most questions per page; every setting chooses again for each."""
 
-    token_budgets: tuple[int, ...] = (256, 768)
+    token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (256, 768)
     """Visual tokens kept per page, one or more numbers; the heat map is drawn for the smallest."""
 
     answers: bool = False

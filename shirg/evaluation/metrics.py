@@ -25,10 +25,11 @@ VQA_MATCHES = 3
 def relaxed_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """ChartQA's relaxed accuracy: 1.0 within 5% of a numeric answer, else 1.0 only for the same string, case ignored.
 
-    `"12%"` is read as 0.12, as the official scorer does, so "12" does not answer "12%". A gold answer of zero has no
-    relative error and is compared as a string; thousands separators and list answers are strings, too.
+    White space around a word counts, as in lmms-eval's scorer. `"12%"` is read as 0.12, as there, so "12" does not answer
+    "12%". A gold answer of zero has no relative error and is compared as a string; thousands separators and list answers are
+    strings, too.
     """
-    return float(any(_relaxed_match(prediction.strip(), answer.strip()) for answer in answers))
+    return float(any(_relaxed_match(prediction, answer) for answer in answers))
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
@@ -36,25 +37,21 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
     `1 - NL` where the edit distance divided by the longer length, NL, is at most 0.5, else 0. Equation 1 leaves out an NL
     of exactly 0.5; the DocVQA scorer and lmms-eval count it as half right, and published numbers with them, so it counts
-    here. Case and runs of white space are ignored, as in that scorer.
+    here. Case and runs of white space are ignored by the distance, as in that scorer, but not by the length.
     """
-    from rapidfuzz.distance import Levenshtein
-
-    guess = _squeeze(prediction)
-    distances = [Levenshtein.normalized_distance(guess, _squeeze(answer)) for answer in answers]
-    nearest = min(distances, default=1.0)
+    nearest = min((_edit_share(prediction, answer) for answer in answers), default=1.0)
     return 1.0 - nearest if nearest <= ANLS_THRESHOLD else 0.0
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """VQA accuracy: mean over the annotators left out in turn of `min(1, matches among the others / 3)`.
 
-    Both sides are normalised as in the official scorer (see `normalise_vqa`). With the official ten answers this is
+    Both sides are normalised as in TextVQA's scorer (see `normalise_evalai`). With the official ten answers this is
     Antol et al. 2015 to the digit; with fewer than four the others cannot reach three, and agreement with all of them
     is full marks (a single answer: equality).
     """
-    guess = normalise_vqa(prediction)
-    matches = [normalise_vqa(answer) == guess for answer in answers]
+    guess = normalise_evalai(prediction)
+    matches = [normalise_evalai(answer) == guess for answer in answers]
     if len(matches) < 2:
         return float(any(matches))
     needed = min(VQA_MATCHES, len(matches) - 1)
@@ -117,14 +114,16 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def normalise_vqa(text: str) -> str:
-    """An answer as the VQA scorer compares it.
+def normalise_evalai(text: str) -> str:
+    """An answer as TextVQA's scorer on EvalAI compares it, and lmms-eval with it.
 
-    Lower case; punctuation removed beside a space, otherwise turned into one; full stops kept only before a digit;
-    number words up to ten as digits; articles dropped; missing apostrophes of contractions put back
-    (GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py).
+    Lower case; commas and question marks removed; "'s" a word of its own; other punctuation removed where it stands beside a
+    space, otherwise turned into one; full stops kept only before a digit; number words up to ten as digits; articles
+    dropped; missing apostrophes of contractions put back (facebookresearch/mmf, pythia/tasks/processors.py,
+    EvalAIAnswerProcessor). VQA v2's scorer has the last four rules, and keeps commas to them.
     """
-    text = text.replace("\n", " ").replace("\t", " ").strip()
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    text = text.strip().replace("\n", " ").replace("\t", " ").strip()
     text = _strip_punctuation(text)
     words = (_NUMBER_WORDS.get(word, word) for word in text.lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
@@ -147,6 +146,14 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def _bare(text: str) -> str:
     return text.strip().lower().translate(_NO_PUNCTUATION)
+
+
+def _edit_share(prediction: str, answer: str) -> float:
+    """Edit distance by the longer length; lengths are those of upper case, as the scorer takes them ("\u00df" counts two)."""
+    from rapidfuzz.distance import Levenshtein
+
+    length = max(len(prediction.upper()), len(answer.upper()))
+    return Levenshtein.distance(_squeeze(prediction), _squeeze(answer)) / length if length else 0.0
 
 
 def _squeeze(text: str) -> str:
@@ -181,11 +188,12 @@ def _tabmwp_value(text: str) -> float | str:
     return round(float(numerator) / float(denominator or 1), 3)
 
 
-# The VQA scorer's tables. Contractions are listed as they should be written; the scorer mends each of them where one
+# The scorer's tables. Contractions are listed as they should be written; the scorer mends each of them where one
 # apostrophe is missing. "somebody'd" it spoils instead, on both sides alike; we do as it does.
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _STRAY_FULL_STOP = re.compile(r"\.(?!\d)")
+_FULL_STOPS = 32
+"""The scorer removes so many at most: it hands re.UNICODE, which is 32, to the place of the count."""
 _ARTICLES = frozenset({"a", "an", "the"})
 _DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBER_WORDS = {"none": "0"} | {word: str(value) for value, word in enumerate(_DIGIT_WORDS)}
@@ -210,9 +218,8 @@ _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 def _strip_punctuation(text: str) -> str:
-    number_with_commas = _DIGIT_COMMA_DIGIT.search(text) is not None
     stripped = text
     for mark in _PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
-        stripped = stripped.replace(mark, "" if beside_space or number_with_commas else " ")
-    return _STRAY_FULL_STOP.sub("", stripped)
+        stripped = stripped.replace(mark, "" if beside_space else " ")
+    return _STRAY_FULL_STOP.sub("", stripped, count=_FULL_STOPS)

@@ -24,14 +24,15 @@ Up to three methods of the instance are replaced. No class is touched, and so no
 around a model and passes calls on (a `PeftModel`, `torch.compile`) is refused: give the model inside, and go on using
 the outer one.
 
-An adapter trained by SHIRG fits the official model as well. Its layers are named as seen from `get_model()`, and peft
-puts them there in place; on the whole model peft would find the layers, but none of their weights. The selection it
-was trained with is in its folder:
+An adapter trained by SHIRG fits the official model as well. peft puts its layers in place, and goes by their names: on
+the whole model it would find the layers, but none of their weights, and some pefts cannot read the configuration of what
+`get_model()` gives. So it is handed the projector by the name that it has in an adapter. The selection that an adapter was
+trained with is in its folder:
 
-    PeftModel.from_pretrained(model.get_model(), folder)
+    PeftModel.from_pretrained(nn.ModuleDict({"mm_projector": model.get_model().mm_projector}), folder)
     settings = json.loads(Path(folder, "shirg_settings.json").read_text())
     enable_shirg(model, budget=768, gate_config=GateConfig(**settings["gate"]), tokenizer=tokenizer,
-                 relevance_sign=settings["relevance_sign"])
+                 relevance_sign=settings["relevance_sign"])  # and relevance_floor, where the checkpoint's config names one
     pixels = pixels_for_shirg([image], settings["resolution"], settings["fit"])
 
 That is for the relevance "llm". With settings["relevance"] "none" leave the tokenizer out; "siglip" needs a text tower,
@@ -52,11 +53,11 @@ from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
-from shirg.lavida.config import IMAGE_TOKEN_INDEX, RELEVANCE_SIGNS
+from shirg.lavida.config import IMAGE_TOKEN_INDEX, NO_FLOOR, RELEVANCE_SIGNS, check_floor
 from shirg.lavida.images import square_view, to_pixels, to_rgb
+from shirg.lavida.patches import embed_patches
 from shirg.lavida.prompt import naming_part, question_marks, question_part
 from shirg.lavida.relevance import word_relevance
-from shirg.lavida.tower import embed_patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,6 +79,7 @@ class _Settings:
     marks: frozenset[int]
     """Ids that end a question."""
     relevance_sign: int
+    relevance_floor: float
 
 
 def enable_shirg(
@@ -86,6 +88,8 @@ def enable_shirg(
     gate_config: GateConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     relevance_sign: int = 1,
+    relevance_floor: float = NO_FLOOR,
+    preset: str | None = None,
 ) -> nn.Module:
     """Make this one model read images through SHIRG; returns the model. See the module for what `images` may be.
 
@@ -97,25 +101,28 @@ def enable_shirg(
             as with `Lavida`'s relevance "llm"; without it, and where `encode_images` is called by itself, the image
             alone decides.
         relevance_sign: -1 where the space is inverted, so that the least similar tokens are the relevant ones.
+        relevance_floor: cosine, times the sign, up to which a token is no match for the question.
+        preset: "default" or "ocr", instead of `gate_config`.
 
     Raises:
         UserError: if the model lacks an attribute of the official code base or stands around another one, the budget
-            is below 1, the sign is neither 1 nor -1, or the selector needs the tower's attention or keys, which only
-            `Lavida` computes.
+            is below 1, the sign is neither 1 nor -1, the floor is no cosine, the preset is unknown or came with a
+            `gate_config`, or the selector needs the tower's attention or keys, which only `Lavida` computes.
     """
     _check_model(model)
-    if budget < 1:
+    if not isinstance(budget, int) or budget < 1:
         raise UserError(f"budget: got {budget}, must be 1 or more kept tokens per image")
     if relevance_sign not in RELEVANCE_SIGNS:
         raise UserError(f"relevance_sign: got {relevance_sign!r}, must be 1 or -1")
-    gate = ShirgGate(gate_config or GateConfig())
+    check_floor("relevance_floor", relevance_floor)
+    gate = ShirgGate(_gate_config(gate_config, preset))
     if gate.needs:
         raise UserError(
             f"gate_config: selector {gate.config.selector!r} needs the tower's {' and '.join(gate.needs)}, which are not at "
             "hand here; take one that needs neither, or shirg.Lavida"
         )
     marks = frozenset() if tokenizer is None else question_marks(tokenizer)
-    setattr(model, _SETTINGS, _Settings(gate, budget, tokenizer, marks, relevance_sign))
+    setattr(model, _SETTINGS, _Settings(gate, budget, tokenizer, marks, relevance_sign, relevance_floor))
     for name, function in _WRAPPERS.items():
         if hasattr(type(model), name):  # bound, so that copy.deepcopy binds it to the copy
             setattr(model, name, MethodType(function, model))
@@ -148,6 +155,15 @@ def pixels_for_shirg(images: Sequence[Image.Image], resolution: int = 672, fit: 
     if resolution < 14 or resolution % 14:
         raise UserError(f"resolution: got {resolution}, must be a positive multiple of 14")
     return to_pixels([square_view(to_rgb(image), resolution, fit) for image in images])
+
+
+def _gate_config(given: GateConfig | None, preset: str | None) -> GateConfig:
+    if given is not None and preset is not None:
+        raise UserError(f"preset: got {preset!r} and a gate_config, must be one of them")
+    try:
+        return given or GateConfig.preset(preset or "default")
+    except ValueError as error:
+        raise UserError(f"preset: got {preset!r}; {error}") from error
 
 
 def _check_model(model: Official) -> None:
@@ -272,7 +288,8 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
     if question is not None and len(question):
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             words = inner.embed_tokens(question.to(tokens.device))
-            relevance = settings.relevance_sign * word_relevance(projector, tokens, words)[None]
+            sign, floor = settings.relevance_sign, settings.relevance_floor
+            relevance = word_relevance(projector, tokens, words, sign, floor)[None]
     kept = settings.gate(
         tokens[None], budget=settings.budget, grid=(len(views), *grid), pixels=pixels[None], relevance=relevance
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
 
+from shirg import ranges
 from shirg.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
 
 MODEL = "lavida_shirg"
+RANGES = {
+    "budget": ranges.BUDGET,
+    "max_new_tokens": ranges.TOKENS,
+    "steps": ranges.TOKENS,
+    "step_ratio": ranges.STEP_RATIO,
+    "block_length": ranges.TOKENS,
+    "shift": ranges.SHIFT,
+    "resolution": ranges.RESOLUTION,
+}
 STEP_RATIO = 0.5
 """Denoising steps per token unless `steps` or `step_ratio` says otherwise, as in SHIRG's own evaluation."""
 
@@ -95,6 +106,12 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         if str(batch_size) != "1":
             raise UserError(f"batch_size: got {batch_size}, must be 1; questions are answered one by one")
         _check_preset(preset)
+        _check_values(mode, fit)
+        numbers = {"budget": budget, "max_new_tokens": max_new_tokens, "steps": steps, "step_ratio": step_ratio}
+        numbers |= {"block_length": block_length, "shift": shift, "resolution": resolution}
+        for name, value in numbers.items():
+            if value is not None:
+                RANGES[name].check(name, value)
         self._join_processes()
         self.model = _load(
             adapter,
@@ -119,6 +136,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
             "schedule_kwargs": None if shift is None else {"shift": float(shift)},
             "prefix_lm": prefix_lm,
         }
+        self._check_against_model()
 
     @property
     def device(self) -> torch.device:
@@ -165,6 +183,30 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
             **self.keywords,
         )
         return _until(text, settings.get("until"))
+
+    def _check_against_model(self) -> None:
+        """Refuse now what the first question would be refused for, after the weights of a large model were read."""
+        from shirg.lavida.diffusion.families import decoding_settings
+        from shirg.lavida.vision import check_budget
+
+        model = self.model
+        tile, side = model.tower.image_size, model.resolution
+        most_views = 1 + max(width * height for width, height in model.config.pinpoints) // tile**2
+        available = {
+            "shirg": math.prod(model.tower.grid(side, side)),
+            "multiview": most_views * math.prod(model.tower.grid(tile, tile)),
+        }
+        if self.mode in available:
+            check_budget(self.budget, available[self.mode])
+        length = self.max_new_tokens or model.config.answer_tokens
+        usual: dict[str, Any] = {
+            name: parameter.default
+            for name, parameter in inspect.signature(model.generate).parameters.items()
+            if name in ("remasking", "step_per_block", "temperature", "alg", "alg_temp", "top_p", "top_k")
+        }
+        asked = {"max_new_tokens": length, "block_length": self.block_length or length, **self.keywords}
+        ids: dict[str, Any] = {"mask_token_id": model.config.mask_token_id, "early_stop": None}
+        decoding_settings(model.config.family, **usual, **asked, **ids)
 
     def _join_processes(self) -> None:
         """Under a launcher, one GPU for each process, and the object through which lmms-eval joins their answers."""
@@ -227,6 +269,15 @@ def _refuse_unknown(unknown: dict[str, object]) -> None:
         near = difflib.get_close_matches(name, _arguments(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_arguments())}"
         raise UserError(f"model_args: {name!r} is no argument of {MODEL}; {hint}")
+
+
+def _check_values(mode: str, fit: str | None) -> None:
+    from shirg.lavida.images import FITS
+    from shirg.lavida.vision import check_mode
+
+    check_mode(mode)
+    if fit is not None and fit not in FITS:
+        raise UserError(f"fit: got {fit!r}, must be one of {', '.join(FITS)}")
 
 
 def _check_preset(preset: str | None) -> None:

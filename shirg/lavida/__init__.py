@@ -1,9 +1,34 @@
-"""LaViDa: image -> views -> tokens -> kept tokens -> embeddings -> prefix -> cache -> answer."""
+"""LaViDa: image -> views -> tokens -> kept tokens -> embeddings -> prefix -> cache -> answer.
 
-from shirg.lavida.config import LavidaConfig
-from shirg.lavida.language import LanguageModel, PrefixCache
-from shirg.lavida.model import Lavida
-from shirg.lavida.tower import SigLipVisionTower
-from shirg.lavida.vision import MODES, VisionFeatures
+Names are loaded on first use: parts that need torch alone can be had beside any transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shirg.lavida.config import LavidaConfig
+    from shirg.lavida.language import LanguageModel, PrefixCache
+    from shirg.lavida.model import Lavida
+    from shirg.lavida.tower import SigLipVisionTower
+    from shirg.lavida.vision import MODES, VisionFeatures
+
+_HOMES = {
+    "MODES": "vision",
+    "LanguageModel": "language",
+    "Lavida": "model",
+    "LavidaConfig": "config",
+    "PrefixCache": "language",
+    "SigLipVisionTower": "tower",
+    "VisionFeatures": "vision",
+}
 
 __all__ = ["MODES", "LanguageModel", "Lavida", "LavidaConfig", "PrefixCache", "SigLipVisionTower", "VisionFeatures"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'shirg.lavida' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"shirg.lavida.{_HOMES[name]}"), name)

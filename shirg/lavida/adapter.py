@@ -36,7 +36,15 @@ logger = logging.getLogger(__name__)
 TARGETS = ("mm_projector.0", "mm_projector.2")
 WEIGHTS_FILE = "adapter_model.safetensors"
 SETTINGS_FILE = "shirg_settings.json"
-ADAPTER_FILES = ("adapter_config.json", WEIGHTS_FILE, SETTINGS_FILE)
+CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
+
+_PLAIN = (
+    "peft_type task_type inference_mode base_model_name_or_path revision r lora_alpha lora_dropout target_modules bias "
+    "fan_in_fan_out init_lora_weights modules_to_save layers_to_transform layers_pattern"
+)
+PLAIN_KEYS = frozenset(_PLAIN.split())
+"""What peft 0.4 has in a LoRA's configuration, and every peft since."""
 NAME = "default"
 """The adapter's name inside peft."""
 
@@ -167,11 +175,23 @@ def write_adapter(model: Lavida, folder: Path, *, settings: dict[str, Any]) -> N
     config.inference_mode = True
     config.base_model_name_or_path = settings.get("base_model")
     config.save_pretrained(str(folder))
+    _leave_out_defaults(folder / CONFIG_FILE)
     weights = {_file_name(name): value.detach().cpu().contiguous() for name, value in lora_parameters(model).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     complete = {**model_settings(model), **settings}
     write_json(folder / SETTINGS_FILE, complete)
     write_text(folder / "README.md", adapter_card(config.to_dict(), complete))
+
+
+def _leave_out_defaults(path: Path) -> None:
+    """Take from a configuration what says nothing: pefts from 0.5 to 0.13 refuse a key that they do not know."""
+    from peft import LoraConfig
+
+    usual = LoraConfig().to_dict()
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    told = (name for name, value in stored.items() if name != "peft_version" and value != usual.get(name))
+    kept = PLAIN_KEYS.union(told)
+    write_json(path, {name: value for name, value in stored.items() if name in kept})
 
 
 def model_settings(model: Lavida) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from transformers import SiglipVisionConfig
 from shirg.errors import UserError
 from shirg.files import atomic_path
 from shirg.lavida import checkpoint
-from shirg.lavida.config import GRID_PINPOINTS, SPECIAL_IDS, LavidaConfig, read_config
+from shirg.lavida.config import GRID_PINPOINTS, SO400M, SPECIAL_IDS, LavidaConfig, read_config
 from shirg.lavida.model import Lavida
-from shirg.lavida.tower import SO400M
 
 ARCHITECTURES = {"llada": "LlavaLladaForMaskedDiffusion", "dream": "LlavaDreamForMaskedDiffusion"}
 PUBLISHED_TOWER = "google/siglip-so400m-patch14-384"

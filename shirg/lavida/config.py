@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shirg.errors import UserError
-from shirg.lavida.language import BodyConfig
-from shirg.lavida.tower import SHIRG_RESOLUTION, SO400M
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,6 +19,20 @@ logger = logging.getLogger(__name__)
 
 IMAGE_TOKEN_INDEX = -200  # LaViDa llava/constants.py:8
 IGNORE_INDEX = -100  # LaViDa llava/constants.py:7
+
+SHIRG_RESOLUTION = 672
+"""Side in pixels at which SHIRG encodes an image: 48 x 48 patches of 14 pixels."""
+
+SO400M: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+"""siglip-so400m-patch14-384, the tower of every released LaViDa (LaViDa siglip_encoder.py:73-100)."""
 
 SPECIAL_IDS = {
     "llada": {"mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081},
@@ -63,15 +75,36 @@ MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 POOL_MODES = ("bilinear", "average", "max")
 RELEVANCE = ("llm", "siglip", "none")
 RELEVANCE_SIGNS = (1, -1)
+NO_FLOOR = -1.0
+"""The `relevance_floor` that leaves all cosines as they are."""
 
 SHIRG_DEFAULTS: dict[str, Any] = {
     "relevance": "llm",
     "relevance_sign": 1,
-    "relevance_floor": -1.0,
+    "relevance_floor": NO_FLOOR,
     "resolution": SHIRG_RESOLUTION,
     "answer_tokens": ANSWER_TOKENS,
 }
 """Our own keys, under "shirg" in the file; see `LavidaConfig`."""
+
+
+@dataclass(frozen=True)
+class BodyConfig:
+    """Sizes of a language model, in one set of names for both families."""
+
+    family: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    vocab_size: int
+    rope_theta: float
+    rms_norm_eps: float
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
 
 
 @dataclass
@@ -126,10 +159,7 @@ class LavidaConfig:
         _expect("mm_spatial_pool_mode", self.pool_mode, POOL_MODES)
         _expect("shirg.relevance", self.relevance, RELEVANCE)
         _expect("shirg.relevance_sign", self.relevance_sign, RELEVANCE_SIGNS)
-        if not isinstance(self.relevance_floor, int | float) or not -1 <= self.relevance_floor < 1:
-            raise UserError(
-                f"config: shirg.relevance_floor={self.relevance_floor!r} must be a cosine from -1 to below 1"
-            )
+        check_floor("config: shirg.relevance_floor", self.relevance_floor)
 
     @property
     def family(self) -> str:
@@ -198,6 +228,12 @@ class LavidaConfig:
         stored, own = shirg_settings(self.raw), {name: getattr(self, name) for name in SHIRG_DEFAULTS}
         changes = {name: value for name, value in own.items() if value != stored[name]}
         return {**self.raw, "shirg": {**self.raw.get("shirg", {}), **changes}} if changes else self.raw
+
+
+def check_floor(name: str, floor: object) -> None:
+    """Raise `UserError`, beginning with `name`, unless `floor` can be a `relevance_floor`."""
+    if not isinstance(floor, int | float) or not NO_FLOOR <= floor < 1:
+        raise UserError(f"{name}: got {floor!r}, must be a cosine from -1 to below 1")
 
 
 def shirg_settings(raw: dict[str, Any]) -> dict[str, Any]:

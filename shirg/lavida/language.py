@@ -22,29 +22,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, rotate_half
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
+from shirg.lavida.config import BodyConfig
+
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 INITIALIZER_STD = 0.02  # of random weights; Llama's and Qwen2's `initializer_range`
-
-
-@dataclass(frozen=True)
-class BodyConfig:
-    """Sizes of a language model, in one set of names for both families."""
-
-    family: str
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    vocab_size: int
-    rope_theta: float
-    rms_norm_eps: float
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
 
 
 @dataclass

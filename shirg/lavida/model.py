@@ -19,7 +19,8 @@ from shirg.lavida.diffusion.generation import EarlyStop, OnPrefix, OnStep, Prefi
 from shirg.lavida.drafts import Draft, control_ids, starting_tokens
 from shirg.lavida.images import tile_grid
 from shirg.lavida.language import LanguageModel
-from shirg.lavida.relevance import TextTower, base_projection, load_text_tower, token_relevance
+from shirg.lavida.relevance import base_projection, token_relevance
+from shirg.lavida.text_tower import TextTower, load_text_tower
 from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.vision import VisionFeatures
 
@@ -304,11 +305,13 @@ class Lavida(nn.Module):
         on_step: OnStep | None = None,
         on_prefix: OnPrefix | None = None,
         stop_early: bool = False,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Denoise answers to prompts; returns the new tokens only, Long [B, max_new_tokens].
 
         Args:
-            input_ids: prompts [B, L], or a list of prompts [L_i] of any lengths; each is answered as if it were alone.
+            input_ids: prompts [B, L], or a list of prompts [L_i] of any lengths; each is answered as if it were alone. Padding
+                in [B, L] is for `attention_mask` to tell: without it every id is read.
             images: one PIL image per placeholder, in order across the batch.
             image_embeds: instead of images, their embeddings [n, hidden].
             steps: denoising steps for the whole answer, instead of `step_ratio` or `step_per_block`. LLaDA's blocks share
@@ -323,6 +326,8 @@ class Lavida(nn.Module):
             on_prefix: called with the prefix's `PrefixCache` once it is full, before the first pass over the answer.
             stop_early: end once no row has a mask before its first stop token (`stop_ids`, a draft's included), and write
                 the config's end of text behind it. Texts are those of a full run, passes fewer. (Official: never.)
+
+            attention_mask: [B, L], 0 where `input_ids` are padding, on whichever side.
 
         Other arguments: see `GenerationSettings`.
 
@@ -348,7 +353,7 @@ class Lavida(nn.Module):
             top_k=top_k,
             early_stop=self._early_stop() if stop_early else None,
         )
-        prompts = prompt.rows_of(input_ids)
+        prompts = prompt.rows_of(input_ids, attention_mask)
         tokens = starting_tokens(draft_tokens, len(prompts), max_new_tokens, self.config.mask_token_id)
         embeds = self._embeds_per_placeholder(prompts, images, mode, budget, image_embeds)
         prefix = Prefix.of(self._spliced_rows(prompts, embeds))

@@ -93,20 +93,33 @@ def tokenize_with_images(tokenizer: PreTrainedTokenizerBase, text: str, image_to
     return torch.tensor(ids, dtype=torch.long)
 
 
-def rows_of(input_ids: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Prompts [B, L] in one tensor, or [L_i] each, as a list.
+def rows_of(input_ids: Tensor | Sequence[Tensor], attention_mask: Tensor | None = None) -> list[Tensor]:
+    """Prompts [B, L] in one tensor, those of its ids for which the mask [B, L] is not 0, or [L_i] each, as a list.
 
     Raises:
-        UserError: unless there is at least one prompt, and one id in each.
+        UserError: unless there is at least one prompt, and one id in each, or for a mask that does not fit.
     """
     if isinstance(input_ids, Tensor):
         if input_ids.ndim != 2 or 0 in input_ids.shape:
             raise UserError(f"input_ids must be [batch, length], both at least 1; got shape {list(input_ids.shape)}")
-        return list(input_ids)
+        return list(input_ids) if attention_mask is None else _unpadded(input_ids, attention_mask)
+    if attention_mask is not None:
+        raise UserError("attention_mask: a list of prompts has no padding; leave the mask out")
     shapes = [list(row.shape) for row in input_ids]
     if not shapes or any(len(shape) != 1 or shape[0] < 1 for shape in shapes):
         raise UserError(f"input_ids must be a list of prompts [length], at least 1 of length 1; got shapes {shapes}")
     return list(input_ids)
+
+
+def _unpadded(input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    if attention_mask.shape != input_ids.shape:
+        raise UserError(
+            f"attention_mask: got shape {list(attention_mask.shape)}, must be that of input_ids, {list(input_ids.shape)}"
+        )
+    real = attention_mask.to(input_ids.device).bool()
+    if not real.any(dim=1).all():
+        raise UserError("attention_mask: got a row without any id, must leave at least one in every prompt")
+    return [row[kept] for row, kept in zip(input_ids, real, strict=True)]
 
 
 def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tensor], image_token_index: int) -> Tensor:

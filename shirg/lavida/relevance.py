@@ -6,28 +6,20 @@ Neither space was trained for single tokens: similarities may carry little, or b
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.gate.terms import text_cosine
-from shirg.lavida import checkpoint
-from shirg.lavida.config import RELEVANCE, read_config
+from shirg.lavida.config import NO_FLOOR, RELEVANCE
 from shirg.lavida.prompt import naming_part, text_of
-from shirg.lavida.vision import VisionFeatures
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import SiglipConfig
-
     from shirg.lavida.model import Lavida
-
-LAST_LAYER = "vision_model.encoder.layers.{}."
-"""Name in a SigLIP checkpoint of the encoder layer that LaViDa deletes (LaViDa siglip_encoder.py:570-571)."""
+    from shirg.lavida.text_tower import TextTower
+    from shirg.lavida.vision import VisionFeatures
 
 
 def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
@@ -54,170 +46,58 @@ def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tenso
             if model.tokenizer is not None:
                 question_ids = naming_part(question_ids, model.tokenizer)
             words = model.language.embed_tokens(question_ids.to(model.device))
-            scores = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
-            return (model.config.relevance_sign * scores[None]).clamp_min(model.config.relevance_floor)
+            tokens = features.tokens.flatten(0, 1)
+            sign, floor = model.config.relevance_sign, model.config.relevance_floor
+            return word_relevance(model.mm_projector, tokens, words, sign, floor)[None]
         if kind == "siglip":
             scores = _need_text_tower(model).relevance(features.tokens, _question_text(model, question_ids))
             return model.config.relevance_sign * scores[None]
         raise UserError(f"relevance={kind!r} is unknown; expected {' or '.join(map(repr, RELEVANCE))}")  # set by hand
 
 
-def word_relevance(projector: nn.Sequential, tokens: Tensor, words: Tensor) -> Tensor:
-    """max_j cos(v_i, t_j) [N] float32 between base-projected tokens, centred by their mean, and word embeddings.
+def word_relevance(
+    projector: nn.Module, tokens: Tensor, words: Tensor, sign: int = 1, floor: float = NO_FLOOR
+) -> Tensor:
+    """max(floor, sign * max_j cos(v_i, t_j)) [N] float32 of base-projected tokens, centred by their mean, and words.
 
     Args:
+        projector: with or without an adapter, see `base_projection`.
         tokens: [N, D] of the tower.
-        words: [L, hidden].
+        words: embeddings [L, hidden].
+        sign: 1 or -1, see `LavidaConfig`.
+        floor: cosine to which lower ones are raised, see `LavidaConfig`.
     """
     projected = base_projection(projector, tokens)[None].float()
-    return text_cosine(projected, projected.square().mean(-1), projected.mean(1), words[None].float())[0]
+    cosines = text_cosine(projected, projected.square().mean(-1), projected.mean(1), words[None].float())[0]
+    return (sign * cosines).clamp_min(floor)
 
 
-def base_projection(projector: nn.Sequential, tokens: Tensor) -> Tensor:
+def base_projection(projector: nn.Module, tokens: Tensor) -> Tensor:
     """Tower tokens [..., D] -> [..., hidden] by the projector as it is without any adapter.
 
     Training the adapter therefore never moves the choice of tokens.
+
+    Raises:
+        UserError: if an adapter is merged into the projector, since what it was before is then not at hand.
     """
-    for layer in projector:
-        tokens = getattr(layer, "base_layer", layer)(tokens)  # peft wraps a layer and keeps it as `base_layer`
+    projector = _unwrapped(projector)
+    for layer in projector if isinstance(projector, nn.Sequential) else [projector]:
+        layer = _unwrapped(layer)
+        # Up to peft 0.6 an adapted layer is no wrapper but a subclass of the layer that was there.
+        adapted = type(layer).__module__.startswith("peft.")
+        tokens = super(type(layer), layer).forward(tokens) if adapted else layer(tokens)
     return tokens
 
 
-class TextTower:
-    """SigLIP's text tower, and the end of its vision encoder that LaViDa removed; frozen.
-
-    SigLIP (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3) trains one embedding per image
-    and one per text to point the same way. To embed a single patch, the attention over patches is left out of the
-    pooling while its value and output projections stay, as MaskCLIP does with CLIP (Zhou et al. 2022, "Extract Free
-    Dense Labels from CLIP", section 3.1). For SigLIP's pooling head that is the head with the patch as its only key:
-    the softmax over one key is 1 whatever the query, so the probe and the query and key projections drop out.
-
-    The vision tower of a released LaViDa was trained further with the language model, so its features have drifted
-    from the space that this text tower shares with the published vision tower. How much is left is to be measured on
-    the checkpoint in question.
-
-    It is no module, so that it stays out of the model's weights, parameter counts and training; it follows the device
-    and precision of the tokens it is given.
-    """
-
-    def __init__(self, config: SiglipConfig, tokenizer: Tokenizer):
-        """Build it on the "meta" device or with random weights.
-
-        Args:
-            config: of the whole SigLIP.
-            tokenizer: what is special about SigLIP's text (lower case, end of text) is in it.
-        """
-        from transformers import SiglipModel
-
-        model = SiglipModel(config).eval().requires_grad_(False)
-        self.encoder, self.post_layernorm = model.vision_model.encoder, model.vision_model.post_layernorm
-        self.encoder.layers = self.encoder.layers[-1:]
-        self.head, self.text_model = model.vision_model.head, model.text_model
-        self.text_sizes, self.vision_sizes = model.text_model.config, model.vision_model.config
-        names = ("encoder", "post_layernorm", "head", "text_model")
-        self.parts = nn.ModuleDict({name: getattr(self, name) for name in names})
-        self.tokenizer = tokenizer
-        length = self.text_sizes.max_position_embeddings
-        tokenizer.enable_truncation(length)
-        tokenizer.enable_padding(length=length, pad_id=self.text_sizes.pad_token_id)
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> TextTower:
-        """Read a SigLIP checkpoint, a folder or a hub id; of its vision tower only the part that LaViDa lacks.
-
-        Raises:
-            UserError: if there is no such checkpoint, it is no SigLIP with a text tower, or a tensor is missing.
-        """
-        try:
-            folder = checkpoint.resolve(name)
-        except UserError as error:
-            raise UserError(f"text tower: {error}") from error
-        config, tokenizer = _siglip_config(folder), _tokenizer(folder)
-        with torch.device("meta"):
-            tower = cls(config, tokenizer)
-        if tokenizer.get_vocab_size() > tower.text_sizes.vocab_size:
-            raise UserError(
-                f"text tower {folder}: tokenizer.json knows {tokenizer.get_vocab_size()} tokens, config.json "
-                f"{tower.text_sizes.vocab_size}; take both from one checkpoint"
-            )
-        tower._load(folder, torch.device(device), dtype)
-        return tower
-
-    def relevance(self, tokens: Tensor, question: str) -> Tensor:
-        """cos of every patch to the question: [V, N, D] raw tokens of the shortened tower -> [V * N] float32."""
-        patches = functional.normalize(self.embed_patches(tokens).flatten(0, 1).float(), dim=-1)
-        return patches @ functional.normalize(self.embed_text(question).to(patches), dim=0)
-
-    @torch.no_grad()
-    def embed_patches(self, tokens: Tensor) -> Tensor:
-        """Every patch in the space that images and texts share: [V, N, D] -> [V, N, D].
-
-        The removed layer attends within each view, at any resolution: positions were added before the first layer.
-        """
-        self._follow(tokens)
-        hidden = self.encoder(inputs_embeds=tokens).last_hidden_state
-        hidden = self.post_layernorm(hidden)
-        # The head with one key (transformers' SiglipMultiheadAttentionPoolingHead): value and output projection of
-        # the key itself, then the residual MLP. The packed input projection holds query, key and value rows.
-        head, width = self.head, tokens.shape[-1]
-        attention = head.attention
-        value = functional.linear(hidden, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-        pooled = attention.out_proj(value)
-        return pooled + head.mlp(head.layernorm(pooled))
-
-    @torch.no_grad()
-    def embed_text(self, text: str) -> Tensor:
-        """A text in the shared space, [D], padded to the full length without a mask, as SigLIP was trained."""
-        ids = torch.tensor([self.tokenizer.encode(text).ids], device=self._sample.device)
-        return self.text_model(input_ids=ids).pooler_output[0]
-
-    @property
-    def _sample(self) -> Tensor:
-        return self.post_layernorm.weight
-
-    def _follow(self, tokens: Tensor) -> None:
-        if (self._sample.device, self._sample.dtype) != (tokens.device, tokens.dtype):
-            self.parts.to(tokens.device, tokens.dtype)
-
-    def _load(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        last = LAST_LAYER.format(self.vision_sizes.num_hidden_layers - 1)
-        wanted = {_hub_name(name, last): (name, value.shape) for name, value in self.parts.state_dict().items()}
-        files = checkpoint.weight_files(folder)
-        others = checkpoint.stored_shapes(files)  # the rest of the vision tower, left unread
-        weights = f"the weights of text tower {folder}"
-        state = checkpoint.read_tensors(files, wanted, weights, unused=others, device=device, dtype=dtype)
-        self.parts.load_state_dict(state, assign=True)
-        self.parts.requires_grad_(False)
-        embeddings = self.text_model.embeddings
-        places = torch.arange(embeddings.position_embedding.num_embeddings, device=device)[None]
-        embeddings.register_buffer("position_ids", places, persistent=False)
-
-
-def load_text_tower(model: Lavida, name: str | Path) -> TextTower:
-    """The text tower of the SigLIP that `model`'s vision tower was made from.
-
-    Raises:
-        UserError: as `TextTower.from_pretrained`, and if that SigLIP's vision tower has other sizes.
-    """
-    tower = TextTower.from_pretrained(name, device=model.device, dtype=model.dtype)
-    theirs, ours = tower.vision_sizes, model.tower.config
-    sizes = {"width": (theirs.hidden_size, ours.hidden_size)}
-    sizes["layers"] = (theirs.num_hidden_layers, ours.num_hidden_layers + 1)  # with the one that LaViDa removed
-    for what, (has, needs) in sizes.items():
-        if has != needs:
-            raise UserError(
-                f"text tower {name}: its vision tower's {what} is {has}, this model's was {needs}; give the SigLIP "
-                "that the model's tower was made from (siglip-so400m-patch14-384 for released LaViDa)"
-            )
-    return tower
-
-
-def _hub_name(name: str, last: str) -> str:
-    if name.startswith("encoder."):
-        return last + name.removeprefix("encoder.layers.0.")
-    return name if name.startswith("text_model.") else f"vision_model.{name}"
+def _unwrapped(module: Any) -> Any:
+    """A module without what peft put around it: adapters (from 0.7 on), or a copy that is trained (`modules_to_save`)."""
+    if getattr(module, "merged", False):
+        raise UserError(
+            "model: an adapter is merged into its projector, so that tokens cannot be compared with a question as "
+            "without the adapter; undo it with peft's unmerge_adapter()"
+        )
+    inside = getattr(module, "base_layer", getattr(module, "original_module", None))
+    return module if inside is None else _unwrapped(inside)
 
 
 def _need_text_tower(model: Lavida) -> TextTower:
@@ -235,34 +115,3 @@ def _question_text(model: Lavida, question_ids: Tensor) -> str:
             'relevance "siglip" reads the question as text, and this model came without a tokenizer; use "llm" or "none"'
         )
     return text_of(model.tokenizer, question_ids.tolist(), skip_special_tokens=True).strip()
-
-
-def _siglip_config(folder: Path) -> SiglipConfig:
-    from transformers import SiglipConfig
-
-    raw = read_config(folder)
-    if raw.get("model_type") != "siglip" or not isinstance(raw.get("vision_config"), dict):
-        raise UserError(
-            f"text tower {folder}: config.json is of model_type={raw.get('model_type')!r}, not of a whole SigLIP with "
-            'text and vision ("siglip", such as google/siglip-so400m-patch14-384)'
-        )
-    no_ids = {"bos_token_id": None, "eos_token_id": None}  # the defaults are CLIP's, beyond SigLIP's vocabulary
-    try:
-        return SiglipConfig(
-            text_config={**no_ids, **(raw.get("text_config") or {})},
-            vision_config={**raw["vision_config"], "vision_use_head": True},
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"text tower {folder}: config.json is not one that transformers reads ({error})") from error
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"text tower {folder}: no tokenizer.json; take it from the same SigLIP checkpoint")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare exceptions
-        raise UserError(f"{path} is no readable tokenizer ({error})") from error

@@ -12,8 +12,7 @@ import copy
 from typing import Any
 
 from shirg.lavida.assemble import ARCHITECTURES, HD_RECIPE, PUBLISHED_TOWER
-from shirg.lavida.config import LavidaConfig
-from shirg.lavida.tower import SO400M
+from shirg.lavida.config import SO400M, LavidaConfig
 
 _HD_VISION = {**HD_RECIPE, "mm_vision_tower": PUBLISHED_TOWER, "mm_hidden_size": SO400M["hidden_size"]}
 

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,39 +16,11 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from shirg.errors import UserError
 from shirg.gate import ShirgGate
-
-SHIRG_RESOLUTION = 672
-"""Side in pixels at which SHIRG encodes an image: 48 x 48 patches of 14 pixels."""
-
-SO400M: dict[str, Any] = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
-"""siglip-so400m-patch14-384, the tower of every released LaViDa (LaViDa siglip_encoder.py:73-100)."""
+from shirg.lavida.config import SHIRG_RESOLUTION, SO400M
+from shirg.lavida.patches import embed_patches
 
 ATTENTION_CHUNK = 2**22
 """Attention weights held at once when a layer's attention is recomputed: 16 MiB in float32."""
-
-
-def positions_for(table: Tensor, rows: int, cols: int) -> Tensor:
-    """A square position table [P * P, D] for a grid of `rows` x `cols` patches, [rows * cols, D] in raster order.
-
-    The grid it was trained for gets the table itself, another one its bicubic interpolation. That is computed in float32
-    at least and rounded to the table's precision once: in half precision every step would be rounded, and tokens at
-    672 pixels would change with the code that interpolates.
-    """
-    side = math.isqrt(len(table))
-    if (rows, cols) == (side, side):
-        return table
-    square = table.view(1, side, side, -1).permute(0, 3, 1, 2)
-    square = square.to(torch.promote_types(table.dtype, torch.float32))
-    fitted = functional.interpolate(square, size=(rows, cols), mode="bicubic", align_corners=False)
-    return fitted[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)
 
 
 def sides(config: SiglipVisionConfig) -> tuple[int, int]:
@@ -63,24 +35,6 @@ def sides(config: SiglipVisionConfig) -> tuple[int, int]:
             f"vision_config: image_size={image!r} and patch_size={patch!r} must be one number each, sides of squares"
         )
     return image, patch
-
-
-class PatchEmbeddings(Protocol):
-    """The first part of a SigLIP, by the names of transformers and of LaViDa."""
-
-    @property
-    def patch_embedding(self) -> nn.Conv2d: ...
-
-    @property
-    def position_embedding(self) -> nn.Embedding: ...
-
-
-def embed_patches(embeddings: PatchEmbeddings, images: Tensor) -> Tensor:
-    """Normalised pixels [V, C, H, W] to the input of a SigLIP's first layer, [V, N, D], N = rows * columns."""
-    patch = embeddings.patch_embedding
-    patches = patch(images.to(patch.weight.dtype))  # [V, D, rows, cols]
-    rows, cols = patches.shape[2:]
-    return patches.flatten(2).transpose(1, 2) + positions_for(embeddings.position_embedding.weight, rows, cols)
 
 
 class SigLipVisionTower(nn.Module):

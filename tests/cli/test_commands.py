@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
+import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import tyro
+from tyro.conf import Positional
 
-from shirg import cli
+from shirg import cli, ranges
 from shirg.cli import (
     answer,
     assemble,
@@ -22,11 +26,13 @@ from shirg.cli import (
     prepare,
     report,
     run,
+    runner,
     select,
     sweep,
     train,
 )
 from shirg.errors import UserError
+from shirg.integrations import lmms_task
 
 MODULES = {
     "doctor": doctor,
@@ -155,13 +161,75 @@ def test_flags_reach_the_configurations(tmp_path):
     )
 
 
-@pytest.mark.parametrize("resolution", ["0", "-14", "670", "7"])
-def test_resolution_is_a_multiple_of_the_patch(resolution):
-    with pytest.raises(UserError, match="multiple of 14"):
-        parse(run, "--image-resolution", resolution).check_resolution()
-    parse(run, "--image-resolution", "336").check_resolution()
-    with pytest.raises(UserError, match="at most 1792"):
-        parse(run, "--image-resolution", "14000").check_resolution()
+DOORS = {name: importlib.import_module(f"shirg.cli.{name}") for name in [*cli.COMMANDS, "components"]} | {
+    "lmms_task": lmms_task
+}
+"""Everything that the runner parses."""
+
+
+def numeric_flags() -> list[tuple[str, str, list[ranges.Range]]]:
+    """(command, flag, ranges in its annotation) of everything that a command or script reads as a number."""
+    found = []
+    for name, module in DOORS.items():
+        for field, hint in get_type_hints(module.Flags, include_extras=True).items():
+            plain = hint.__origin__ if hasattr(hint, "__metadata__") else hint
+            kinds = {plain, *get_args(plain)}
+            if kinds & {int, float}:
+                found.append(
+                    (name, field, [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, ranges.Range)])
+                )
+    return found
+
+
+NUMERIC = numeric_flags()
+
+
+def test_every_number_has_one_range_and_its_default_is_in_it():
+    assert len(NUMERIC) > 60 and {len(allowed) for _, _, allowed in NUMERIC} == {1}
+    for module in DOORS.values():
+        runner.check_numbers(module.Flags(**dict.fromkeys(needed(module), "x")))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "allowed"), NUMERIC, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_number_is_checked_before_work_begins(name, field, allowed, capsys):
+    """Too large, negative, NaN, infinite, on every flag of every command; the first through the parser and the runner."""
+    module, wanted, flag, began = DOORS[name], allowed[0], f"--{field.replace('_', '-')}", []
+    by_place = Positional[str].__metadata__[0]
+    hints = get_type_hints(module.Flags, include_extras=True)
+    required = [one if by_place in getattr(hints[one], "__metadata__", ()) else f"--{one}=x" for one in needed(module)]
+    with pytest.raises(SystemExit, match="2"):
+        runner.run_command(began.append, module.Flags, [*required, f"{flag}={10**30}"], prog="shirg")
+    said = capsys.readouterr().err
+    assert not began and said.count("\n") == 1 and f"{flag}: got " in said and f"must be {wanted}" in said
+    flags = module.Flags(**dict.fromkeys(needed(module), "x"))
+    listed = isinstance(getattr(flags, field), tuple)
+    for value in (-7, 10**30, float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(UserError, match=f"^{flag}: got .*, must be {re.escape(str(wanted))}"):
+            runner.check_numbers(dataclasses.replace(flags, **{field: (1, value) if listed else value}))
+
+
+def needed(module) -> list[str]:
+    """Arguments without which a command does not begin."""
+    return [
+        field.name
+        for field in dataclasses.fields(module.Flags)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "inside", "outside", "says"),
+    [
+        (ranges.RESOLUTION, [14, 336, 1792], [0, -14, 7, 670, 1806, 336.0, True], "a multiple of 14 from 14 to 1,792"),
+        (ranges.STEP_RATIO, [1, 0.5, 1e-9], [0, 0.0, 1.1, float("nan"), "0.5"], "a number above 0 and at most 1"),
+        (ranges.SHARE, [0, 0.999], [1, 1.0, -0.1], "a number from 0 to below 1"),
+        (ranges.SEED, [0, 2**63 - 1], [-1, 2**63, 1e3, None], "a whole number from 0 to 9.22337e+18"),
+    ],
+)
+def test_ranges_hold_what_they_say(given, inside, outside, says):
+    assert all(map(given.holds, inside)) and not any(map(given.holds, outside)) and str(given) == says
 
 
 @pytest.mark.parametrize(

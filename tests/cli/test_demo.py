@@ -62,4 +62,4 @@ def test_without_gradio_one_line_names_the_command(tmp_path):
 
 
 def test_the_command_is_that_of_the_extra():
-    assert f'demo = ["{serving.GRADIO}"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'demo = ["shirg[full]", "{serving.GRADIO}"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

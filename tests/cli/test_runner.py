@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import sys
+from types import ModuleType
 
 import pytest
 
-from shirg.cli import runner
+import shirg
+from shirg.cli import main, runner
 from shirg.cli.flags import CommonFlags
 from shirg.errors import UserError
 
@@ -77,6 +80,24 @@ def test_debug_shows_the_traceback(error):
 
     with pytest.raises(type(error)):
         runner.guarded(action, debug=True)
+
+
+def test_a_package_that_is_missing_or_too_old_is_named_with_what_brings_it(monkeypatch, capsys):
+    """In an environment with what a plain install brings, or with the official code's versions."""
+    monkeypatch.delitem(sys.modules, "shirg.cli.describe", raising=False)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["describe", "llada-8b"])
+    said = capsys.readouterr().err
+    assert "rich" in said and "pip install 'shirg[full]'" in said and said.count("\n") == 1
+
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    for name in ("language", "model"):
+        monkeypatch.delitem(sys.modules, f"shirg.lavida.{name}", raising=False)
+    with pytest.raises(ImportError, match=r"from 'transformers' .*shirg\[full\]"):
+        shirg.Lavida  # noqa: B018
+    assert "shirg[full]" in runner.explain(ImportError("too old", name="peft"))
+    assert runner.explain(ImportError("a defect of ours", name="shirg.gate")) is None
 
 
 def test_our_own_defects_are_not_dressed_up_as_mistakes():

@@ -87,7 +87,7 @@ def test_stopped_by_ctrl_c_and_resumed(checkpoint, tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--pages", 0], "pages: got 0, must be at least 1"),
+        (["--pages", 0], "--pages: got 0, must be a whole number from 1"),
         (["--questions", 0], "questions: got 0"),
         (["--token-budgets", 3000], "--token-budgets: got 3000, must be at most 2304"),
         (["--token-budgets", 64, 64], "--token-budgets: "),

@@ -6,6 +6,8 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import pytest
 from PIL import Image
 
@@ -213,20 +215,41 @@ def test_limit_below_one_is_an_error(limit: int):
 
 
 def test_neither_local_nor_reachable_names_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import huggingface_hub
-
     def unreachable(self: object, repository: str, timeout: float) -> None:
         assert timeout <= 10
         raise OSError(f"no route to {repository}")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(UserError, match=r"--eval-data-dir DIR with DIR/docvqa/ .*val_v1.0.*lmms-lab/DocVQA"):
+    with pytest.raises(UserError, match=r"--eval-data-dir DIR with DIR/docvqa/ .*val_v1.0.*lmms-lab/DocVQA") as caught:
         load_benchmark("DocVQA", tmp_path)
+    assert "no route to lmms-lab-encoder/DocVQA" in str(caught.value)
     with pytest.raises(UserError, match="--eval-data-dir .*no such folder"):
         load_benchmark("DocVQA", tmp_path / "gone")
     with pytest.raises(UserError, match="--eval-data-dir DIR with DIR/sroie/"):
         load_benchmark("SROIE")
+
+
+@pytest.mark.parametrize("owner", ["lmms-lab", "lmms-lab-encoder"])
+def test_a_set_is_found_under_either_of_its_owners(owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The hub's cache stands for the hub: offline, one of the two names is there."""
+    data = encode_png(Image.new("RGB", (4, 3)))
+    rows = datasets.Dataset.from_list(
+        [{"question": "Total?", "answers": ["7"], "image": {"bytes": data, "path": None}}]
+    )
+    rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / "validation-00000-of-00001.parquet")
+    load = datasets.load_dataset
+
+    def cached(repository: str, configuration: str | None, split: str) -> object:
+        if repository != f"{owner}/textvqa":
+            raise FileNotFoundError(f"Couldn't find {repository} in the cache")
+        return load(
+            "parquet", data_files={split: str(tmp_path / "*.parquet")}, split=split, cache_dir=tmp_path / "cache"
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", cached)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert [record.answers for record in load_benchmark("TextVQA")] == [("7",)]
 
 
 def test_data_folder_that_is_a_file(tmp_path: Path):

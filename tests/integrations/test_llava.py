@@ -224,6 +224,13 @@ def test_wrong_use_names_what_is_missing(model):
     for sign in (0, -2, None):
         with pytest.raises(UserError, match="relevance_sign"):
             enable_shirg(model, relevance_sign=sign)
+    for floor in (1, -1.5, float("nan"), "0.3"):
+        with pytest.raises(UserError, match="relevance_floor: got"):
+            enable_shirg(model, relevance_floor=floor)
+    with pytest.raises(UserError, match="preset: got 'text'; .*default, ocr"):
+        enable_shirg(model, preset="text")
+    with pytest.raises(UserError, match="preset: got 'ocr' and a gate_config"):
+        enable_shirg(model, gate_config=GateConfig(), preset="ocr")
     with pytest.raises(UserError, match="'tome' needs the tower's keys"):
         enable_shirg(model, gate_config=GateConfig(selector="tome"))
     model.model.mm_projector = None
@@ -410,14 +417,22 @@ def like_official(lavida) -> Model:
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llada", "dream"])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_same_question_and_sign_choose_as_in_lavida(family, sign):
-    lavida = tiny_model(family, shirg={"relevance_sign": sign})
+@pytest.mark.parametrize(("sign", "floor", "preset"), [(1, -1.0, None), (-1, -1.0, None), (1, 0.1, "ocr")])
+def test_the_same_question_sign_floor_and_preset_choose_as_in_lavida(family, sign, floor, preset):
+    lavida = tiny_model(family, shirg={"relevance_sign": sign, "relevance_floor": floor})
+    lavida.gate = ShirgGate(GateConfig.preset(preset or "default"))
     asked = lavida.prompt_ids("How much is the total?")
     features = lavida.image_features(tiny_page(), "shirg")
     wanted = lavida.image_embeds(features, "shirg", 40, lavida.question_ids(asked))
     assert not torch.equal(wanted, lavida.image_embeds(features, "shirg", 40))
-    official = enable_shirg(like_official(lavida), 40, tokenizer=lavida.tokenizer, relevance_sign=sign)
+    official = enable_shirg(
+        like_official(lavida),
+        40,
+        tokenizer=lavida.tokenizer,
+        relevance_sign=sign,
+        relevance_floor=floor,
+        preset=preset,
+    )
     seen = official.generate(asked[None], pixels_for_shirg([tiny_page()]))[0]
     place = asked.tolist().index(IMAGE)
     torch.testing.assert_close(seen[place : place + 41], wanted)
@@ -451,7 +466,7 @@ def test_an_adapter_of_ours_does_in_the_official_model_what_it_does_in_lavida(tm
 
     model = like_official(copy.deepcopy(base))
     without = official_sees(model)
-    PeftModel.from_pretrained(model.get_model(), folder)
+    PeftModel.from_pretrained(nn.ModuleDict({"mm_projector": model.get_model().mm_projector}), folder)
     load_adapter(base, folder)
     with torch.no_grad():
         features = base.image_features(page, "shirg")

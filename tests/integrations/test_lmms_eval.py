@@ -97,10 +97,10 @@ def test_arguments_reach_the_model(checkpoint):
 
 
 def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
-    plain = LavidaShirg(str(checkpoint)).model.gate.config
-    assert plain == GateConfig() == LavidaShirg(str(checkpoint), preset="default").model.gate.config
-    assert LavidaShirg(str(checkpoint), preset="ocr").model.gate.config == GateConfig.preset("ocr")
-    both = LavidaShirgChat(str(checkpoint), preset="ocr", selector="uniform").model.gate.config
+    plain = LavidaShirg(str(checkpoint), budget=BUDGET).model.gate.config
+    assert plain == GateConfig() == LavidaShirg(str(checkpoint), budget=BUDGET, preset="default").model.gate.config
+    assert LavidaShirg(str(checkpoint), budget=BUDGET, preset="ocr").model.gate.config == GateConfig.preset("ocr")
+    both = LavidaShirgChat(str(checkpoint), budget=BUDGET, preset="ocr", selector="uniform").model.gate.config
     assert both == replace(GateConfig.preset("ocr"), selector="uniform")
 
 
@@ -114,11 +114,28 @@ def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
         ({"preset": "fast"}, "preset: got 'fast', must be one of default, ocr"),
         ({"preset": 3}, "preset: got 3, must be one of default, ocr"),
         ({"pretrained": "/nowhere"}, "/nowhere"),
+        ({"budget": 0}, "budget: got 0, must be a whole number from 1"),
+        ({"budget": "many"}, "budget: got 'many'"),
+        ({"budget": 577}, "budget=577: expected a whole number from 1 to 576"),
+        ({"budget": 3646, "mode": "multiview"}, "budget=3646: expected a whole number from 1 to 3645"),
+        ({"mode": "fast"}, "mode='fast' is unknown"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"steps": 4, "step_ratio": 0.5}, "steps=4 and step_ratio=0.5 .*give one"),
+        ({"step_ratio": float("nan")}, "step_ratio: got nan"),
+        ({"step_ratio": 0.01}, "steps=0: at least one denoising step"),
+        ({"max_new_tokens": 9, "block_length": 4}, "must be a multiple of block_length=4"),
+        ({"max_new_tokens": 10**13}, "max_new_tokens: got 10000000000000"),
+        ({"schedule": "cubic"}, "schedule='cubic' is unknown"),
+        ({"schedule": "shift", "shift": float("inf")}, "shift: got inf"),
+        ({"resolution": 670}, "resolution: got 670, must be a multiple of 14"),
+        ({"fit": "crop"}, "fit: got 'crop', must be one of stretch, pad"),
+        ({"relevance": "clip"}, "relevance='clip'"),
+        ({"relevance_sign": 2}, "relevance_sign=2"),
     ],
 )
 def test_mistakes_are_named(checkpoint, arguments, says):
     with pytest.raises(UserError, match=says):
-        LavidaShirg(**{"pretrained": str(checkpoint)} | arguments)
+        LavidaShirg(**{"pretrained": str(checkpoint), "budget": BUDGET} | arguments)
 
 
 def test_a_task_is_a_yaml_that_names_its_data(tmp_path):

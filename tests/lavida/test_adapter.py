@@ -182,6 +182,15 @@ def test_saving_without_adapter_is_refused_and_leaves_the_old_folder(trained, tm
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_stored_configuration_says_what_every_peft_knows_and_what_is_not_the_default(trained, tmp_path):
+    """Pefts from 0.5 to 0.13 refuse unknown keys: `scripts/check_official.sh` reads such folders with real ones."""
+    folder = adapter.save_adapter(trained, tmp_path / "plain", settings={})
+    assert set(json.loads((folder / "adapter_config.json").read_text())) == adapter.PLAIN_KEYS
+    trained.peft_config[adapter.NAME].use_rslora = True
+    folder = adapter.save_adapter(trained, tmp_path / "scaled", settings={})
+    assert set(json.loads((folder / "adapter_config.json").read_text())) == adapter.PLAIN_KEYS | {"use_rslora"}
+
+
 def test_a_folder_that_is_not_there_or_empty_is_told_apart(model, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder; give a `best_model`"):
         model.load_adapter(tmp_path / "nowhere")

@@ -214,10 +214,12 @@ def test_dream_answers_and_draws_within_the_filters():
         ("dream", {"alg": "best"}, "alg='best'"),
         ("dream", {"top_p": 1.5}, "top_p=1.5"),
         ("dream", {"top_k": 0}, "top_k=0"),
-        ("dream", {"temperature": -1.0}, "temperature=-1.0"),
+        ("dream", {"temperature": -1.0}, "temperature: got -1.0"),
         ("dream", {"step_ratio": 0.001}, "at least one"),
-        ("dream", {"step_ratio": 1.5}, "step_ratio=1.5: .*at most one step per token"),
-        ("dream", {"steps": 0}, "steps=0"),
+        ("dream", {"step_ratio": 1.5}, "step_ratio: got 1.5, must be a number above 0 and at most 1"),
+        ("dream", {"step_ratio": float("nan")}, "step_ratio: got nan"),
+        ("dream", {"max_new_tokens": 10**13}, "max_new_tokens: got 10000000000000"),
+        ("dream", {"steps": 0}, "steps: got 0"),
         ("dream", {"steps": 4, "step_ratio": 0.5}, "steps=4 and step_ratio=0.5 .*give one"),
         ("llada", {"top_p": 0.9, "alg": "entropy"}, "alg, top_p: only Dream"),
     ],
@@ -313,7 +315,7 @@ def test_longer_than_the_model_was_made_for_is_refused():
 @pytest.mark.parametrize("family", ["llada", "dream"])
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf")])
 def test_temperatures_are_numbers(family, temperature):
-    with pytest.raises(UserError, match="temperature="):
+    with pytest.raises(UserError, match="temperature: got"):
         tiny_model(family).generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, temperature=temperature)
 
 
@@ -335,16 +337,20 @@ def test_half_precision_generates():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"max_new_tokens": 0}, "at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens: got 0, must be a whole number from 1"),
+        ({"max_new_tokens": 10**13}, "max_new_tokens: got 10000000000000, must be"),
+        ({"step_ratio": float("nan")}, "step_ratio: got nan, must be a number above 0 and at most 1"),
+        ({"step_ratio": -0.5}, "step_ratio: got -0.5"),
+        ({"step_per_block": 0}, "step_per_block: got 0"),
         ({"max_new_tokens": 40}, "max_new_tokens=40 must be a multiple of block_length=32"),
         ({"step_ratio": 0.5, "step_per_block": 3}, "step_ratio=0.5 and step_per_block=3 .*give one"),
         ({"steps": 4, "step_ratio": 0.5}, "steps=4 and step_ratio=0.5 .*give one"),
         ({"steps": 4, "step_per_block": 3}, "steps=4 and step_per_block=3 .*give one"),
-        ({"steps": 0}, "steps=0: at least one"),
+        ({"steps": 0}, "steps: got 0, must be a whole number from 1"),
         ({"step_ratio": 0.01}, "steps=0"),
         ({"schedule": "cubic"}, "cubic"),
         ({"remasking": "sure"}, "remasking='sure'"),
-        ({"temperature": -1}, "temperature=-1"),
+        ({"temperature": -1}, "temperature: got -1, must be a number from 0"),
         ({"draft_tokens": torch.zeros(2, 3)}, r"draft_tokens must be \[1 or 1"),
         ({"images": [tiny_page()]}, "0 image placeholders for 1 images"),
         ({"image_embeds": [torch.zeros(2, 32)]}, "0 image placeholders for 1 image_embeds"),
@@ -393,6 +399,41 @@ def test_prompts_of_unequal_length_are_answered_as_if_each_were_alone(family, pr
     together = model.generate(prompts, pages, **settings)
     for row, ids, page in zip(together, prompts, pages, strict=True):
         assert torch.equal(row[None], model.generate(ids[None], [page], **settings))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long])
+def test_a_padded_batch_with_a_mask_is_its_prompts(side, dtype):
+    model = tiny_model()
+    prompts = [model.prompt_ids(question) for question in ("Total?", "What is the date?")]
+    pages = [tiny_page(text=str(number)) for number in range(2)]
+    settings = {"mode": "shirg", "budget": 20, "max_new_tokens": 4}
+    padded = torch.nn.utils.rnn.pad_sequence(
+        prompts, batch_first=True, padding_value=model.config.pad_token_id, padding_side=side
+    )
+    ones = [torch.ones(len(prompt), dtype=dtype) for prompt in prompts]
+    mask = torch.nn.utils.rnn.pad_sequence(ones, batch_first=True, padding_side=side)
+    seen = []
+
+    def keys(ids, **more):
+        model.generate(ids, pages, on_prefix=lambda cache: seen.append(cache.keys[-1].clone()), **settings, **more)
+        return seen[-1]
+
+    assert torch.equal(keys(padded, attention_mask=mask), keys(prompts))
+    assert not torch.equal(keys(padded), keys(prompts))
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "says"),
+    [
+        (torch.ones(2, 3).long(), torch.ones(2, 4), r"got shape \[2, 4\], must be that of input_ids, \[2, 3\]"),
+        (torch.ones(2, 3).long(), torch.tensor([[1, 0, 0], [0, 0, 0]]), "got a row without any id"),
+        ([torch.ones(3).long()], torch.ones(1, 3), "a list of prompts has no padding; leave the mask out"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(ids, mask, says):
+    with pytest.raises(UserError, match=f"attention_mask: {says}"):
+        tiny_model().generate(ids, attention_mask=mask)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.functional import cosine_similarity
 from transformers import SiglipConfig, SiglipModel
 
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import LavidaConfig, VisionFeatures, adapter
-from shirg.lavida.relevance import TextTower, token_relevance
+from shirg.lavida.relevance import base_projection, token_relevance
+from shirg.lavida.text_tower import TextTower
 from tests.tiny import tiny_config, tiny_model, tiny_page
 
 QUESTION = "What is the Total?"
@@ -266,7 +268,70 @@ def test_below_the_floor_all_tokens_are_one():
     assert torch.equal(model.select(features, 9, torch.tensor([8])).indices, without.indices)
 
 
-@pytest.mark.parametrize("wrong", [1, -1.5, "0.3", None])
+class SubclassedLoraLinear(nn.Linear):
+    """A LoRA layer as peft made them up to 0.6; scripts/check_official.sh tries the real ones."""
+
+    __module__ = "peft.tuners.lora"
+
+    def forward(self, tokens):
+        return super().forward(tokens) + 1
+
+
+def wrapped_by_peft(projector: nn.Sequential, **settings) -> nn.Module:
+    """The projector with an adapter whose weights are not zero."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    holder = nn.ModuleDict({"mm_projector": projector})
+    inject_adapter_in_model(LoraConfig(r=2, **settings), holder)
+    with torch.no_grad():
+        for name, parameter in holder.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                nn.init.normal_(parameter)
+    return holder["mm_projector"]
+
+
+def subclassed(projector: nn.Sequential) -> nn.Module:
+    for index in (0, 2):
+        layer = SubclassedLoraLinear(projector[index].in_features, projector[index].out_features)
+        layer.load_state_dict(projector[index].state_dict())
+        projector[index] = layer
+    return projector
+
+
+ADAPTED = {
+    "wrapped": lambda projector: wrapped_by_peft(projector, target_modules=["mm_projector.0", "mm_projector.2"]),
+    "copied": lambda projector: wrapped_by_peft(projector, target_modules=["mm_projector.0"], modules_to_save=["2"]),
+    "subclassed": subclassed,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ADAPTED)
+def test_the_projection_that_relevance_uses_is_the_base_under_every_form_of_adapter(form):
+    projector, tokens = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 6)), torch.randn(5, 4)
+    before = projector(tokens)
+    adapted = ADAPTED[form](projector)
+    assert torch.equal(base_projection(adapted, tokens), before)
+    assert not torch.allclose(adapted(tokens), before, atol=1e-2)
+
+
+def test_a_merged_adapter_is_refused_and_works_once_it_is_undone():
+    projector, tokens = nn.Sequential(nn.Linear(4, 6)), torch.randn(5, 4)
+    before = projector(tokens)
+    adapted = wrapped_by_peft(projector, target_modules=["mm_projector.0"])
+    adapted[0].merge()
+    with pytest.raises(UserError, match="unmerge_adapter"):
+        base_projection(adapted, tokens)
+    adapted[0].unmerge()
+    torch.testing.assert_close(base_projection(adapted, tokens), before)
+
+
+def test_a_projector_of_one_layer_is_taken():
+    layer, tokens = nn.Linear(4, 6), torch.randn(5, 4)
+    assert torch.equal(base_projection(layer, tokens), layer(tokens))
+
+
+@pytest.mark.parametrize("wrong", [1, -1.5, "0.3", None, float("nan")])
 def test_a_floor_is_a_cosine(wrong):
     with pytest.raises(UserError, match="shirg.relevance_floor"):
         LavidaConfig.from_dict({**tiny_config().raw, "shirg": {"relevance_floor": wrong}})

@@ -10,8 +10,8 @@ import torch
 from shirg.errors import UserError
 from shirg.lavida import MODES, Lavida, paths
 from shirg.lavida.images import square_view, tile_grid, to_pixels
+from shirg.lavida.patches import positions_for
 from shirg.lavida.prompt import END_OF_TURN, question_marks
-from shirg.lavida.tower import positions_for
 from shirg.siglip_encoder import SigLipVisionTower
 from tests.tiny import tiny_model, tiny_page
 

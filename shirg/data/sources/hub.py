@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
 """How long the hub may take to say that it has the data set."""
 
+MOVED = {"lmms-lab": "lmms-lab-encoder"}
+"""Owner of a data set on the hub -> the owner that lmms-eval takes the same set from today."""
+
 
 @dataclass(frozen=True)
 class HubCopy:
@@ -109,9 +112,27 @@ def _with_choices(question: str, choices: object, number: str) -> tuple[str, str
 def load_rows(repository: str, configuration: str | None, split: str) -> Any:
     """A table of the hub, or of a local folder in the hub's layout, with images as they are encoded.
 
+    A set whose owner is in `MOVED` is asked for under the new owner's name, too.
+
     Raises:
-        UserError: if the hub does not answer within `CONNECT_SECONDS`, or it cannot be read.
+        UserError: if the hub does not answer within `CONNECT_SECONDS`, or it cannot be read, by every name.
     """
+    failures = []
+    for name in _names(repository):
+        try:
+            return _load_rows(name, configuration, split)
+        except UserError as error:
+            failures.append(str(error))
+    raise UserError("; ".join(failures))
+
+
+def _names(repository: str) -> list[str]:
+    owner, _, name = repository.partition("/")
+    moved = owner in MOVED and not Path(repository).is_dir()
+    return [repository, *([f"{MOVED[owner]}/{name}"] if moved else [])]
+
+
+def _load_rows(repository: str, configuration: str | None, split: str) -> Any:
     import datasets
     import huggingface_hub
 

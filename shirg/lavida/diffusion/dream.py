@@ -5,13 +5,13 @@ GD stands for LaViDa's llava/model/language_model/dream/generation_utils.py.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from shirg import ranges
 from shirg.errors import UserError
 from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, OnStep, follow
 from shirg.lavida.diffusion.schedule import transfer_counts
@@ -55,17 +55,20 @@ class DreamSettings:
             raise UserError(
                 f"steps={self.steps} and step_ratio={self.step_ratio} each decide the number of steps: give one of them"
             )
-        if self.max_new_tokens < 1 or not 1 <= self.num_steps <= self.max_new_tokens:
+        ranges.TOKENS.check("max_new_tokens", self.max_new_tokens)
+        if self.steps is not None:
+            ranges.TOKENS.check("steps", self.steps)
+        if self.step_ratio is not None:
+            ranges.STEP_RATIO.check("step_ratio", self.step_ratio)
+        if not 1 <= self.num_steps <= self.max_new_tokens:
             raise UserError(
                 f"max_new_tokens={self.max_new_tokens}, steps={self.steps}, step_ratio={self.step_ratio}: "
                 "at least one token and one step are needed, and at most one step per token"
             )
         if self.alg not in ALGORITHMS.values():
             raise UserError(f"alg={self.alg!r} is unknown; expected {', '.join(map(repr, ALGORITHMS.values()))}")
-        if not (0 <= self.temperature < math.inf and 0 <= self.alg_temp < math.inf):
-            raise UserError(
-                f"temperature={self.temperature} and alg_temp={self.alg_temp} must be numbers of at least 0"
-            )
+        ranges.TEMPERATURE.check("temperature", self.temperature)
+        ranges.TEMPERATURE.check("alg_temp", self.alg_temp)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
         if self.top_k < 1:

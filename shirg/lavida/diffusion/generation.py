@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from shirg import ranges
 from shirg.errors import UserError
 from shirg.lavida.diffusion.schedule import transfer_counts
 from shirg.lavida.language import LanguageModel, PrefixCache
@@ -72,10 +72,8 @@ class GenerationSettings:
     early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.block_length < 1:
-            raise UserError(
-                f"max_new_tokens and block_length must be at least 1; got {self.max_new_tokens} and {self.block_length}"
-            )
+        ranges.TOKENS.check("max_new_tokens", self.max_new_tokens)
+        ranges.TOKENS.check("block_length", self.block_length)
         if self.max_new_tokens % self.block:
             raise UserError(
                 f"max_new_tokens={self.max_new_tokens} must be a multiple of block_length={self.block_length}"
@@ -86,8 +84,7 @@ class GenerationSettings:
                 f"remasking={self.remasking!r} is unknown; expected {', '.join(map(repr, REMASKING))} "
                 "(or 'entrophy', as LaViDa spells it)"
             )
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature={self.temperature} must be a number of at least 0")
+        ranges.TEMPERATURE.check("temperature", self.temperature)
         transfer_counts([self.block], self.steps, self.schedule, self.schedule_kwargs)
 
     def _check_steps(self) -> None:
@@ -95,8 +92,12 @@ class GenerationSettings:
         given = [f"{name}={value}" for name, value in ways.items() if value is not None]
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)} each decide the number of steps: give one of them")
-        if self.total_steps is not None and self.total_steps < 1:
-            raise UserError(f"steps={self.total_steps}: at least one denoising step is needed")
+        if self.total_steps is not None:
+            ranges.TOKENS.check("steps", self.total_steps)
+        if self.step_per_block is not None:
+            ranges.TOKENS.check("step_per_block", self.step_per_block)
+        if self.step_ratio is not None:
+            ranges.STEP_RATIO.check("step_ratio", self.step_ratio)
 
     @property
     def block(self) -> int:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from shirg import ranges
 from shirg.nano.recipe.export import export
 from shirg.nano.recipe.reader import Reader, train_reader
 from shirg.nano.recipe.stage import Stage, rank
@@ -41,8 +42,8 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="folder of the finished checkpoint (default: WORK/nano)")
     arguments = parser.parse_args()
-    if not arguments.hours > 0:
-        parser.error(f"--hours: got {arguments.hours:g}, must be above 0")
+    if not ranges.HOURS.holds(arguments.hours):
+        parser.error(f"--hours: got {arguments.hours:g}, must be {ranges.HOURS}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
     if arguments.device == "cuda" and dist.is_torchelastic_launched():

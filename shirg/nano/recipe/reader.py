@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
+from shirg.lavida.config import BodyConfig
 from shirg.lavida.diffusion.noise import forward_process, sample_times
-from shirg.lavida.language import BodyConfig, LanguageModel, rotary_tables
+from shirg.lavida.language import LanguageModel, rotary_tables
 from shirg.lavida.paths import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import PATCH

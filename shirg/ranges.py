@@ -1,0 +1,82 @@
+"""The numbers that settings take: one statement of each range, read by commands and by other doors before work begins.
+
+A flag carries its range in its annotation, `Annotated[int, BUDGET]`. Upper ends are far beyond what anybody needs, and low
+enough that nothing is counted, allocated or scheduled for hours before something fails. What depends on the model (a budget
+on its image's tokens, an answer on its positions) is checked where the model is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shirg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; whole ones if `low` is an int."""
+
+    low: float
+    high: float
+    above: bool = False
+    """Whether `low` itself is left out."""
+    below: bool = False
+    """Whether `high` itself is left out."""
+    multiple: int | None = None
+    """What every number is a multiple of."""
+
+    def __str__(self) -> str:
+        kind = "a number" if isinstance(self.low, float) else "a whole number"
+        kind = kind if self.multiple is None else f"a multiple of {self.multiple}"
+        if self.above:
+            return f"{kind} above {self.low:g} and {'below' if self.below else 'at most'} {_plain(self.high)}"
+        return f"{kind} from {self.low:g} to {'below ' if self.below else ''}{_plain(self.high)}"
+
+    def holds(self, value: object) -> bool:
+        """Whether it is such a number; NaN, infinities and truth values are none."""
+        kinds = int | float if isinstance(self.low, float) else int
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        over = self.low < value if self.above else self.low <= value
+        under = value < self.high if self.below else value <= self.high
+        return over and under and (self.multiple is None or value % self.multiple == 0)
+
+    def check(self, name: str, value: object) -> None:
+        """Raise `UserError`, beginning with `name`, unless `value` is such a number."""
+        if not self.holds(value):
+            raise UserError(f"{name}: got {value!r}, must be {self}")
+
+
+def _plain(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) and number < 2**40 else f"{number:g}"
+
+
+SEED = Range(0, 2**63 - 1)
+RESOLUTION = Range(14, 1792, multiple=14)
+"""Pixels per side, in patches of 14; the tower's work grows with their fourth power."""
+BUDGET = Range(1, (1792 // 14) ** 2)
+"""Visual tokens kept: at most as many as the largest view has."""
+TOKENS = Range(1, 2**17)
+"""Of an answer: as many as the longest model has positions. Also denoising steps, at most one per token."""
+PROMPT_TOKENS = Range(0, 2**17)
+STEP_RATIO = Range(0.0, 1.0, above=True)
+SHIFT = Range(0.0, 1000.0, above=True)
+TEMPERATURE = Range(0.0, 100.0)
+RECORDS = Range(0, 10**9)
+"""Of a part of a data set, which may be empty."""
+COUNT = Range(1, 10**9)
+"""Of records, questions or steps, of which there must be one."""
+BATCH = Range(1, 2**16)
+EPOCHS = Range(1, 10**6)
+PARTS = Range(1, 10**6)
+"""Shards, tasks of an array job."""
+PART = Range(0, 10**6 - 1)
+PROCESSES = Range(0, 1024)
+REPEATS = Range(0, 1000)
+LEARNING_RATE = Range(0.0, 10.0, above=True)
+LORA_RANK = Range(1, 4096)
+LORA_ALPHA = Range(0.0, 10.0**6, above=True)
+SHARE = Range(0.0, 1.0, below=True)
+IMAGE_SIDE = Range(64, 10**5)
+PORT = Range(0, 65535)
+HOURS = Range(0.0, 10_000.0, above=True)
