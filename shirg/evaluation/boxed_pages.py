@@ -17,7 +17,7 @@ from PIL import Image
 from shirg.data.pages import Box
 from shirg.data.sources.base import fields, read_json
 from shirg.errors import UserError
-from shirg.lavida.images import to_rgb
+from shirg.images import to_rgb
 
 ILLEGIBLE = "###"
 """ICDAR's transcript of what nobody could read."""

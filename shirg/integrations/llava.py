@@ -52,8 +52,9 @@ from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
+from shirg.images import to_rgb
 from shirg.lavida.config import IMAGE_TOKEN_INDEX, RELEVANCE_SIGNS
-from shirg.lavida.images import square_view, to_pixels, to_rgb
+from shirg.lavida.images import square_view, to_pixels
 from shirg.lavida.prompt import naming_part, question_marks, question_part
 from shirg.lavida.relevance import word_relevance
 from shirg.lavida.tower import embed_patches
