@@ -65,6 +65,11 @@ class GateConfig:
             raise ValueError(f"beta must be a number of at least 0, got {self.beta}")
         if not 0 <= self.clusters_per_budget <= 1:
             raise ValueError(f"clusters_per_budget must be between 0 and 1, got {self.clusters_per_budget}")
+        for name in ("coverage", "summary"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
         if not isinstance(self.max_cell, int) or self.max_cell < 1:
             raise ValueError(f"max_cell must be a whole number of tokens, at least 1, got {self.max_cell!r}")
         if self.edge not in EDGES:
