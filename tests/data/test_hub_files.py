@@ -107,10 +107,10 @@ def test_rows_without_a_label_do_not_end_a_fetch(tmp_path: Path, monkeypatch: py
     origins = [0, None, 7, 0, 1]
 
     def rows(*_: object) -> list[dict[str, object]]:
-        told = zip(labels, origins, strict=True)
+        told = enumerate(zip(labels, origins, strict=True))
         return [
-            {"query": f"q{n}", "label": one, "human_or_machine": of, "image": dict(image)}
-            for n, (one, of) in enumerate(told)
+            {"query": f"q{place}", "label": label, "human_or_machine": origin, "image": dict(image)}
+            for place, (label, origin) in told
         ]
 
     monkeypatch.setattr("shirg.data.sources.hub_files.load_rows", rows)

@@ -400,39 +400,12 @@ def test_whatever_stands_there_gives_texts_or_names_the_field(value, parser):
         assert str(error).startswith(("this field", "conversations", "turn "))
 
 
-ENTRY = JSON | st.dictionaries(
-    st.sampled_from(
-        [
-            "imgname",
-            "query",
-            "label",
-            "image",
-            "question",
-            "answers",
-            "question_types",
-            "image_id",
-            "image_path",
-            "type",
-            "answer",
-            "choices",
-            "unit",
-            "split",
-            "questions",
-            "genre",
-            "imageURL",
-            "total",
-            "text",
-            "id",
-            "linking",
-            "box",
-            "answerTexts",
-            "correctAnswer",
-            "abcLabel",
-        ]
-    ),
-    JSON,
-    max_size=8,
+FIELDS = (
+    *("imgname", "query", "label", "image", "question", "answers", "question_types", "image_id", "image_path", "type"),
+    *("answer", "choices", "unit", "split", "questions", "genre", "imageURL", "text", "id", "linking", "box"),
+    *("answerTexts", "correctAnswer", "abcLabel"),
 )
+ENTRY = JSON | st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=8)
 SOUND_LAST = {
     "chartqa": ("test/test_human.json", lambda entry: [entry, {"imgname": "1.png", "query": "Last?", "label": 1}]),
     "docvqa": ("val_v1.0.json", lambda entry: {"data": [entry, {"image": "1", "question": "Last?", "answers": [1]}]}),
