@@ -163,6 +163,11 @@ class LavidaConfig:
         return frozenset({"model.faster_token"} if self.raw.get("add_faster_video") else ())
 
     @property
+    def used_rows(self) -> int:
+        """Rows of the input embedding that the special ids need."""
+        return 1 + max(self.mask_token_id, self.eos_token_id, self.pad_token_id, self.fim_token_id or 0)
+
+    @property
     def is_nano(self) -> bool:
         """Whether this is the embedded small model: its `config.json` says so under "shirg"."""
         return bool(self.raw.get("shirg", {}).get("nano", False))
