@@ -482,8 +482,8 @@ def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
     [
         ({"model_type": "llava_qwen"}, "llava_qwen"),
         ({"block_type": "sequential"}, "block_type='sequential'"),
-        ({"d_model": "32"}, "d_model='32' must be a number"),
-        ({"n_layers": -1}, "n_layers=-1 must be a number above 0"),
+        ({"d_model": "32"}, "d_model='32' must be a whole number"),
+        ({"n_layers": -1}, "n_layers=-1 must be a whole number above 0"),
         ({"n_heads": 5}, "5 heads"),
         ({"n_kv_heads": 3}, "3 key-value"),
         ({"shirg": "llm"}, "shirg='llm'"),
@@ -504,6 +504,21 @@ def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
 def test_configs_we_have_no_code_for_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         tiny_config(**change)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_a_config_of_wrong_types_is_refused_or_taken_but_no_traceback(family):
+    raw = tiny_config(family).raw
+    places = [(raw, name) for name in raw] + [(raw["vision_config"], name) for name in raw["vision_config"]]
+    for within, name in places:
+        for wrong in ("16", 1.5, True, -1, [1], {"a": 1}, float("nan"), 10**30):
+            changed = {**within, name: wrong}
+            config = changed if within is raw else {**raw, "vision_config": changed}
+            try:
+                with torch.device("meta"):
+                    Lavida(LavidaConfig.from_dict(config))
+            except UserError as error:
+                assert str(error).startswith("config: ") and "\n" not in str(error)
 
 
 def test_pinpoints_as_text():
