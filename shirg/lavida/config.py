@@ -132,6 +132,10 @@ class LavidaConfig:
         _expect("mm_spatial_pool_mode", self.pool_mode, POOL_MODES)
         _expect("shirg.relevance", self.relevance, RELEVANCE)
         _expect("shirg.relevance_sign", self.relevance_sign, RELEVANCE_SIGNS)
+        for name in ("resolution", "answer_tokens"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 < value < LARGEST_SIZE:
+                raise UserError(f"config: shirg.{name}={value!r} must be a whole number above 0")
         if not isinstance(self.relevance_floor, int | float) or not -1 <= self.relevance_floor < 1:
             raise UserError(
                 f"config: shirg.relevance_floor={self.relevance_floor!r} must be a cosine from -1 to below 1"

@@ -28,6 +28,7 @@ from shirg.gate.config import PRESETS
         ("edge_spread", math.nan, "edge_spread must be"),
         ("coverage", "no", "coverage must be true or false, got 'no'"),
         ("summary", 0, "summary must be true or false, got 0"),
+        ("edge_spread", True, "edge_spread must not be true or false, got True"),
         ("seed", 1.5, "seed must be a whole number, got 1.5"),
         ("min_cell", 0, "min_cell must be a whole number of tokens, at least 1, got 0"),
     ],

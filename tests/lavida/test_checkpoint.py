@@ -509,6 +509,10 @@ def test_configs_we_have_no_code_for_are_refused(change, message):
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_a_config_of_wrong_types_is_refused_or_taken_but_no_traceback(family):
     raw = tiny_config(family).raw
+    for name in ("resolution", "answer_tokens"):
+        for wrong in ("336", 1.5, True, 0, None):
+            with pytest.raises(UserError, match=f"config: shirg.{name}=.* must be a whole number above 0"):
+                tiny_config(family, shirg={name: wrong})
     places = [(raw, name) for name in raw] + [(raw["vision_config"], name) for name in raw["vision_config"]]
     for within, name in places:
         for wrong in ("16", 1.5, True, -1, [1], {"a": 1}, float("nan"), 10**30):
