@@ -234,6 +234,28 @@ def test_choices_of_ai2d(question, offered, right, split, tmp_path_factory):
     assert drafts[0] == (expected, (chr(65 + place) if split == "test" else texts[place],))
 
 
+@pytest.mark.parametrize("right", ["9" * 5000, 26, "26", -1])
+def test_a_number_that_fits_no_choice_is_listed(right):
+    with pytest.raises(UserError, match="correctAnswer is .*fits no choice: there are 26"):
+        values.choice_number(right, "correctAnswer", 26)
+    assert values.choice_number("025"[1:], "correctAnswer", 26) == 25
+
+
+@pytest.mark.parametrize("count", [26, 27])
+def test_more_choices_than_letters_end_no_set(count, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "ai2d_test_ids.csv").write_text("1\n")
+    many = {"answerTexts": [f"c{place}" for place in range(count)], "correctAnswer": count - 1}
+    sound = {"answerTexts": ["egg"], "correctAnswer": 0}
+    one_file(tmp_path, "questions/1.png.json", {"questions": {"Which?": many, "Last?": sound}})
+    drafts, reasons = outcome(AI2D(tmp_path).index("test"))
+    if count == 26:
+        assert [answers for _, answers in drafts] == [("Z",), ("A",)] and not reasons
+    else:
+        assert [answers for _, answers in drafts] == [("A",)]
+        assert reasons == ["27 choices, but there are letters for 26"]
+
+
 ROWS = {"bytes": encode_png(Image.new("RGB", (2, 2)))}
 
 
@@ -340,6 +362,28 @@ def test_a_conversation_that_cannot_be_used_says_why(entry, reason, tmp_path):
     index = llava(tmp_path, entry, {"image": "a.png", "conversations": ASKED})
     assert [rejected.reason for rejected in index.rejected] == [reason]
     assert [draft.question for group in index.groups for draft in group.drafts] == ["Why?"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    image=NAMES,
+    asked=QUESTIONS,
+    told=TEXTS | NOTHING,
+    keys=st.tuples(
+        *(st.sampled_from(names) for names in (("image", "images"), values.CONVERSATION_FIELDS)),
+        *(st.sampled_from(names) for names in (values.ROLE_FIELDS, values.SAID_FIELDS, values.ASKING, values.TELLING)),
+    ),
+)
+def test_a_conversation_is_read_or_listed_with_the_field(image, asked, told, keys, tmp_path_factory):
+    where, turns, role, said, asker, teller = keys
+    entry = {where: image[0], turns: [{role: asker, said: asked[0]}, {role: teller, said: told[0]}]}
+    folder = tmp_path_factory.getbasetemp() / "values-llava"
+    one_file(folder, "mix.json", [entry])
+    index = LlavaJson(folder / "mix.json").index("train")
+    wrong = [name for name, (_, text) in (("image", image), ("question", asked), ("answer", told)) if text is None]
+    check(index, [(asked[1], (told[1],))], [*wrong, *(["turn"] if wrong else [])])
+    if not wrong:
+        assert [group.name for group in index.groups] == [image[1]]
 
 
 def test_a_conversation_of_several_turns(tmp_path):

@@ -212,7 +212,8 @@ def conversation(entry: Mapping[str, Any]) -> tuple[object, list[tuple[object, o
         names = ", ".join(dict.fromkeys(who or "nobody" for who, _, _ in spoken))
         raise UserError(f"conversations: no question of {' or '.join(ASKING)}; turns are of {names[:80]}")
     shown = [image for _, _, images in spoken for image in images if not is_missing(image)]
-    return _first(entry, ("image", "images")) or (shown[0] if len(shown) == 1 else shown), pairs
+    named = _first(entry, ("image", "images"))
+    return (shown if named is None else named), pairs
 
 
 def _turn(value: object, field: str) -> tuple[str, object, list[object]]:
