@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUNTIME_BYTES = 3 * 10**9
 """On top of what is computed for a training step: the feature cache (1 GiB) and the allocator's own (docs/training.md)."""
 
-SHOWN = ("torch", "transformers", "peft", "accelerate")
+SHOWN = ("torch", "transformers", "peft", "accelerate", "pillow")
 
 SHIRG_METHODS = ("get_multiview_tokens_for_shirg", "shirg_token_selection", "forward_with_shirg")
 """Of the vision tower; an installation that is mixed from two releases may lack one."""
@@ -94,6 +94,17 @@ def _package_problem(name: str, specifier: str) -> Finding | None:
     except (ImportError, OSError) as error:
         return Finding(name, False, f"cannot be imported: {error}", f"{remedy} --force-reinstall")
     return None
+
+
+def images() -> Finding:
+    """Whether this Pillow resizes to the pixels that the official recordings and published results were made with."""
+    from shirg.images import RESIZED, resized_pattern
+
+    version = metadata.version("pillow")
+    if resized_pattern() == RESIZED:
+        return Finding("images", True, f"pillow {version} resizes pages to the pixels of the recordings")
+    found = f"pillow {version} resizes pages to other pixels than the recordings have; results move with them"
+    return Finding("images", False, found, 'pip install --force-reinstall "pillow>=12,<14"')
 
 
 def config(name: str, revision: str | None) -> LavidaConfig:

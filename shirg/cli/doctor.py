@@ -56,8 +56,9 @@ def findings(flags: Flags) -> Iterator[Finding]:
     packages = checkup.python_and_packages()
     yield from packages
     if not all(finding.good for finding in packages):
-        yield from _skipped("needs the packages", "GPU", "memory", *OF_THE_MODEL, "data", "disk")
+        yield from _skipped("needs the packages", "images", "GPU", "memory", *OF_THE_MODEL, "data", "disk")
         return
+    yield checkup.images()
     yield from _device(flags)
     yield from _model(flags)
     try:

@@ -102,7 +102,8 @@ def load_image(path: Path) -> Image.Image:
     Raises:
         UserError: if it is missing, no image, damaged or too large.
     """
-    from shirg.data.images import open_image, read_bytes
+    from shirg.data.images import read_bytes
+    from shirg.images import open_image
 
     return open_image(read_bytes(path), f"image {path}")
 

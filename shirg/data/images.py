@@ -1,24 +1,17 @@
-"""Opening images that nobody has vouched for: bounded before decoding, upright, RGB."""
+"""Image files of data sets: found inside their folder, read up to a bound, and stored as PNG or JPEG."""
 
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from shirg.errors import UserError
-
-MAX_PIXELS = 80_000_000
-"""Largest width x height that is decoded (240 MB as RGB); it lies below Pillow's own warning at 89 million."""
+from shirg.images import decode
 
 MAX_BYTES = 256 * 2**20
 """Largest image file that is read into memory."""
-
-# By content, never by file name. PostScript is left out on purpose: Pillow hands it to another program.
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 
 KEPT = ("PNG", "JPEG", "MPO")
 """Formats whose files are stored as they are. MPO is a JPEG with further pictures behind it."""
@@ -55,28 +48,13 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"image {path}: {error.strerror or error}") from error
 
 
-def open_image(data: bytes, what: str = "image") -> Image.Image:
-    """Decodes an image file's bytes as an upright RGB image [H, W, 3] of 8 bits.
-
-    EXIF rotation is applied, transparency laid on white, 16-bit grey scaled to 8, the first frame of several taken.
-
-    Args:
-        data: content of a PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file.
-        what: how the message names the image.
-
-    Raises:
-        UserError: if the data is not such an image, is damaged, or has more than `MAX_PIXELS` pixels.
-    """
-    return decode(data, what)[0]
-
-
 def as_png_or_jpeg(data: bytes, what: str = "image") -> tuple[bytes, int, int]:
     """Checks an image by decoding it and returns (bytes, width, height) of its upright form.
 
     PNG and JPEG files keep their bytes; other formats become PNG.
 
     Raises:
-        UserError: as `open_image`.
+        UserError: as `shirg.images.open_image`.
     """
     image, file_format = decode(data, what)
     return (data if file_format in KEPT else encode_png(image)), image.width, image.height
@@ -88,7 +66,7 @@ def within(data: bytes, max_side: int, what: str = "image") -> tuple[bytes, int,
     A shrunk JPEG stays a JPEG (quality 95, no chroma subsampling), everything else becomes PNG.
 
     Raises:
-        UserError: as `open_image`.
+        UserError: as `shirg.images.open_image`.
     """
     image, file_format = decode(data, what)
     if max(image.size) <= max_side:
@@ -108,40 +86,3 @@ def encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)  # on pages with grain half the time of the usual 6, and no larger
     return buffer.getvalue()
-
-
-def decode(data: bytes, what: str = "image") -> tuple[Image.Image, str]:
-    """The image as `open_image` gives it, and the format that its content has (`PNG`, `JPEG`, `GIF`, ...).
-
-    Raises:
-        UserError: as `open_image`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on damaged metadata and on size, which is judged here
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(f"{what}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are opened")
-                file_format = image.format or ""
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image)), file_format
-    except UserError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{what}: more than {MAX_PIXELS} pixels") from error
-    except Exception as error:  # Pillow's decoders raise errors of every type on damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-        raise UserError(f"{what}: cannot be read ({reason})") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips 16-bit grey at 255 instead of scaling it.
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(paper, layer).convert("RGB")
-    return image.convert("RGB")

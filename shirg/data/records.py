@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from shirg.data.images import open_image
+from shirg.images import open_image
 
 IMAGE_PLACEHOLDER = "<image>"
 

@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from shirg.data.catalogue import Catalogue
-from shirg.data.images import KEPT, decode, read_bytes
+from shirg.data.images import KEPT, read_bytes
 from shirg.data.likeness import perceptual_hash
 from shirg.data.workers import ordered_map
 from shirg.errors import UserError
 from shirg.files import write_text
+from shirg.images import decode
 
 BLOCK = 500
 """Images that a stopped run may have to look at again: they are entered together."""

@@ -11,12 +11,13 @@ from typing import Any
 
 import gradio as gr
 
-from shirg.data.images import open_image, read_bytes
+from shirg.data.images import read_bytes
 from shirg.demo.examples import Example
 from shirg.demo.markup import answer_card, costs_table, figure, said, truth
 from shirg.demo.reading import Choice, LookedAt, Reader, Step
 from shirg.errors import UserError
 from shirg.gate import SELECTORS
+from shirg.images import open_image
 
 LEAST_BUDGET, BUDGET_STEP, FIRST_BUDGET = 64, 16, 768
 SHOWN_S = 0.12

@@ -19,9 +19,10 @@ from shirg.evaluation.efficiency import moment, timed
 from shirg.evaluation.kept_picture import changed_patches, draw_patches, enlarged_page
 from shirg.evaluation.variants import Variant
 from shirg.gate import SELECTORS, GateConfig, Kept, ShirgGate
+from shirg.images import to_rgb
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 from shirg.lavida.filling import Filling, Run
-from shirg.lavida.images import to_bytes, to_rgb
+from shirg.lavida.images import to_bytes
 from shirg.lavida.vision import ViewShapes, check_budget, look_at
 
 LONG_SIDE, SHORT_SIDE = 960, 480

@@ -14,10 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from shirg.data.images import read_bytes
 from shirg.data.pages import Box
-from shirg.data.sources.base import fields, read_json
+from shirg.data.sources.base import read_json
 from shirg.errors import UserError
-from shirg.lavida.images import to_rgb
+from shirg.images import open_image
 
 ILLEGIBLE = "###"
 """ICDAR's transcript of what nobody could read."""
@@ -77,7 +78,8 @@ def _read_corners(path: Path) -> list[Line]:
 
 def _read_form(path: Path) -> list[Line]:
     """FUNSD: entities of words; a word that does not continue the line of the one before begins another."""
-    form: Any = fields(read_json(path)).get("form", [])
+    read: Any = read_json(path)
+    form = read.get("form", []) if isinstance(read, dict) else []
     lines: list[Line] = []
     for entity in form:
         line: Line = []
@@ -143,8 +145,8 @@ def boxed_pages(
         if boxed:
             texts, boxes = zip(*boxed, strict=True)
             stem, part = path.stem.removeprefix("gt_"), path.parent.parent.name
-            image = Image.open(folder / layout.image.format(stem=stem, part=part))
-            pages.append(BoxedPage(f"{name}/{stem}", to_rgb(image), boxes, texts))
+            shown = folder / layout.image.format(stem=stem, part=part)
+            pages.append(BoxedPage(f"{name}/{stem}", open_image(read_bytes(shown), str(shown)), boxes, texts))
     if not pages:
         raise UserError(f"{folder}: no page with word boxes ({layout.pattern})")
     return pages

@@ -19,7 +19,7 @@ from shirg.gate.config import PRESETS
 from shirg.lavida import Lavida
 from shirg.lavida.adapter import lora_parameters
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "pillow")
 
 SAMPLED = 256
 """Values of each tensor that a model's fingerprint is made of; reading all of 8B parameters would take minutes."""

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+FLAGS = ("coverage", "summary")
+"""Settings that are true or false; files may hold anything, and Python counts with booleans."""
+
 EDGES = ("gradient", "density", "strokes", "variance")
 """What `GateConfig.edge` may be: see `shirg.gate.terms.pixel_edges`."""
 
@@ -65,6 +68,11 @@ class GateConfig:
             raise ValueError(f"beta must be a number of at least 0, got {self.beta}")
         if not 0 <= self.clusters_per_budget <= 1:
             raise ValueError(f"clusters_per_budget must be between 0 and 1, got {self.clusters_per_budget}")
+        for name, value in vars(self).items():
+            if isinstance(value, bool) != (name in FLAGS):
+                raise ValueError(f"{name} must {'be' if name in FLAGS else 'not be'} true or false, got {value!r}")
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
         if not isinstance(self.max_cell, int) or self.max_cell < 1:
             raise ValueError(f"max_cell must be a whole number of tokens, at least 1, got {self.max_cell!r}")
         if self.edge not in EDGES:

@@ -53,8 +53,9 @@ from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
+from shirg.images import to_rgb
 from shirg.lavida.config import IMAGE_TOKEN_INDEX, NO_FLOOR, RELEVANCE_SIGNS, check_floor
-from shirg.lavida.images import square_view, to_pixels, to_rgb
+from shirg.lavida.images import square_view, to_pixels
 from shirg.lavida.patches import embed_patches
 from shirg.lavida.prompt import naming_part, question_marks, question_part
 from shirg.lavida.relevance import word_relevance

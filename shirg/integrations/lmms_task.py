@@ -21,10 +21,10 @@ from PIL import Image
 from shirg.cli.flags import EvaluationFlags
 from shirg.cli.runner import run_command
 from shirg.data import Record, load_benchmark
-from shirg.data.images import open_image
 from shirg.errors import UserError
 from shirg.evaluation.tasks import find_task, prompt
 from shirg.files import atomic_path, write_text
+from shirg.images import open_image
 
 FUNCTIONS = "shirg_task.py"
 """Stands beside the task's YAML, since lmms-eval looks for functions there."""

@@ -24,6 +24,7 @@ from shirg.files import atomic_path, write_json, write_text
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida.config import SHIRG_DEFAULTS, LavidaConfig, shirg_settings
 from shirg.lavida.images import FITS
+from shirg.lavida.lora_options import CONFIG_FILE, lora_config, read_lora_config
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 TARGETS = ("mm_projector.0", "mm_projector.2")
 WEIGHTS_FILE = "adapter_model.safetensors"
 SETTINGS_FILE = "shirg_settings.json"
-CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
 
 _PLAIN = (
@@ -45,6 +45,7 @@ _PLAIN = (
 )
 PLAIN_KEYS = frozenset(_PLAIN.split())
 """What peft 0.4 has in a LoRA's configuration, and every peft since."""
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NAME = "default"
 """The adapter's name inside peft."""
 
@@ -77,20 +78,13 @@ def attach_lora(
     vanish in bfloat16.
 
     Raises:
-        UserError: if an adapter is there already, a target does not exist, is no linear layer, or its name also fits
-            another.
+        UserError: if an adapter is there already, a number is out of range, or a target does not exist, is no linear
+            layer, or its name also fits another.
     """
-    from peft import LoraConfig
-
     if has_adapter(model):
         raise UserError("the model already carries an adapter; call unload_adapter() first")
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it by the rank and has no need of a whole number
-        lora_dropout=dropout,
-        target_modules=list(targets),
-    )
-    _inject(model, config)
+    options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": list(targets)}
+    _inject(model, lora_config(options, "LoRA"))
     draws = torch.Generator().manual_seed(seed)
     for name, parameter in lora_parameters(model).items():
         if "lora_A" in name and not parameter.is_meta:
@@ -141,6 +135,9 @@ def merge_adapter(model: Lavida) -> None:
     for name, layer in _lora_layers(model).items():
         base = base_linear(layer)
         base.weight.data = (base.weight.double() + layer.get_delta_weight(NAME).double()).to(base.weight.dtype)
+        offset = layer.lora_B[NAME].bias  # None without `lora_bias`
+        if offset is not None:
+            base.bias.data = (base.bias.double() + layer.scaling[NAME] * offset.double()).to(base.bias.dtype)
         model.set_submodule(name, base)
     model.__dict__.pop(_TAKEN, None)
     del model.peft_config
@@ -213,23 +210,17 @@ def load_adapter(model: Lavida, folder: str | Path) -> dict[str, Any]:
     that are no longer what its checkpoint says were set by someone: they stay, with a warning where they differ.
 
     Raises:
-        UserError: if the folder is no SHIRG adapter, was trained on another base (the model is left as it is), or is
-            damaged (the model may be left without an adapter, never with a part of one).
+        UserError: if the folder is no SHIRG adapter, was trained on another base, has options that are not supported
+            (see `shirg.lavida.lora_options`; the model is left as it is), or its weights are damaged (the model may be
+            left without an adapter, never with a part of one).
     """
-    from peft import LoraConfig, PeftConfig
-
     settings, weights = _read(Path(folder))
+    config = read_lora_config(Path(folder))
     if settings.get("base_fingerprint") != base_fingerprint(model):
         base = settings.get("base_model") or "another base"
         raise UserError(
             f"adapter {folder}: it was trained on {base}, whose projector is not this model's; load that base"
         )
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"adapter {folder}: adapter_config.json is not one that this peft reads ({error})") from error
-    if not isinstance(config, LoraConfig):
-        raise UserError(f"adapter {folder}: adapter_config.json is of an {type(config).__name__}; only LoRA is taken")
     unload_adapter(model)
     _inject(model, config)
     try:
@@ -371,6 +362,10 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> N
             raise UserError(
                 f"adapter {folder}: {name} has shape {shapes}; adapter_config.json or the base is not its own"
             )
+        if weights[name].dtype not in WEIGHT_DTYPES:
+            raise UserError(f"adapter {folder}: {name} is stored as {weights[name].dtype}; floats are expected")
+        if not weights[name].isfinite().all():
+            raise UserError(f"adapter {folder}: {name} holds values that are not finite; take an earlier checkpoint")
         parameter.data.copy_(weights[name])
 
 

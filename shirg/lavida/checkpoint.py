@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.files import atomic_path
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SINGLE_FILE = "model.safetensors"
 NANO_FOLDER = Path(__file__).resolve().parents[1] / "nano" / "weights"
+
+FOREIGN_CODE = "auto_map"
+"""Key of a `config.json` under which transformers finds code to download and run."""
 
 CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
 
+EMBEDDING = "language.embed_tokens.weight"
 SHARED_NAMES = {"tower.": "model.vision_tower.vision_tower.", "mm_projector.": "model.mm_projector."}
 LLADA_NAMES = {
     "language.embed_tokens.": "model.transformer.wte.",
@@ -179,6 +185,7 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     unused: Collection[str] = (),
+    least_rows: int | None = None,
 ) -> None:
     """Fill a model built on the "meta" device with the tensors in `folder`, cast to `dtype` on `device`.
 
@@ -192,14 +199,25 @@ def load_weights(
 
     Args:
         unused: names that may be stored beside the model's own, and are left alone.
+        least_rows: of the input embedding that may be stored: the official loader shrinks it to the tokenizer's length
+            (LaViDa builder.py:297-298) and saves it so. The rows up to the config's number belong to no token and
+            become zeros. None asks for all.
 
     Raises:
         UserError: listing every tensor that is missing, unexpected or of another shape than the config says.
     """
     wanted = {official_name(name, family): (name, tensor.shape) for name, tensor in model.state_dict().items()}
-    files = weight_files(folder)
+    files, padded = weight_files(folder), 0
+    embedding = official_name(EMBEDDING, family)
+    stored = stored_shapes(files).get(embedding, [0])
+    if least_rows is not None and least_rows <= stored[0] < wanted[embedding][1][0]:
+        padded = wanted[embedding][1][0] - stored[0]
+        wanted[embedding] = EMBEDDING, [stored[0], *wanted[embedding][1][1:]]
+        logger.info("%s: %d rows of the input embedding are not stored; no token has them", folder, padded)
     misfit = f"the weights in {folder} do not fit its config.json"
     state = read_tensors(files, wanted, misfit, unused=unused, device=device, dtype=dtype)
+    if padded:
+        state[EMBEDDING] = functional.pad(state[EMBEDDING], (0, 0, 0, padded))
     model.load_state_dict(state, assign=True)
 
 
@@ -272,24 +290,53 @@ def stored_dtype(files: Sequence[Path], name: str) -> torch.dtype:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a folder's weights: the single one, or the shards that the index names.
+    """The safetensors files that hold a folder's weights: those that the index names, else the single one.
+
+    What else looks like weights and is not read is named in a warning: a single file beside an index and its shards,
+    shards beside a single file without an index, or an index none of whose shards is there.
 
     Raises:
-        UserError: if there are none, or only pickled ones, or a shard is missing.
+        UserError: if there are none, or only pickled ones or shards without an index, or a shard is missing.
     """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise UserError(_no_weights(folder))
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is no index of safetensors files ({error})") from error
+    single, index = folder / SINGLE_FILE, folder / f"{SINGLE_FILE}.index.json"
+    shards = [path.name for path in _shards(folder)]
+    names = _indexed(index) if index.is_file() else []
     absent = [name for name in names if not (folder / name).is_file()]
+    if single.is_file() and len(absent) == len(names):
+        if names or shards:
+            logger.warning("%s: weights are read from %s; %s", folder, single.name, _left_out(index, absent, shards))
+        return [single]
     if absent:
         raise UserError(f"{folder} lacks {_some(absent)}, which {index.name} names")
+    if not names:
+        raise UserError(_no_weights(folder))
+    if single.is_file() and single.name not in names:
+        logger.warning(
+            "%s: weights are read from the %d files that %s names; %s is not among them and is not read",
+            *(folder, len(names), index.name, single.name),
+        )
     return [folder / name for name in names]
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names, in order of their names; they lie beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not all(Path(name).name == name for name in names):
+            raise ValueError("it names files elsewhere")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is no index of safetensors files ({error})") from error
+    return names
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model-*-of-*.safetensors"))
+
+
+def _left_out(index: Path, absent: list[str], shards: list[str]) -> str:
+    if absent:
+        return f"{index.name} names {_some(absent)}, none of which is there"
+    return f"{_some(shards)} are not read, as no {index.name} names them"
 
 
 def save_checkpoint(
@@ -328,9 +375,22 @@ def save_checkpoint(
 
 
 def _written_config(raw: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """What a saved `config.json` says of the saved tensors, among which the vector for video never is."""
+    """What a saved `config.json` says of the saved tensors, among which the vector for video never is, and of files
+    beside it: code that `auto_map` names is not written."""
     video = {"add_faster_video": False} if raw.get("add_faster_video") else {}
-    return {**raw, **video, "torch_dtype": dtype}
+    kept = {name: value for name, value in raw.items() if name != FOREIGN_CODE}
+    return {**kept, **video, "torch_dtype": dtype}
+
+
+def warn_of_code(folder: Path, raw_config: dict[str, Any]) -> None:
+    """Say that code which a checkpoint brings along, as transformers' "remote code", is not run."""
+    files = sorted(path.name for path in folder.glob("*.py"))
+    named = [f"{FOREIGN_CODE} in config.json"] if raw_config.get(FOREIGN_CODE) else []
+    if files or named:
+        logger.warning(
+            "%s brings code of its own (%s); it is not run: the model is built in, and its weights are read by their names",
+            *(folder, _some([*named, *files])),
+        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -369,6 +429,12 @@ def _opened(path: Path, device: torch.device | str = "cpu") -> Iterator[safe_ope
 
 def _no_weights(folder: Path) -> str:
     pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    shards = [path.name for path in _shards(folder)]
+    if shards:
+        return (
+            f"{folder} holds {_some(shards)}, but not the index that says what is in them: get {SINGLE_FILE}.index.json "
+            "from where they come"
+        )
     if not pickled:
         return (
             f"{folder} holds neither model.safetensors nor model.safetensors.index.json (pickled weights are not read)"

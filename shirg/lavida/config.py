@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,11 @@ DREAM_REQUIRED = {"hidden_act": ("silu",), "rope_scaling": (None,), "tie_word_em
 ANSWER_TOKENS = 32
 """Length of an answer unless a config says otherwise: LaViDa's README times 32 tokens in 16 steps."""
 
+LARGEST_SIZE = 2**31
+VISION_SIZES = {
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("image_size", "patch_size", "num_channels"),
+}
 MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 POOL_MODES = ("bilinear", "average", "max")
 RELEVANCE = ("llm", "siglip", "none")
@@ -160,6 +166,10 @@ class LavidaConfig:
         _expect("shirg.relevance", self.relevance, RELEVANCE)
         _expect("shirg.relevance_sign", self.relevance_sign, RELEVANCE_SIGNS)
         check_floor("config: shirg.relevance_floor", self.relevance_floor)
+        for name in ("resolution", "answer_tokens"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 < value < LARGEST_SIZE:
+                raise UserError(f"config: shirg.{name}={value!r} must be a whole number above 0")
 
     @property
     def family(self) -> str:
@@ -191,6 +201,11 @@ class LavidaConfig:
     def unused_tensors(self) -> frozenset[str]:
         """What the official code stores beside the model: with `add_faster_video`, a vector that only video needs."""
         return frozenset({"model.faster_token"} if self.raw.get("add_faster_video") else ())
+
+    @property
+    def used_rows(self) -> int:
+        """Rows of the input embedding that the special ids need."""
+        return 1 + max(self.mask_token_id, self.eos_token_id, self.pad_token_id, self.fim_token_id or 0)
 
     @property
     def is_nano(self) -> bool:
@@ -282,40 +297,55 @@ def _family(raw: dict[str, Any]) -> str:
     raise UserError(f'config: model_type={model_type!r} is no LaViDa model; expected "llava_llada" or "llava_dream"')
 
 
-def _require(raw: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
-    missing = [name for name in names if raw.get(name) is None]
-    if missing:
-        raise UserError(f"config: missing {', '.join(missing)}")
-    for name in names:
-        if isinstance(raw[name], bool) or not isinstance(raw[name], int | float) or raw[name] <= 0:
-            raise UserError(f"config: {name}={raw[name]!r} must be a number above 0")
-    return [raw[name] for name in names]
+def _size(raw: dict[str, Any], *names: str) -> int:
+    """The first of these keys that is there, a whole number above 0."""
+    name = next((name for name in names if raw.get(name) is not None), None)
+    if name is None:
+        raise UserError(f"config: missing {names[-1]}")
+    if type(raw[name]) is not int or not 0 < raw[name] < LARGEST_SIZE:
+        raise UserError(f"config: {name}={raw[name]!r} must be a whole number above 0")
+    return raw[name]
+
+
+def _number(raw: dict[str, Any], name: str) -> float:
+    """A number above 0."""
+    value = raw.get(name)
+    if value is None:
+        raise UserError(f"config: missing {name}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"config: {name}={value!r} must be a number above 0")
+    return float(value)
 
 
 def _llada_body(raw: dict[str, Any]) -> BodyConfig:
     for name, allowed in LLADA_REQUIRED.items():
         _expect(name, raw.get(name, allowed[0]), allowed)
-    width, heads, layers, theta, eps = _require(raw, ("d_model", "n_heads", "n_layers", "rope_theta", "rms_norm_eps"))
-    rows = raw.get("embedding_size") or _require(raw, ("vocab_size",))[0]
-    inner = raw.get("mlp_hidden_size") or _require(raw, ("mlp_ratio",))[0] * width
-    return BodyConfig("llada", width, inner, layers, heads, raw.get("n_kv_heads") or heads, rows, theta, eps)
+    width, heads, layers = (_size(raw, name) for name in ("d_model", "n_heads", "n_layers"))
+    key_heads, rows = _size(raw, "n_kv_heads", "n_heads"), _size(raw, "embedding_size", "vocab_size")
+    given = raw.get("mlp_hidden_size") is not None
+    inner = _size(raw, "mlp_hidden_size") if given else int(_number(raw, "mlp_ratio") * width)
+    theta, eps = _number(raw, "rope_theta"), _number(raw, "rms_norm_eps")
+    return BodyConfig("llada", width, inner, layers, heads, key_heads, rows, theta, eps)
 
 
 def _dream_body(raw: dict[str, Any]) -> BodyConfig:
     for name, allowed in DREAM_REQUIRED.items():
         _expect(name, raw.get(name, allowed[0]), allowed)
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    width, inner, layers, heads = _require(raw, names)
-    rows, theta, eps = _require(raw, ("vocab_size", "rope_theta", "rms_norm_eps"))
-    return BodyConfig("dream", width, inner, layers, heads, raw.get("num_key_value_heads") or heads, rows, theta, eps)
+    width, inner, layers, heads = (_size(raw, name) for name in names)
+    key_heads, rows = _size(raw, "num_key_value_heads", "num_attention_heads"), _size(raw, "vocab_size")
+    theta, eps = _number(raw, "rope_theta"), _number(raw, "rms_norm_eps")
+    return BodyConfig("dream", width, inner, layers, heads, key_heads, rows, theta, eps)
 
 
 def _vision_config(raw: dict[str, Any]) -> dict[str, Any]:
-    if raw.get("vision_config"):
-        if "hidden_size" not in raw["vision_config"]:
+    vision, name = raw.get("vision_config"), str(raw.get("mm_vision_tower", ""))
+    if vision:
+        if not isinstance(vision, dict) or "hidden_size" not in vision:
             raise UserError("config: vision_config has no hidden_size, the tower's width")
-        return raw["vision_config"]
-    name = str(raw.get("mm_vision_tower", ""))
+        for size in VISION_SIZES & vision.keys():
+            _size(vision, size)
+        return vision
     if "so400m-patch14-384" in name:
         return SO400M
     raise UserError(

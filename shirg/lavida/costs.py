@@ -19,9 +19,10 @@ import torch
 from transformers import SiglipVisionConfig
 
 from shirg.errors import UserError
+from shirg.images import MAX_PIXELS
 from shirg.lavida import paths, vision
 from shirg.lavida.config import LavidaConfig
-from shirg.lavida.images import MAX_PIXELS, tile_grid
+from shirg.lavida.images import tile_grid
 from shirg.lavida.tower import sides
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}

@@ -1,4 +1,4 @@
-"""PIL images -> normalised pixels: LaViDa's views of 384 x 384 pixels and SHIRG's one large view.
+"""RGB images -> normalised pixels: LaViDa's views of 384 x 384 pixels and SHIRG's one large view.
 
 The pixel arithmetic is the official one, to the bit: PIL's bicubic resampling, then x / 255 rounded to float32, then
 (x - 0.5) / 0.5 (LaViDa siglip_encoder.py:34-67). A byte has 256 values, so a table of 256 floats holds all of it.
@@ -16,44 +16,16 @@ import torch
 from torch import Tensor
 
 from shirg.errors import UserError
+from shirg.images import resize
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MAX_PIXELS = 100_000_000
-"""Largest image accepted; more is a mistake or an attack (a decompression bomb), never a page."""
 
 FITS = ("stretch", "pad")
 PAD_COLOUR = (127, 127, 127)  # int(0.5 * 255), LaViDa mm_utils.py:318-344
 _NORMALISED = torch.from_numpy(((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5))
 
 Pinpoints = tuple[tuple[int, int], ...]
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB copy of `image`: orientation tags are obeyed, 16-bit grey values scaled, not cut off, and what is
-    transparent laid on white paper (its hidden colour is mostly black, as is the text).
-
-    Raises:
-        UserError: if it is no PIL image, is empty, or has more than `MAX_PIXELS` pixels.
-    """
-    from PIL import Image, ImageOps
-
-    if not isinstance(image, Image.Image):
-        raise UserError(f"image must be a PIL image; got a {type(image).__name__}")
-    width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise UserError(f"image of {width} x {height} pixels: expected between 1 and {MAX_PIXELS:,} pixels")
-    try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
-    except OSError as error:  # PIL decodes late: a truncated file shows itself here
-        raise UserError(f"image cannot be decoded: {error}") from error
 
 
 def to_bytes(views: list[Image.Image]) -> Tensor:
@@ -87,7 +59,7 @@ def square_view(image: Image.Image, size: int, fit: str = "stretch") -> Image.Im
         canvas = Image.new("RGB", (side, side), PAD_COLOUR)
         canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         image = canvas
-    return image.resize((size, size), Image.Resampling.BICUBIC)
+    return resize(image, (size, size))
 
 
 def best_resolution(size: tuple[int, int], pinpoints: Pinpoints) -> tuple[int, int]:
@@ -116,7 +88,7 @@ def anyres_views(image: Image.Image, pinpoints: Pinpoints, tile: int) -> list[Im
         fitted = min(math.ceil(image.width * scale_height), canvas_width), canvas_height
     canvas = Image.new("RGB", (canvas_width, canvas_height), (0, 0, 0))
     corner = (canvas_width - fitted[0]) // 2, (canvas_height - fitted[1]) // 2
-    canvas.paste(image.resize(fitted, Image.Resampling.BICUBIC), corner)
+    canvas.paste(resize(image, fitted), corner)
     tiles = [
         canvas.crop((left, top, left + tile, top + tile))
         for top in range(0, canvas_height, tile)

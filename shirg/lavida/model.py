@@ -86,12 +86,18 @@ class Lavida(nn.Module):
         device, dtype = checkpoint.as_device(device), checkpoint.as_dtype(dtype)
         folder = checkpoint.resolve(name, revision)
         raw = read_config(folder)
+        checkpoint.warn_of_code(folder, raw)
         tokenizer = checkpoint.load_tokenizer(folder)
         config = LavidaConfig.from_dict(raw, tokenizer)
         with torch.device("meta"):
             model = cls(config, tokenizer)
-        unused = config.unused_tensors
-        checkpoint.load_weights(model, config.family, folder, device=device, dtype=dtype, unused=unused)
+        checkpoint.load_weights(
+            *(model, config.family, folder),
+            device=device,
+            dtype=dtype,
+            unused=config.unused_tensors,
+            least_rows=max(config.used_rows, 0 if tokenizer is None else len(tokenizer)),
+        )
         model.tower.restore_buffers(device)
         if adapter is not None:
             model.load_adapter(adapter)

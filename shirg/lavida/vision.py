@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from shirg.errors import UserError
+from shirg.images import to_rgb
 from shirg.lavida import images
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def look(model: Lavida, image: Image.Image, mode: str) -> VisionFeatures:
     Raises:
         UserError: if it is no image of a sensible size.
     """
-    image = images.to_rgb(image)
+    image = to_rgb(image)
     views = images.to_bytes(ViewShapes.of(model).cut(image, VIEWS[mode]))
     return look_at(model, views, image.size, mode)
 

@@ -35,7 +35,7 @@ def test_a_sound_machine(model, prepared, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert stop.value.code == 0, said
     busy = "-> other programs keep" in said  # then nothing is said of the machine's speed
-    assert said.endswith("9 ok, 0 failed, 1 not looked at\n" if busy else "10 ok, 0 failed, 0 not looked at\n")
+    assert said.endswith("10 ok, 0 failed, 1 not looked at\n" if busy else "11 ok, 0 failed, 0 not looked at\n")
     assert f"torch {metadata.version('torch')}" in said and "4 records in 1 shards, the first image opens" in said
     assert not (tmp_path / "not").exists()
 
@@ -73,6 +73,18 @@ def test_another_python(model, monkeypatch):
 def test_what_is_asked_for_is_what_the_project_says():
     python, requirements = checkup.asked_for()
     assert python == ">=3.11,<3.14" and any(text.startswith("torch>=") for text in requirements)
+
+
+def test_a_pillow_with_other_pixels(model, monkeypatch):
+    from PIL import Image
+
+    resized = Image.Image.resize
+    nearest = Image.Resampling.NEAREST
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *_, **__: resized(self, size, nearest))
+    found = checkup.images()
+    assert found.good is False and "other pixels" in found.found and "pillow>=12" in found.remedy
+    monkeypatch.undo()
+    assert checkup.images().good
 
 
 def test_damaged_weights(model, tmp_path):

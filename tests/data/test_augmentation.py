@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from shirg.data.augmentation import MAX_SIDE, Augmentation, augment_record
-from shirg.data.images import encode_png, open_image
+from shirg.data.images import encode_png
 from shirg.data.records import Record, image_id
 from shirg.data.render import render_page
+from shirg.images import open_image
 
 SEEDS = range(24)
 

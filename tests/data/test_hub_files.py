@@ -101,6 +101,26 @@ def test_preparation_fetches_first_and_keeps_the_evaluation_part_out(tmp_path: P
     assert json.loads((lab / "chartqa-hub" / FINISHED).read_text())["rows"] == {"train": 2, "test": 2}
 
 
+def test_rows_without_a_label_do_not_end_a_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image = {"bytes": encode_png(Image.new("RGB", (64, 48))), "path": None}
+    labels = [[], [float("nan")], None, ["3"], 0]
+    origins = [0, None, 7, 0, 1]
+
+    def rows(*_: object) -> list[dict[str, object]]:
+        told = enumerate(zip(labels, origins, strict=True))
+        return [
+            {"query": f"q{place}", "label": label, "human_or_machine": origin, "image": dict(image)}
+            for place, (label, origin) in told
+        ]
+
+    monkeypatch.setattr("shirg.data.sources.hub_files.load_rows", rows)
+    fetch("chartqa", tmp_path)
+    source = find_source(HELD_OUT["chartqa"], tmp_path, "test")
+    found = source.records(split="test")
+    assert [(record.question, record.answers) for record in found] == [("q3", ("3",)), ("q4", ("0",))]
+    assert [entry.reason for entry in found.rejected] == ["label is missing or empty"] * 3
+
+
 def test_other_columns_are_named(tmp_path: Path):
     copy = put_copy(tmp_path / "copy", "docvqa", spoil="answers")
     with pytest.raises(UserError, match=r"copy: its columns are not those that SHIRG knows \(KeyError\('answers'\)\)"):

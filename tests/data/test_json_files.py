@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shirg.data import load_benchmark
 from shirg.data.sources import LlavaJson, find_source
 from shirg.data.sources import base as base_module
-from shirg.data.sources.base import Collector, iter_json_list
-from shirg.data.sources.llava_pretrain import LlavaPretrain, question_answer_turns
+from shirg.data.sources.base import iter_json_list
+from shirg.data.sources.llava_pretrain import LlavaPretrain
 from shirg.errors import UserError
 from tests.data.preparing import put_image, put_json
 
@@ -35,29 +35,6 @@ def test_llava_pretrain_layout(tmp_path: Path):
         {"from": "gpt", "value": "luxury furniture"},
     ]
     assert [entry.item for entry in source.index("train").rejected] == ["x.jpg"]
-
-
-def test_conversation_of_several_turns():
-    turns = [("human", "<image>\na"), ("gpt", "1"), ("human", "b"), ("human", "c"), ("gpt", "3")]
-    conversation = [{"from": who, "value": said} for who, said in turns]
-    assert question_answer_turns(conversation) == [("a", "1"), ("c", "3")]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(*[st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=4)))] * 3),
-        max_size=6,
-    )
-)
-def test_collector_takes_or_lists_whatever_comes(entries: list[tuple[object, object, object]]):
-    root = Path("data")
-    collector = Collector("source", "licence", root)
-    for entry in entries:
-        collector.add(root, *entry)
-    index = collector.index()
-    assert index.num_records + len(index.rejected) == len(entries)
-    assert all(draft.question and draft.answers for group in index.groups for draft in group.drafts)
 
 
 @pytest.mark.parametrize("place", ["imgname", "query", "label"])
@@ -92,11 +69,11 @@ def test_llava_form_of_any_name_with_broken_lines(tmp_path: Path):
     assert [entry.item for entry in index.rejected] == [
         "My Mix.jsonl line 2",
         "coco/1.png",
-        "entry without image",
+        "3",
         "/etc/passwd",
         "2.png",
         "My Mix.jsonl line 8",
-        "entry",
+        "entry 6",
     ]
     assert "twice" in index.rejected[1].reason
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shirg.data.images import open_image
 from shirg.data.likeness import BITS, THRESHOLD, Lookalikes, perceptual_hash
+from shirg.images import open_image
 
 
 def words(*hashes: bytes) -> np.ndarray:

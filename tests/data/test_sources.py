@@ -208,6 +208,22 @@ def test_choices_of_the_hub(monkeypatch: pytest.MonkeyPatch):
     assert ["fits no choice" in entry.reason for entry in records.rejected] == [True, True]
 
 
+def test_rows_of_the_hub_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch):
+    data = {"bytes": encode_png(Image.new("RGB", (4, 3))), "path": None}
+    row = {"question": "First?", "options": ["egg"], "answer": 0, "image": data}
+    wrong = [{"options": ["x"] * 27}, {"question": " "}, {"answer": None}, {"answer": True}, {"image": None}]
+    monkeypatch.setattr(hub, "load_rows", lambda *_: [*(row | change for change in wrong), row])
+    records = hub.hub_records("ai2d", "licence", None, 0)
+    assert [(r.question, r.answers) for r in records] == [("First?\nA. egg", ("A",))]
+    assert [entry.reason for entry in records.rejected] == [
+        "27 choices, but there are letters for 26",
+        "question is missing or empty",
+        "answer is missing or empty",
+        "answer is a boolean, not a text",
+        "image is missing, not an object",
+    ]
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limit_below_one_is_an_error(limit: int):
     with pytest.raises(UserError, match="at least 1 record"):
@@ -307,7 +323,7 @@ def test_forms_without_a_testing_part_are_evaluated_with_a_note(tmp_path: Path, 
 
 
 def test_form_with_a_strange_id_gives_nothing():
-    assert linked_pairs([{"id": [0], "text": "Date", "label": "question", "linking": [[0, 1]]}, "no entity"]) == []
+    assert linked_pairs([{"id": [0], "text": "Date", "label": "question", "linking": [[0, 1]]}]) == []
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -366,7 +382,8 @@ def test_ai2d_test_diagrams_are_those_of_the_list(tmp_path: Path):
         index = of("ai2d", tmp_path, split)
         (group,) = index.groups
         assert [(group.name, d.question, d.answers) for d in group.drafts] == [expected]
-        assert [entry.reason for entry in index.rejected] == ["answer is missing or empty"]
+        reason = "correctAnswer is 5, which fits no choice: there are 2, counted from 0"
+        assert [entry.reason for entry in index.rejected] == [reason]
     (tmp_path / "ai2d/ai2d_test_ids.csv").unlink()
     assert find_source(HELD_OUT["ai2d"], tmp_path, "train") is None
 

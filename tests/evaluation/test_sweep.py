@@ -292,6 +292,7 @@ def test_the_record_says_when_where_and_how(whole):
     record = json.loads(json.dumps(whole[2], allow_nan=False))
     assert record["date"].endswith("+00:00") and record["hardware"]["cores"] >= 1
     assert record["environment"]["packages"]["torch"] == metadata.version("torch")
+    assert record["environment"]["packages"]["pillow"] == metadata.version("pillow")
     assert record["run"]["token_budgets"] == [12, 24] and record["run"]["settings"]["ocr preset"] == dataclasses.asdict(
         GateConfig.preset("ocr")
     )

@@ -26,6 +26,10 @@ from shirg.gate.config import PRESETS
         ("edge_spread", 1.5, "edge_spread must be between 0 and 1, got 1.5"),
         ("relevance_spread", -0.5, "relevance_spread must be between 0 and 1, got -0.5"),
         ("edge_spread", math.nan, "edge_spread must be"),
+        ("coverage", "no", "coverage must be true or false, got 'no'"),
+        ("summary", 0, "summary must be true or false, got 0"),
+        ("edge_spread", True, "edge_spread must not be true or false, got True"),
+        ("seed", 1.5, "seed must be a whole number, got 1.5"),
         ("min_cell", 0, "min_cell must be a whole number of tokens, at least 1, got 0"),
     ],
 )

@@ -202,7 +202,7 @@ def test_another_kind_of_adapter_is_refused_and_the_model_left_as_it_is(trained,
     adapter.save_adapter(trained, tmp_path / "a", settings={})
     weights = {name: value.clone() for name, value in adapter.lora_parameters(trained).items()}
     IA3Config(target_modules=list(adapter.TARGETS), feedforward_modules=[]).save_pretrained(tmp_path / "a")
-    with pytest.raises(UserError, match="IA3Config; only LoRA"):
+    with pytest.raises(UserError, match="peft_type 'IA3'; only 'LORA'"):
         trained.load_adapter(tmp_path / "a")
     assert weights and all(
         torch.equal(adapter.lora_parameters(trained)[name], value) for name, value in weights.items()
@@ -305,6 +305,161 @@ def test_gate_settings_younger_than_the_adapter_have_their_defaults(special, cap
     with caplog.at_level(logging.WARNING):
         model.load_adapter(special)
     assert selection(model) == TRAINED_WITH and not caplog.text
+
+
+def rewrite(folder, **options):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **options}))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"bias": "all"},
+        {"bias": "lora_only"},
+        {"modules_to_save": ["image_newline"]},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": 1},
+        {"use_dora": True},
+        {"use_qalora": True},
+        {"fan_in_fan_out": True},
+        {"layers_to_transform": [0]},
+        {"layer_replication": [[0, 1]]},
+        {"trainable_token_indices": [1]},
+        {"target_parameters": ["mm_projector.0.weight"]},
+        {"exclude_modules": ["mm_projector.2"]},
+        {"megatron_config": {"a": 1}},
+        {"option_of_a_later_peft": 3},
+        {"r": 0},
+        {"r": "16"},
+        {"r": True},
+        {"r": 4.0},
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": float("inf")},
+        {"lora_alpha": 0},
+        {"lora_alpha": "32"},
+        {"lora_alpha": None},
+        {"lora_dropout": 1.0},
+        {"lora_dropout": "0"},
+        {"target_modules": "mm_projector.0"},
+        {"target_modules": []},
+        {"target_modules": [0]},
+        {"use_rslora": "yes"},
+        {"lora_bias": 1},
+        {"rank_pattern": {"mm_projector.0": 0}},
+        {"rank_pattern": [1]},
+        {"alpha_pattern": {"mm_projector.0": "x"}},
+    ],
+    ids=str,
+)
+def test_options_that_are_not_supported_are_refused_by_name(trained, tmp_path, option):
+    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    rewrite(folder, **option)
+    before = embeds(trained)
+    (name,) = option
+    with pytest.raises(UserError, match=f"adapter_config.json: {name}="):
+        trained.load_adapter(folder)
+    assert torch.equal(embeds(trained), before)
+
+
+def test_every_option_of_this_peft_is_decided_on():
+    """Those that are neither honoured nor descriptive are refused as soon as they are not what peft has by default."""
+    from peft import LoraConfig
+
+    from shirg.lavida.lora_options import DESCRIPTIVE, HONOURED, lora_config
+
+    for name in LoraConfig().to_dict().keys() - DESCRIPTIVE - HONOURED.keys():
+        with pytest.raises(UserError, match=name):
+            lora_config({name: "something else"}, "LoRA")
+    assert lora_config(LoraConfig(target_modules=["a"]).to_dict() | {"target_modules": ["a"]}, "LoRA").r == 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lora_bias": True},
+        {"use_rslora": True},
+        {"rank_pattern": {"mm_projector.0": 2}},
+        {"alpha_pattern": {"mm_projector.2": 64}},
+        {"init_lora_weights": "gaussian"},
+        {"lora_alpha": 3.5, "lora_dropout": 0.5, "lora_bias": True, "use_rslora": True},
+    ],
+    ids=str,
+)
+def test_options_that_change_outputs_are_honoured_by_load_merge_and_unload(tmp_path, options):
+    """What peft itself computes with such an adapter is what load, merge and a merged checkpoint give."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(1)
+    base = tiny_model(shirg=SMALL)
+    bare = embeds(base)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": list(adapter.TARGETS), **options})
+    wrapped = get_peft_model(base, config)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn_like(parameter) / 5
+    wrapped.save_pretrained(str(tmp_path))
+    model = tiny_model(shirg=SMALL)
+    settings = adapter.model_settings(model)
+    (tmp_path / "shirg_settings.json").write_text(json.dumps(settings))
+    theirs = PeftModel.from_pretrained(tiny_model(shirg=SMALL), str(tmp_path))
+    expected = embeds(theirs.base_model.model.eval())
+    model.load_adapter(tmp_path)
+    assert torch.equal(embeds(model), expected) and not torch.allclose(expected, bare)
+    again = tiny_model(shirg=SMALL)
+    again.load_adapter(adapter.save_adapter(model, tmp_path / "again", settings={}))
+    assert torch.equal(embeds(again), expected)
+    adapter.merge_adapter(again)
+    torch.testing.assert_close(embeds(again), expected, rtol=1e-5, atol=1e-5)
+    model.unload_adapter()
+    assert torch.equal(embeds(model), bare)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_is_not_finite_is_refused(trained, tmp_path, value):
+    with torch.no_grad():
+        trained.mm_projector[2].lora_B["default"].weight[1, 1] = value
+    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    model = tiny_model(shirg=SMALL)
+    with pytest.raises(UserError, match=r"mm_projector.2.lora_B.weight holds values that are not finite"):
+        model.load_adapter(folder)
+    assert not adapter.has_adapter(model)
+
+
+def test_an_adapter_of_other_than_floats_is_refused(trained, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    weights = load_file(folder / adapter.WEIGHTS_FILE)
+    name = "base_model.model.mm_projector.0.lora_A.weight"
+    for dtype, sound in ((torch.int8, False), (torch.bool, False), (torch.bfloat16, True), (torch.float64, True)):
+        save_file({**weights, name: weights[name].to(dtype)}, folder / adapter.WEIGHTS_FILE)
+        model = tiny_model(shirg=SMALL)
+        if sound:
+            model.load_adapter(folder)
+        else:
+            with pytest.raises(UserError, match=f"lora_A.weight is stored as {dtype}"):
+                model.load_adapter(folder)
+
+
+def test_a_damaged_configuration_is_named(trained, tmp_path):
+    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[]", "has peft_type None"),
+        ('{"peft_type": "LORA"}', "lacks r, lora_al"),
+    ):
+        (folder / "adapter_config.json").write_text(text)
+        with pytest.raises(UserError, match=f"adapter_config.json {message}"):
+            trained.load_adapter(folder)
+
+
+@pytest.mark.parametrize("numbers", [{"rank": 0}, {"rank": 2.0}, {"alpha": float("nan")}, {"dropout": 1.5}])
+def test_numbers_of_a_fresh_adapter_are_checked(model, numbers):
+    with pytest.raises(UserError, match="LoRA: .*must be"):
+        adapter.attach_lora(model, **numbers)
+    assert not adapter.has_adapter(model)
 
 
 def test_where_relevance_comes_from_is_saved(special):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from shirg.errors import UserError
+from shirg.images import to_rgb
 from shirg.lavida.batches import Rows, embed_batch, encode_for_training, end_of_text_targets, splice_batch
-from shirg.lavida.images import anyres_views, to_rgb
+from shirg.lavida.images import anyres_views
 from shirg.lavida.samples import Batch
 from tests.tiny import tiny_model, tiny_page
 

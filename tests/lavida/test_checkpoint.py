@@ -68,6 +68,112 @@ def test_shards_are_read(tmp_path):
             Lavida.from_pretrained(tmp_path / "tiny")
 
 
+def sharded(folder: Path) -> Path:
+    """The folder's weights as two shards and their index; the single file stays."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[:3], "model-00002-of-00002.safetensors": names[3:]}
+    for file, own in parts.items():
+        save_file({name: tensors[name] for name in own}, folder / file)
+    index = {"weight_map": {name: file for file, own in parts.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_an_index_counts_for_more_than_a_single_file(tmp_path, caplog):
+    tiny_model().save_pretrained(tmp_path / "m")
+    sharded(tmp_path / "m")
+    stale = {name: torch.zeros_like(tensor) for name, tensor in load_file(tmp_path / "m/model.safetensors").items()}
+    save_file(stale, tmp_path / "m/model.safetensors")
+    read = Lavida.from_pretrained(tmp_path / "m")
+    assert torch.equal(read.language.embed_tokens.weight, tiny_model().language.embed_tokens.weight)
+    assert "read from the 2 files that model.safetensors.index.json names; model.safetensors is not" in caplog.text
+
+
+def test_shards_without_an_index_are_mentioned(tmp_path, caplog):
+    tiny_model().save_pretrained(tmp_path / "m")
+    (sharded(tmp_path / "m") / "model.safetensors.index.json").unlink()
+    Lavida.from_pretrained(tmp_path / "m")
+    assert "read from model.safetensors; model-00001-of-00002.safetensors, model-00002-of-00002" in caplog.text
+    (tmp_path / "m/model.safetensors").unlink()
+    with pytest.raises(UserError, match="but not the index .*: get model.safetensors.index.json"):
+        Lavida.from_pretrained(tmp_path / "m")
+
+
+def test_an_index_whose_shards_are_gone(tmp_path, caplog):
+    tiny_model().save_pretrained(tmp_path / "m")
+    sharded(tmp_path / "m")
+    (tmp_path / "m/model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match="lacks model-00001-of-00002.safetensors, which"):
+        Lavida.from_pretrained(tmp_path / "m")
+    (tmp_path / "m/model-00002-of-00002.safetensors").unlink()
+    Lavida.from_pretrained(tmp_path / "m")
+    assert "none of which is there" in caplog.text
+
+
+@pytest.mark.parametrize("named", ["../model.safetensors", "/etc/passwd", 7, None])
+def test_an_index_that_names_something_else_is_refused(tmp_path, named):
+    tiny_model().save_pretrained(tmp_path / "m")
+    (tmp_path / "m/model.safetensors").unlink()
+    (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": named}}))
+    with pytest.raises(UserError, match="is no index of safetensors files"):
+        Lavida.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_rows_of_the_input_embedding_that_no_token_has_may_be_missing(tmp_path, family):
+    """As the official loader saves a model whose embedding it shrank to the tokenizer's length."""
+    rows = "embedding_size" if family == "llada" else "vocab_size"
+    tokenizer = tiny_tokenizer(family)
+    larger = Lavida(tiny_config(family, **{rows: len(tokenizer) + 40}), tokenizer).eval()
+    larger.save_pretrained(tmp_path / "m")
+    name = checkpoint.official_name(checkpoint.EMBEDDING, family)
+    tensors = load_file(tmp_path / "m/model.safetensors")
+
+    def stored(count: int) -> Lavida:
+        save_file({**tensors, name: tensors[name][:count].clone()}, tmp_path / "m/model.safetensors")
+        return Lavida.from_pretrained(tmp_path / "m")
+
+    shrunk = stored(len(tokenizer))
+    assert not shrunk.language.embed_tokens.weight[len(tokenizer) :].any()
+    question = {"question": "What is it?", "max_new_tokens": 4, "steps": 2}
+    assert shrunk.answer(tiny_page(), **question) == larger.answer(tiny_page(), **question)
+    shrunk.save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again/model.safetensors")[name].shape == tensors[name].shape
+    with pytest.raises(UserError, match=f"of a wrong shape: {name} is"):
+        stored(len(tokenizer) - 1)
+
+
+def test_a_head_of_fewer_rows_is_refused(tmp_path):
+    """Its rows take part in every softmax, whether a token has them or not."""
+    Lavida(tiny_config(embedding_size=300), tiny_tokenizer("llada")).save_pretrained(tmp_path / "m")
+    tensors = load_file(tmp_path / "m/model.safetensors")
+    head = "model.transformer.ff_out.weight"
+    save_file({**tensors, head: tensors[head][:280].clone()}, tmp_path / "m/model.safetensors")
+    with pytest.raises(UserError, match=f"{head} is .280"):
+        Lavida.from_pretrained(tmp_path / "m")
+
+
+def test_code_that_a_folder_brings_along_is_named_and_not_run(tmp_path, caplog):
+    tiny_model().save_pretrained(tmp_path / "m")
+    tiny_tokenizer("llada").save_pretrained(tmp_path / "m")
+    for file in ("config.json", "tokenizer_config.json"):
+        path = tmp_path / "m" / file
+        code = {
+            "AutoConfig": "modeling_x.Config",
+            "AutoModel": "modeling_x.Model",
+            "AutoTokenizer": ["modeling_x.T", None],
+        }
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": code, "use_flash_attn": True}))
+    (tmp_path / "m/modeling_x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    read = Lavida.from_pretrained(tmp_path / "m")
+    assert read.tokenizer is not None and not (tmp_path / "ran").exists()
+    assert "brings code of its own (auto_map in config.json, modeling_x.py); it is not run" in caplog.text
+    read.save_pretrained(tmp_path / "again")
+    written = json.loads((tmp_path / "again/config.json").read_text())
+    assert "auto_map" not in written and written["use_flash_attn"] is True
+
+
 def test_tensors_that_do_not_fit_are_listed(tmp_path):
     tiny_model().save_pretrained(tmp_path / "tiny")
     path = tmp_path / "tiny" / "model.safetensors"
@@ -376,8 +482,8 @@ def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
     [
         ({"model_type": "llava_qwen"}, "llava_qwen"),
         ({"block_type": "sequential"}, "block_type='sequential'"),
-        ({"d_model": "32"}, "d_model='32' must be a number"),
-        ({"n_layers": -1}, "n_layers=-1 must be a number above 0"),
+        ({"d_model": "32"}, "d_model='32' must be a whole number"),
+        ({"n_layers": -1}, "n_layers=-1 must be a whole number above 0"),
         ({"n_heads": 5}, "5 heads"),
         ({"n_kv_heads": 3}, "3 key-value"),
         ({"shirg": "llm"}, "shirg='llm'"),
@@ -398,6 +504,25 @@ def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
 def test_configs_we_have_no_code_for_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         tiny_config(**change)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_a_config_of_wrong_types_is_refused_or_taken_but_no_traceback(family):
+    raw = tiny_config(family).raw
+    for name in ("resolution", "answer_tokens"):
+        for wrong in ("336", 1.5, True, 0, None):
+            with pytest.raises(UserError, match=f"config: shirg.{name}=.* must be a whole number above 0"):
+                tiny_config(family, shirg={name: wrong})
+    places = [(raw, name) for name in raw] + [(raw["vision_config"], name) for name in raw["vision_config"]]
+    for within, name in places:
+        for wrong in ("16", 1.5, True, -1, [1], {"a": 1}, float("nan"), 10**30):
+            changed = {**within, name: wrong}
+            config = changed if within is raw else {**raw, "vision_config": changed}
+            try:
+                with torch.device("meta"):
+                    Lavida(LavidaConfig.from_dict(config))
+            except UserError as error:
+                assert str(error).startswith("config: ") and "\n" not in str(error)
 
 
 def test_pinpoints_as_text():

@@ -296,7 +296,7 @@ def test_description_is_json_and_sums_up():
     ("keywords", "message"),
     [
         ({"image_size": (0, 5)}, "image_size: 0x5"),
-        ({"image_size": (10**5, 10**5)}, "100,000,000 pixels"),
+        ({"image_size": (10**5, 10**5)}, "80,000,000 pixels"),
         ({"prompt_tokens": 0}, "prompt_tokens: got 0"),
         ({"steps": 33}, "steps: got 33 for 32 answer tokens"),
         ({"dtype": "int8"}, "choose from bfloat16, float16, float32"),

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from shirg.data.sources.base import Collector, Index, LocalSource, Rejected, fields, read_json
+from shirg.data.sources.base import Collector, Draft, Index, LocalSource, Rejected, read_json
+from shirg.data.sources.values import as_object, choice_number, choices, question, text
 from shirg.errors import UserError
 
 NO_LETTERS = "about letters that are not in the picture; abc_images/ is not there"
@@ -44,22 +45,26 @@ class AI2D(LocalSource):
             name = path.name.removesuffix(".json")  # 123.png.json
             if (name.partition(".")[0] in held) != (split == "test"):
                 continue
-            try:
-                questions = fields(read_json(path)).get("questions")
-            except UserError as error:
-                collector.reject(path.name, str(error))
-                continue
-            for question, about in fields(questions).items():
-                about = fields(about)
-                folder = self.folder / ("abc_images" if about.get("abcLabel") is True else "images")
-                missing = not folder.is_dir()
-                if missing and split == "train":
-                    collector.reject(name, NO_LETTERS)
-                    continue
-                # A test diagram is kept out of training by its picture, with letters in it or not.
-                shown = self.folder / "images" if missing else folder
-                asked = _asked(question, about, lettered=split == "test")
-                collector.add(shown, name, *asked, NO_LETTERS if missing else "")
+            with collector.listing(path.name):
+                questions = as_object(as_object(read_json(path), str(path)).get("questions"), "questions")
+                for words, about in questions.items():
+                    with collector.listing(name):
+                        self._add(collector, split, name, words, as_object(about, "the question"))
+
+    def _add(self, collector: Collector, split: str, name: str, words: str, about: dict[str, object]) -> None:
+        folder = self.folder / ("abc_images" if about.get("abcLabel") is True else "images")
+        missing = not folder.is_dir()
+        if missing and split == "train":
+            raise UserError(NO_LETTERS)
+        asked, offered = question(words), choices(about.get("answerTexts"), "answerTexts")
+        right = choice_number(about.get("correctAnswer"), "correctAnswer", len(offered))
+        if split == "test":
+            asked, told = lettered_choices(asked, offered, right)
+        else:
+            asked, told = f"{asked}\nChoices: {'; '.join(offered)}", text(offered[right], f"answerTexts[{right}]")
+        # A test diagram is kept out of training by its picture, with letters in it or not.
+        shown = self.folder / "images" if missing else folder
+        collector.add(shown, name, Draft(asked, (told,), NO_LETTERS if missing else ""))
 
     def askable(self, split: str) -> Index:
         """Without the questions about letters that their picture does not show."""
@@ -81,17 +86,13 @@ class AI2D(LocalSource):
             raise UserError(f"{path}: cannot be read ({error})") from error
 
 
-def _asked(question: str, about: dict[str, object], *, lettered: bool) -> tuple[object, object]:
-    """Question with its choices, and the right one; nothing where the answer's number fits no choice."""
-    choices, right = about.get("answerTexts"), about.get("correctAnswer")
-    if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
-        return question, None
-    if lettered:
-        return lettered_choices(question, choices, right)
-    return f"{question}\nChoices: {'; '.join(map(str, choices))}", choices[right]
+def lettered_choices(question: str, choices: Sequence[str], right: int) -> tuple[str, str]:
+    """A question with a line for each choice, "A. egg", and the letter of the right one.
 
-
-def lettered_choices(question: str, choices: Sequence[object], right: int) -> tuple[str, str]:
-    """A question with a line for each choice, "A. egg", and the letter of the right one."""
+    Raises:
+        UserError: if there are more choices than letters.
+    """
+    if len(choices) > len(ascii_uppercase):
+        raise UserError(f"{len(choices)} choices, but there are letters for {len(ascii_uppercase)}")
     lines = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
     return "\n".join([question, *lines]), ascii_uppercase[right]

@@ -7,12 +7,14 @@ import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from shirg.data.images import as_png_or_jpeg, read_bytes, safe_relative
 from shirg.data.records import Record, image_id
+from shirg.data.sources.values import as_object
 from shirg.errors import UserError
 
 JSON_CHUNK = 2**20
@@ -126,17 +128,30 @@ class Collector:
         self._drafts: dict[str, dict[Draft, None]] = {}
         self._rejected: list[Rejected] = []
 
-    def add(self, folder: Path, name: object, question: object, answers: object, kind: str = "") -> None:
-        """Adds one question about the image `folder / name`; `folder` lies in the root."""
+    def objects(self, values: Iterable[object], what: str = "entry") -> Iterator[dict[str, Any]]:
+        """Those entries that are JSON objects; others are listed as `what` and their number."""
+        for place, value in enumerate(values, start=1):
+            if isinstance(value, dict):
+                yield value
+                continue
+            with self.listing(f"{what} {place}"):
+                as_object(value, "the entry")
+
+    @contextmanager
+    def listing(self, item: object, records: int = 1) -> Iterator[None]:
+        """What a `UserError` in the block says becomes the reason why `item`, and so many records, cannot be used."""
         try:
-            name = _text(name, "image name")
-            path = folder / safe_relative(name)
-            draft = Draft(_text(question, "question"), _texts(answers), kind)
+            yield
         except UserError as error:
-            item = str(name) if isinstance(name, (str, int)) else "entry without image"
-            self.reject(item.encode(errors="replace").decode(), str(error))
-            return
-        self.take(path.relative_to(self.root).as_posix(), draft)
+            self.reject(_shown(item), str(error), records)
+
+    def add(self, folder: Path, name: str, draft: Draft) -> None:
+        """Adds one question about the image `folder / name`; `folder` lies in the root.
+
+        Raises:
+            UserError: if the name leaves the folder.
+        """
+        self.take((folder / safe_relative(name)).relative_to(self.root).as_posix(), draft)
 
     def take(self, name: str, draft: Draft) -> None:
         """Keeps a sound question about the image `root / name`; one that was asked before is listed instead."""
@@ -383,29 +398,8 @@ def iter_json_lines(path: Path, collector: Collector) -> Iterator[object]:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
-def fields(entry: object) -> dict[str, object]:
-    """`entry` if it is a JSON object, else an object without fields, which is then rejected for what it lacks."""
-    return entry if isinstance(entry, dict) else {}
-
-
-def _text(value: object, what: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-        raise UserError(f"{what} is missing or empty")
-    return _writable(str(value).strip(), what)
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    texts = [str(item).strip() for item in values if isinstance(item, (str, int, float)) and str(item).strip()]
-    if not texts:
-        raise UserError("answer is missing or empty")
-    return tuple(_writable(text, "answer") for text in texts)
-
-
-def _writable(text: str, what: str) -> str:
-    """JSON can spell halves of a surrogate pair, which neither a path nor a Parquet file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{what} holds half a character ({error.reason})") from error
-    return text
+def _shown(item: object) -> str:
+    """How a list of rejected things names an entry by its image or number, whatever these are."""
+    one = item[0] if isinstance(item, list) and len(item) == 1 else item
+    plain = isinstance(one, (str, int)) and not isinstance(one, bool) and one != ""
+    return str(one).encode(errors="replace").decode() if plain else "entry without image"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, LocalSource, fields, glob_upto, read_json_list
+from shirg.data.sources.base import Collector, Draft, LocalSource, glob_upto, read_json_list
+from shirg.data.sources.values import answers, image_name, question
 
 
 class ChartQA(LocalSource):
@@ -30,8 +31,11 @@ class ChartQA(LocalSource):
     def read(self, split: str, collector: Collector) -> None:
         """Entries `{"imgname", "query", "label"}`."""
         for path, origin in self._files(self.folder, split):
-            for entry in map(fields, read_json_list(path)):
-                collector.add(path.parent / "png", entry.get("imgname"), entry.get("query"), entry.get("label"), origin)
+            for entry in collector.objects(read_json_list(path)):
+                with collector.listing(entry.get("imgname")):
+                    name = image_name(entry.get("imgname"), "imgname")
+                    draft = Draft(question(entry.get("query"), "query"), answers(entry.get("label"), "label"), origin)
+                    collector.add(path.parent / "png", name, draft)
 
     @classmethod
     def _files(cls, folder: Path, split: str) -> list[tuple[Path, str]]:

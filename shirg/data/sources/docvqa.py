@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from shirg.data.sources.base import Collector, LocalSource, fields, glob_upto, read_json_list
+from shirg.data.sources.base import Collector, Draft, LocalSource, glob_upto, read_json_list
+from shirg.data.sources.values import answers, image_name, label, question
 from shirg.errors import UserError
 
 
@@ -34,13 +35,13 @@ class DocVQA(LocalSource):
         """Entries of `data`: image, question, answers; `kind` is the first question type where the file tells it."""
         path = self._files(self.folder, split)[0]
         images = self._image_folder(path.parent)
-        for entry in map(fields, read_json_list(path, "data")):
-            name = entry.get(self.image_key)
-            if isinstance(name, str) and ".." not in name:  # else the collector rejects it as it stands
-                name = PurePosixPath(name).name
-            types = entry.get("question_types")
-            kind = str(types[0]) if isinstance(types, list) and types else ""
-            collector.add(images, name, entry.get("question"), entry.get("answers"), kind)
+        for entry in collector.objects(read_json_list(path, "data")):
+            with collector.listing(entry.get(self.image_key)):
+                name = image_name(entry.get(self.image_key), self.image_key)
+                if ".." not in name:  # else the collector rejects it as it stands
+                    name = PurePosixPath(name).name
+                asked, accepted = question(entry.get("question")), answers(entry.get("answers"))
+                collector.add(images, name, Draft(asked, accepted, label(entry.get("question_types"))))
 
     @classmethod
     def _files(cls, folder: Path, split: str) -> list[Path]:

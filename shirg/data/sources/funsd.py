@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from shirg.data.sources.base import Collector, LocalSource, fields, read_json_list
-from shirg.errors import UserError
+from shirg.data.sources.base import Collector, Draft, LocalSource, read_json_list
+from shirg.data.sources.values import answers, is_missing, label, question, text
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,16 @@ class FUNSD(LocalSource):
     @staticmethod
     def _read(part: Path, collector: Collector) -> None:
         for path in sorted((part / "annotations").glob("*.json")):
-            try:
-                pairs = linked_pairs(read_json_list(path, "form"))
-            except UserError as error:
-                collector.reject(path.name, str(error))
-                continue
-            for label, answers in pairs:
-                collector.add(part / "images", f"{path.stem}.png", QUESTION.format(label=label), answers)
+            with collector.listing(path.name):
+                form = list(collector.objects(read_json_list(path, "form"), f"{path.name} entity"))
+                for entity in form:
+                    if not is_missing(entity.get("text")):
+                        with collector.listing(path.name):
+                            text(entity["text"], f"text of entity {label(entity.get('id'))}")
+                for name, accepted in linked_pairs(form):
+                    with collector.listing(path.name):
+                        draft = Draft(question(QUESTION.format(label=name)), answers(accepted))
+                        collector.add(part / "images", f"{path.stem}.png", draft)
 
     @staticmethod
     def _part(folder: Path, split: str) -> Path | None:
@@ -70,12 +74,12 @@ class FUNSD(LocalSource):
         return next((path for path in paths if (path / "annotations").is_dir()), None)
 
 
-def linked_pairs(form: list[object]) -> list[tuple[str, list[str]]]:
+def linked_pairs(form: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """(label, accepted answers) of a form's entities, in their order.
 
     Entities without text, links to nowhere and labels that occur twice give nothing.
     """
-    entities = {entity["id"]: entity for entity in map(fields, form) if isinstance(entity.get("id"), int)}
+    entities = {entity["id"]: entity for entity in form if isinstance(entity.get("id"), int)}
     labels = [entity for entity in entities.values() if entity.get("label") == "question"]
     occurrences = Counter(_label(entity) for entity in labels)
     pairs = []
@@ -90,7 +94,7 @@ def linked_pairs(form: list[object]) -> list[tuple[str, list[str]]]:
 
 
 def _label(entity: dict[str, object]) -> str:
-    return " ".join(str(entity.get("text") or "").split())
+    return " ".join(label(entity.get("text")).split())
 
 
 def _targets(entity: dict[str, object]) -> list[object]:

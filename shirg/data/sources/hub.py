@@ -12,6 +12,7 @@ from shirg.data.images import as_png_or_jpeg
 from shirg.data.records import Record, image_id
 from shirg.data.sources.ai2d import lettered_choices
 from shirg.data.sources.base import Records, Rejected
+from shirg.data.sources.values import answers, as_object, choice_number, choices, label, question
 from shirg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -79,34 +80,29 @@ def record_of_row(row: dict[str, Any], place: int, name: str, licence: str) -> R
         UserError: if the image cannot be opened, or question or answers are missing.
     """
     copy = HUB[name]
-    answers = row.get(copy.answers)
-    answers = tuple(map(str, answers if isinstance(answers, list) else [answers] if answers else []))
-    if not row.get("question") or not answers or not (row.get("image") or {}).get("bytes"):
-        raise UserError("image, question or answers are missing")
-    question = str(row["question"]).strip()
+    asked, accepted = question(row.get("question")), answers(row.get(copy.answers), copy.answers)
     if copy.choices is not None:
-        question, letter = _with_choices(question, row.get(copy.choices), answers[0])
-        answers = (letter,)
-    data, width, height = as_png_or_jpeg(row["image"]["bytes"], f"row {place}")
+        offered = choices(row.get(copy.choices), copy.choices)
+        right = choice_number(accepted[0], copy.answers, len(offered))
+        asked, letter = lettered_choices(asked, offered, right)
+        accepted = (letter,)
+    image = as_object(row.get("image"), "image").get("bytes")
+    if not isinstance(image, bytes):
+        raise UserError("image has no bytes")
+    data, width, height = as_png_or_jpeg(image, f"row {place}")
     return Record(
         id=f"{name}:row {place}:0",
         image=data,
         image_id=image_id(data),
-        question=question,
-        answers=answers,
+        question=asked,
+        answers=accepted,
         source=name,
         licence=licence,
         width=width,
         height=height,
-        kind=str(row.get(copy.kind) or "") if copy.kind else "",
+        kind=label(row.get(copy.kind)) if copy.kind else "",
         split="test",
     )
-
-
-def _with_choices(question: str, choices: object, number: str) -> tuple[str, str]:
-    if not isinstance(choices, list) or not number.isdecimal() or int(number) >= len(choices):
-        raise UserError(f"the answer's number, {number!r}, fits no choice")
-    return lettered_choices(question, choices, int(number))
 
 
 def load_rows(repository: str, configuration: str | None, split: str) -> Any:

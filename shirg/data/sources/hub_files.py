@@ -8,6 +8,7 @@ training and evaluation part, and is then a data set like any other.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,8 @@ def _chartqa(rows: Rows) -> dict[str, object]:
     files: dict[str, list[object]] = {}
     for part, entries in rows.items():
         for name, row in entries:
-            origin = ("human", "augmented")[row["human_or_machine"]]
-            label = row["label"][0] if isinstance(row["label"], list) else row["label"]
-            entry = {"imgname": f"{name}.png", "query": row["query"], "label": label}
+            origin = "human" if row["human_or_machine"] == 0 else "augmented"
+            entry = {"imgname": f"{name}.png", "query": row["query"], "label": row["label"]}
             files.setdefault(f"{part}/{part}_{origin}.json", []).append(entry)
     return dict(files)
 
@@ -141,12 +141,21 @@ def fetch(request: str, data_dir: Path) -> Path:
     }
     try:
         files = release.annotate(rows)
-    except (KeyError, IndexError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"{repository}: its columns are not those that SHIRG knows ({error!r})") from error
     for path, content in files.items():
-        write_json(folder / path, content)
+        write_json(folder / path, _without_nan(content))
     write_json(folder / FINISHED, {"repository": repository, "rows": {part: len(rows[part]) for part in rows}})
     return folder
+
+
+def _without_nan(value: object) -> object:
+    """Tables say NaN for what is missing, of which JSON knows nothing."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _with_images(rows: Any, folder: Path, place: str, part: str, what: str) -> Iterable[tuple[str, Row]]:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from shirg.data.records import IMAGE_PLACEHOLDER
-from shirg.data.sources.base import Collector, LocalSource, fields, iter_json_lines, iter_json_list
+from shirg.data.sources.base import Collector, Draft, LocalSource, iter_json_lines, iter_json_list
+from shirg.data.sources.values import answer, conversation, image_name, is_missing, question
 
 
 class LlavaJson(LocalSource):
     """Reads one file, `.json` (a list) or `.jsonl`, of entries `{"id", "image", "conversations"}`.
 
+    The forms of ShareGPT's and OpenAI's tools are read as well, see `shirg.data.sources.values.conversation`.
     Image names count from the file's folder, or from `images/` in it if that is there. Every pair of a human turn and
     the answer to it becomes one record. The source is called after the file; its licence is the user's to know.
     """
@@ -39,28 +40,16 @@ class LlavaJson(LocalSource):
     def read(self, split: str, collector: Collector) -> None:
         """Entries in the order of the file, a piece of it in memory at a time. Text without an image is listed."""
         images = self.folder / "images" if (self.folder / "images").is_dir() else self.folder
-        for entry in map(fields, self._entries(collector)):
-            turns = question_answer_turns(entry.get("conversations"))
-            if not turns:
-                collector.reject(_item(entry), "no question with an answer")
-            for question, answer in turns:
-                collector.add(images, entry.get("image"), question, answer)
+        for entry in collector.objects(self._entries(collector)):
+            item = next((entry[name] for name in ("image", "images", "id") if not is_missing(entry.get(name))), None)
+            with collector.listing(item):
+                image, pairs = conversation(entry)
+                with collector.listing(item, len(pairs)):
+                    name = image_name(image)
+                    for asked, told in pairs:
+                        with collector.listing(name):
+                            collector.add(images, name, Draft(question(asked), (answer(told),)))
 
     def _entries(self, collector: Collector) -> Iterator[object]:
         lines = self.file_path.suffix.lower() == ".jsonl"
         return iter_json_lines(self.file_path, collector) if lines else iter_json_list(self.file_path)
-
-
-def question_answer_turns(conversations: object) -> list[tuple[str, str]]:
-    """(question, answer) for every human turn that is followed by an answer, without the image placeholder."""
-    turns = [fields(turn) for turn in conversations] if isinstance(conversations, list) else []
-    pairs = []
-    for asked, told in zip(turns, turns[1:], strict=False):
-        if asked.get("from") == "human" and told.get("from") == "gpt":
-            question = str(asked.get("value") or "").replace(IMAGE_PLACEHOLDER, " ").strip()
-            pairs.append((question, str(told.get("value") or "").strip()))
-    return pairs
-
-
-def _item(entry: dict[str, object]) -> str:
-    return str(entry.get("image") or entry.get("id") or "entry").encode(errors="replace").decode()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.llava_json import LlavaJson, question_answer_turns
-
-__all__ = ["LlavaPretrain", "question_answer_turns"]
+from shirg.data.sources.llava_json import LlavaJson
 
 
 class LlavaPretrain(LlavaJson):

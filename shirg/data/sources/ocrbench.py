@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, LocalSource, fields, glob_upto, read_json_list
+from shirg.data.sources.base import Collector, Draft, LocalSource, glob_upto, read_json_list
+from shirg.data.sources.values import answers, image_name, label, question
 
 
 class OCRBench(LocalSource):
@@ -25,9 +26,11 @@ class OCRBench(LocalSource):
     def read(self, split: str, collector: Collector) -> None:
         """Entries `{"image_path", "question", "answers", "type"}`; a single answer may stand there without a list."""
         images = self.folder / "OCRBench_Images"
-        for entry in map(fields, read_json_list(self._files(self.folder)[0])):
-            asked = (entry.get("question"), entry.get("answers"), str(entry.get("type") or ""))
-            collector.add(images, entry.get("image_path"), *asked)
+        for entry in collector.objects(read_json_list(self._files(self.folder)[0])):
+            with collector.listing(entry.get("image_path")):
+                name = image_name(entry.get("image_path"), "image_path")
+                asked, accepted = question(entry.get("question")), answers(entry.get("answers"))
+                collector.add(images, name, Draft(asked, accepted, label(entry.get("type"))))
 
     @staticmethod
     def _files(folder: Path) -> list[Path]:

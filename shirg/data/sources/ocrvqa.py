@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from shirg.data.sources.base import Collector, LocalSource, fields, read_json
+from shirg.data.sources.base import Collector, Draft, LocalSource, read_json
+from shirg.data.sources.values import answers, as_object, entries, label, question
 from shirg.errors import UserError
 
 PARTS = {"train": 1, "validation": 2, "test": 3}
@@ -39,16 +40,22 @@ class OCRVQA(LocalSource):
         if not isinstance(covers, dict):
             raise UserError(f"{path}: an object of covers by id was expected")
         for number, cover in covers.items():
-            cover = fields(cover)
-            if cover.get("split") != PARTS[split]:
-                continue
-            questions, answers = cover.get("questions"), cover.get("answers")
-            if not isinstance(questions, list) or not isinstance(answers, list) or len(questions) != len(answers):
-                collector.reject(number, "questions and answers are not two lists of equal length")
-                continue
-            name = self._image_name(number, cover.get("imageURL"))
-            for question, answer in zip(questions, answers, strict=True):
-                collector.add(self.folder / "images", name, question, answer, str(cover.get("genre") or ""))
+            with collector.listing(number):
+                part = as_object(cover, "the cover").get("split")
+                if part not in PARTS.values():
+                    raise UserError(f"split is not one of {', '.join(map(str, PARTS.values()))}")
+                if part == PARTS[split]:
+                    self._add_cover(collector, number, cover)
+
+    def _add_cover(self, collector: Collector, number: str, cover: dict[str, object]) -> None:
+        asked, told = entries(cover.get("questions"), "questions"), entries(cover.get("answers"), "answers")
+        if len(asked) != len(told):
+            raise UserError(f"{len(asked)} questions, but {len(told)} answers")
+        name, kind = self._image_name(number, cover.get("imageURL")), label(cover.get("genre"))
+        for one, other in zip(asked, told, strict=True):
+            with collector.listing(name):
+                draft = Draft(question(one, "questions"), answers(other, "answers"), kind)
+                collector.add(self.folder / "images", name, draft)
 
     def _image_name(self, number: str, address: object) -> str:
         suffix = PurePosixPath(address).suffix.lower() if isinstance(address, str) else ""

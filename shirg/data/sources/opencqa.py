@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, LocalSource, read_json
+from shirg.data.sources.base import Collector, Draft, LocalSource, read_json
+from shirg.data.sources.values import answers, image_name, question
 from shirg.errors import UserError
 
 
@@ -35,10 +36,11 @@ class OpenCQA(LocalSource):
         if not isinstance(entries, dict):
             raise UserError(f"{path}: an object of entries by number was expected")
         for number, entry in entries.items():
-            if isinstance(entry, list) and len(entry) >= 5:
-                collector.add(self.folder / "chart_images", entry[0], entry[3], entry[4])
-            else:
-                collector.reject(number, "not a list of image, title, paragraph, question and answer")
+            with collector.listing(number):
+                if not isinstance(entry, list) or len(entry) < 5:
+                    raise UserError("not a list of image, title, paragraph, question and answer")
+                draft = Draft(question(entry[3]), answers(entry[4], "answer"))
+                collector.add(self.folder / "chart_images", image_name(entry[0]), draft)
 
     @classmethod
     def _file(cls, folder: Path, split: str) -> Path | None:

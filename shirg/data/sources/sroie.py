@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, LocalSource, fields, read_json
+from shirg.data.sources.base import Collector, Draft, LocalSource, read_json
+from shirg.data.sources.values import answers, as_object
 from shirg.errors import UserError
 
 QUESTIONS = {
@@ -39,17 +40,15 @@ class SROIE(LocalSource):
     def read(self, split: str, collector: Collector) -> None:
         """The fields that a receipt has, in the order company, date, address, total."""
         for path in self._keys(self.folder, split):
-            try:
-                values = fields(read_json(path))
-            except UserError as error:
-                collector.reject(path.name, str(error))
-                continue
-            present = [name for name in QUESTIONS if name in values]
-            if not present:
-                collector.reject(path.name, f"{path}: none of {', '.join(QUESTIONS)}")
-            for name in present:
-                images = path.parent.parent / "img"
-                collector.add(images, f"{path.stem}.jpg", QUESTIONS[name], values[name], kind=name)
+            with collector.listing(path.name):
+                values = as_object(read_json(path), str(path))
+                present = [name for name in QUESTIONS if name in values]
+                if not present:
+                    raise UserError(f"{path}: none of {', '.join(QUESTIONS)}")
+                for name in present:
+                    with collector.listing(f"{path.stem}.jpg"):
+                        draft = Draft(QUESTIONS[name], answers(values[name], name), name)
+                        collector.add(path.parent.parent / "img", f"{path.stem}.jpg", draft)
 
     @staticmethod
     def _keys(folder: Path, split: str) -> Iterator[Path]:

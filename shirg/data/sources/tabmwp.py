@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, LocalSource, fields, read_json
+from shirg.data.sources.base import Collector, Draft, LocalSource, read_json
+from shirg.data.sources.values import answers, as_object, choices, is_missing, label, question, text
 from shirg.errors import UserError
 
 
@@ -36,9 +37,11 @@ class TabMWP(LocalSource):
         if not isinstance(problems, dict):
             raise UserError(f"{path}: an object of problems by id was expected")
         for number, problem in problems.items():
-            problem = fields(problem)
-            kind = str(problem.get("ans_type") or "")
-            collector.add(self.folder / "tables", f"{number}.png", _question(problem), problem.get("answer"), kind)
+            name = f"{number}.png"
+            with collector.listing(name):
+                asked = _question(as_object(problem, "the problem"))
+                draft = Draft(asked, answers(problem.get("answer"), "answer"), label(problem.get("ans_type")))
+                collector.add(self.folder / "tables", name, draft)
 
     @classmethod
     def _file(cls, folder: Path, split: str) -> Path | None:
@@ -46,12 +49,10 @@ class TabMWP(LocalSource):
         return next((path for path in paths if path.is_file()), None)
 
 
-def _question(problem: dict[str, object]) -> object:
-    question, unit, choices = problem.get("question"), problem.get("unit"), problem.get("choices")
-    if not isinstance(question, str) or not question.strip():
-        return question
-    if isinstance(unit, str) and unit:
-        question += f" (unit: {unit})"
-    if isinstance(choices, list) and choices:
-        question += "\nChoices: " + "; ".join(map(str, choices))
-    return question
+def _question(problem: dict[str, object]) -> str:
+    asked, unit, offered = question(problem.get("question")), problem.get("unit"), problem.get("choices")
+    if not is_missing(unit):
+        asked += f" (unit: {text(unit, 'unit')})"
+    if not is_missing(offered):
+        asked += "\nChoices: " + "; ".join(choices(offered, "choices"))
+    return asked

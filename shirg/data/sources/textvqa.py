@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shirg.data.sources.base import Collector, LocalSource, fields, glob_upto, read_json_list
+from shirg.data.sources.base import Collector, Draft, LocalSource, glob_upto, read_json_list
+from shirg.data.sources.values import answers, image_name, question
 
 
 class TextVQA(LocalSource):
@@ -29,10 +30,11 @@ class TextVQA(LocalSource):
     def read(self, split: str, collector: Collector) -> None:
         """Entries of `data`: image_id, question, answers."""
         images = self._images(self.folder) or self.folder
-        for entry in map(fields, read_json_list(self._files(self.folder, split)[0], "data")):
-            name = entry.get("image_id")
-            file = f"{name}.jpg" if isinstance(name, str) and name else None
-            collector.add(images, file, entry.get("question"), entry.get("answers"))
+        for entry in collector.objects(read_json_list(self._files(self.folder, split)[0], "data")):
+            with collector.listing(entry.get("image_id")):
+                name = image_name(entry.get("image_id"), "image_id")
+                draft = Draft(question(entry.get("question")), answers(entry.get("answers")))
+                collector.add(images, f"{name}.jpg", draft)
 
     @staticmethod
     def _files(folder: Path, split: str) -> list[Path]:
