@@ -8,3 +8,12 @@ class UserError(ValueError):
 
     The message names the argument, the value received and what would work, because it is all that the user sees.
     """
+
+
+class ItemError(UserError):
+    """One record, question or image that cannot be used with this model, while others can.
+
+    Evaluations and trainings list it and go on. It is raised for: a question without text or with several image marks, an
+    image that cannot be opened, a prompt that is longer than the model was made for, more tokens asked of an image than it
+    has. Nothing else is an item's error.
+    """

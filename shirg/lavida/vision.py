@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 from shirg.lavida import images
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ def check_mode(mode: str) -> None:
 
 
 def check_budget(budget: int, available: int) -> None:
-    """Raises UserError unless 1 <= budget <= available."""
+    """Raises UserError unless 1 <= budget <= available; `ItemError` where another image may have enough."""
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= available:
-        raise UserError(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
+        whole = isinstance(budget, int) and not isinstance(budget, bool)
+        kind = ItemError if whole and budget > available else UserError
+        raise kind(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
 
 
 @dataclass(frozen=True)
