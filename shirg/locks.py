@@ -20,8 +20,12 @@ PATIENCE_S = 1.0
 """How long a share waits for another one that begins at the same time."""
 
 
+class Taken(Exception):
+    """Another process has a lock; the message says which."""
+
+
 @contextlib.contextmanager
-def owned(folder: str | Path, share: tuple[int, int] | None = None) -> Iterator[None]:
+def owned(folder: str | Path, share: tuple[int, int] | None = None, *, setting: str = "output_dir") -> Iterator[None]:
     """Keep other processes and threads from filling `folder` while the block runs.
 
     The operating system holds the lock (`filelock`), so that none is left by a process that was killed, and forked workers do
@@ -31,6 +35,7 @@ def owned(folder: str | Path, share: tuple[int, int] | None = None) -> Iterator[
     Args:
         share: (number, of how many) for a process that does a share of the work: together with other shares, but neither
             with the owner of the whole folder nor with the same share.
+        setting: what messages call the argument that names the folder.
 
     Raises:
         UserError: if another one has it, or the folder cannot be made or written; the message says which.
@@ -42,10 +47,13 @@ def owned(folder: str | Path, share: tuple[int, int] | None = None) -> Iterator[
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 _take(held, folder, share)
+            except Taken as error:
+                raise UserError(
+                    f"{setting}: {folder} is being filled by {error}; wait for it, stop it, or choose another folder"
+                ) from None
             except OSError as error:
                 reason = "it is a file" if folder.is_file() else error.strerror or error
-                message = f"output_dir: {folder} cannot be written ({reason}); choose another folder"
-                raise UserError(message) from error
+                raise UserError(f"{setting}: {folder} cannot be written ({reason}); choose another folder") from error
             yield
     finally:
         with contextlib.suppress(OSError):  # what is not empty stays
@@ -72,9 +80,7 @@ def _locked(path: Path, patience: float = 0.0) -> Iterator[None]:
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        raise UserError(
-            f"output_dir: {path.parent} is being filled by {_holder(path)}; wait for it, stop it, or choose another folder"
-        ) from None
+        raise Taken(_holder(path)) from None
     try:
         if lock.lock_counter == 1:
             command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])

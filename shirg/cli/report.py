@@ -34,7 +34,7 @@ def command(flags: Flags) -> None:
     from shirg.cli.scoreboard import scoreboard
     from shirg.evaluation.redo import redo
 
-    with owned(flags.folder) if flags.folder.is_dir() else contextlib.nullcontext():
+    with owned(flags.folder, setting="folder") if flags.folder.is_dir() else contextlib.nullcontext():
         results = redo(flags.folder)
     console = Console(soft_wrap=True)
     for shown in scoreboard(results):

@@ -83,7 +83,6 @@ class SHIRGLoRATrainer:
         )
         self.metrics = Journal(self.folder / "logs" / "metrics.jsonl")
         self.validations = Journal(self.folder / "logs" / "validation.jsonl")
-        self.base = identity.of_base(model)
         if config.body_bits < 16:
             quantize_body(model, config.body_bits)
 
@@ -226,7 +225,7 @@ class SHIRGLoRATrainer:
         self.watch = Watch(self.sampler)
         assert isinstance(train_loader.dataset, Sized), "EpochOrder takes no other"
         self.run = {
-            **self.base,
+            **identity.of_base(self.model),
             **config.trajectory(),
             "batch_size": self.order.batch_size,
             "records": len(train_loader.dataset),

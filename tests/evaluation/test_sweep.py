@@ -262,7 +262,7 @@ def test_without_resume_it_starts_over(model, tmp_path):
 def test_resume_refuses_another_run(model, tmp_path, monkeypatch):
     Sweep(config(tmp_path, pages=1, token_budgets=(12,)), model).run()
     with pytest.raises(
-        UserError, match=r"resume: seed is 9, but .*pages.jsonl was measured with 0; leave --resume out"
+        UserError, match=r"resume: seed is 9, but .*pages.jsonl was made with 0; give that again, leave --resume out"
     ):
         Sweep(config(tmp_path, pages=1, token_budgets=(12,), seed=9, resume=True), model).run()
     monkeypatch.setattr(sweep_module, "named_settings", lambda: {"default": GateConfig(alpha=0.3)})
