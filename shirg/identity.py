@@ -95,9 +95,13 @@ def check_same_run(where: Path, before: Mapping[str, Any], run: Mapping[str, Any
     said.
 
     Raises:
-        OtherRunError: at the first setting that differs, with both values.
+        OtherRunError: at the first setting that differs, with both values; or if none is stored.
     """
     stored, unknown = dict(_flat(before)), set()
+    if before.keys().isdisjoint(run):
+        raise OtherRunError(
+            f"resume: {where} is of no such run; leave --resume out to start over, or choose another folder"
+        )
     for name, value in _flat(json.loads(json.dumps(run))):
         if name not in stored:
             unknown.add(name.split(".")[0])

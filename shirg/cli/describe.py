@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
-from shirg.cli.flags import CommonFlags
+from shirg.cli.flags import CommonFlags, check_side
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
@@ -72,6 +72,9 @@ class Flags(CommonFlags):
     """Width and height of the image in pixels. The tiles of `hd` and `multiview` follow its shape, the other paths square
     it."""
 
+    image_resolution: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the model's own)")] = None
+    """Pixels per side at which SHIRG sees a page, a multiple of 14, as in the command whose costs are asked for."""
+
     token_budgets: tuple[int, ...] = (512, 768, 1024)
     """Visual tokens kept by `shirg` and `multiview`, one or more numbers; one more token sums up what was dropped."""
 
@@ -106,12 +109,22 @@ def command(flags: Flags) -> None:
 
     from shirg.cli.models import usual_dtype
     from shirg.files import write_json
-    from shirg.lavida.costs import Scenario, describe
+    from shirg.lavida.costs import Scenario, check_sizes, describe, vision_shape
     from shirg.lavida.shapes import PUBLISHED
     from shirg.training.budgets import check_budgets
 
     budgets = check_budgets(flags.token_budgets)
     config = load_config(flags.model, flags.revision)
+    if flags.image_resolution is not None:
+        check_side(flags.image_resolution)
+        config = dataclasses.replace(config, resolution=flags.image_resolution)
+    check_sizes(config)
+    most = vision_shape(config, "highres").tokens
+    if max(budgets) > most:
+        raise UserError(
+            f"--token-budgets: got {max(budgets)}, must be at most {most}, the grid at {config.resolution} pixels; a larger "
+            "--image-resolution has more"
+        )
     scenario = Scenario(
         image_size=parse_size(flags.image_size),
         prompt_tokens=flags.prompt_tokens,

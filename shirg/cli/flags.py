@@ -32,6 +32,17 @@ MAX_RESOLUTION = 1792
 """Pixels per side; the tower's work grows with their fourth power."""
 
 
+def check_side(side: int) -> None:
+    """Raise `UserError` for a side that the patches do not divide, or so large that one page would take minutes."""
+    if side > MAX_RESOLUTION:
+        raise UserError(f"--image-resolution: got {side}, must be at most {MAX_RESOLUTION}, 128x128 tokens")
+    if side < PATCH or side % PATCH:
+        below = max(side // PATCH, 1) * PATCH
+        raise UserError(
+            f"--image-resolution: got {side}, must be a multiple of {PATCH} such as {below} or {below + PATCH}"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CommonFlags:
     """What every command takes."""
@@ -68,17 +79,9 @@ class ModelFlags(CommonFlags):
     """SigLIP checkpoint that --relevance siglip compares with: google/siglip-so400m-patch14-384 for released LaViDa."""
 
     def check_resolution(self) -> None:
-        """Raise `UserError` for a side that the patches do not divide, or so large that one page would take minutes."""
-        if self.image_resolution is not None and self.image_resolution > MAX_RESOLUTION:
-            raise UserError(
-                f"--image-resolution: got {self.image_resolution}, must be at most {MAX_RESOLUTION}, 128x128 tokens"
-            )
-        if self.image_resolution is not None and (self.image_resolution < PATCH or self.image_resolution % PATCH):
-            below = max(self.image_resolution // PATCH, 1) * PATCH
-            raise UserError(
-                f"--image-resolution: got {self.image_resolution}, must be a multiple of {PATCH} such as {below} or "
-                f"{below + PATCH}"
-            )
+        """Raise `UserError` as `check_side` does."""
+        if self.image_resolution is not None:
+            check_side(self.image_resolution)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -162,7 +162,9 @@ def _check_start(latest: Path, adapter: Path) -> None:
     from shirg.lavida.adapter import stored_weights
     from shirg.training.checkpoints import stored_run
 
-    check_same_run(latest, stored_run(latest), {"started_from": of_tensors(stored_weights(adapter).items())})
+    before = stored_run(latest)
+    if "started_from" in before:  # not in what earlier versions stored
+        check_same_run(latest, before, {"started_from": of_tensors(stored_weights(adapter).items())})
 
 
 @dataclasses.dataclass

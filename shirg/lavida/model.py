@@ -170,9 +170,9 @@ class Lavida(nn.Module):
         Raises:
             UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
         """
-        vision.check_budget(budget, features.num_tokens)
-        tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
         several = features.path in ("hd", "multiview")
+        vision.check_budget(budget, features.num_tokens, tiles=several)
+        tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
         return self.gate(
             tokens,
             budget=budget,

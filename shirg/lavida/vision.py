@@ -58,11 +58,11 @@ def check_mode(mode: str) -> None:
         raise UserError(f"mode={mode!r} is unknown; expected {', '.join(map(repr, MODES))}")
 
 
-def check_budget(budget: int, available: int) -> None:
-    """Raises UserError unless 1 <= budget <= available; `ItemError` where another image may have enough."""
+def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
+    """Raises UserError unless 1 <= budget <= available; `ItemError` where of `tiles`, another image may have enough."""
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= available:
-        whole = isinstance(budget, int) and not isinstance(budget, bool)
-        kind = ItemError if whole and budget > available else UserError
+        too_many = isinstance(budget, int) and budget > available
+        kind = ItemError if tiles and too_many else UserError
         raise kind(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
 
 

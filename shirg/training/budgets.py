@@ -150,7 +150,10 @@ def check_grid(budgets: Sequence[int], model: Lavida) -> int:
     most = math.prod(model.tower.grid(model.resolution, model.resolution))
     for budget in budgets:
         if budget > most:
-            raise UserError(f"token_budgets: {budget} exceeds the {most} tokens of a {model.resolution}-pixel image")
+            raise UserError(
+                f"token_budgets: {budget} exceeds the {most} tokens of a {model.resolution}-pixel image; take a smaller one, or "
+                "a larger image resolution"
+            )
     return most
 
 

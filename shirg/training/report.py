@@ -138,6 +138,7 @@ def adapter_settings(trainer: SHIRGLoRATrainer, validation: dict[str, float] | N
         "include_pooled": config.include_pooled,
         "training": {
             **{name: value for name, value in trainer.run.items() if name not in SELECTION},
+            "run": trainer.run_name,
             "step": trainer.state.step,
             "total_steps": trainer.total_steps,
         },

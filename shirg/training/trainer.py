@@ -229,9 +229,9 @@ class SHIRGLoRATrainer:
             **config.trajectory(),
             "batch_size": self.order.batch_size,
             "records": len(train_loader.dataset),
+            "augment": bool(getattr(train_loader.dataset, "augment", False)),
             "training_data": identity.of_data(train_loader.dataset),
             "validation_data": None if val_loader is None else identity.of_data(val_loader.dataset),
-            "augment": bool(getattr(train_loader.dataset, "augment", False)),
             "started_from": self.started_from,
             "processes": self.accelerator.num_processes,
             "mixed_precision": self.precision.mixed,  # "auto" may come to something else on the machine that resumes

@@ -63,10 +63,11 @@ def test_predictions_are_those_of_the_public_door(run):
 
 
 def test_lines_written_as_they_came_are_the_consolidated_ones(run):
-    folder, _, _ = run
+    folder, results, _ = run
     settings, *rows = read_lines(folder / "predictions.jsonl")
-    assert rows == details(folder)["predictions"]
+    assert rows == json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))["predictions"]
     assert settings["seed"] == 0 and settings["adapter_weights"]
+    assert {row["run"] for row in rows} == {settings["fingerprint"], results["fingerprint"]}
 
 
 def test_results_on_disk_are_the_returned_ones(run):
