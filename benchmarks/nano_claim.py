@@ -49,10 +49,10 @@ from shirg.errors import UserError
 from shirg.evaluation import answering
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.evaluator import progress_bar
-from shirg.evaluation.journal import Journal, read_lines
+from shirg.evaluation.journal import Journal
 from shirg.evaluation.metrics import METRICS
 from shirg.evaluation.variants import Variant
-from shirg.files import write_json
+from shirg.files import read_lines, write_json
 from shirg.lavida import Lavida
 from shirg.nano.recipe import score
 from shirg.nano.recipe.score import PageSet

@@ -29,10 +29,9 @@ from rich.progress import track
 from shirg.evaluation.answering import Decoding, batched, generated_texts
 from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.environment import describe_environment, processor
-from shirg.evaluation.journal import read_lines
 from shirg.evaluation.markdown import table
 from shirg.evaluation.metrics import METRICS
-from shirg.files import write_json
+from shirg.files import read_lines, write_json
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida
 from shirg.nano.recipe.score import DECODING, MEASURES

@@ -18,3 +18,12 @@ def missing_package(error: ImportError) -> str | None:
         f"{error}: our own models and commands need more packages than enable_shirg: pip install 'shirg[full]', in an "
         "environment of its own where another code base needs older ones"
     )
+
+
+class ItemError(UserError):
+    """One record, question or image that cannot be used with this model, while others can.
+
+    Evaluations and trainings list it and go on. It is raised for: a question without text or with several image marks, an
+    image that cannot be opened, a prompt that is longer than the model was made for, more tokens asked of the tiles of an image
+    than they have. Nothing else is an item's error: neither a missing tokenizer or memory nor a defect.
+    """

@@ -9,8 +9,9 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 SCRATCH = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 """Names of the temporary folders of `atomic_path`, as `tempfile.mkdtemp` makes them."""
@@ -80,6 +81,26 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write `value` as indented JSON to `path`, complete or not at all; NaN is refused since JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """`value` as a line of a JSON Lines file; NaN is refused."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Add `value` to a JSON Lines file. A crash loses at most the line being written."""
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json_line(value))
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The values of a JSON Lines file, up to the first line that is not whole; nothing where there is no file."""
+    values, absent = [], (FileNotFoundError, NotADirectoryError)
+    with contextlib.suppress(*absent, json.JSONDecodeError), open(path, encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            values.append(json.loads(line))
+    return values
 
 
 def _usual_mode(probe: Path) -> int:

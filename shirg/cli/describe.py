@@ -73,6 +73,11 @@ class Flags(CommonFlags):
     """Width and height of the image in pixels. The tiles of `hd` and `multiview` follow its shape, the other paths square
     it."""
 
+    image_resolution: Annotated[
+        int | None, ranges.RESOLUTION, arg(metavar="INT", help_behavior_hint="(default: the model's own)")
+    ] = None
+    """Pixels per side at which SHIRG sees a page, a multiple of 14, as in the command whose costs are asked for."""
+
     token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (512, 768, 1024)
     """Visual tokens kept by `shirg` and `multiview`, one or more numbers; one more token sums up what was dropped."""
 
@@ -107,12 +112,21 @@ def command(flags: Flags) -> None:
 
     from shirg.cli.models import usual_dtype
     from shirg.files import write_json
-    from shirg.lavida.costs import Scenario, describe
+    from shirg.lavida.costs import Scenario, check_sizes, describe, vision_shape
     from shirg.lavida.shapes import PUBLISHED
     from shirg.training.budgets import check_budgets
 
     budgets = check_budgets(flags.token_budgets)
     config = load_config(flags.model, flags.revision)
+    if flags.image_resolution is not None:
+        config = dataclasses.replace(config, resolution=flags.image_resolution)
+    check_sizes(config)
+    most = vision_shape(config, "highres").tokens
+    if max(budgets) > most:
+        raise UserError(
+            f"--token-budgets: got {max(budgets)}, must be at most {most}, the grid at {config.resolution} pixels; a larger "
+            "--image-resolution has more"
+        )
     scenario = Scenario(
         image_size=parse_size(flags.image_size),
         prompt_tokens=flags.prompt_tokens,

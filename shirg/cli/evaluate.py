@@ -14,6 +14,7 @@ from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
+from shirg.locks import owned
 
 if TYPE_CHECKING:
     from shirg.evaluation.config import SHIRGEvaluationConfig
@@ -110,12 +111,11 @@ def command(flags: Flags) -> None:
     """Evaluate, show the table, and say where the report is."""
     from rich.console import Console
 
-    from shirg.cli.models import output_folder
     from shirg.cli.scoreboard import scoreboard
 
     processes = Processes.of_launcher()
     config = flags_config(flags, processes)
-    with output_folder(flags.output_dir), processes.joined():
+    with processes.joined():
         results = _results(flags, config, processes)
     if results is None:
         return
@@ -129,8 +129,10 @@ def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) 
     """What there is to show, None for all but the first of several processes."""
     from shirg.cli.models import load_model
 
-    model = load_model(flags, flags.adapter)
-    results = evaluator(config, model).run_evaluation()
+    share = None if config.shard_index is None else (config.shard_index, config.num_shards)
+    with owned(flags.output_dir, share):  # from here on, so that nobody loads a model in vain
+        model = load_model(flags, flags.adapter)
+        results = evaluator(config, model).run_evaluation()
     if processes.number == 1:
         return results
     processes.wait()

@@ -143,21 +143,3 @@ def check_writable(folder: Path) -> None:
         raise UserError(
             f"--output-dir: {folder} cannot be written ({error.strerror}); choose another folder"
         ) from error
-
-
-@contextlib.contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """`check_writable`, and a folder that the block leaves empty when it fails is not left behind.
-
-    Raises:
-        UserError: as `check_writable`.
-    """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    check_writable(folder)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # what is not empty stays
-            for place in made:
-                place.rmdir()
-        raise

@@ -127,7 +127,6 @@ def command(flags: Flags) -> None:
     """Prepare, and say what came of it."""
     from rich.console import Console
 
-    from shirg.cli.models import check_writable
     from shirg.data.preparation import SHIRGDatasetProcessor
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -139,7 +138,6 @@ def command(flags: Flags) -> None:
         return
     more = {name: getattr(flags, name) for name in OWN}
     config = dataset_config(flags, flags.image_resolution, flags.output_dir, **more)
-    check_writable(flags.output_dir)
     folder = SHIRGDatasetProcessor(config).prepare_full_dataset()
     if config.num_shards == 1:
         console.print(f"{summary(folder)}: {folder}")

@@ -7,7 +7,9 @@ import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from shirg.locks import owned
 from shirg.process_group import part
 
 PATIENCE = datetime.timedelta(days=7)
@@ -45,6 +47,10 @@ class Processes:
             yield
         finally:
             part()
+
+    def owning(self, folder: Path) -> contextlib.AbstractContextManager[None]:
+        """`folder` owned by the first of the processes, for all of them."""
+        return owned(folder) if self.rank == 0 else contextlib.nullcontext()
 
     def wait(self) -> None:
         """Until all are here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from tyro.conf import Positional
 
 from shirg.cli.flags import CommonFlags
 from shirg.cli.runner import run_command
+from shirg.locks import owned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,8 @@ def command(flags: Flags) -> None:
     from shirg.cli.scoreboard import scoreboard
     from shirg.evaluation.redo import redo
 
-    results = redo(flags.folder)
+    with owned(flags.folder, setting="folder") if flags.folder.is_dir() else contextlib.nullcontext():
+        results = redo(flags.folder)
     console = Console(soft_wrap=True)
     for shown in scoreboard(results):
         Console(width=max(console.width, 110)).print(shown)

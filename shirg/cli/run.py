@@ -20,6 +20,7 @@ from shirg.cli import evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
+from shirg.locks import owned
 
 if TYPE_CHECKING:
     from shirg.data.preparation import SHIRGDatasetConfig
@@ -62,25 +63,64 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
 
 def command(flags: Flags) -> None:
     """The whole road. Everything that can be wrong with the flags is found out before the first long step."""
-    from shirg.cli.models import load_model, output_folder
-
     stages = Stages()
 
     # ------------------------------------------------------------- check
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
-    side = flags.image_resolution or prepare.Flags.image_resolution
     paths = {} if flags.skip_training else {"modes": FIRST_LOOK}
     evaluation = evaluate.evaluation_config(
         flags, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
     )
     # What is evaluated on is not trained on.
-    data = prepare.dataset_config(flags, side, flags.output_dir / "data", exclude_data_dir=flags.eval_data_dir)
+    data = _data(flags)
     training = train.training_config(flags, flags.model, flags.output_dir)
+    with contextlib.ExitStack() as held:
+        for folder in _filled(flags):
+            held.enter_context(owned(folder))
+        _run(flags, data, training, evaluation, stages)
+
+
+def _filled(flags: Flags) -> list[Path]:
+    """The folders that other commands might fill at the same time."""
+    parts = {"data": not flags.skip_training, "evaluation": not flags.skip_evaluation}
+    return [flags.output_dir, *(flags.output_dir / name for name, is_filled in parts.items() if is_filled)]
+
+
+def _data(flags: Flags) -> SHIRGDatasetConfig:
+    """What is trained on. A run that is gone on with has its pages as large as they were, and no others.
+
+    Raises:
+        OtherRunError: if --resume is given with other data than the run's.
+    """
+    from shirg.data.checking import read_manifest
+    from shirg.identity import check_same_run
+
+    folder = flags.output_dir / "data"
+    side, before = prepare.Flags.image_resolution, None
+    if flags.resume and not flags.skip_training and (folder / "manifest.json").is_file():
+        before = read_manifest(folder)["configuration"]
+        side = before["image_resolution"]
+    data = prepare.dataset_config(flags, flags.image_resolution or side, folder, exclude_data_dir=flags.eval_data_dir)
+    if before is not None:
+        check_same_run(folder, before, data.content())
+    return data
+
+
+def _run(
+    flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, evaluation: SHIRGEvaluationConfig, stages: Stages
+) -> None:
+    from shirg.cli.models import load_model
+    from shirg.training.budgets import check_grid
 
     # ------------------------------------------------------------- model
-    with output_folder(flags.output_dir), stages.timed("model"):
+    with stages.timed("model"):
         model = load_model(flags, _adapter(flags))
+        if not flags.skip_training:
+            check_grid(flags.token_budgets, model)
+            if flags.image_resolution is None and not flags.resume:
+                data = dataclasses.replace(data, image_resolution=model.resolution)
+                data.check()
         if not flags.skip_evaluation:
             evaluate.check_benchmarks(evaluation, model)
 
@@ -99,14 +139,33 @@ def command(flags: Flags) -> None:
 
 
 def _adapter(flags: Flags) -> Path | None:
-    """The adapter to begin with; to evaluate, what an earlier run left in the output folder will do."""
+    """The adapter to begin with, to go on with, or to evaluate: then what an earlier run left in the output folder will do.
+
+    Raises:
+        OtherRunError: if --resume goes on with a training that another --adapter began.
+    """
+    if not flags.skip_training:
+        latest = train.resumed_from(flags.output_dir) if flags.resume else None
+        if latest is not None and flags.adapter is not None:
+            _check_start(latest, flags.adapter)
+        return latest or flags.adapter
     best = flags.output_dir / "checkpoints" / "best_model"
-    if flags.skip_training and flags.adapter is None and best.is_dir():
+    if flags.adapter is None and best.is_dir():
         logger.info("adapter: %s", best)
         return best
-    if flags.skip_training and flags.adapter is None:
+    if flags.adapter is None:
         logger.info("adapter: none (no --adapter, and no %s); the model is evaluated as it is", best)
     return flags.adapter
+
+
+def _check_start(latest: Path, adapter: Path) -> None:
+    from shirg.identity import check_same_run, of_tensors
+    from shirg.lavida.adapter import stored_weights
+    from shirg.training.checkpoints import stored_run
+
+    before = stored_run(latest)
+    if "started_from" in before:  # not in what earlier versions stored
+        check_same_run(latest, before, {"started_from": of_tensors(stored_weights(adapter).items())})
 
 
 @dataclasses.dataclass
@@ -156,7 +215,7 @@ def _prepare_and_train(
 
 def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dict[str, Any]:
     """Goes on after the answers of a stopped run, unless training has gone on since."""
-    from shirg.evaluation.journal import OtherRunError
+    from shirg.identity import OtherRunError
 
     try:
         return evaluate.evaluator(dataclasses.replace(config, resume=flags.resume), model).run_evaluation()

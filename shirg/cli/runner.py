@@ -22,8 +22,26 @@ from shirg.ranges import Range
 USER_MISTAKE = 2
 STOPPED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
-FLAG_OF = {"modes": "variants", "sample_size": "eval_samples", "datasets": "eval_datasets"}
+FLAG_OF = {
+    "modes": "variants",
+    "sample_size": "eval_samples",
+    "datasets": "eval_datasets",
+    "resolution": "image_resolution",
+    "gate": "preset",
+    "num_epochs": "epochs",
+    "gradient_accumulation_steps": "accumulation_steps",
+    "augment": "enable_augmentation",
+    "base_dataset_size": "dataset_size",
+    "ocr_enhancement_size": "ocr_samples",
+    "weights": "model",
+    "adapter_weights": "adapter",
+    "started_from": "adapter",
+    "training_data": "prepared_dir",
+}
 """Settings of the library whose flag has another name."""
+
+DIFFERS = re.compile(r"resume: (\w+)([.\w]*) is")
+"""How a message begins about a setting that is not what it was."""
 
 Flags = TypeVar("Flags", bound=CommonFlags)
 
@@ -77,7 +95,8 @@ def check_numbers(flags: CommonFlags) -> None:
 def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = ()) -> int:
     """Run `action`; its exit code, after saying in one line on stderr what the user should know.
 
-    A setting of the library that a message begins with is named as the one of `flags` that sets it.
+    A setting of the library that a message begins with, or that `resume` finds changed, is named as the one of `flags` that
+    sets it.
     """
     try:
         with _log_on_stderr():
@@ -99,6 +118,10 @@ def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = (
 
 
 def _as_flag(message: str, flags: Sequence[str]) -> str:
+    found = DIFFERS.match(message)
+    if found and FLAG_OF.get(found[1], found[1]) in flags:
+        flag = f"--{FLAG_OF.get(found[1], found[1])}".replace("_", "-")
+        return message.replace("resume: ", f"--resume: what {flag} decides differs: ", 1)
     setting, colon, rest = message.partition(":")
     flag = FLAG_OF.get(setting, setting)
     return f"--{flag.replace('_', '-')}:{rest}" if colon and flag in flags else message

@@ -67,13 +67,14 @@ def command(flags: Flags) -> None:
     """Measure, write, and show the table."""
     from rich.console import Console
 
-    from shirg.cli.models import load_model, output_folder
+    from shirg.cli.models import load_model
     from shirg.cli.run import command_line
     from shirg.evaluation.sweep import Sweep, SweepConfig
     from shirg.evaluation.sweep_figure import heat_map
     from shirg.evaluation.sweep_page import sweep_page
     from shirg.evaluation.sweep_report import FIGURE_FILE, sweep_report
     from shirg.files import write_json, write_text
+    from shirg.locks import owned
 
     config = SweepConfig(
         pages=flags.pages,
@@ -88,15 +89,15 @@ def command(flags: Flags) -> None:
         adapter=None if flags.adapter is None else str(flags.adapter),
         command=command_line(),
     )
-    with output_folder(flags.output_dir):
+    with owned(flags.output_dir):
         sweep = Sweep(config, load_model(flags, flags.adapter))
         began = time.perf_counter()
         pages = sweep.run()
-    record = sweep.record(pages, time.perf_counter() - began)
-    write_json(flags.output_dir / RESULTS_FILE, record)
-    write_text(flags.output_dir / TABLE_FILE, sweep_report(record))
-    write_text(flags.output_dir / PAGE_FILE, sweep_page(record))
-    heat_map(flags.output_dir / FIGURE_FILE, record)
+        record = sweep.record(pages, time.perf_counter() - began)
+        write_json(flags.output_dir / RESULTS_FILE, record)
+        write_text(flags.output_dir / TABLE_FILE, sweep_report(record))
+        write_text(flags.output_dir / PAGE_FILE, sweep_page(record))
+        heat_map(flags.output_dir / FIGURE_FILE, record)
 
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH[flags.answers])

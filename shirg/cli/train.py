@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from tyro.conf import arg
 
 from shirg.cli.flags import GateFlags, TrainingFlags
+from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
     )
 
 
+def resumed_from(folder: Path) -> Path | None:
+    """The checkpoint in an output folder that --resume goes on from. Loaded with the model, it brings its settings along where
+    the flags are silent, and where they are not the trainer compares."""
+    from shirg.training.checkpoints import find_latest
+
+    return find_latest(folder / "checkpoints")
+
+
 def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared: Path) -> dict[str, Any]:
     """Train `model` on a prepared folder; returns the trainer's results."""
     import torch
@@ -91,12 +100,13 @@ def command(flags: Flags) -> None:
     """Train, and say where the best adapter is."""
     from rich.console import Console
 
-    from shirg.cli.models import check_writable, load_model
+    from shirg.cli.models import load_model
 
     config = training_config(flags, flags.model, flags.output_dir)
     config = dataclasses.replace(config, body_bits=flags.body_bits, shard_body=flags.shard_body)
-    check_writable(flags.output_dir)
-    train(flags, config, load_model(flags), flags.prepared_dir)
+    with Processes.of_launcher().owning(flags.output_dir):
+        latest = resumed_from(flags.output_dir) if flags.resume else None
+        train(flags, config, load_model(flags, latest), flags.prepared_dir)
     best = flags.output_dir / "checkpoints" / "best_model"
     Console(soft_wrap=True).print(f"best adapter: {best}", highlight=False)
 

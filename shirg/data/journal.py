@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 JOURNAL = ".progress.json"
 MANIFEST = "manifest.json"
 WORK = ".work"
-"""Folder of what is only needed until the manifest stands: locks, looks at images, notes about finished shards."""
+"""Folder of what is only needed until the manifest stands: looks at images, notes about finished shards."""
 
 
 class Journal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,6 +16,7 @@ from shirg.data.records import Record
 from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import SPLITS, ShardReader, column_values, shard_paths
 from shirg.errors import UserError
+from shirg.identity import of_values
 
 if TYPE_CHECKING:
     from shirg.lavida.vision import ViewShapes
@@ -92,6 +94,14 @@ class RecordDataset(Dataset[Record]):
     def image_ids(self) -> list[str]:
         """Which image each record is about, without reading the images."""
         return [name for path in shard_paths(self.folder, self.split) for name in column_values(path, "image_id")]
+
+    def fingerprint(self) -> str:
+        """Tells data sets apart by content: 16 hexadecimal digits of all questions, answers and images (by `image_id`), and of
+        the augmentation's seed where there is one. Images are not read."""
+        names = ("id", "image_id", "question", "answers")
+        paths = shard_paths(self.folder, self.split)
+        values = (row for path in paths for row in zip(*(column_values(path, name) for name in names), strict=True))
+        return of_values(chain([[str(self.seed)]] if self.augment else [], values))
 
     def _open(self) -> None:
         self._readers = [ShardReader(path) for path in shard_paths(self.folder, self.split)]

@@ -18,7 +18,6 @@ from shirg.data.composition import PARTS, SPLITS, Plan
 from shirg.data.configuration import SHIRGDatasetConfig
 from shirg.data.journal import WORK, Journal
 from shirg.data.likeness import THRESHOLD
-from shirg.data.locks import locked
 from shirg.data.making import Maker, TaskList, stored_as
 from shirg.data.planning import EVALUATION, Planner, shortage
 from shirg.data.progress import bar
@@ -38,6 +37,7 @@ from shirg.data.sources import (
 from shirg.data.sources.hub_files import fetch
 from shirg.data.workers import ordered_map
 from shirg.errors import UserError
+from shirg.locks import owned
 
 __all__ = ["FORMAT", "SHIRGDatasetConfig", "SHIRGDatasetProcessor"]
 
@@ -80,27 +80,22 @@ class SHIRGDatasetProcessor:
             UserError: if a part has fewer records than asked, a data set's annotation file is damaged, another process
                 prepares the folder, or it cannot be written.
         """
-        work = self.folder / WORK
+        work, config = self.folder / WORK, self.config
+        share = None if self.alone else (config.shard_index, config.num_shards)
         try:
-            work.mkdir(parents=True, exist_ok=True)
-            with self._lock(work), tempfile.TemporaryDirectory(prefix="catalogue-", dir=work) as scratch:
-                self._prepare(Path(scratch))
+            with owned(self.folder, share):
+                work.mkdir(exist_ok=True)
+                try:
+                    with tempfile.TemporaryDirectory(prefix="catalogue-", dir=work) as scratch:
+                        self._prepare(Path(scratch))
+                finally:
+                    if self.alone:
+                        with contextlib.suppress(OSError):  # what is not empty is gone on with
+                            work.rmdir()
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(f"output_dir {self.folder}: {reason}; shards finished so far are kept") from error
         return self.folder
-
-    @contextlib.contextmanager
-    def _lock(self, work: Path) -> Iterator[None]:
-        what, config = f"output_dir {self.folder}", self.config
-        with locked(work / "lock", what, shared=not self.alone):
-            if self.alone:
-                yield
-                return
-            with locked(
-                work / f"lock-{config.shard_index}-of-{config.num_shards}", f"{what}, share {config.shard_index}"
-            ):
-                yield
 
     def _prepare(self, scratch: Path) -> None:
         catalogue, notes = self._catalogue(scratch / "questions.arrow")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from shirg.errors import ItemError
 from shirg.evaluation.variants import RIVALS, Variant
 from shirg.gate import ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Item = TypeVar("Item")
+Answer = tuple[str, int]
+"""A text, and the number of visual tokens that it was read from."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Page:
         return self._features[variant.features]
 
     @torch.no_grad()
-    def answers(self, variant: Variant, prompts: Iterable[str], decoding: Decoding) -> Iterator[tuple[str, int]]:
-        """The answer to each prompt and the number of visual tokens that it was read from.
+    def answers(self, variant: Variant, prompts: Iterable[str], decoding: Decoding) -> Iterator[Answer | ItemError]:
+        """The answer to each prompt, or why it cannot be asked of this page.
 
         What stands for the page is made once where the question has no part in it. The prefix is encoded for every question:
         page and question see each other in it, so that no two questions share its keys and values. `decoding.batch_size`
@@ -68,17 +71,31 @@ class Page:
         The model must be `switched` to the variant as long as answers are drawn.
         """
         for some in batched(prompts, decoding.batch_size):
-            ids = [self.model.prompt_ids(prompt) for prompt in some]
-            embeds = self._embeds(variant, ids)
-            texts = generated_texts(self.model, ids, embeds, decoding)
-            yield from zip(texts, (one.shape[0] for one in embeds), strict=True)
+            found = self._spliced(variant, [self.model.prompt_ids(prompt) for prompt in some], decoding.max_new_tokens)
+            asked = [one for one in found if not isinstance(one, ItemError)]
+            ids, embeds = [ids for ids, _ in asked], [embeds for _, embeds in asked]
+            texts = iter(generated_texts(self.model, ids, embeds, decoding) if asked else ())
+            for one in found:
+                yield one if isinstance(one, ItemError) else (next(texts), one[1].shape[0])
 
-    def _embeds(self, variant: Variant, prompts: Sequence[Tensor]) -> list[Tensor]:
-        """What stands for the page in each prompt; one tensor for all where the question has no part in it."""
-        features = self.features(variant)
-        if not variant.asks_the_question or self.model.config.relevance == "none":
-            return [image_embeds(self.model, features, variant)] * len(prompts)
-        return [image_embeds(self.model, features, variant, self.model.question_ids(ids)) for ids in prompts]
+    def _spliced(
+        self, variant: Variant, prompts: Sequence[Tensor], max_new_tokens: int
+    ) -> list[tuple[Tensor, Tensor] | ItemError]:
+        """Each prompt [L] with what stands for the page in it [n, hidden], one tensor for all where the question has no part
+        in it; or why it cannot be asked."""
+        features, alone = self.features(variant), None
+        found: list[tuple[Tensor, Tensor] | ItemError] = []
+        for ids in prompts:
+            try:
+                if variant.asks_the_question and self.model.config.relevance != "none":
+                    embeds = image_embeds(self.model, features, variant, self.model.question_ids(ids))
+                else:
+                    embeds = alone = image_embeds(self.model, features, variant) if alone is None else alone
+                self.model.check_length(len(ids) - 1 + len(embeds), max_new_tokens)
+                found.append((ids, embeds))
+            except ItemError as error:
+                found.append(error)
+        return found
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from shirg.data import Record
 from shirg.data.sources import Records
-from shirg.errors import UserError
-from shirg.evaluation.answering import Decoding, Page, switched
+from shirg.errors import ItemError, UserError
+from shirg.evaluation.answering import Answer, Decoding, Page, switched
 from shirg.evaluation.tasks import Task, find_task, prompt
 from shirg.evaluation.variants import Variant
 from shirg.lavida import Lavida
@@ -80,7 +80,7 @@ class Survey:
                 text = prompt(task, record.question, suffix)
                 model.prompt_ids(text)
                 prompts.append((record, text))
-            except UserError as error:
+            except ItemError as error:
                 self.skip(task, record, error)
         return tuple(prompts)
 
@@ -135,17 +135,19 @@ class Asker:
         return self.rows(page, image, answered)
 
     def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict[str, Any]]:
-        """One row for each variant and question that is not answered yet."""
+        """One row for each variant and question that is not answered yet; one that cannot be asked has the reason in it."""
         todo = self.missing(page, answered)
         shown = Page(self.model, image, [variant for variant, _ in todo])
         for variant, prompts in todo:
             with switched(self.model, variant):
                 answers = shown.answers(variant, [text for _, text in prompts], self.decoding)
-                for (record, _), (prediction, tokens) in zip(prompts, answers, strict=True):
-                    yield _row(page.task, record, variant, prediction, tokens, self.model.resolution)
+                for (record, _), answer in zip(prompts, answers, strict=True):
+                    yield _row(page.task, record, variant, answer, self.model.resolution)
 
 
-def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: int, resolution: int) -> dict[str, Any]:
+def _row(task: Task, record: Record, variant: Variant, answer: Answer | ItemError, resolution: int) -> dict[str, Any]:
+    unanswered = {"unanswered": str(answer)} if isinstance(answer, ItemError) else {}
+    prediction, tokens = ("", None) if isinstance(answer, ItemError) else answer
     marks = task.marks(prediction, record.answers, record.kind)
     return {
         "dataset": task.name,
@@ -161,6 +163,7 @@ def _row(task: Task, record: Record, variant: Variant, prediction: str, tokens: 
         "prediction": prediction,
         "score": marks[task.metric],
         "scores": marks,
+        **unanswered,
     }
 
 

@@ -15,16 +15,19 @@ SHAPE = "llada-8b"
 """The published shape, a key of `shirg.lavida.shapes.PUBLISHED`."""
 
 
-def computed_costs(variants: Sequence[Variant]) -> dict[str, Any]:
+def computed_costs(variants: Sequence[Variant], resolution: int) -> dict[str, Any]:
     """Bytes and FLOPs of one answer by each path; see `shirg.lavida.costs` for what is counted.
 
     Rivals are left out: up to their own arithmetic, which is not counted here, they cost what `shirg` does. So are
-    budgets above the tokens of that model's large view.
+    budgets above the tokens of the large view.
+
+    Args:
+        resolution: side in pixels of the large view, the run's own.
 
     Returns:
         `shape`, `scenario` and `rows`: `variant`, `tokens`, and the fields of `PathCost`.
     """
-    config, scenario = published_config(SHAPE), Scenario()
+    config, scenario = replace(published_config(SHAPE), resolution=resolution), Scenario()
     rows = []
     for variant in variants:
         shape = None if variant.mode in RIVALS else _shape(config, variant)

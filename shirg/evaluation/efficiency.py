@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from shirg.errors import ItemError
 from shirg.evaluation.answering import Decoding, Page, generated_texts, image_embeds, switched
 from shirg.evaluation.computed import computed_costs
 from shirg.evaluation.memory import peak_bytes
@@ -23,6 +25,8 @@ WARM_UP = 1
 """Untimed runs of every stage: the first one pays for memory and kernels."""
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 KV_REFERENCES = ("hd", "highres")
 """Paths whose cache a selection's is compared with: LaViDa's own, and all tokens of the 672 grid."""
@@ -41,7 +45,8 @@ def measure_efficiency(
     """Time each stage of answering one question about one page, batch of one; milliseconds, median of `repeats`.
 
     Returns:
-        `rows`, one for each variant: `tokens` (visual), `prefix_tokens` (with the prompt), `tower_ms`, `selection_ms`
+        `rows`, one for each variant that can be asked about the page: `tokens` (visual), `prefix_tokens` (with the prompt),
+        `tower_ms`, `selection_ms`
         (None where nothing is selected; relevance to the question, and the attention and keys that some rules look at,
         included), `embedding_ms` (from tower tokens to what is spliced into the prompt: selection or pooling, and
         projector), `total_ms` (image to text, image preparation included), `peak_memory_bytes` (see
@@ -56,7 +61,10 @@ def measure_efficiency(
         for variant in variants:
             with switched(model, variant):
                 advance(f"timing {variant.name}", 0)
-                rows.append(bench.row(variant))
+                try:
+                    rows.append(bench.row(variant))
+                except ItemError as error:  # this page cannot be shown so, others can
+                    logger.warning("%s is not timed: %s", variant.name, error)
                 advance(f"timing {variant.name}", 1)
     return {
         "repeats": repeats,
@@ -64,7 +72,7 @@ def measure_efficiency(
         "page_size": list(image.size),
         "rows": rows,
         "savings": _savings(rows),
-        "computed": computed_costs(variants),
+        "computed": computed_costs(variants, model.resolution),
     }
 
 

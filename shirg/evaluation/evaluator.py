@@ -6,11 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shirg import identity
 from shirg.data import load_benchmark
 from shirg.data.sources import Records
 from shirg.data.workers import ordered_map
@@ -30,6 +30,7 @@ from shirg.evaluation.tasks import find_task
 from shirg.evaluation.variants import list_variants
 from shirg.lavida import Lavida, SigLipVisionTower
 from shirg.lavida.adapter import has_adapter
+from shirg.locks import owned
 
 __all__ = ["SHIRGEvaluationConfig", "SHIRGEvaluator"]
 
@@ -85,15 +86,21 @@ class SHIRGEvaluator:
 
         Writes `predictions.jsonl` line by line as answers come, so that a stopped run goes on with `config.resume`, then
         `detailed_results.json`, `evaluation_results.json`, `evaluation_report.md` and `.html`, `run_card.md` and `figures/`.
-        With `config.shard_index` only a share of the questions is asked, and written to `shards/`.
+        With `config.shard_index` only a share of the questions is asked, and written to `shards/`. A question that cannot be
+        asked through a variant (`ItemError`) counts as one with an empty answer, and is listed as `unanswered`.
 
         Returns:
             The content of `evaluation_results.json`; of a share, how many `answers` it has, and in which `file`.
 
         Raises:
-            UserError: if a benchmark cannot be had, no page of any of them can be read, the folder cannot be written, or
-                what it holds was made with other settings.
+            UserError: if a benchmark cannot be had, no page of any of them can be read, the folder cannot be written or is
+                being filled by another process, or what it holds was made with other settings.
         """
+        index = self.config.shard_index
+        with owned(self.folder, None if index is None else (index, self.config.num_shards)):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         started = time.perf_counter()
         survey = Survey.of(self.model, self._benchmarks(), self.settings["prompt_suffix"])
         if not survey.pages:
@@ -119,11 +126,10 @@ class SHIRGEvaluator:
         return {
             "format": FORMAT,
             **{name: self.settings[name] for name in ANSWERS_DEPEND_ON},
-            **{name: value for name, value in describe_model(self.model).items() if name != "nano"},
-            "fit": self.model.fit,
-            "gate": asdict(self.model.gate.config),
+            **identity.of_base(self.model),
+            **identity.of_adapter(self.model),
             "questions": survey.fingerprint(),
-            **{name: environment[name] for name in ("device", "dtype", "shirg", "packages")},
+            **{name: environment[name] for name in ("device", "shirg", "packages")},
         }
 
     # ------------------------------------------------------------------ questions and answers
@@ -140,7 +146,7 @@ class SHIRGEvaluator:
         path = shard_path(self.folder, index, number)
         if not self.config.resume:
             set_aside(self.folder, [path.relative_to(self.folder)])
-        journal = self._open(path, shard_settings(run, index, number), self.config.resume)
+        journal = self._open(path, shard_settings(run, index, number), identity.fingerprint(run))
         self._ask(survey.shard(index, number), journal)
         return {"num_shards": number, "shard_index": index, "answers": len(journal.entries), "file": str(path)}
 
@@ -150,14 +156,13 @@ class SHIRGEvaluator:
         shares = merged_rows(self.folder, number, run, survey, self.asker) if number > 1 else []
         if shares or not self.config.resume:
             set_aside(self.folder)
-        journal = self._open(self.folder / PREDICTIONS_FILE, run, self.config.resume)
+        journal = self._open(self.folder / PREDICTIONS_FILE, run, identity.fingerprint(run))
         for row in shares:
             journal.add(row)
         return journal
 
-    @staticmethod
-    def _open(path: Path, run: dict[str, Any], resume: bool) -> Journal[RowKey]:
-        return Journal(path, run, row_key, resume=resume, noun="answer")
+    def _open(self, path: Path, settings: dict[str, Any], name: str) -> Journal[RowKey]:
+        return Journal(path, settings, row_key, resume=self.config.resume, noun="answer", name=name)
 
     def _ask(self, survey: Survey, journal: Journal[RowKey]) -> None:
         """Ask what the journal lacks; pages that cannot be opened are listed as skipped."""
@@ -188,11 +193,15 @@ class SHIRGEvaluator:
             yield found
 
     def _sample(self, survey: Survey, journal: Journal[RowKey]) -> SamplePage:
-        """The first page that was asked about."""
-        for page in survey.pages:
-            if next(page.keys(self.variants)) in journal.entries:
-                return SamplePage(page.open_image(), *page.prompts[0])
-        raise UserError(_nothing_to_ask(survey))
+        """The first page that was asked about, if possible by every variant."""
+        asked = [page for page in survey.pages if next(page.keys(self.variants)) in journal.entries]
+        if not asked:
+            raise UserError(_nothing_to_ask(survey))
+        whole = (
+            page for page in asked if not any("unanswered" in journal.entries[key] for key in page.keys(self.variants))
+        )
+        page = next(whole, asked[0])
+        return SamplePage(page.open_image(), *page.prompts[0])
 
     # ------------------------------------------------------------------ what it comes to
 
@@ -203,9 +212,10 @@ class SHIRGEvaluator:
         repeats = self.config.efficiency_repeats
         logger.info("timing %d variants on one page, each stage %d times", len(measured), repeats)
         with progress_bar(len(measured), 0, shown=True) as advance:
-            return measure_efficiency(
+            found = measure_efficiency(
                 self.model, sample.image, sample.prompt, measured, self.asker.decoding, repeats, advance
-            ) | {"record": sample.record.id}
+            )
+        return found | {"record": sample.record.id} if found["rows"] else None
 
     def _results(
         self, survey: Survey, rows: list[dict[str, Any]], efficiency: dict[str, Any] | None, run: dict[str, Any]
@@ -215,6 +225,7 @@ class SHIRGEvaluator:
             "format": FORMAT,
             "config": self.settings,
             "run": run,
+            "fingerprint": identity.fingerprint(run),
             "model": describe_model(self.model),
             "gate": describe_gate(self.model.gate.config),
             "environment": describe_environment(self.model),
@@ -224,6 +235,11 @@ class SHIRGEvaluator:
             **summarise(rows, self.variants, seed),
             "efficiency": efficiency,
             "skipped": survey.skipped,
+            "unanswered": [
+                {name: row[name] for name in ("dataset", "id", "variant")} | {"reason": row["unanswered"]}
+                for row in rows
+                if "unanswered" in row
+            ],
         }
 
 

@@ -217,6 +217,24 @@ def computed_section(results: dict[str, Any]) -> str:
 
 def skipped_section(results: dict[str, Any]) -> str:
     """What was not evaluated, and why."""
+    parts = [_skipped_questions(results)] + [_unanswered(results)] * bool(results.get("unanswered"))
+    return "\n\n".join(parts)
+
+
+def _unanswered(results: dict[str, Any]) -> str:
+    """What could not be asked through a variant, and why; earlier versions ended there."""
+    entries = results["unanswered"]
+    shown = entries[:50]
+    rows = [[entry["dataset"], escape(entry["id"], 80), entry["variant"], escape(entry["reason"])] for entry in shown]
+    more = len(entries) - len(shown)
+    parts = [
+        f"{count(len(entries), 'question')} could not be asked and count as answered by nothing.",
+        table(["data set", "record", "variant", "reason"], rows, text_columns=4),
+    ]
+    return "\n\n".join(parts + ([f"{more} more are listed in `evaluation_results.json`."] if more else []))
+
+
+def _skipped_questions(results: dict[str, Any]) -> str:
     if not results["skipped"]:
         return "Nothing was skipped."
     total = sum(entry["questions"] for entry in results["skipped"])

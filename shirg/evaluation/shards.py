@@ -8,8 +8,10 @@ from typing import Any
 
 from shirg.errors import UserError
 from shirg.evaluation.asking import Asker, PageQuestions, RowKey, Survey, row_key
-from shirg.evaluation.journal import check_same_run, read_lines
+from shirg.evaluation.journal import entries_of
 from shirg.evaluation.markdown import count
+from shirg.files import read_lines
+from shirg.identity import check_same_run
 
 FOLDER = "shards"
 
@@ -37,7 +39,7 @@ def merged_rows(folder: Path, number: int, run: dict[str, Any], survey: Survey, 
         if not lines:
             raise UserError(f"num_shards: {path} is missing; run --num-shards {number} --shard-index {index} first")
         check_same_run(path, lines[0], shard_settings(run, index, number))
-        found = {row_key(row): row for row in lines[1:]}
+        found = {row_key(row): row for row in entries_of(path, lines)}
         _check_finished(path, index, number, survey, asker, found)
         rows |= found
     return survey.in_order(rows, asker.variants)

@@ -99,10 +99,10 @@ def part_scores(rows: Sequence[dict[str, Any]], draws: Draws) -> list[dict[str, 
 
 def token_counts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Visual tokens of every variant over the questions: mean, fewest and most (LaViDa's unpadded path varies by
-    page)."""
+    page). Questions that could not be asked do not count; 0 where none could."""
     entries = []
     for variant, group in _grouped(rows, "variant").items():
-        tokens = [row["tokens"] for row in group]
+        tokens = [row["tokens"] for row in group if row["tokens"] is not None] or [0]
         entries.append(
             {"variant": variant, "mean": sum(tokens) / len(tokens), "fewest": min(tokens), "most": max(tokens)}
         )

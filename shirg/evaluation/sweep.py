@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shirg import identity
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.errors import UserError
 from shirg.evaluation.answering import generated_texts
 from shirg.evaluation.config import SHIRGEvaluationConfig
-from shirg.evaluation.environment import describe_environment, describe_model, processor
+from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.metrics import anls, exact_match
 from shirg.evaluation.recall import PageWords, patches_of_box, word_recall
@@ -35,6 +36,7 @@ from shirg.evaluation.tasks import find_task, prompt
 from shirg.gate import GateConfig, Kept, ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.relevance import token_relevance
+from shirg.locks import owned
 from shirg.training.budgets import check_budgets
 
 FORMAT = "shirg-sweep-2"
@@ -269,7 +271,10 @@ class Sweep:
         Raises:
             UserError: if `output_dir` has pages of a run that does not go together with this one, or cannot be written.
         """
-        path = Path(self.config.output_dir) / PAGES_FILE
+        with owned(self.config.output_dir):
+            return self._run(Path(self.config.output_dir) / PAGES_FILE)
+
+    def _run(self, path: Path) -> list[dict[str, Any]]:
         journal = Journal(path, self._run_settings(), _page_number, resume=self.config.resume, noun="page")
         wanted = range(self.config.pages)
         early = EarlyStop(self.gates if self.config.early_stop else [DEFAULT], self.budgets[0])
@@ -356,10 +361,8 @@ class Sweep:
             "stop_rule": RULE if self.config.early_stop else {},
             "model": self.config.model,
             "adapter": self.config.adapter,
-            "parameters": describe_model(self.model)["parameters"],
-            "resolution": self.model.resolution,
-            "relevance": self.model.config.relevance,
-            "relevance_sign": self.model.config.relevance_sign,
+            **{name: value for name, value in identity.of_base(self.model).items() if name != "gate"},
+            **identity.of_adapter(self.model),
             "page_side": PAGE_SIDE,
             "settings": {name: asdict(gate) for name, gate in self.settings.items()},
         }

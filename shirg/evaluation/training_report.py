@@ -25,7 +25,7 @@ from shirg.evaluation.report import (
     skipped_section,
 )
 from shirg.evaluation.takeaway import takeaway
-from shirg.files import write_text
+from shirg.files import read_lines, write_text
 
 REPORT_FILE = "SHIRG_TRAINING_REPORT.md"
 IDEA = (
@@ -66,8 +66,8 @@ def write_training_report(
     """
     output_dir = Path(output_dir)
     manifest = _read_json(output_dir / "data" / "manifest.json") if training else None
-    steps = _read_lines(output_dir / "logs" / "metrics.jsonl") if training else []
-    validations = _read_lines(output_dir / "logs" / "validation.jsonl") if training else []
+    steps = read_lines(output_dir / "logs" / "metrics.jsonl") if training else []
+    validations = read_lines(output_dir / "logs" / "validation.jsonl") if training else []
     if any(step["loss"] is not None for step in steps):
         loss_figure(output_dir / "figures" / LOSS_FIGURE, steps, validations)
     parts = [
@@ -280,11 +280,3 @@ def _duration(seconds: float) -> str:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSON Lines file; one that a crash cut short is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lmms_eval.api.model import lmms
 
 from shirg import ranges
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from shirg.gate import GateConfig, ShirgGate
     from shirg.lavida import Lavida
+
+logger = logging.getLogger(__name__)
 
 MODEL = "lavida_shirg"
 RANGES = {
@@ -144,7 +147,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         return self.model.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """The answers to requests, in their order.
+        """The answers to requests, in their order; "" for a question that cannot be asked (`ItemError`), with a warning.
 
         Raises:
             UserError: for a request without an image or with several.
@@ -173,15 +176,19 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         if len(images) != 1:
             raise UserError(f"{MODEL} answers questions about one image; the task gives {len(images)} for {question!r}")
         length = self.max_new_tokens or settings.get("max_new_tokens") or self.model.config.answer_tokens
-        text = self.model.answer(
-            images[0],
-            question,
-            self.mode,
-            self.budget,
-            length,
-            block_length=self.block_length or length,
-            **self.keywords,
-        )
+        try:
+            text = self.model.answer(
+                images[0],
+                question,
+                self.mode,
+                self.budget,
+                length,
+                block_length=self.block_length or length,
+                **self.keywords,
+            )
+        except ItemError as error:  # one question that cannot be asked does not end a benchmark
+            logger.warning("answered by nothing: %s (%r)", error, question[:80])
+            return ""
         return _until(text, settings.get("until"))
 
     def _check_against_model(self) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,17 @@ def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
 
 
+def stored_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter folder by their names in the model.
+
+    Raises:
+        UserError: if the folder is no SHIRG adapter, or damaged.
+    """
+    named = _read(folder)[1].items()
+    part = re.compile(r"\.(lora_\w+)\.")
+    return {part.sub(rf".\1.{NAME}.", name.removeprefix(PEFT_PREFIX)): value for name, value in named}
+
+
 def unload_adapter(model: Lavida) -> None:
     """Take the adapter off; the base layers stand again as they were, frozen, and so do the settings it replaced."""
     _select_by(model, _returned(model))
@@ -199,7 +211,7 @@ def model_settings(model: Lavida) -> dict[str, Any]:
 
 def base_config(model: Lavida) -> LavidaConfig:
     """The model's configuration with the settings that it has now, but for those that its adapter brought along."""
-    own = {"resolution": model.resolution, **_returned(model)}
+    own = _returned(model)
     return dataclasses.replace(model.config, **{name: own[name] for name in own.keys() & SHIRG_DEFAULTS})
 
 
@@ -419,10 +431,10 @@ def _select_by(model: Lavida, settings: dict[str, Any]) -> None:
         model.tower.grid(settings["resolution"], settings["resolution"])
     if settings.get("fit", FITS[0]) not in FITS:
         raise UserError(f"fit={settings['fit']!r} is unknown")
-    own: dict[str, Any] = {name: settings[name] for name in ("resolution", "fit") if name in settings}
+    own: dict[str, Any] = {name: settings[name] for name in ("fit",) if name in settings}
     if "gate" in settings:
         own["gate"] = ShirgGate(GateConfig(**settings["gate"]))
-    in_config = {name: settings[name] for name in ("relevance", "relevance_sign") if name in settings}
+    in_config = {name: settings[name] for name in ("relevance", "relevance_sign", "resolution") if name in settings}
     if in_config:
         own["config"] = dataclasses.replace(model.config, **in_config)
     for name, value in own.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 from shirg.gate import Kept, ShirgGate
 from shirg.lavida import checkpoint, paths, prompt, vision
 from shirg.lavida.adapter import base_config, load_adapter, unload_adapter
@@ -37,7 +38,7 @@ class Lavida(nn.Module):
         tower, mm_projector, language: the three parts.
         image_newline: the row separator of "unpad" checkpoints, or None.
         gate: the selector of modes "shirg" and "multiview"; replace it to use another configuration.
-        resolution: pixels per side of the large view, a multiple of 14.
+        resolution: pixels per side of the large view, a multiple of 14; `config.resolution` by another name.
         fit: "stretch" (as LaViDa's base view) or "pad" (keep the shape), for modes that show the image as one square;
             at first what the config says.
         tokenizer: the checkpoint's tokenizer, or None: then only ids go in and out.
@@ -58,7 +59,6 @@ class Lavida(nn.Module):
         self.image_newline = nn.Parameter(torch.randn(width) / width**0.5) if config.has_newline else None
         self.language = LanguageModel(config.body)
         self.gate = ShirgGate()
-        self.resolution = config.resolution
         self.fit = config.fit
 
     # ------------------------------------------------------------------ files
@@ -116,6 +116,14 @@ class Lavida(nn.Module):
         unload_adapter(self)
 
     @property
+    def resolution(self) -> int:
+        return self.config.resolution
+
+    @resolution.setter
+    def resolution(self, side: int) -> None:
+        self.config = replace(self.config, resolution=side)
+
+    @property
     def device(self) -> torch.device:
         return self.language.embed_tokens.weight.device
 
@@ -169,9 +177,9 @@ class Lavida(nn.Module):
         Raises:
             UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
         """
-        vision.check_budget(budget, features.num_tokens)
-        tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
         several = features.path in ("hd", "multiview")
+        vision.check_budget(budget, features.num_tokens, tiles=several)
+        tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
         return self.gate(
             tokens,
             budget=budget,
@@ -363,16 +371,18 @@ class Lavida(nn.Module):
         tokens = starting_tokens(draft_tokens, len(prompts), max_new_tokens, self.config.mask_token_id)
         embeds = self._embeds_per_placeholder(prompts, images, mode, budget, image_embeds)
         prefix = Prefix.of(self._spliced_rows(prompts, embeds))
-        self._check_length(prefix.embeds.shape[1], max_new_tokens)
+        self.check_length(prefix.embeds.shape[1], max_new_tokens)
         vocabulary = self.vocabulary_size
         return denoise_answers(self.language, prefix, vocabulary, tokens, settings, generator, on_step, on_prefix)
 
-    def _check_length(self, prefix: int, answer: int) -> None:
+    def check_length(self, prefix: int, answer: int) -> None:
+        """Raise `ItemError` where a prefix and an answer of so many tokens are more than the model was made for."""
         longest = self.config.max_positions
         if longest is not None and prefix + answer > longest:
-            raise UserError(
-                f"{prefix} prefix tokens and max_new_tokens={answer} are more than the {longest} that this model was made "
-                "for; ask for a shorter answer or a smaller budget"
+            raise ItemError(
+                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than the {longest} that this "
+                f"model was made for; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
+                "question or answer"
             )
 
     def _early_stop(self) -> EarlyStop:

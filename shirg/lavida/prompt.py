@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,13 +65,13 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     """The chat that asks `question` about one image, ready for the answer (LaViDa conversation.py:98-110).
 
     Raises:
-        UserError: for an empty question, or one that marks several images.
+        ItemError: for an empty question, or one that marks several images.
     """
     if not isinstance(question, str) or not question.strip():
-        raise UserError(f"question must be a non-empty text; got {question!r}")
+        raise ItemError(f"question must be a non-empty text; got {question!r}")
     marks = question.count(IMAGE_MARK)
     if marks > 1:
-        raise UserError(f"question marks {marks} images with {IMAGE_MARK}; one image is asked about at a time")
+        raise ItemError(f"question marks {marks} images with {IMAGE_MARK}; one image is asked about at a time")
     if not marks:
         question = f"{IMAGE_MARK}\n{question}"
     chat = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": question}]

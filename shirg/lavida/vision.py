@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 from shirg.images import to_rgb
 from shirg.lavida import images
 
@@ -59,10 +59,12 @@ def check_mode(mode: str) -> None:
         raise UserError(f"mode={mode!r} is unknown; expected {', '.join(map(repr, MODES))}")
 
 
-def check_budget(budget: int, available: int) -> None:
-    """Raises UserError unless 1 <= budget <= available."""
+def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
+    """Raises UserError unless 1 <= budget <= available; `ItemError` where of `tiles`, another image may have enough."""
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= available:
-        raise UserError(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
+        too_many = isinstance(budget, int) and budget > available
+        kind = ItemError if tiles and too_many else UserError
+        raise kind(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ import bisect
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 
 from shirg.errors import UserError
 from shirg.seeds import generator
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
 
 POOLED: Final = "pooled"
 """LaViDa's own tiles-and-pool path as a ratio, so that the adapter keeps it usable."""
@@ -136,6 +139,22 @@ def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
     if len(set(budgets)) < len(budgets):
         raise UserError(f"token_budgets: {list(budgets)} names one twice; use ratio_sampling='weighted' to prefer one")
     return tuple(budgets)
+
+
+def check_grid(budgets: Sequence[int], model: Lavida) -> int:
+    """Tokens of the large view as `model` sees it.
+
+    Raises:
+        UserError: for a budget above them.
+    """
+    most = math.prod(model.tower.grid(model.resolution, model.resolution))
+    for budget in budgets:
+        if budget > most:
+            raise UserError(
+                f"token_budgets: {budget} exceeds the {most} tokens of a {model.resolution}-pixel image; take a smaller one, or "
+                "a larger image resolution"
+            )
+    return most
 
 
 def check_weights(weights: Sequence[float], count: int, sampling: str) -> None:

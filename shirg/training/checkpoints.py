@@ -14,7 +14,8 @@ import torch
 
 from shirg.errors import UserError
 from shirg.files import atomic_path, remove_folder, write_json
-from shirg.lavida.adapter import ADAPTER_FILES, lora_parameters, save_adapter, write_adapter
+from shirg.identity import check_same_run
+from shirg.lavida.adapter import ADAPTER_FILES, SELECTION, SETTINGS_FILE, lora_parameters, save_adapter, write_adapter
 
 if TYPE_CHECKING:
     from shirg.lavida import Lavida
@@ -47,7 +48,8 @@ class RunState:
     drawn: dict[str, int] = field(default_factory=dict)
     """Optimizer steps per ratio."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Records left out because their image cannot be opened or their question cannot be asked, and why."""
+    """Records left out because their image cannot be opened, their question cannot be asked or they are longer than the
+    model, and why."""
     cut: list[str] = field(default_factory=list)
     """Records whose answer is longer than the answer block."""
     scaler: dict[str, float] | None = None
@@ -100,19 +102,14 @@ def save_best(folder: Path, model: Lavida, *, settings: dict[str, Any]) -> Path:
 
 
 def load_state(checkpoint: Path, *, run: dict[str, Any]) -> RunState:
-    """Where the run of `checkpoint` stood.
+    """Where the run of `checkpoint` stood. What earlier versions did not store of the selection is taken from the adapter.
 
     Raises:
-        UserError: if that run had other settings or other data than `run`, naming the first that differs.
+        OtherRunError: if that run had other settings, data or weights than `run`, naming the first that differs.
     """
-    content = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    for name, value in json.loads(json.dumps(run)).items():
-        if content["run"].get(name) != value:
-            before = content["run"].get(name)
-            raise UserError(
-                f"resume: {name} is {value!r}, but {checkpoint} was made with {before!r}; use the same value or another"
-                " output_dir"
-            )
+    content, settings = (_read(checkpoint / name) for name in (STATE_FILE, SETTINGS_FILE))
+    selection = {name: settings[name] for name in SELECTION if name in settings}
+    check_same_run(checkpoint, selection | content["run"], run)
     return RunState(**content["state"])
 
 
@@ -137,12 +134,9 @@ def find_latest(folder: Path) -> Path | None:
     return None
 
 
-def precision_of(folder: Path) -> str | None:
-    """What the run in `folder` computes in, by its latest checkpoint; None where there is none, or it does not say."""
-    latest = find_latest(folder)
-    if latest is None:
-        return None
-    return json.loads((latest / STATE_FILE).read_text(encoding="utf-8"))["run"].get("mixed_precision")
+def stored_run(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint."""
+    return _read(checkpoint / STATE_FILE)["run"]
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -174,6 +168,10 @@ def set_aside(path: Path) -> None:
         path,
         aside,
     )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _moments(model: Lavida, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from shirg.data.samples import Sample
+from shirg.errors import ItemError, UserError
 from shirg.lavida import vision
 from shirg.lavida.vision import VisionFeatures
 from shirg.training.records import TrainingRecord
 
 if TYPE_CHECKING:
     from shirg.lavida import Lavida
+
+Shown = TypeVar("Shown")
 
 
 class FeatureCache:
@@ -42,7 +46,7 @@ class FeatureCache:
         """The tower's view of a record's image on `path` ("hd" or "shirg").
 
         Raises:
-            UserError: if the image cannot be opened.
+            ItemError: if the image cannot be opened.
         """
         key = (record.image_id, path)
         if key in self._known:
@@ -64,8 +68,8 @@ class FeatureCache:
     def _look(self, record: TrainingRecord, path: str) -> VisionFeatures:
         if isinstance(record, Sample) and record.shapes == self.shapes:
             size = record.width, record.height
-            return vision.look_at(self.model, record.view(vision.VIEWS[path]), size, path)
-        return self.model.image_features(record.open_image(), path)
+            return vision.look_at(self.model, _opened(lambda: record.view(vision.VIEWS[path])), size, path)
+        return self.model.image_features(_opened(record.open_image), path)
 
     def _keep(self, key: tuple[str, str], features: VisionFeatures) -> None:
         size = _bytes(features)
@@ -76,6 +80,14 @@ class FeatureCache:
         while self.nbytes > self.max_bytes:
             _, oldest = self._known.popitem(last=False)
             self.nbytes -= _bytes(oldest)
+
+
+def _opened(read: Callable[[], Shown]) -> Shown:
+    """What a record shows. It raises `UserError` where its image is damaged, and nothing else of the run is in it."""
+    try:
+        return read()
+    except UserError as error:
+        raise ItemError(str(error)) from error
 
 
 def _bytes(features: VisionFeatures) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shirg.files import write_text
+from shirg.files import append_line, json_line, read_lines, write_text
 
 
 class Journal:
@@ -20,23 +19,15 @@ class Journal:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add one line. A crash loses at most the line being written."""
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(entry, allow_nan=False) + "\n")
+        append_line(self.path, entry)
 
     def read(self) -> list[dict[str, Any]]:
-        """All complete lines; a line that a crash cut short is left out."""
-        if not self.path.is_file():
-            return []
-        entries = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                entries.append(json.loads(line))
-        return entries
+        """All lines; one that a crash cut short is left out."""
+        return read_lines(self.path)
 
     def rewind(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them again."""
-        kept = [json.dumps(entry) + "\n" for entry in self.read() if entry["step"] <= step]
-        write_text(self.path, "".join(kept))
+        write_text(self.path, "".join(json_line(entry) for entry in self.read() if entry["step"] <= step))
 
 
 @contextlib.contextmanager

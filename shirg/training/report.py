@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from shirg.errors import UserError
-from shirg.lavida.adapter import describe_parameters, parameters_by_role
-from shirg.lavida.costs import path_tokens
+from shirg.lavida.adapter import SELECTION, describe_parameters, parameters_by_role
 from shirg.precision import DTYPES
 from shirg.training import effort
 from shirg.training.budgets import ratio_tokens
@@ -29,7 +28,7 @@ def opening_lines(trainer: SHIRGLoRATrainer) -> list[str]:
     """What will happen: parameters by role, ratios and their tokens, batch, steps, precision, memory and time."""
     config, accelerator, order = trainer.config, trainer.accelerator, trainer.order
     effective = order.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    pooled = path_tokens(trainer.model.config, "hd")
+    pooled = trainer.sampler.pooled_tokens
     tokens = ", ".join(f"{ratio} -> {ratio_tokens(ratio, pooled)}" for ratio in trainer.sampler.ratios)
     lines = describe_parameters(trainer.model)
     lines.append(
@@ -123,6 +122,13 @@ def best_in_words(state: RunState) -> str:
     return f"best validation loss {state.best_loss:.4f} at step {state.best_step}{untrained}"
 
 
+def left_out(skipped: dict[str, str]) -> str:
+    """How many records were not trained on, and why the first was not."""
+    name, why = next(iter(skipped.items()))
+    more = " (all are in training_results.json)" if len(skipped) > 1 else ""
+    return f"left out: {len(skipped)} of the records, the first {name}: {why}{more}"
+
+
 def adapter_settings(trainer: SHIRGLoRATrainer, validation: dict[str, float] | None = None) -> dict[str, Any]:
     """What an adapter's card and settings file say of its training."""
     config = trainer.config
@@ -130,7 +136,12 @@ def adapter_settings(trainer: SHIRGLoRATrainer, validation: dict[str, float] | N
         "base_model": config.base_model,
         "token_budgets": list(config.token_budgets),
         "include_pooled": config.include_pooled,
-        "training": {**trainer.run, "step": trainer.state.step, "total_steps": trainer.total_steps},
+        "training": {
+            **{name: value for name, value in trainer.run.items() if name not in SELECTION},
+            "run": trainer.run_name,
+            "step": trainer.state.step,
+            "total_steps": trainer.total_steps,
+        },
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
     }
     if validation is not None:
@@ -147,6 +158,7 @@ def results(trainer: SHIRGLoRATrainer) -> dict[str, Any]:
     losses = [entry["loss"] for entry in trainer.metrics.read() if entry["loss"] is not None]
     window = max(len(losses) // 10, 1)
     return {
+        "run": trainer.run_name,
         "steps": state.step,
         "updates": state.updates,
         "epochs": trainer.config.num_epochs,

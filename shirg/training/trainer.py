@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
+from shirg import identity
 from shirg.data.order import EpochOrder
 from shirg.errors import UserError
 from shirg.files import clear_leftovers, write_json
 from shirg.lavida import adapter
-from shirg.lavida.costs import path_tokens
+from shirg.lavida.costs import SQUARE, path_tokens
+from shirg.locks import owned
 from shirg.seeds import derived_seed, scoped_seed
 from shirg.threads import spare_threads
 from shirg.training import checkpoints, report, validation
-from shirg.training.budgets import Ratio
+from shirg.training.budgets import Ratio, check_grid, ratio_tokens
 from shirg.training.config import SHIRGLoRAConfig
 from shirg.training.devices import make_accelerator
 from shirg.training.examples import ExampleMaker, first_ordinal
@@ -57,7 +59,8 @@ class SHIRGLoRATrainer:
         """
         Args:
             config: the run's settings.
-            model: a `Lavida`; it gets a fresh adapter here, or keeps the one it carries.
+            model: a `Lavida`; it keeps the adapter it carries. Without one it gets that of the checkpoint to resume from, with
+                its settings of the selection, or a fresh one.
 
         Raises:
             UserError: if a budget exceeds the grid, the model has no tokenizer, or its adapter is not of the configured
@@ -66,12 +69,10 @@ class SHIRGLoRATrainer:
         self.sharing_asked = config.share_prefix is not None
         self.config = config = config.resolved(model)
         self.model = model
-        self.num_tokens = math.prod(model.tower.grid(model.resolution, model.resolution))
-        for budget in config.token_budgets:
-            if budget > self.num_tokens:
-                raise UserError(
-                    f"token_budgets: {budget} exceeds the {self.num_tokens} tokens of a {model.resolution}-pixel image"
-                )
+        self.folder = Path(config.output_dir)
+        self.checkpoints = self.folder / "checkpoints"
+        self._get_adapter()  # before anything reads the model's settings, which it may bring along
+        self.num_tokens = check_grid(config.token_budgets, model)
         check_body_bits(config.body_bits, model.device)
         assert config.max_answer_tokens is not None, "resolved"
         self.targets = AnswerTargets(
@@ -80,13 +81,8 @@ class SHIRGLoRATrainer:
             eos_token_id=model.config.eos_token_id,
             length=config.max_answer_tokens,
         )
-        self.folder = Path(config.output_dir)
-        self.checkpoints = self.folder / "checkpoints"
         self.metrics = Journal(self.folder / "logs" / "metrics.jsonl")
         self.validations = Journal(self.folder / "logs" / "validation.jsonl")
-        if not adapter.has_adapter(model):
-            self._attach()
-        self._check_adapter()
         if config.body_bits < 16:
             quantize_body(model, config.body_bits)
 
@@ -102,16 +98,15 @@ class SHIRGLoRATrainer:
             val_loader: likewise; the same noise is used at every validation, so its losses compare.
 
         Raises:
-            UserError: for loaders that cannot be used, an output folder that cannot be written, a checkpoint of another
-                run, a loss or gradient that is not finite (the message names the records), no memory left (it says what to
-                change), a launcher that started fewer processes than asked.
+            UserError: for loaders that cannot be used, an output folder that cannot be written or is being filled by another
+                process, a checkpoint of another run, a loss or gradient that is not finite (the message names the records), no
+                memory left (it says what to change), a launcher that started fewer processes than asked.
             KeyboardInterrupt: on Ctrl-C, after the current step was finished and saved.
             Preempted: on SIGTERM, likewise; a `SystemExit` with a code on which schedulers can requeue.
         """
-        self._make_folders()
         asked = self.config.mixed_precision
-        if asked == "auto" and self.config.resume:  # goes on as it began, whatever this machine would choose today
-            asked = checkpoints.precision_of(self.checkpoints) or asked
+        if asked == "auto":  # a resumed run goes on as it began, whatever this machine would choose today
+            asked = self.stored.get("mixed_precision", asked)
         self.accelerator, self.precision = make_accelerator(
             asked,
             self.model.device,
@@ -121,6 +116,13 @@ class SHIRGLoRATrainer:
         check_processes(self.accelerator)
         if self.config.shard_body:
             check_sharding(self.accelerator.num_processes, self.config.body_bits)
+        self._plan(train_loader, val_loader)
+        with owned(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
+        """What `train` does in a folder of its own."""
+        self._make_folders()
         log = (
             log_file(self.folder / "logs" / "training.log")
             if self.accelerator.is_main_process
@@ -128,7 +130,7 @@ class SHIRGLoRATrainer:
         )
         told = logger.warning if self.accelerator.is_main_process else None
         with log, deferred_interrupt(told) as self.stop, spare_threads() as self.threads:
-            self._set_up(train_loader, val_loader)
+            self._set_up()
             shown = self.accelerator.is_main_process
             with (
                 tracking(self.accelerator, self.run, step=self.state.step),
@@ -148,6 +150,22 @@ class SHIRGLoRATrainer:
         return results
 
     # -- before the first step -------------------------------------------------------------------------------------
+
+    def _get_adapter(self) -> None:
+        self.stored: dict[str, Any] = {}
+        """The settings of the run that is gone on with."""
+        self.started_from: str | None = None
+        latest = checkpoints.find_latest(self.checkpoints) if self.config.resume else None
+        if latest is not None:
+            self.stored = checkpoints.stored_run(latest)
+            self.started_from = self.stored.get("started_from")
+            if not adapter.has_adapter(self.model):
+                adapter.load_adapter(self.model, latest)
+        elif adapter.has_adapter(self.model):
+            self._check_adapter()
+            self.started_from = identity.of_adapter(self.model)["adapter_weights"]
+        else:
+            self._attach()
 
     def _attach(self) -> None:
         config = self.config
@@ -183,7 +201,8 @@ class SHIRGLoRATrainer:
         except OSError as error:
             raise UserError(f"output_dir: {self.folder} cannot be written ({error.strerror or error})") from error
 
-    def _set_up(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
+    def _plan(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
+        """All that follows from settings, model and data, and needs no folder."""
         config = self.config
         place = {
             "rank": self.accelerator.process_index,
@@ -195,22 +214,41 @@ class SHIRGLoRATrainer:
         self.val_order = EpochOrder(val_loader, name="val_loader", **place) if val_loader is not None else None
         self.steps_per_epoch = math.ceil(len(self.order) / config.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * config.num_epochs
+        # A page of another shape than a square may take more tiles, where the checkpoint has canvases for it.
+        shapes = (SQUARE, *self.model.config.pinpoints)
+        most_pooled = max(path_tokens(self.model.config, "hd", image_size=size) for size in shapes)
         self.sampler = config.sampler(self.total_steps, path_tokens(self.model.config, "hd"))
+        self.image_tokens = max(ratio_tokens(ratio, most_pooled) for ratio in self.sampler.ratios)
         self.cache = FeatureCache(self.model, config.feature_cache_mb * 2**20)
         self.state = checkpoints.RunState(drawn={str(ratio): 0 for ratio in self.sampler.ratios})
         self.gradients_checked = False
         self.watch = Watch(self.sampler)
         assert isinstance(train_loader.dataset, Sized), "EpochOrder takes no other"
         self.run = {
+            **identity.of_base(self.model),
             **config.trajectory(),
             "batch_size": self.order.batch_size,
             "records": len(train_loader.dataset),
+            "augment": bool(getattr(train_loader.dataset, "augment", False)),
+            "training_data": identity.of_data(train_loader.dataset),
+            "validation_data": None if val_loader is None else identity.of_data(val_loader.dataset),
+            "started_from": self.started_from,
             "processes": self.accelerator.num_processes,
             "mixed_precision": self.precision.mixed,  # "auto" may come to something else on the machine that resumes
         }
+        self.run_name = identity.fingerprint(self.run)
+
+    def _set_up(self) -> None:
         latest = self._restore_or_clear()
         self.watch.recall(self.metrics.read())
-        self.examples = ExampleMaker(self.model, self.cache, self.targets, self.state, seed=config.seed)
+        self.examples = ExampleMaker(
+            self.model,
+            self.cache,
+            self.targets,
+            self.state,
+            image_tokens=self.image_tokens,
+            seed=self.config.seed,
+        )
         self._prepare(latest)
         self.threads.adjust()
         if self.accelerator.is_main_process:
@@ -297,6 +335,7 @@ class SHIRGLoRATrainer:
         seconds = time.perf_counter() - began
         state.seconds += seconds
         entry = {
+            "run": self.run_name,
             "step": state.step,
             "loss": loss_sum / targets if targets else None,
             "budget": ratio,
@@ -409,6 +448,8 @@ class SHIRGLoRATrainer:
         if self.accelerator.is_main_process:
             write_json(self.folder / "logs" / "training_results.json", results)
         logger.info("finished: %d steps; %s", self.state.step, report.best_in_words(self.state))
+        if results["skipped_records"]:
+            logger.warning("%s", report.left_out(results["skipped_records"]))
         self.cache.clear()
         del self.loss_model, self.optimizer, self.accelerator  # with them go AdamW's moments and any wrapper's buffers
         return results

@@ -72,7 +72,7 @@ def _record(trainer: SHIRGLoRATrainer, losses: dict[str, float]) -> None:
             settings = report.adapter_settings(trainer, losses)
             checkpoints.save_best(trainer.checkpoints, trainer.model, settings=settings)
     if is_main:
-        entry = {"step": state.step, "losses": losses, "mean": mean}
+        entry = {"run": trainer.run_name, "step": state.step, "losses": losses, "mean": mean}
         trainer.validations.append(entry)
         trainer.accelerator.log(validation_values(entry), step=state.step)
         parts = ", ".join(f"{ratio} {loss:.4f}" for ratio, loss in losses.items())

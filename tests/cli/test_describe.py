@@ -150,7 +150,14 @@ def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
         (["."], "holds no config.json"),
         (["nano", "--image-size", "1000"], "must be width x height in pixels, such as 1000x1000"),
         (["nano", "--image-size", "0x10"], "--image-size: 0x10"),
-        (["nano", "--token-budgets", "3000"], "budget=3000: expected a whole number from 1 to 2304"),
+        (
+            ["nano", "--token-budgets", "3000"],
+            "--token-budgets: got 3000, must be at most 2304, the grid at 672 pixels",
+        ),
+        (
+            ["nano", "--image-resolution", "100"],
+            "--image-resolution: got 100, must be a multiple of 14 such as 98 or 112",
+        ),
         (["nano", "--token-budgets", "512", "512"], "names one twice"),
         (["nano", "--steps", "64"], "steps: got 64 for 32 answer tokens"),
         (["nano", "--dtype", "int4"], "bfloat16"),
@@ -196,3 +203,13 @@ def test_counts_in_words(count, parameters, size):
 )
 def test_quantities_have_three_figures(value, unit, shown):
     assert describe.quantity(value, unit) == shown
+
+
+def test_the_resolution_of_a_run_can_be_described(tmp_path, capsys):
+    """What refuses a budget says what helps, and that does."""
+    code, _, err = run(capsys, "nano", "--token-budgets", 3000)
+    assert code == 2 and "a larger --image-resolution has more" in err
+    target = tmp_path / "found.json"
+    code, _, _ = run(capsys, "nano", "--token-budgets", 3000, "--image-resolution", 896, "--train", "--json", target)
+    tokens = {row["path"]: row["tokens"] for row in json.loads(target.read_text())["paths"]}
+    assert code == 0 and (tokens["highres"], tokens["shirg-3000"]) == (4096, 3001)

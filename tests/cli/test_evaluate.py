@@ -116,7 +116,7 @@ def test_resume_shards_and_an_earlier_run(checkpoint, done, tmp_path, capsys):
     assert "Seed 0 decides" in card and '"weights": "' in card
     capsys.readouterr()
     assert run(*asked, tmp_path / "whole", "--resume", "--seed", 1) == 2
-    assert "resume: seed is 1" in capsys.readouterr().err
+    assert "--resume: what --seed decides differs: seed is 1" in capsys.readouterr().err
     for index in (0, 1):
         assert run(*asked, tmp_path / "parts", "--num-shards", 2, "--shard-index", index) == 0
     assert "shard 1 of 2: " in capsys.readouterr().out

@@ -89,7 +89,7 @@ def test_select_draws_and_answer_answers(output, model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--token-budgets", 3000], "at most 2304"),
+        (["--token-budgets", 3000], "3000 exceeds the 2304 tokens of a 672-pixel image"),
         (["--eval-datasets", "Foo"], "not a known benchmark"),
         (["--eval-datasets", "ChartQA", "--eval-data-dir", "/nowhere"], "--eval-data-dir: /nowhere is no folder"),
         (["--eval-data-dir", "/nowhere"], "--eval-data-dir: /nowhere is no folder"),

@@ -124,5 +124,5 @@ def test_wrong_settings_are_named(tmp_path: Path, changes: dict, message: str):
 
 def test_output_that_cannot_be_a_folder(tmp_path: Path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"output_dir .*file"):
+    with pytest.raises(UserError, match=r"output_dir: .*file/data cannot be written"):
         prepare(tmp_path / "file" / "data")

@@ -1,12 +1,8 @@
-"""Several processes on one folder: those that share the work, and those that must not meet."""
+"""Several processes that share the work on one folder."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,37 +34,3 @@ def test_shares_of_a_cluster_give_the_same_bytes(lab: Path, tmp_path: Path, capl
         share(0)
     del asked["seed"]
     assert prepare(shared, **asked) == whole
-
-
-HOLD = """
-import contextlib, sys
-from pathlib import Path
-from shirg.data.locks import locked
-with contextlib.ExitStack() as held:
-    for path in sys.argv[1:]:
-        held.enter_context(locked(Path(path), "folder", shared=path.endswith("lock") and len(sys.argv) > 2))
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_two_processes_refuse_each_other(tmp_path: Path):
-    work = tmp_path / ".work"
-    work.mkdir()
-
-    @contextlib.contextmanager
-    def other(*names: str) -> Iterator[int]:
-        command = [sys.executable, "-c", HOLD, *(str(work / name) for name in names)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            assert process.stdout.readline() == b"held\n"
-            yield process.pid
-            process.communicate()
-
-    with other("lock") as pid, pytest.raises(UserError, match=rf"being prepared by process {pid} on"):
-        prepare(tmp_path)
-    with other("lock", "lock-0-of-2"):
-        with pytest.raises(UserError, match="being prepared by"):
-            prepare(tmp_path)
-        with pytest.raises(UserError, match="share 0: being prepared by"):
-            prepare(tmp_path, num_shards=2)
-    prepare(tmp_path)

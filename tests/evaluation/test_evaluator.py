@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 
 import pytest
 import torch
 
+from shirg.data import Record
+from shirg.data.records import image_id
 from shirg.errors import UserError
 from shirg.evaluation.answering import adapter_switched
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.evaluator import SHIRGEvaluator
-from shirg.evaluation.journal import read_lines
 from shirg.evaluation.tasks import SHORT_ANSWER
+from shirg.files import read_lines
 from shirg.lavida.adapter import lora_parameters
 from tests.evaluation.conftest import RECORDS, adapted_model, broken, page_record, small_config
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_page
 
 VARIANTS = ["lowres", "hd", "highres", "shirg-24", "shirg-48"]
 
 
 def details(folder) -> dict:
-    return json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))
+    """The answers, without the name of the run, which is another one for every batch size, and what was skipped."""
+    found = json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))
+    for row in found["predictions"]:
+        del row["run"]
+    return found
 
 
 def test_everything_is_asked_before_and_after(run):
@@ -55,10 +63,11 @@ def test_predictions_are_those_of_the_public_door(run):
 
 
 def test_lines_written_as_they_came_are_the_consolidated_ones(run):
-    folder, _, _ = run
+    folder, results, _ = run
     settings, *rows = read_lines(folder / "predictions.jsonl")
-    assert rows == details(folder)["predictions"]
+    assert rows == json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))["predictions"]
     assert settings["seed"] == 0 and settings["adapter_weights"]
+    assert {row["run"] for row in rows} == {settings["fingerprint"], results["fingerprint"]}
 
 
 def test_results_on_disk_are_the_returned_ones(run):
@@ -92,7 +101,7 @@ def test_same_seed_same_answers_and_the_tower_sees_each_page_once_per_view(run, 
     seen = []
     model.tower.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
     again = SHIRGEvaluator(small_config(tmp_path, sample_size=7, efficiency_repeats=0), model).run_evaluation()
-    assert (tmp_path / "detailed_results.json").read_bytes() == (folder / "detailed_results.json").read_bytes()
+    assert details(tmp_path) == details(folder)
     assert again["scores"] == results["scores"] and again["comparisons"] == results["comparisons"]
     shown = [example["image_id"] for kind in ("losses", "wins") for example in again["examples"][kind]]
     drawing = len({RECORDS[0].image_id, *shown})
@@ -235,19 +244,66 @@ def test_processes_and_batches_change_no_answer(run, benchmark, tmp_path):
     assert found["skipped"] == results["skipped"] and found["scores"] == results["scores"]
 
 
-def test_an_error_in_a_process_is_told_as_here(benchmark, tmp_path):
-    """A prompt that is longer than the model was made for."""
-    benchmark([page_record(number, page=number, question="long " * 400) for number in range(2)])
-    model = adapted_model(max_sequence_length=2400)
-    said = []
-    for workers in (1, 2):
-        config = small_config(
-            tmp_path / str(workers), modes=["highres", "lowres"], workers=workers, efficiency_repeats=0
-        )
-        with pytest.raises(UserError, match="more than the 2400 that this model was made for") as error:
-            SHIRGEvaluator(config, model).run_evaluation()
-        said.append(str(error.value))
-    assert said[0] == said[1]
+TWO_CANVASES = {"image_grid_pinpoints": [[384, 384], [768, 768]]}
+"""One tile for a small page, four for a large one; the base view comes on top."""
+
+
+def sized(record: Record, width: int, height: int) -> Record:
+    """The record with a page of that size."""
+    buffer = io.BytesIO()
+    tiny_page(width, height).save(buffer, "PNG")
+    data = buffer.getvalue()
+    return dataclasses.replace(record, image=data, image_id=image_id(data), width=width, height=height)
+
+
+def test_what_cannot_be_asked_counts_as_unanswered_and_the_run_goes_on(benchmark, tmp_path):
+    """Three questions of one page in one batch, of which the second is longer than the model; another page is too small for a
+    budget. Asked in two processes, and gone on with in one."""
+    long = page_record(1, page=0, question="long " * 400)
+    large = [sized(record, 700, 700) for record in (page_record(0), long, page_record(2, page=0))]
+    small = sized(page_record(3), 60, 60)
+    benchmark([*large, small])
+    model = tiny_model(max_sequence_length=3400, **TWO_CANVASES)
+    settings = {"modes": ["multiview", "lowres"], "token_budgets": [1500], "batch_size": 3, "efficiency_repeats": 0}
+    results = SHIRGEvaluator(small_config(tmp_path, **settings, workers=2), model).run_evaluation()
+    predictions = details(tmp_path)["predictions"]
+    listed = {(entry["id"], entry["variant"]): entry["reason"] for entry in results["unanswered"]}
+    assert listed.keys() == {(long.id, "multiview-1500"), (small.id, "multiview-1500")}
+    assert "more than the 3400 that this model was made for" in listed[long.id, "multiview-1500"]
+    assert "budget=1500: expected a whole number from 1 to 1458" in listed[small.id, "multiview-1500"]
+    assert len(predictions) == 4 * 2
+    for row in predictions:
+        if "unanswered" in row:
+            assert (row["prediction"], row["score"], row["tokens"]) == ("", 0.0, None)
+        else:
+            assert row["tokens"] == (729 if row["mode"] == "lowres" else 1501)
+    report = (tmp_path / "evaluation_report.md").read_text(encoding="utf-8")
+    assert "2 questions could not be asked and count as answered by nothing." in report
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    again = SHIRGEvaluator(small_config(tmp_path, **settings, workers=1, resume=True), model).run_evaluation()
+    assert again["unanswered"] == results["unanswered"]
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+
+
+def test_the_timed_page_is_one_that_every_variant_can_be_asked_about(benchmark, tmp_path):
+    """None of the pages serves a budget: it is not timed, and the others are."""
+    benchmark([sized(page_record(0), 60, 60)])
+    model = adapted_model(**TWO_CANVASES)
+    config = small_config(tmp_path, modes=["multiview", "lowres"], token_budgets=[1500], efficiency_repeats=1)
+    results = SHIRGEvaluator(config, model).run_evaluation()
+    assert [row["variant"] for row in results["efficiency"]["rows"]] == ["lowres"]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), TypeError("ours"), UserError("mode")])
+def test_only_an_items_error_is_the_items(error, benchmark, tmp_path, monkeypatch):
+    benchmark(RECORDS[:1])
+
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr("shirg.evaluation.answering.image_embeds", failing)
+    with pytest.raises(type(error), match=str(error)):
+        SHIRGEvaluator(small_config(tmp_path, modes=["lowres"]), adapted_model()).run_evaluation()
 
 
 def test_the_nano_is_answered_by_as_many_processes_as_torch_has_threads(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -10,8 +9,10 @@ import pytest
 from shirg.errors import UserError
 from shirg.evaluation import asking
 from shirg.evaluation.evaluator import SHIRGEvaluator
-from shirg.evaluation.journal import Journal, read_lines
+from shirg.evaluation.journal import Journal
 from shirg.evaluation.output import set_aside
+from shirg.files import append_line, read_lines
+from shirg.identity import OtherRunError, fingerprint
 from tests.evaluation.conftest import RECORDS, adapted_model, broken, install, page_record, small_config
 
 ASKED = [*RECORDS, broken(page_record(7)), page_record(8)]
@@ -83,7 +84,10 @@ def test_a_finished_run_is_not_asked_again(whole, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"seed": 3}, "resume: seed is 3, but .*predictions.jsonl was measured with 0; leave --resume out"),
+        (
+            {"seed": 3},
+            "resume: seed is 3, but .*predictions.jsonl was made with 0; give that again, leave --resume out",
+        ),
         ({"step_ratio": 1.0}, "resume: step_ratio is 1.0"),
         ({"modes": ["lowres"]}, "resume: modes is"),
     ],
@@ -109,7 +113,7 @@ def test_other_questions_weights_and_gates_are_refused(whole, benchmark):
         SHIRGEvaluator(config, other).run_evaluation()
     other = adapted_model()
     other.gate.config = type(other.gate.config)(beta=0.5)
-    with pytest.raises(UserError, match="was measured with other gate"):
+    with pytest.raises(UserError, match="resume: gate.beta is 0.5, but .* was made with 0.15"):
         SHIRGEvaluator(config, other).run_evaluation()
 
 
@@ -164,8 +168,23 @@ def test_shards_that_are_missing_unfinished_or_of_another_run_are_named(benchmar
 def test_journal_writes_settings_and_entries_as_they_are_added(tmp_path):
     journal = Journal(tmp_path / "a" / "x.jsonl", {"seed": 1}, lambda entry: entry["id"], resume=True, noun="thing")
     journal.add({"id": "\u00e9"})
-    assert read_lines(journal.path) == [{"seed": 1}, {"id": "\u00e9"}]
+    name = fingerprint({"seed": 1})
+    assert read_lines(journal.path) == [{"seed": 1, "fingerprint": name}, {"id": "\u00e9", "run": name}]
     with pytest.raises(ValueError, match="JSON"):
         journal.add({"id": "x", "value": float("nan")})
     again = Journal(journal.path, {"seed": 1}, lambda entry: entry["id"], resume=True, noun="thing")
-    assert json.loads(json.dumps(again.entries["\u00e9"])) == {"id": "\u00e9"} and len(again.entries) == 1
+    assert list(again.entries.values()) == [{"id": "\u00e9", "run": name}]
+
+
+def test_rows_of_another_run_are_left_out_and_those_of_earlier_versions_are_not(tmp_path, caplog):
+    path, settings = tmp_path / "x.jsonl", {"seed": 1, "gate": {"beta": 0.5}, "later": None}
+    path.write_text('{"seed": 1}\n{"id": 1}\n{"id": 2}\n')  # as before rows had names, and before there was a gate
+    with caplog.at_level("INFO", "shirg"):
+        first = Journal(path, settings, lambda entry: entry["id"], resume=True, noun="thing")
+    assert list(first.entries) == [1, 2] and "lacks gate, later: taken as the same" in caplog.text
+    append_line(path, {"id": 3, "run": "another"})
+    again = Journal(path, settings, lambda entry: entry["id"], resume=True, noun="thing")
+    assert list(again.entries) == [1, 2] and "1 line of another run left out" in caplog.text
+    assert [row.get("run") for row in read_lines(path)[1:]] == [fingerprint(settings)] * 2
+    with pytest.raises(OtherRunError, match="resume: gate.beta is 0.25, but .* was made with 0.5; give that again"):
+        Journal(path, settings | {"gate": {"beta": 0.25}}, first.key, resume=True, noun="thing")

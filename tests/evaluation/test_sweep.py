@@ -262,14 +262,14 @@ def test_without_resume_it_starts_over(model, tmp_path):
 def test_resume_refuses_another_run(model, tmp_path, monkeypatch):
     Sweep(config(tmp_path, pages=1, token_budgets=(12,)), model).run()
     with pytest.raises(
-        UserError, match=r"resume: seed is 9, but .*pages.jsonl was measured with 0; leave --resume out"
+        UserError, match=r"resume: seed is 9, but .*pages.jsonl was made with 0; give that again, leave --resume out"
     ):
         Sweep(config(tmp_path, pages=1, token_budgets=(12,), seed=9, resume=True), model).run()
     monkeypatch.setattr(sweep_module, "named_settings", lambda: {"default": GateConfig(alpha=0.3)})
-    with pytest.raises(UserError, match="measured with other settings"):
+    with pytest.raises(UserError, match=r"resume: settings.default.alpha is 0.3, but .* was made with 0.25"):
         Sweep(config(tmp_path, pages=1, token_budgets=(12,), resume=True), model).run()
     (tmp_path / "pages.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match="measured with other format"):
+    with pytest.raises(UserError, match="pages.jsonl is of no such run; leave --resume out"):
         Sweep(config(tmp_path, pages=1, token_budgets=(12,), resume=True), model).run()
 
 

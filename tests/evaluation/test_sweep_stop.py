@@ -243,13 +243,13 @@ def test_more_pages_later_and_fewer_are_as_in_one_go(model, whole, tmp_path):
 
 def test_runs_with_and_without_stopping_are_not_mixed(model, whole, tmp_path):
     made(model, tmp_path, pages=1)
-    with pytest.raises(UserError, match=r"resume: early_stop is False, but .*pages.jsonl was measured with True"):
+    with pytest.raises(UserError, match=r"resume: early_stop is False, but .*pages.jsonl was made with True"):
         made(model, tmp_path, pages=2, resume=True, early_stop=False)
     first, *rest = (tmp_path / "pages.jsonl").read_text().splitlines()
     run = json.loads(first)
     run["stop_rule"]["margin"] = 0.1
     (tmp_path / "pages.jsonl").write_text("\n".join([json.dumps(run), *rest]) + "\n")
-    with pytest.raises(UserError, match="measured with other stop_rule than this version's"):
+    with pytest.raises(UserError, match="stop_rule.margin is 0.05, but .* was made with 0.1"):
         made(model, tmp_path, pages=2, resume=True)
 
 

@@ -168,7 +168,7 @@ def test_one_table_of_all(benchmark, tmp_path):
 def test_computed_costs_are_those_of_the_published_shape():
     variants = [Variant(mode) for mode in ("lowres", "hd", "hd-flat", "highres", "multiview-all")]
     variants += [Variant("shirg", 768), Variant("uniform", 768), Variant("shirg", 5000), Variant("multiview", 512)]
-    found = computed_costs(variants)
+    found = computed_costs(variants, 672)
     tokens = {row["variant"]: row["tokens"] for row in found["rows"]}
     assert tokens == {
         "lowres": 729,
@@ -182,3 +182,7 @@ def test_computed_costs_are_those_of_the_published_shape():
     row = next(row for row in found["rows"] if row["variant"] == "shirg-768")
     assert row["kv_bytes"] == (769 + 64) * 2 * 32 * 4096 * 2
     assert row["total_cached"] < row["total_uncached"] / 4
+    small = {row["variant"]: row["tokens"] for row in computed_costs(variants, 336)["rows"]}
+    assert small == {name: tokens[name] for name in ("lowres", "hd", "hd-flat", "multiview-all", "multiview-512")} | {
+        "highres": 576
+    }

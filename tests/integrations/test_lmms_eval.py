@@ -179,3 +179,10 @@ def test_lmms_evals_command_scores_as_we_do(tmp_path, checkpoint, flag):
     rows = json.loads((tmp_path / "ours" / "detailed_results.json").read_text(encoding="utf-8"))["predictions"]
     by_id = {row["id"]: row["prediction"] for row in rows}
     assert said == [by_id[record.id] for record in records]
+
+
+def test_a_question_that_cannot_be_asked_is_answered_by_nothing(checkpoint, caplog):
+    model = LavidaShirg(pretrained=str(checkpoint), budget=BUDGET, max_new_tokens=4)
+    model.model.config.raw["max_sequence_length"] = 60
+    assert asked(LavidaShirg, model, [tiny_page()], {}) == ""
+    assert "more than the 60 that this model was made for" in caplog.text

@@ -147,7 +147,8 @@ def test_a_square_image_by_path():
     ],
 )
 def test_tokens_are_as_many_as_the_model_makes(size, overrides):
-    model = tiny_model(shirg={"resolution": 224}, **overrides)
+    model = tiny_model(shirg={"resolution": 112}, **overrides)
+    model.resolution = 224  # another one than the checkpoint's, as a flag sets it
     for mode in costs.PATH_ORDER:
         (embeds,) = model.encode_images([tiny_page(*size)], mode, 100)
         assert len(embeds) == costs.path_tokens(model.config, mode, budget=100, image_size=size)

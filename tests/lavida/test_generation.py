@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 from shirg.lavida.diffusion import dream as dream_diffusion
 from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, Prefix, denoise
 from shirg.lavida.diffusion.schedule import transfer_counts
@@ -308,7 +308,9 @@ def test_longer_than_the_model_was_made_for_is_refused():
     model = tiny_model(max_sequence_length=12)
     ids = torch.tensor([[1, 2, 3]])
     assert model.generate(ids, max_new_tokens=9).shape == (1, 9)
-    with pytest.raises(UserError, match="3 prefix tokens and max_new_tokens=10 are more than the 12"):
+    with pytest.raises(
+        ItemError, match="3 prefix tokens .* and 10 of the answer are more than the 12 .*; 1 fewer would fit"
+    ):
         model.generate(ids, max_new_tokens=10)
 
 

@@ -44,7 +44,7 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
     assert results["parameters"]["projector"]["trainable"] == 4 * (16 + 32) + 4 * (32 + 32)
     assert results["parameters"]["vision"]["trainable"] == results["parameters"]["language"]["trainable"] == 0
     for entry in trainer.metrics.read():
-        assert entry.keys() == {"step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds", "memory"}
+        assert entry.keys() == {"run", "step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds", "memory"}
     watched = {check["name"]: check["passed"] for check in results["watched"]}
     assert watched["budgets drawn as configured"] and watched["gradients reach all LoRA tensors"]
     assert watched["training loss falls"] is watched["memory stays"] is None  # eight steps tell nothing

@@ -8,6 +8,7 @@ OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m shirg.nano.recipe --work FOLDER
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import logging
 from pathlib import Path
@@ -17,6 +18,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from shirg import ranges
+from shirg.errors import UserError
+from shirg.locks import owned
 from shirg.nano.recipe.export import export
 from shirg.nano.recipe.reader import Reader, train_reader
 from shirg.nano.recipe.stage import Stage, rank
@@ -52,7 +55,11 @@ def main() -> None:
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     try:
-        run(arguments.work, arguments.hours * 3600, arguments.device, arguments.output or arguments.work / "nano")
+        # The first process owns the folder for all of them.
+        with owned(arguments.work, setting="--work") if rank() == 0 else contextlib.nullcontext():
+            run(arguments.work, arguments.hours * 3600, arguments.device, arguments.output or arguments.work / "nano")
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     finally:
         part()
 

@@ -1,0 +1,122 @@
+"""What the numbers of a run depend on, as plain values: kept with the run, named in its rows, compared by `resume`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from shirg.errors import UserError
+
+if TYPE_CHECKING:
+    from shirg.lavida import Lavida
+
+SAMPLED = 256
+"""Values of each tensor that a fingerprint is made of; reading all of 8B parameters would take minutes."""
+
+logger = logging.getLogger(__name__)
+
+
+class OtherRunError(UserError):
+    """What is there is of a run with other settings, so that this one cannot go on with it."""
+
+
+def of_base(model: Lavida) -> dict[str, Any]:
+    """All of a model but its adapter that answers and losses depend on: how it sees an image, weights, precision."""
+    base = {name: value for name, value in model.named_parameters() if ".lora_" not in name}
+    tower = model.text_tower
+    return {
+        "family": model.config.family,
+        "resolution": model.resolution,
+        "fit": model.fit,
+        **{name: getattr(model.config, name) for name in ("relevance", "relevance_sign", "relevance_floor")},
+        "gate": asdict(model.gate.config),
+        "parameters": sum(value.numel() for value in base.values()),
+        "weights": of_tensors(base.items()),
+        "text_tower": None if tower is None else of_tensors(tower.parts.named_parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def of_adapter(model: Lavida) -> dict[str, Any]:
+    """Size and weights of the adapter on a model; 0 and None where there is none."""
+    from shirg.lavida.adapter import lora_parameters
+
+    found = lora_parameters(model)
+    return {
+        "adapter_parameters": sum(value.numel() for value in found.values()),
+        "adapter_weights": of_tensors(found.items()) if found else None,
+    }
+
+
+def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Tells weights apart: 16 hexadecimal digits of names, shapes and evenly sampled values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        flat = tensor.detach().flatten()
+        values = flat[:: max(1, len(flat) // SAMPLED)].double().cpu().numpy()
+        digest.update(f"{name.replace('.base_layer', '')}{list(tensor.shape)}".encode() + values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def of_data(dataset: object) -> str | None:
+    """Tells training data apart by content: 16 hexadecimal digits.
+
+    A data set says it itself by `fingerprint()`, as a prepared folder does; a list is read. None where neither is known.
+    """
+    if hasattr(dataset, "fingerprint"):
+        return dataset.fingerprint()
+    if not isinstance(dataset, list | tuple):
+        return None
+    return of_values((record.id, record.image_id, record.question, *record.answers) for record in dataset)
+
+
+def of_values(values: Iterable[Sequence[Any]]) -> str:
+    """Tells lists of JSON values apart: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(json.dumps(value).encode())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(run: Mapping[str, Any]) -> str:
+    """One name for a whole run: 16 hexadecimal digits of its settings, whatever their order."""
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_same_run(where: Path, before: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Compare what is stored of a run with what is given now. What earlier versions did not store is taken as equal, and
+    said.
+
+    Raises:
+        OtherRunError: at the first setting that differs, with both values; or if none is stored.
+    """
+    stored, unknown = dict(_flat(before)), set()
+    if before.keys().isdisjoint(run):
+        raise OtherRunError(
+            f"resume: {where} is of no such run; leave --resume out to start over, or choose another folder"
+        )
+    for name, value in _flat(json.loads(json.dumps(run))):
+        if name not in stored:
+            unknown.add(name.split(".")[0])
+        elif stored[name] != value:
+            raise OtherRunError(
+                f"resume: {name} is {value!r}, but {where} was made with {stored[name]!r}; give that again, "
+                "leave --resume out to start over, or choose another folder"
+            )
+    if unknown:
+        logger.info("%s is of an earlier version and lacks %s: taken as the same", where, ", ".join(sorted(unknown)))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
