@@ -60,7 +60,7 @@ NOT_RUN = {
     ),
     "torchrun --nproc_per_node 8 -m shirg train --model DIR ...": WEIGHTS,
     "sbatch configs/slurm/train.sbatch DIR ./shirg_data ./out": WEIGHTS,
-    "shirg describe path/to/checkpoint --image-size 1240x1754 --token-budgets 512 768": WEIGHTS,
+    "shirg describe path/to/checkpoint --image-size 1240x1754 --image-resolution 896 --token-budgets 512 3000": WEIGHTS,
     "shirg assemble --language path/to/llada --tower path/to/siglip-so400m-patch14-384 --output path/to/fresh-lavida": (
         WEIGHTS
     ),

@@ -49,7 +49,12 @@ def test_no_second_command_enters_a_folder_that_a_command_fills(first, tmp_path,
     refused: dict[tuple[str, str], tuple[int, str]] = {}
     inner = {"run": {"data": ["prepare"], "evaluation": ["evaluate", "report"]}}.get(first, {})
 
+    inside: list[str] = []
+
     def others(*_: object, **__: object) -> None:
+        inside.append(first)
+        if len(inside) > 1:
+            raise UserError("two commands fill the folder")
         capsys.readouterr()
         for place, commands in {"": [*COMMANDS, "report"], **inner}.items():
             for second in commands:

@@ -417,7 +417,7 @@ def like_official(lavida) -> Model:
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llada", "dream"])
-@pytest.mark.parametrize(("sign", "floor", "preset"), [(1, -1.0, None), (-1, -1.0, None), (1, 0.1, "ocr")])
+@pytest.mark.parametrize(("sign", "floor", "preset"), [(1, -1.0, None), (-1, -1.0, None), (1, 0.4, "ocr")])
 def test_the_same_question_sign_floor_and_preset_choose_as_in_lavida(family, sign, floor, preset):
     lavida = tiny_model(family, shirg={"relevance_sign": sign, "relevance_floor": floor})
     lavida.gate = ShirgGate(GateConfig.preset(preset or "default"))

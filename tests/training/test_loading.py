@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -98,3 +99,18 @@ def test_ctrl_c_while_workers_read_ahead_is_resumed_exactly(folder: Path, shapes
     resumed = small_trainer(tmp_path / "stopped", resume=True, **settings)
     resumed.train(build_loaders(folder, 1, **how)[0])
     assert losses_of(resumed) == losses_of(whole)
+
+
+def test_a_folder_is_known_by_its_content(folder: Path, tmp_path: Path):
+    """The same records in other files are the same data; another answer, or augmentation, is not."""
+    same, other = tmp_path / "same", tmp_path / "other"
+    for place, answer in ((same, "7"), (other, "8")):
+        place.mkdir()
+        records = [record(number, "train") for number in range(8)]
+        records[7] = dataclasses.replace(records[7], answers=(answer,))
+        for number in (0, 1):
+            write_shard(place / f"train-{number:05d}.parquet", records[4 * number : 4 * number + 4])
+    known = RecordDataset(folder).fingerprint()
+    assert RecordDataset(same).fingerprint() == known != RecordDataset(other).fingerprint()
+    changed = {RecordDataset(folder, augment=True, seed=seed).fingerprint() for seed in (0, 1)}
+    assert len(changed | {known}) == 3
