@@ -432,7 +432,7 @@ def _no_weights(folder: Path) -> str:
     shards = [path.name for path in _shards(folder)]
     if shards:
         return (
-            f"{folder} holds {_some(shards)}, but not the index that says what is in them: get {SINGLE_FILE}.index.json "
+            f"{folder} holds {_some(shards)}, but not the index that says what is in them; get {SINGLE_FILE}.index.json "
             "from where they come"
         )
     if not pickled:

@@ -66,6 +66,7 @@ USABLE = {
     "deep.png": (encoded(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50), "PNG"), (40, 30)),
     "palette.png": (palette_with_transparency(), (40, 30)),
     "rotated.jpg": (rotated(), (30, 40)),
+    "exif.jpg": (encoded(noise(), "JPEG", dpi=(72, 72), exif=b"Exif\0\0http://ns.adobe.com/"), (40, 30)),
     "dot.png": (encoded(noise(1, 1), "PNG"), (1, 1)),
     "long.png": (encoded(noise(30_000, 2), "PNG"), (4096, 1)),
     "noname": (encoded(noise(), "WEBP"), (40, 30)),
@@ -122,7 +123,7 @@ def test_every_kind_of_dirt_is_used_or_listed(tmp_path: Path):
     assert "pixels" in listed["bomb.png"] and "truncated" in listed["cut.jpg"]
     assert all("not a path inside" in listed[name] for name in NAMES[1:5])
     assert "No such file" in listed["gone.jpg"] and "Is a directory" in listed["folder"]
-    assert "not JSON" in listed["mix.jsonl line 24"]
+    assert "not JSON" in listed["mix.jsonl line 25"]
     plain = [reason for item, reason in reasons if item == "plain.jpg"]
     assert [reason.split()[0] for reason in plain] == ["answer", "question", "the"]
 

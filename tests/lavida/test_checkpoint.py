@@ -96,7 +96,7 @@ def test_shards_without_an_index_are_mentioned(tmp_path, caplog):
     Lavida.from_pretrained(tmp_path / "m")
     assert "read from model.safetensors; model-00001-of-00002.safetensors, model-00002-of-00002" in caplog.text
     (tmp_path / "m/model.safetensors").unlink()
-    with pytest.raises(UserError, match="but not the index .*: get model.safetensors.index.json"):
+    with pytest.raises(UserError, match="but not the index .*; get model.safetensors.index.json"):
         Lavida.from_pretrained(tmp_path / "m")
 
 
