@@ -91,7 +91,7 @@ def test_training_rows_follow_from_their_times(run):
 
 def test_gate_rows_say_what_a_cpu_cannot(run):
     rows = {row["key"]: row for row in read(run[0])["gate"]}
-    assert len(rows) == 13 * 3 * 2  # rules and the preset, three grids, one image and two
+    assert len(rows) == 15 * 3 * 2  # rules and the preset, three grids, one image and two
     for row in rows.values():
         assert row["eager"]["median_ms"] > 0 and row["eager"]["runs"] == 2
         assert row["captured"] == row["choice"] == row["eager"]["peak_bytes"] == "not measured: no CUDA device"
@@ -121,7 +121,7 @@ def test_a_resumed_call_adds_nothing_twice(script, run, capsys):
 def test_no_minutes_measure_nothing(script, tmp_path, capsys):
     path = tmp_path / "none.json"
     assert script.main(["--size", "tiny", "--json", str(path), "--minutes", "0"]) == 0
-    assert not path.exists() and "left or failed: paths 7, train 8, gate 78" in capsys.readouterr().out
+    assert not path.exists() and "left or failed: paths 7, train 8, gate 90" in capsys.readouterr().out
 
 
 def test_an_interrupted_call_keeps_its_rows_and_failed_ones_come_again(script, tmp_path, monkeypatch, capsys):

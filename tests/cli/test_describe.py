@@ -156,7 +156,7 @@ def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
         ),
         (
             ["nano", "--image-resolution", "100"],
-            "--image-resolution: got 100, must be a multiple of 14 such as 98 or 112",
+            "--image-resolution: got 100, must be a multiple of 14 from 14 to 1,792",
         ),
         (["nano", "--token-budgets", "512", "512"], "names one twice"),
         (["nano", "--steps", "64"], "steps: got 64 for 32 answer tokens"),
