@@ -55,7 +55,7 @@ from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida.config import IMAGE_TOKEN_INDEX, RELEVANCE_SIGNS
 from shirg.lavida.images import square_view, to_pixels, to_rgb
 from shirg.lavida.prompt import naming_part, question_marks, question_part
-from shirg.lavida.relevance import word_relevance
+from shirg.lavida.relevance import sure_relevance
 from shirg.lavida.tower import embed_patches
 
 if TYPE_CHECKING:
@@ -271,8 +271,9 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
     relevance = None
     if question is not None and len(question):
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
-            words = inner.embed_tokens(question.to(tokens.device))
-            relevance = settings.relevance_sign * word_relevance(projector, tokens, words)[None]
+            words, sign = model.get_input_embeddings(), settings.relevance_sign
+            sure = sure_relevance(projector, tokens, words, question.to(tokens.device), sign)
+            relevance = None if sure is None else sure[None]
     kept = settings.gate(
         tokens[None], budget=settings.budget, grid=(len(views), *grid), pixels=pixels[None], relevance=relevance
     )

@@ -14,7 +14,7 @@ from shirg.lavida.images import square_view, tile_grid, to_pixels
 from shirg.lavida.prompt import END_OF_TURN, question_marks
 from shirg.lavida.tower import positions_for
 from shirg.siglip_encoder import SigLipVisionTower
-from tests.tiny import tiny_model, tiny_page
+from tests.tiny import name_a_token, tiny_model, tiny_page
 
 
 def assert_near(ours, theirs, atol=2e-5):
@@ -134,6 +134,7 @@ class TestSelectionOnOfficialCheckpoints:
     def test_every_word_of_the_question_counts(self, official, reference, mode):
         features = official.image_features(reference.image("land5"), mode)
         one, other = (official.question_ids(official.prompt_ids(text)) for text in (QUESTION, "zzz"))
+        name_a_token(official, features, one[:2], 300)
         scores = official.select(features, 64, one).scores
         assert not torch.equal(scores, official.select(features, 64, other).scores)
         assert not torch.equal(scores, official.select(features, 64).scores)
