@@ -26,7 +26,7 @@ TIE = 1e-3
 
 HOST_DRAWN = ("random",)
 """Draws on the host, to be the same for every device; a graph cannot hold that."""
-STEPWISE = ("divprune", "rediprune", "cdpruner")
+STEPWISE = ("divprune", "cdpruner")
 """Pick one token after the other: compiled, their steps unroll into a graph of thousands of operations."""
 
 

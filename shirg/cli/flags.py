@@ -19,7 +19,7 @@ MODELS_OWN = "(default: the adapter's or the model's own)"
 MODELS_OWN_SIDE = "(default: the adapter's or the model's own, mostly 672)"
 
 SELECTORS = (
-    "shirg", "random", "uniform", "divprune", "rediprune", "cdpruner", "vispruner", "visionzip", "prumerge", "tome",
+    "shirg", "random", "uniform", "divprune", "cdpruner", "vispruner", "visionzip", "prumerge", "tome",
     "pool", "downsample",
 )  # fmt: skip
 """The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""

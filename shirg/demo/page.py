@@ -35,7 +35,6 @@ NAMES = {
     "downsample": "a smaller picture (merges)",
     "tome": "ToMe (merges)",
     "divprune": "DivPrune",
-    "rediprune": "ReDiPrune",
     "cdpruner": "CDPruner",
     "vispruner": "VisPruner",
     "visionzip": "VisionZip",

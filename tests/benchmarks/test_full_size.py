@@ -89,7 +89,7 @@ def test_training_rows_follow_from_their_times(run):
 
 def test_gate_rows_say_what_a_cpu_cannot(run):
     rows = {row["key"]: row for row in read(run[0])["gate"]}
-    assert len(rows) == 13 * 3 * 2  # rules and the preset, three grids, one image and two
+    assert len(rows) == 12 * 3 * 2  # rules and the preset, three grids, one image and two
     for row in rows.values():
         assert row["eager"]["median_ms"] > 0 and row["eager"]["runs"] == 2
         assert row["captured"] == row["choice"] == row["eager"]["peak_bytes"] == "not measured: no CUDA device"

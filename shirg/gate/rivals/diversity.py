@@ -13,7 +13,8 @@ from .common import cosines, marked, min_max, question_relevance, split_places
 
 JITTER = 1e-4
 """Added to the diagonal of CDPruner's similarity matrix, whose rank is at most D: a budget may be larger. Beyond the rank
-gains are of this size, and float32 keeps two digits of them."""
+gains are of this size, and float32 keeps two digits of them: tokens in float64 (the gate itself gives float32) order them as the
+formula says. LaViDa-nano's tokens are 128 wide, so most of a budget of 256 or more is chosen beyond the rank."""
 LEAST_RELEVANCE = 1e-6
 """Of the token least relevant to the question: its product with diversity must not be 0 (CDPruner's released code)."""
 DUPLICATE_SHARE = 72
@@ -27,29 +28,10 @@ def select_divprune(request: Request) -> Selection:
     First the token that is farthest from its nearest neighbour, then always the one farthest from all kept. Its
     released code compares tokens behind the projector.
     """
-    return _max_min(request, None)
-
-
-@register("rediprune")
-def select_rediprune(request: Request) -> Selection:
-    """After ReDiPrune (2026): max-min diversity and relevance to the question, before the projector.
-
-    As `divprune`, but to the distance from the nearest kept token the relevance is added, min-max scaled per image.
-    Written from the method's description, not its formulas: the sum, its equal weights and the scale are ours. Without
-    a question it is `divprune`.
-    """
-    relevance = question_relevance(request)
-    return _max_min(request, None if relevance is None else min_max(relevance))
-
-
-def _max_min(request: Request, bonus: Tensor | None) -> Selection:
-    """Keep, one by one, the token of greatest 1 - (greatest cosine to a kept token) + bonus [B, N] in [0, 1]."""
     closeness = cosines(request.tokens)
     batch, count, _ = closeness.shape
     diagonal = closeness.diagonal(dim1=1, dim2=2)
     diagonal.fill_(-1)  # a lone token is as far from the others as can be
-    if bonus is not None:
-        closeness -= bonus.unsqueeze(1)  # [B, kept, N]
     nearest = closeness.amax(dim=1)  # for the first step among all tokens
     diagonal.fill_(math.inf)  # a row that is taken in closes its own token
     rows, offsets = closeness.view(batch * count, count), torch.arange(batch, device=closeness.device) * count
@@ -59,7 +41,7 @@ def _max_min(request: Request, bonus: Tensor | None) -> Selection:
     for value, pick in zip(values[1:], picks[1:], strict=True):
         torch.min(nearest, dim=1, out=(value, pick))
         torch.maximum(nearest, rows.index_select(0, pick + offsets), out=nearest)
-    values[0] -= 3  # the later values never fall, but the first had another meaning; the others are within [-2, 1]
+    values[0] -= 3  # the later values never fall, but the first had another meaning; the others are within [-1, 1]
     return _in_order(picks, 1 - values, 1 - nearest)
 
 
@@ -107,10 +89,9 @@ def _factor_row(similarity: Tensor, factor: Tensor, place: Tensor, pivot: Tensor
 
 
 def _record(request: Request) -> tuple[Tensor, Tensor]:
-    """Where K steps write what they picked and how much it was worth: [K, B] long and float32."""
-    batch, device = request.tokens.shape[0], request.tokens.device
-    picks = torch.empty(request.budget, batch, dtype=torch.long, device=device)
-    return picks, torch.empty(request.budget, batch, device=device)
+    """Where K steps write what they picked and how much it was worth: [K, B] long and in the tokens' precision."""
+    worth = request.tokens.new_empty(request.budget, request.tokens.shape[0])
+    return torch.empty_like(worth, dtype=torch.long), worth
 
 
 def _in_order(picks: Tensor, gains: Tensor, left: Tensor) -> Selection:
