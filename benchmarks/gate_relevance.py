@@ -2,7 +2,7 @@
 
 On held-out rendered pages, 672 x 672 pixels with text of 8 to 16, the answer's place is known. Every page is selected
 without a question, with a question of its own ("asked"), and with one of another page whose label words are not printed
-on this one ("unrelated"), by the default gate and by the preset "ocr", which lends relevance to its row. Reported for every
+on this one ("unrelated"), by three presets, of which "runs" and "ocr" lend relevance to its row. Reported for every
 budget, with paired 95 % intervals over pages:
 
 * answer whole: the share of questions whose answer's patches are all kept (patches that the answer's boxes cover by a
@@ -45,7 +45,7 @@ from shirg.lavida.prompt import naming_part
 from shirg.lavida.relevance import token_relevance, word_relevance
 
 SIZE, TEXT_PX, BUDGETS = 672, (8.0, 16.0), (128, 256, 512)
-PRESETS = ("default", "ocr")
+PRESETS = ("runs", "ocr", "shirg-v2")
 COVERED = 1 / 3
 """Share of a patch that words must cover for it to be one of theirs."""
 SHARES = ("answer whole", "answer area", "page area")

@@ -24,9 +24,11 @@ DIMMED, HAZE = 0.30, np.array((38.0, 42.0, 52.0))
 """What is left of a dropped patch, as grey, and the haze over it."""
 TITLE, NAME, NOTE = Face("DejaVuSans-Bold", 40.0), Face("DejaVuSans-Bold", 27.0), Face("DejaVuSans", 22.0)
 NAMES = {
+    "shirg (runs)": "SHIRG",
     "shirg (ocr)": "SHIRG, preset ocr",
-    "shirg (default)": "SHIRG",
-    "shirg (default, no coverage)": "SHIRG without coverage",
+    "shirg (shirg-v2)": "SHIRG-v2's formula",
+    "strokes alone": "Strokes alone",
+    "patch contrast": "Patch contrast",
     "random": "Random",
     "uniform": "Uniform grid",
     "divprune": "DivPrune",
@@ -58,8 +60,9 @@ def draw_selectors(path: Path, selecting, seed: int) -> None:
             page.image.resize((PANEL, PANEL), Image.Resampling.LANCZOS),
         )
     ]
-    for variant, _, kept in selecting.choices(page, [BUDGET], set()):
-        name = NAMES.get(variant, variant)
+    left_out = {name for name in selecting.gates if name not in NAMES}
+    for variant, _, kept in selecting.choices(page, [BUDGET], left_out):
+        name = NAMES[variant]
         if kept.indices is None:
             panels.append((name, "merges: recall of words is not defined", _draw(page.image, kept, selecting.grid)))
             continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from PIL import Image, ImageDraw
 
-from shirg.lavida import Lavida, LavidaConfig
+from shirg.lavida import Lavida, LavidaConfig, VisionFeatures
+from shirg.lavida.relevance import base_projection
 
 SPECIALS = (
     "<|startoftext|>",
@@ -124,3 +125,9 @@ def tiny_page(width: int = 300, height: int = 200, text: str = "Total 12.50") ->
     draw.text((width // 8, height // 4), text, fill="black", font_size=max(height // 8, 10))
     draw.rectangle((width // 2, height // 2, width - 20, height - 20), fill=(200, 220, 255), outline="black")
     return page
+
+
+def name_a_token(model: Lavida, features: VisionFeatures, ids: torch.Tensor, place: int) -> None:
+    """Let all these words mean one patch, as they do in a trained model: a question with them is then about it."""
+    tokens = base_projection(model.mm_projector, features.tokens.flatten(0, 1)).detach()
+    model.language.embed_tokens.weight.data[ids] = tokens[place] - tokens.mean(0)

@@ -67,10 +67,11 @@ class ModelFlags(CommonFlags):
 class GateFlags(ModelFlags):
     """The same for commands whose gate may be set."""
 
-    preset: Annotated[Literal["default", "ocr"] | None, arg(metavar="{default,ocr}", help_behavior_hint=MODELS_OWN)] = (
-        None
-    )
-    """The gate's settings: SHIRG-v2's weights, or those tuned for the words of a page (docs/method.md)."""
+    preset: Annotated[
+        Literal["default", "shirg-v2", "ocr", "runs"] | None,
+        arg(metavar="{default,shirg-v2,ocr,runs}", help_behavior_hint=MODELS_OWN),
+    ] = None
+    """The gate's settings: SHIRG-v2's formula, strokes first, or words kept whole (docs/method.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

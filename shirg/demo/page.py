@@ -213,7 +213,7 @@ def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, An
             label="Rule that chooses", info="or others to compare", min_width=130,
         )  # fmt: skip
         preset = gr.Dropdown(
-            [(OWN, OWN), ("SHIRG-v2's weights", "default"), ("tuned for print", "ocr")], value=OWN,
+            [(OWN, OWN), ("words kept whole", "runs"), ("SHIRG-v2's formula", "shirg-v2"), ("strokes first", "ocr")], value=OWN,
             label="SHIRG's settings", info="others have none", min_width=130,
         )  # fmt: skip
     most = reader.patches

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -95,6 +95,11 @@ def grow_clusters(tokens: Tensor, squares: Tensor, tree: Quadtree, splits: int) 
     energies, total = _node_energies(tokens, squares, tree)
     chosen = _choose_splits(_split_gains(energies, tree), splits)
     return _label_tokens(chosen, tree, tokens.shape[0], tokens.device), total
+
+
+def label_roots(tree: Quadtree, batch: int, device: torch.device) -> Tensor:
+    """Cluster id of every token where no cell is cut, [B, N] long: the root that it lies in."""
+    return _label_tokens([], replace(tree, depth=0), batch, device)
 
 
 def _node_energies(tokens: Tensor, squares: Tensor, tree: Quadtree) -> tuple[list[Tensor], Tensor]:

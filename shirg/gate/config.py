@@ -9,7 +9,7 @@ from typing import Any
 FLAGS = ("coverage", "summary")
 """Settings that are true or false; files may hold anything, and Python counts with booleans."""
 
-EDGES = ("gradient", "density", "strokes", "variance")
+EDGES = ("gradient", "density", "strokes", "print", "runs", "variance")
 """What `GateConfig.edge` may be: see `shirg.gate.terms.pixel_edges`."""
 
 
@@ -43,11 +43,15 @@ class GateConfig:
     """Seed of the `random` selector; no other selector draws anything."""
     edge: str = "gradient"
     """What of its pixels makes a patch an edge: mean "gradient" magnitude of the luminance, "density" of steep pixels, steep
-    pixels in both directions ("strokes"), or "variance" of the luminance; see `shirg.gate.terms.pixel_edges`. Without
-    pixels, all are the token map's gradient."""
+    pixels in both directions ("strokes"), the same above the grain and half patch by half patch ("print"), that as the mean of
+    the patches side by side that hold print ("runs"), or "variance" of the luminance; see `shirg.gate.terms.pixel_edges` and
+    `shirg.gate.runs`. Without pixels, all are the token map's gradient.
+
+    Where there are "runs", coverage is for them: a cluster without one is left to the summary. The relevance of a token is
+    that of its run."""
     edge_spread: float = 0.0
-    """Share of its edge that a patch lends to the patches left and right of it; those above and below get a third of that.
-    Between 0 and 1.
+    """Share of its edge that a patch lends to the patches left and right of it; those above and below get a third of that
+    (three quarters of it where edges are "print" or "runs"). Between 0 and 1.
 
     A word's first and last patch hold little of its ink and rank low, though without them it cannot be read; its
     neighbours speak for them. Lines of text are wide, hence more to the sides.
@@ -86,7 +90,7 @@ class GateConfig:
 
     @classmethod
     def preset(cls, name: str) -> GateConfig:
-        """Settings by name: "default", SHIRG-v2's weights, or "ocr", tuned for the words of a page.
+        """Settings by name, one of `PRESETS`.
 
         Raises:
             ValueError: for a name that is not in `PRESETS`.
@@ -98,6 +102,7 @@ class GateConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "shirg-v2": {},
     "ocr": {
         "alpha": 0.1,
         "beta": 1.0,
@@ -107,10 +112,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clusters_per_budget": 0.3,
         "min_cell": 4,
     },
+    "runs": {
+        "alpha": 0.0,
+        "beta": 1.0,
+        "edge": "runs",
+        "edge_spread": 0.2,
+        "relevance_spread": 0.2,
+        "clusters_per_budget": 0.0,
+    },
 }
-"""Preset -> the fields in which it differs from the default.
+"""Preset -> the fields in which it differs from `GateConfig()`.
+
+"shirg-v2": the formula that SHIRG began with, to the letter: a * Var + (1 - a) * max cos + b * Edge with a = 0.25 and b = 0.15,
+the best token of every cluster, a summary token. It leaves open what an edge is (here the mean gradient of the luminance; a
+"density" is as true to it), how tokens are grouped (here a quadtree cut where the tokens vary, which is clustering of places,
+not of features), and what the dropped regions are summed up in (here one token for all of them).
 
 "ocr": edges lead, but not those of rules and borders; words keep their ends; clusters are spread evenly. In 48 x 48 tokens
 every 4 x 4 tile is sure of a token from a budget of 480 on, and no cluster is spent on anything finer. A label that the
 question names brings its line along.
+
+"runs": words are ranked, not patches. Neighbouring patches of print are joined and take their mean, so that a word is kept
+whole or not at all; every cell of at most 8 x 8 tokens that holds a run is sure of one token, blank paper of none. Without
+pixels it is the token map's gradient with one token for every cell.
 """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from .selectors import Selection
+if TYPE_CHECKING:
+    from .selectors import Selection
 
 
 def merge_tokens(tokens: Tensor, selection: Selection, budget: int, summary: bool) -> Tensor:

@@ -19,10 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .clusters import Quadtree, grow_clusters, plan_quadtree
+from .clusters import Quadtree, grow_clusters, label_roots, plan_quadtree
 from .config import GateConfig
 from .ranking import cluster_tops, keep_best, rank_tokens
+from .runs import PRINTED, STACKED, number_runs, run_means, run_peaks
 from .terms import (
+    PRINT,
     pixel_edges,
     relevance_term,
     spread_edges,
@@ -128,23 +130,29 @@ def select_shirg(request: Request) -> Selection:
     """Saliency, quadtree clusters, the best token of each cluster, then the best of the rest."""
     tokens, config = request.tokens, request.config
     grid_tokens = tokens.unflatten(1, request.grid)
-    # 1. Moments of every token, one pass each
-    mean = tokens.mean(dim=-1)
-    mean_square = torch.linalg.vector_norm(tokens, dim=-1).square_() / tokens.shape[-1]
-    # 2. Clusters
+    # 1. Squared length of every token, for what reads it
     tree = plan_quadtree(request.grid, config.max_cell)
     if config.min_cell > 1:
         tree = _stop_at(tree, config.min_cell)
     splits = tree.splits(request.budget, config.clusters_per_budget)
-    squares = (mean_square * tokens.shape[-1]).unflatten(1, request.grid)
-    clusters, total = grow_clusters(grid_tokens, squares, tree, splits)
+    squares = None
+    if splits or config.alpha or request.text is not None:
+        squares = torch.linalg.vector_norm(tokens, dim=-1).square_()
+    # 2. Clusters
+    if squares is not None and splits:
+        clusters, total = grow_clusters(grid_tokens, squares.unflatten(1, request.grid), tree, splits)
+    else:
+        clusters, total = label_roots(tree, tokens.shape[0], tokens.device), tokens.sum(dim=1)
     # 3. Saliency
-    scores = _saliency(request, grid_tokens, mean, mean_square, total / tokens.shape[1])
+    edges, runs = _edges(request, grid_tokens)
+    scores = _saliency(request, edges, runs, squares, total / tokens.shape[1])
     # 4. Coverage and global rank
     ranks = rank_tokens(scores)
     tops = None
     if config.coverage:
         tops = cluster_tops(ranks, clusters, tree.count(request.budget, config.clusters_per_budget))
+        if runs is not None:  # what no run reaches is left to the summary
+            tops &= runs > 0
     return Selection(keep_best(ranks, request.budget, tops), scores, clusters, total)
 
 
@@ -157,23 +165,38 @@ def _stop_at(tree: Quadtree, least: int) -> Quadtree:
     return dataclasses.replace(tree, depth=depth)
 
 
-def _saliency(request: Request, grid_tokens: Tensor, mean: Tensor, mean_square: Tensor, centre: Tensor) -> Tensor:
+def _edges(request: Request, grid_tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Edge of every token [B, N] and, for edges of kind "runs", the run that it is in [B, N]; None where none are joined."""
+    config, grid, pixels = request.config, request.grid, request.pixels
+    edges = token_edges(grid_tokens) if pixels is None else pixel_edges(pixels, *grid[1:], config.edge)
+    if config.edge_spread:
+        stacked = STACKED if config.edge in PRINT else 1 / 3
+        edges = spread_edges(edges, grid, config.edge_spread, stacked)
+    if config.edge != "runs" or pixels is None:
+        return edges, None
+    runs = number_runs(edges > PRINTED, grid)
+    return run_means(edges, runs, grid), runs
+
+
+def _saliency(request: Request, edges: Tensor, runs: Tensor | None, squares: Tensor | None, centre: Tensor) -> Tensor:
     """a * Var(v_i) + (1 - a) * max_j cos(v_i, t_j) + b * Edge(v_i), over the sum of the weights present: [B, N].
 
-    SHIRG-v2's saliency. Var and Edge are scaled by `unusualness`, the cosine by `relevance_term`.
+    SHIRG-v2's saliency. Var and Edge are scaled by `unusualness`, the cosine by `relevance_term`. The most relevant token of
+    a run speaks for all of it.
     """
-    alpha, beta = request.config.alpha, request.config.beta
-    pixels = request.pixels
-    edges = token_edges(grid_tokens) if pixels is None else pixel_edges(pixels, *request.grid[1:], request.config.edge)
-    if request.config.edge_spread:
-        edges = spread_edges(edges, request.grid, request.config.edge_spread)
-    score = alpha * variance_term(mean, mean_square) + beta * unusualness(edges)
+    alpha, beta, tokens = request.config.alpha, request.config.beta, request.tokens
+    score = beta * unusualness(edges)
+    mean_square = None if squares is None else squares / tokens.shape[-1]
+    if alpha and mean_square is not None:
+        score = score + alpha * variance_term(tokens.mean(dim=-1), mean_square)
     cosine = request.relevance
-    if request.text is not None:
-        cosine = text_cosine(request.tokens, mean_square, centre, request.text)
+    if request.text is not None and mean_square is not None:
+        cosine = text_cosine(tokens, mean_square, centre, request.text)
     if cosine is None:
         return score / (alpha + beta)
     relevance = relevance_term(cosine)
+    if runs is not None:
+        relevance = run_peaks(relevance, runs, request.grid)
     if request.config.relevance_spread:
         relevance = spread_relevance(relevance, request.grid, request.config.relevance_spread)
     return (score + (1 - alpha) * relevance) / (1 + beta)

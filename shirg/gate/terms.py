@@ -15,6 +15,13 @@ LUMINANCE = (0.299, 0.587, 0.114)
 STEEP = 2.0
 """A pixel is steep, for edges of kind "density" and "strokes", if its squared gradient is above this many times the mean of
 its image. Lower, the grain of photographs and scans gets in; at 4, thin grey print begins to fall out."""
+PRINT = ("print", "runs")
+"""Kinds of edges that are strokes above the grain."""
+GRAIN, STEEPNESS = 10.0, (0.75, 2.5)
+"""A pixel is steep, for edges of kind "print", if its squared gradient is above `GRAIN` times that of the quietest quarter of
+the patches, which is the grain of paper or camera; but never below the first nor above the second of `STEEPNESS` times the mean
+of its image, for where print is everywhere that quarter is print, too. Pale print thus counts on a clean page, and grain does
+not on a poor one. Chosen on the tuning pages of `benchmarks/gate_recall.py`."""
 COSINE_FLOOR = 1e-3
 """Spread of cosines below which differences are rounding noise, not relevance."""
 MOMENT_NOISE = 1e-6
@@ -115,33 +122,55 @@ def pixel_edges(pixels: Tensor, rows: int, cols: int, kind: str = "gradient") ->
         kind: "gradient", the mean gradient magnitude by forward differences; "density", the share of pixels whose squared
             gradient is above `STEEP` times the image's mean: grey print counts as much as black, and grain, though it is
             everywhere, does not; "strokes", the share of such pixels by their difference to the right alone or downwards
-            alone, whichever is less: glyphs have both, the rules of forms and the borders of charts one; "variance", the
-            variance of the luminance.
+            alone, whichever is less: glyphs have both, the rules of forms and the borders of charts one; "print", strokes
+            above the grain (`GRAIN`), the lesser share taken in each half of the patch, upper and lower, and then the mean:
+            a rule in one half and a frame in the other make no glyph; "runs", the same, for the gate to join; "variance",
+            the variance of the luminance.
     """
     height, width = rows * PATCH, cols * PATCH
     red, green, blue = pixels.flatten(0, 1)[..., :height, :width].float().unbind(1)  # [B * V, H, W] each
     luminance = (red * LUMINANCE[0]).add_(green, alpha=LUMINANCE[1]).add_(blue, alpha=LUMINANCE[2])
     images = pixels.shape[0]
     if kind == "variance":
-        mean = _patch_means(luminance, rows, cols)
-        return _patch_means(luminance.square_(), rows, cols).sub_(mean.square_()).clamp_min_(0).reshape(images, -1)
+        mean = _cell_means(luminance, rows, cols)
+        return _cell_means(luminance.square_(), rows, cols).sub_(mean.square_()).clamp_min_(0).reshape(images, -1)
     if kind == "strokes":
         return _strokes(luminance, rows, cols, images)
+    if kind in PRINT:
+        return _print(luminance, rows, cols, images)
     squared = torch.zeros_like(luminance)
     squared[:, :, :-1] = (luminance[:, :, 1:] - luminance[:, :, :-1]).square_()
     squared[:, :-1] += (luminance[:, 1:] - luminance[:, :-1]).square_()
     values = squared.sqrt_() if kind == "gradient" else squared.gt_(_steep(squared, images))  # 0 or 1
-    return _patch_means(values, rows, cols).reshape(images, -1)
+    return _cell_means(values, rows, cols).reshape(images, -1)
 
 
 def _strokes(luminance: Tensor, rows: int, cols: int, images: int) -> Tensor:
     """The lesser share of pixels steep to the right and steep downwards: [B * V, H, W] -> [B, V * rows * cols]."""
+    across, down = _squared_steps(luminance)
+    steep = _steep(across, images) + _steep(down, images)
+    shares = (_cell_means(squared.gt_(steep), rows, cols) for squared in (across, down))
+    return torch.minimum(*shares).reshape(images, -1)
+
+
+def _squared_steps(luminance: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared differences to the right and downwards, 0 at the far border: [B * V, H, W] each."""
     across, down = torch.zeros_like(luminance), torch.zeros_like(luminance)
     across[:, :, :-1] = (luminance[:, :, 1:] - luminance[:, :, :-1]).square_()
     down[:, :-1] = (luminance[:, 1:] - luminance[:, :-1]).square_()
-    steep = _steep(across, images) + _steep(down, images)
-    shares = (_patch_means(squared.gt_(steep), rows, cols) for squared in (across, down))
-    return torch.minimum(*shares).reshape(images, -1)
+    return across, down
+
+
+def _print(luminance: Tensor, rows: int, cols: int, images: int) -> Tensor:
+    """Strokes above the grain, half patch by half patch: [B * V, H, W] -> [B, V * rows * cols]."""
+    across, down = _squared_steps(luminance)
+    energy = _cell_means(across + down, rows, cols).reshape(images, -1)  # [B, N]
+    grain = energy.kthvalue((energy.shape[1] + 3) // 4, dim=1).values
+    mean = energy.mean(dim=1)
+    steep = (GRAIN * grain).clamp(STEEPNESS[0] * mean, STEEPNESS[1] * mean)
+    steep = steep.repeat_interleave(luminance.shape[0] // images).view(-1, 1, 1)
+    halves = (_cell_means(squared.gt_(steep), 2 * rows, cols) for squared in (across, down))
+    return torch.minimum(*halves).unflatten(1, (rows, 2)).mean(2).reshape(images, -1)
 
 
 def _steep(squared: Tensor, images: int) -> Tensor:
@@ -150,22 +179,22 @@ def _steep(squared: Tensor, images: int) -> Tensor:
     return (STEEP * typical).repeat_interleave(squared.shape[0] // images).view(-1, 1, 1)
 
 
-def _patch_means(values: Tensor, rows: int, cols: int) -> Tensor:
-    """Mean of every patch's pixels: [B * V, H, W] -> [B * V, rows, cols]."""
-    bands = values.unflatten(1, (rows, PATCH)).sum(2)  # [B * V, rows, W]: whole rows first, they are contiguous
-    return bands.unflatten(2, (cols, PATCH)).sum(-1) / PATCH**2
+def _cell_means(values: Tensor, rows: int, cols: int) -> Tensor:
+    """Mean of every cell's pixels: [B * V, H, W] -> [B * V, rows, cols]; these divide H and W."""
+    bands = values.unflatten(1, (rows, -1)).sum(2)  # [B * V, rows, W]: whole rows first, they are contiguous
+    return bands.unflatten(2, (cols, -1)).sum(-1) / (values[0].numel() // (rows * cols))
 
 
-def spread_edges(edges: Tensor, grid: tuple[int, int, int], share: float) -> Tensor:
+def spread_edges(edges: Tensor, grid: tuple[int, int, int], share: float, stacked: float = 1 / 3) -> Tensor:
     """Lend part of every token's edge to its neighbours: [B, N] -> [B, N].
 
-    `share` of it goes left and right each, a third of that up and down; the map's border repeats its own.
+    `share` of it goes left and right each, `stacked` of that up and down; the map's border repeats its own.
     """
     views, rows, cols = grid
     cells = torch.nn.functional.pad(edges.reshape(-1, 1, rows, cols), (1, 1, 1, 1), mode="replicate")[:, 0]
-    sides = cells[:, 1:-1, :-2] + cells[:, 1:-1, 2:]
-    stacked = cells[:, :-2, 1:-1] + cells[:, 2:, 1:-1]
-    return cells[:, 1:-1, 1:-1].add(sides, alpha=share).add_(stacked, alpha=share / 3).reshape(edges.shape)
+    beside = cells[:, 1:-1, :-2] + cells[:, 1:-1, 2:]
+    above = cells[:, :-2, 1:-1] + cells[:, 2:, 1:-1]
+    return cells[:, 1:-1, 1:-1].add(beside, alpha=share).add_(above, alpha=share * stacked).reshape(edges.shape)
 
 
 def token_edges(grid_tokens: Tensor) -> Tensor:

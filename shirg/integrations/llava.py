@@ -58,7 +58,7 @@ from shirg.lavida.config import IMAGE_TOKEN_INDEX, NO_FLOOR, RELEVANCE_SIGNS, ch
 from shirg.lavida.images import square_view, to_pixels
 from shirg.lavida.patches import embed_patches
 from shirg.lavida.prompt import naming_part, question_marks, question_part
-from shirg.lavida.relevance import word_relevance
+from shirg.lavida.relevance import sure_relevance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -288,9 +288,9 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
     relevance = None
     if question is not None and len(question):
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
-            words = inner.embed_tokens(question.to(tokens.device))
-            sign, floor = settings.relevance_sign, settings.relevance_floor
-            relevance = word_relevance(projector, tokens, words, sign, floor)[None]
+            words, ids = model.get_input_embeddings(), question.to(tokens.device)
+            sure = sure_relevance(projector, tokens, words, ids, settings.relevance_sign, settings.relevance_floor)
+            relevance = None if sure is None else sure[None]
     kept = settings.gate(
         tokens[None], budget=settings.budget, grid=(len(views), *grid), pixels=pixels[None], relevance=relevance
     )

@@ -61,7 +61,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         mode: vision path: lowres, hd, highres, shirg or multiview.
         budget: visual tokens that shirg and multiview keep.
         selector: rule in place of SHIRG's own, of `shirg.gate.SELECTORS`.
-        preset: the gate's settings, "default" or "ocr"; by default the adapter's or the model's own.
+        preset: the gate's settings, a name in `shirg.gate.config.PRESETS`; by default the adapter's or the model's own.
         max_new_tokens: length of the answer; by default the task's, else the model's own.
         steps, step_ratio: denoising steps, in all or per token; one of them.
         block_length: tokens denoised together; by default the whole answer.

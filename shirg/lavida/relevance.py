@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shirg.errors import UserError
-from shirg.gate.terms import text_cosine
+from shirg.gate.terms import relevance_term, text_cosine
 from shirg.lavida.config import NO_FLOOR, RELEVANCE
 from shirg.lavida.prompt import naming_part, text_of
 
@@ -21,14 +22,23 @@ if TYPE_CHECKING:
     from shirg.lavida.text_tower import TextTower
     from shirg.lavida.vision import VisionFeatures
 
+NULL_WORDS, LEAST_NULL = 256, 128
+"""Words that tell what cosine a token has by chance, and how few of them are too few."""
+SURE = 3.5
+"""Standard deviations of these cosines that a match must be above their mean. A question has several words and a page 2304
+tokens: at 2.3, which one word exceeds at one token in a hundred, questions of random vectors still cost words
+(`benchmarks/gate_relevance.py`)."""
+
 
 def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
     """Cosine of every token of all views to the question, times `config.relevance_sign`: [1, V * N] float32.
 
     In the space of "llm", the best of the question's words counts, function words left out where a tokenizer tells them
-    (`prompt.naming_part`); cosines below `config.relevance_floor` are raised to it, and are all one to the gate.
+    (`prompt.naming_part`), and only where that is no chance (`sure_relevance`); cosines below `config.relevance_floor` are
+    raised to it, and are all one to the gate.
 
-    None where the image alone decides: without a question, or with `config.relevance == "none"`.
+    None where the image alone decides: without a question, with `config.relevance == "none"`, or with "llm" where the
+    vocabulary is too small to tell what chance gives.
 
     Args:
         question_ids: ids [L] of what is asked.
@@ -45,10 +55,10 @@ def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tenso
         if kind == "llm":
             if model.tokenizer is not None:
                 question_ids = naming_part(question_ids, model.tokenizer)
-            words = model.language.embed_tokens(question_ids.to(model.device))
-            tokens = features.tokens.flatten(0, 1)
+            tokens, ids = features.tokens.flatten(0, 1), question_ids.to(model.device)
             sign, floor = model.config.relevance_sign, model.config.relevance_floor
-            return word_relevance(model.mm_projector, tokens, words, sign, floor)[None]
+            sure = sure_relevance(model.mm_projector, tokens, model.language.embed_tokens, ids, sign, floor)
+            return None if sure is None else sure[None]
         if kind == "siglip":
             scores = _need_text_tower(model).relevance(features.tokens, _question_text(model, question_ids))
             return model.config.relevance_sign * scores[None]
@@ -70,6 +80,42 @@ def word_relevance(
     projected = base_projection(projector, tokens)[None].float()
     cosines = text_cosine(projected, projected.square().mean(-1), projected.mean(1), words[None].float())[0]
     return (sign * cosines).clamp_min(floor)
+
+
+def sure_relevance(
+    projector: nn.Module,
+    tokens: Tensor,
+    embed: nn.Embedding,
+    ids: Tensor,
+    sign: int = 1,
+    floor: float = NO_FLOOR,
+) -> Tensor | None:
+    """`word_relevance` times `sign`, at least `floor`, where it is no chance; the median where the
+    gate would lift it by chance: [N] float32.
+
+    A space in which tokens and words do not meet still has cosines, and some are the greatest. What chance gives is asked of
+    `NULL_WORDS` words drawn once for all from the vocabulary, the question's own left out: a token's cosine to the question
+    counts where it is `SURE` standard deviations above the token's mean cosine to these.
+
+    None where fewer than `LEAST_NULL` words are left to ask.
+
+    Args:
+        tokens: [N, D] of the tower.
+        embed: the vocabulary.
+        ids: [L], what is asked.
+    """
+    drawn = torch.randperm(len(embed.weight), generator=torch.Generator().manual_seed(0))[:NULL_WORDS].to(ids.device)
+    drawn = drawn[~torch.isin(drawn, ids)]
+    if len(drawn) < LEAST_NULL:
+        return None
+    found = word_relevance(projector, tokens, embed(ids), sign)
+    projected = base_projection(projector, tokens).float()
+    directions = functional.normalize(projected - projected.mean(0), dim=-1)
+    chance = sign * directions @ functional.normalize(embed(drawn).float(), dim=-1).T  # [N, NULL_WORDS]
+    sure = found > chance.mean(-1) + SURE * chance.std(-1)
+    found = found.clamp_min(floor)
+    lifted = relevance_term(found[None])[0] > 0
+    return torch.where(lifted & ~sure, found.median(), found)
 
 
 def base_projection(projector: nn.Module, tokens: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from shirg.errors import UserError
-from shirg.gate import ShirgGate
+from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida.config import SHIRG_RESOLUTION, SO400M
 from shirg.lavida.patches import embed_patches
 
@@ -180,6 +180,7 @@ class SigLipVisionTower(nn.Module):
         target_tokens: int,
         text_embeddings: Tensor | None = None,
         images: Tensor | None = None,
+        preset: str = "default",
     ) -> Tensor:
         """The best of `tokens` [B, N, D] in raster order, then the summary token: [B, target_tokens + 1, D].
 
@@ -188,22 +189,31 @@ class SigLipVisionTower(nn.Module):
             images: the pixels the tokens came from, for the edge term and the shape of the grid; without them the
                 edges come from the tokens, and the grid is read off N (a square, or several views of the trained
                 size).
+            preset: the gate's settings, a name in `shirg.gate.config.PRESETS`.
 
         Raises:
-            ValueError: for a budget below 1, widths or shapes that do not match, or an N that is no grid, or two: 2916
-                is one view of 54 x 54 tokens as well as four of 27 x 27.
+            ValueError: for an unknown preset, a budget below 1, widths or shapes that do not match, or an N that is no
+                grid, or two: 2916 is one view of 54 x 54 tokens as well as four of 27 x 27.
         """
         pixels = None if images is None else self._shirg_pixels(images)
         grid = self._grid_of_count(tokens.shape[1]) if pixels is None else self._grid_of_pixels(pixels)
-        return ShirgGate()(tokens, budget=target_tokens, grid=grid, text=text_embeddings, pixels=pixels).tokens
+        gate = ShirgGate(GateConfig.preset(preset))
+        return gate(tokens, budget=target_tokens, grid=grid, text=text_embeddings, pixels=pixels).tokens
 
     def forward_with_shirg(
-        self, images: Tensor, target_tokens: int = 768, text_embeddings: Tensor | None = None
+        self,
+        images: Tensor,
+        target_tokens: int = 768,
+        text_embeddings: Tensor | None = None,
+        preset: str = "default",
     ) -> Tensor:
-        """Encode and choose in one call: [B, target_tokens + 1, D], ready for the projector."""
+        """Encode and choose in one call: [B, target_tokens + 1, D], ready for the projector.
+
+        Arguments and errors as of `shirg_token_selection`.
+        """
         pixels = self._shirg_pixels(images)
         tokens = self.get_multiview_tokens_for_shirg(pixels)
-        return self.shirg_token_selection(tokens, target_tokens, text_embeddings, pixels)
+        return self.shirg_token_selection(tokens, target_tokens, text_embeddings, pixels, preset)
 
     def _shirg_pixels(self, images: Tensor) -> Tensor:
         if images.ndim not in (4, 5):

@@ -76,13 +76,13 @@ def test_a_question_is_told_with_what_it_changed(model, tmp_path, capsys):
 def test_the_preset_decides_the_gate_and_what_it_keeps(model, tmp_path, capsys):
     tiny_page().save(tmp_path / "page.png")
     kept = {}
-    for preset in ("default", "ocr"):
+    for preset in ("shirg-v2", "ocr", "runs"):
         output = tmp_path / preset
         code, *_ = run(model, capsys, tmp_path / "page.png", "--budget", 40, "--preset", preset, "--output-dir", output)
         record = json.loads((output / "page.kept.json").read_text(encoding="utf-8"))
         assert code == 0 and record["gate"] == dataclasses.asdict(GateConfig.preset(preset))
         kept[preset] = record["indices"]
-    assert kept["default"] != kept["ocr"]
+    assert kept["shirg-v2"] != kept["ocr"] != kept["runs"] != kept["shirg-v2"]
 
 
 def test_merging_is_told_as_such(model, tmp_path, capsys):

@@ -22,7 +22,7 @@ from shirg.gate.config import PRESETS
         ("clusters_per_budget", 2, "clusters_per_budget must be between 0 and 1, got 2"),
         ("max_cell", 0, "max_cell must be a whole number of tokens, at least 1, got 0"),
         ("max_cell", 2.0, "max_cell must be a whole number"),
-        ("edge", "sobel", "edge must be one of gradient, density, strokes, variance, got 'sobel'"),
+        ("edge", "sobel", "edge must be one of gradient, density, strokes, print, runs, variance, got 'sobel'"),
         ("edge_spread", 1.5, "edge_spread must be between 0 and 1, got 1.5"),
         ("relevance_spread", -0.5, "relevance_spread must be between 0 and 1, got -0.5"),
         ("edge_spread", math.nan, "edge_spread must be"),
@@ -50,5 +50,5 @@ def test_the_default_preset_is_the_default():
 
 
 def test_an_unknown_preset_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="preset 'fast' is unknown; there are default, ocr"):
+    with pytest.raises(ValueError, match="preset 'fast' is unknown; there are default, shirg-v2, ocr, runs"):
         GateConfig.preset("fast")

@@ -9,7 +9,8 @@ from shirg.gate import SELECTORS, GateConfig, ShirgGate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 GRID, BUDGET = (48, 48), 768
-CONFIGS = [GateConfig(), GateConfig.preset("ocr")]
+PRESETS = ["shirg-v2", "ocr", "runs"]
+CONFIGS = [GateConfig.preset(name) for name in PRESETS]
 
 
 def picture(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -34,7 +35,7 @@ def agree_but_for_ties(cpu, gpu) -> None:
         assert all(abs(a - b) < 1e-3 for a, b in pairs)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["default", "ocr"])
+@pytest.mark.parametrize("config", CONFIGS, ids=PRESETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_choice_is_that_of_the_cpu(config, dtype):
     inputs, gate = picture(dtype), ShirgGate(config)
@@ -47,7 +48,7 @@ def test_twice_the_same():
     assert torch.equal(first.indices, second.indices) and torch.equal(first.tokens, second.tokens)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["default", "ocr"])
+@pytest.mark.parametrize("config", CONFIGS, ids=PRESETS)
 def test_captured_in_a_graph_it_follows_its_input_without_asking_the_host(config):
     inputs, gate = on_gpu(picture()), ShirgGate(config)
     with torch.inference_mode():
@@ -65,7 +66,7 @@ def test_captured_in_a_graph_it_follows_its_input_without_asking_the_host(config
         assert torch.equal(captured.indices, gate(budget=BUDGET, grid=GRID, **inputs).indices)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["default", "ocr"])
+@pytest.mark.parametrize("config", CONFIGS, ids=PRESETS)
 def test_compiled_by_inductor_it_chooses_the_same(config):
     inputs, gate = on_gpu(picture()), ShirgGate(config)
     compiled = torch.compile(gate, fullgraph=True)

@@ -161,6 +161,37 @@ def test_strokes_are_the_lesser_of_steep_to_the_right_and_steep_downwards():
     assert density[1] > density[0]  # the rule outranks the glyph there
 
 
+def test_print_takes_the_lesser_share_in_each_half_of_a_patch():
+    pixels = torch.zeros(1, 1, 3, 14, 98)
+    pixels[..., 3, :56] = 1.0  # a rule in the upper half of four patches,
+    pixels[..., 7:, 7] = 1.0  # a frame in the lower half of the first,
+    pixels[..., 9:12, 30] = 1.0  # and a stroke with ends, three high, in that of the third; three are blank
+    strokes, printed = (pixel_edges(pixels, 1, 7, kind)[0] for kind in ("strokes", "print"))
+    assert strokes[0] > 0 and printed[:2].tolist() == [0, 0]
+    # The stroke has 6 steep pixels to the right and 2 downwards; the rule, in the other half, adds to the latter alone.
+    assert (float(strokes[2]), float(printed[2])) == pytest.approx((6 / 196, 2 / 196))
+
+
+def test_print_is_what_stands_above_the_grain_of_the_page():
+    draws = torch.Generator().manual_seed(0)
+    grain = 0.1 * torch.randn(1, 1, 1, 56, 56, generator=draws).expand(1, 1, 3, 56, 56)
+    word = torch.zeros(1, 1, 3, 56, 56)
+    word[..., 16:26:3, 16:26:3] = 1.0  # dots in the second patch of the second row
+    pale, clean = 0.1 * word, pixel_edges(0.1 * word, 4, 4, "print")[0]
+    grained = pixel_edges(grain + word, 4, 4, "print")[0]
+    others = torch.arange(16) != 5
+    assert clean[5] > 0.1 and clean[others].eq(0).all()  # pale on a clean page
+    assert grained[5] > 10 * grained[others].max()
+    assert pixel_edges(grain + pale, 4, 4, "print")[0].max() < 0.05  # as pale as the grain: no print
+    assert torch.equal(pixel_edges(pale, 4, 4, "runs")[0], clean)  # joined elsewhere
+
+
+def test_print_is_seen_where_no_patch_is_blank():
+    dots = torch.zeros(1, 1, 3, 56, 56)
+    dots[..., ::4, ::4] = 1.0
+    assert pixel_edges(dots, 4, 4, "print").min() > 0.05
+
+
 def test_variance_of_the_luminance_by_hand():
     # half of a patch at 1, half at 0: 1/4; red alone counts by its weight squared
     pixels = torch.zeros(1, 1, 3, 14, 28)
@@ -181,6 +212,13 @@ def test_edges_are_lent_to_the_sides_and_a_third_of_that_up_and_down():
     wanted[0, 1, 1], wanted[0, 1, 0], wanted[0, 1, 2] = 1, 0.6, 0.6
     wanted[0, 0, 1], wanted[0, 2, 1] = 0.2, 0.2
     torch.testing.assert_close(spread_edges(edges, (2, 3, 4), 0.6)[0], wanted.flatten())
+
+
+def test_edges_may_lend_more_up_and_down():
+    edges = torch.zeros(1, 9)
+    edges[0, 4] = 1.0
+    lent = spread_edges(edges, (1, 3, 3), 0.4, 0.75)[0]
+    torch.testing.assert_close(lent, torch.tensor([0, 0.3, 0, 0.4, 1, 0.4, 0, 0.3, 0]))
 
 
 def test_relevance_is_lent_to_its_row_and_nothing_falls():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,10 +12,12 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from transformers import SiglipConfig, SiglipModel
 
+from shirg.data.render import KINDS, render_page
 from shirg.errors import UserError
+from shirg.evaluation.recall import PageWords, word_recall
 from shirg.gate import GateConfig, ShirgGate
-from shirg.lavida import LavidaConfig, VisionFeatures, adapter
-from shirg.lavida.relevance import base_projection, token_relevance
+from shirg.lavida import Lavida, LavidaConfig, VisionFeatures, adapter
+from shirg.lavida.relevance import base_projection, sure_relevance, token_relevance, word_relevance
 from shirg.lavida.text_tower import TextTower
 from tests.tiny import tiny_config, tiny_model, tiny_page
 
@@ -329,6 +332,52 @@ def test_a_merged_adapter_is_refused_and_works_once_it_is_undone():
 def test_a_projector_of_one_layer_is_taken():
     layer, tokens = nn.Linear(4, 6), torch.randn(5, 4)
     assert torch.equal(base_projection(layer, tokens), layer(tokens))
+
+
+def test_a_match_that_chance_gives_is_none():
+    """Every word of the vocabulary but that asked for lies along the same axis as the token: it matches them all as well."""
+    model, features = signed_case(1)
+    with torch.no_grad():
+        model.language.embed_tokens.weight.copy_(torch.eye(32)[3].expand_as(model.language.embed_tokens.weight))
+    relevance = token_relevance(model, features, torch.tensor([7]))
+    assert relevance[0, 10].item() == 0  # the median
+    assert torch.equal(model.select(features, 9, torch.tensor([7])).indices, model.select(features, 9).indices)
+
+
+def test_without_enough_words_to_tell_chance_nothing_is_relevant():
+    model, features = signed_case(1)
+    tokens, words = features.tokens.flatten(0, 1), model.language.embed_tokens.weight
+    few, enough = (
+        sure_relevance(model.mm_projector, tokens, torch.nn.Embedding.from_pretrained(words[:known]), torch.tensor([7]))
+        for known in (128, 129)
+    )
+    assert few is None and enough[10].item() == pytest.approx(1)  # one of the words is the question's own
+
+
+def test_questions_of_an_unaligned_space_cost_no_words():
+    """Word embeddings turned at random, so that no token has to do with any word: what is kept hardly changes."""
+    model = Lavida.from_pretrained("nano")
+    model.config.relevance_floor = -1.0
+    model.gate = ShirgGate(GateConfig.preset("runs"))
+    embed = model.language.embed_tokens
+    width, draws = embed.embedding_dim, torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(width, width, generator=draws)).Q
+    plain, asked, chance = [], [], []
+    with torch.no_grad():
+        embed.weight.copy_(embed.weight @ turn)
+        for number, kind in enumerate(KINDS):
+            page = render_page(kind, number, size=672, text_px=(8, 16), split="heldout")
+            features = model.image_features(page.image, "shirg")
+            words = PageWords.of([word.box for word in page.words], page.image.size, features.grid)
+            ids = torch.randint(0, embed.num_embeddings, (6,), generator=draws)
+            cosine = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), embed(ids))[None]
+            tokens, given = features.tokens.flatten(0, 1)[None], {"pixels": features.pixels}
+            sure = token_relevance(model, features, ids)
+            for found, relevance in ((plain, None), (asked, sure), (chance, cosine)):
+                kept = model.gate(tokens, 256, features.grid, relevance=relevance, **given)
+                found.append(word_recall(kept.assignment[0] >= 0, words).found)
+    plain, asked, chance = (100 * np.concatenate(found).mean() for found in (plain, asked, chance))
+    assert abs(asked - plain) < 0.5 and chance < plain - 1
 
 
 @pytest.mark.parametrize("wrong", [1, -1.5, "0.3", None, float("nan")])

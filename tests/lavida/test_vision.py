@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from shirg.errors import UserError
+from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import MODES, Lavida, paths
 from shirg.lavida.images import square_view, tile_grid, to_pixels
 from shirg.lavida.patches import positions_for
 from shirg.lavida.prompt import END_OF_TURN, question_marks
 from shirg.siglip_encoder import SigLipVisionTower
-from tests.tiny import tiny_model, tiny_page
+from tests.tiny import name_a_token, tiny_model, tiny_page
 
 
 def assert_near(ours, theirs, atol=2e-5):
@@ -133,6 +134,7 @@ class TestSelectionOnOfficialCheckpoints:
     def test_every_word_of_the_question_counts(self, official, reference, mode):
         features = official.image_features(reference.image("land5"), mode)
         one, other = (official.question_ids(official.prompt_ids(text)) for text in (QUESTION, "zzz"))
+        name_a_token(official, features, one[:2], 300)
         scores = official.select(features, 64, one).scores
         assert not torch.equal(scores, official.select(features, 64, other).scores)
         assert not torch.equal(scores, official.select(features, 64).scores)
@@ -282,6 +284,18 @@ class TestTower:
         two_calls = tower.shirg_token_selection(tokens, 64, words, images)
         torch.testing.assert_close(tower.forward_with_shirg(images, 64, words), two_calls)
         assert tower.shirg_token_selection(torch.randn(1, 3645, 16), 64).shape == (1, 65, 16)
+
+    def test_selection_by_a_preset(self, tower):
+        images = torch.randn(1, 3, 672, 672)
+        tokens = tower.get_multiview_tokens_for_shirg(images)
+        chosen = {}
+        for preset in ("shirg-v2", "ocr", "runs"):
+            chosen[preset] = tower.forward_with_shirg(images, 64, preset=preset)
+            wanted = ShirgGate(GateConfig.preset(preset))(tokens, 64, (48, 48), pixels=images).tokens
+            assert torch.equal(chosen[preset], wanted)
+        assert not torch.equal(chosen["shirg-v2"], chosen["ocr"])
+        with pytest.raises(ValueError, match="preset 'fast' is unknown"):
+            tower.shirg_token_selection(tokens, 64, preset="fast")
 
     @pytest.mark.parametrize("shape", [(3, 384, 384), (1, 1, 384, 384), (1, 3, 383, 384), (1, 3, 0, 14)])
     def test_wrong_shapes_are_refused(self, tower, shape):

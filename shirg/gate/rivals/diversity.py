@@ -17,7 +17,8 @@ from .common import attended, cosines, directions, marked, min_max, question_rel
 
 JITTER = 1e-4
 """Added to the diagonal of CDPruner's similarity matrix, whose rank is at most D: a budget may be larger. Beyond the rank
-gains are of this size, and float32 keeps two digits of them."""
+gains are of this size, and float32 keeps two digits of them: tokens in float64 (the gate itself gives float32) order them as the
+formula says. LaViDa-nano's tokens are 128 wide, so most of a budget of 256 or more is chosen beyond the rank."""
 LEAST_RELEVANCE = 1e-6
 """Of the token least relevant to the question: its product with diversity must not be 0 (CDPruner's released code)."""
 DUPLICATE_SHARE = 72
@@ -159,10 +160,9 @@ def _risen(before: Tensor, after: Tensor) -> Tensor | slice:
 
 
 def _record(request: Request) -> tuple[Tensor, Tensor]:
-    """Where K steps write what they picked and how much it was worth: [K, B] long and float32."""
-    batch, device = request.tokens.shape[0], request.tokens.device
-    picks = torch.empty(request.budget, batch, dtype=torch.long, device=device)
-    return picks, torch.empty(request.budget, batch, device=device)
+    """Where K steps write what they picked and how much it was worth: [K, B] long and in the tokens' precision."""
+    worth = request.tokens.new_empty(request.budget, request.tokens.shape[0])
+    return torch.empty_like(worth, dtype=torch.long), worth
 
 
 def _in_order(picks: Tensor, gains: Tensor, left: Tensor) -> Selection:
