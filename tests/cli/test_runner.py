@@ -86,7 +86,8 @@ def test_a_package_that_is_missing_or_too_old_is_named_with_what_brings_it(monke
     """In an environment with what a plain install brings, or with the official code's versions."""
     monkeypatch.delitem(sys.modules, "shirg.cli.describe", raising=False)
     for package in ("rich", "tyro"):  # where a command works, and before it can be read
-        monkeypatch.delitem(sys.modules, "shirg.cli.describe", raising=False)
+        for module in ("describe", "runner"):
+            monkeypatch.delitem(sys.modules, f"shirg.cli.{module}", raising=False)
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(SystemExit, match="2"):
             main(["describe", "llada-8b"])
