@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 def missing_package(error: ImportError) -> str | None:
     """One line for a package that is missing or too old; None if what cannot be imported is our own."""
-    if (error.name or "shirg").partition(".")[0] == "shirg":
+    if (error.name or "").partition(".")[0] == "shirg":
         return None
     return (
         f"{error}: our own models and commands need more packages than enable_shirg: pip install 'shirg[full]', in an "

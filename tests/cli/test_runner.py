@@ -85,11 +85,14 @@ def test_debug_shows_the_traceback(error):
 def test_a_package_that_is_missing_or_too_old_is_named_with_what_brings_it(monkeypatch, capsys):
     """In an environment with what a plain install brings, or with the official code's versions."""
     monkeypatch.delitem(sys.modules, "shirg.cli.describe", raising=False)
-    monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(SystemExit, match="2"):
-        main(["describe", "llada-8b"])
-    said = capsys.readouterr().err
-    assert "rich" in said and "pip install 'shirg[full]'" in said and said.count("\n") == 1
+    for package in ("rich", "tyro"):  # where a command works, and before it can be read
+        for module in ("describe", "runner"):
+            monkeypatch.delitem(sys.modules, f"shirg.cli.{module}", raising=False)
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(SystemExit, match="2"):
+            main(["describe", "llada-8b"])
+        said = capsys.readouterr().err
+        assert package in said and "pip install 'shirg[full]'" in said and said.count("\n") == 1
 
     monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
     for name in ("language", "model"):
