@@ -30,7 +30,7 @@ was trained with is in its folder:
 
     PeftModel.from_pretrained(model.get_model(), folder)
     settings = json.loads(Path(folder, "shirg_settings.json").read_text())
-    enable_shirg(model, budget=768, gate_config=GateConfig(**settings["gate"]), tokenizer=tokenizer,
+    enable_shirg(model, budget=768, gate_config=GateConfig.stored(settings["gate"]), tokenizer=tokenizer,
                  relevance_sign=settings["relevance_sign"])
     pixels = pixels_for_shirg([image], settings["resolution"], settings["fit"])
 

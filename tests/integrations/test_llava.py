@@ -24,7 +24,7 @@ from shirg.lavida.adapter import attach_lora, load_adapter, lora_parameters, sav
 from shirg.lavida.images import anyres_views, to_pixels
 from shirg.lavida.relevance import sure_relevance
 from shirg.lavida.tower import SigLipVisionTower
-from tests.tiny import name_a_token, tiny_model, tiny_page, tiny_tokenizer
+from tests.tiny import formula, name_a_token, tiny_model, tiny_page, tiny_tokenizer
 
 WIDTH = 24
 IMAGE, IGNORE = -200, -100
@@ -363,24 +363,25 @@ def test_with_a_tokenizer_the_question_decides_too(model, page):
     pixels, inner = pixels_for_shirg([page]), model.get_model()
     siglip = inner.get_vision_tower().vision_tower
     tokens = siglip.encoder(inputs_embeds=siglip.embeddings(pixels, interpolate_pos_encoding=True))[0]
-    alone = ShirgGate()(tokens, budget=32, grid=(48, 48), pixels=pixels)
+    gate = ShirgGate(formula())
+    alone = gate(tokens, budget=32, grid=(48, 48), pixels=pixels)
     wanted = 2000  # a blank patch that nobody keeps unasked: word 200 means it
     assert wanted not in alone.indices
     projected = inner.mm_projector(tokens[0])
     inner.wte.weight[200] = projected[wanted] - projected.mean(0)
     words = torch.tensor([200, 7])
     relevance = sure_relevance(inner.mm_projector, tokens[0], inner.wte, words)[None]
-    kept = ShirgGate()(tokens, budget=32, grid=(48, 48), pixels=pixels, relevance=relevance)
+    kept = gate(tokens, budget=32, grid=(48, 48), pixels=pixels, relevance=relevance)
     assert wanted in kept.indices
 
     asked = torch.tensor([[5, IMAGE, 200, 7, end, 9]])
-    enable_shirg(model, budget=32, tokenizer=tokenizer)
+    enable_shirg(model, budget=32, gate_config=gate.config, tokenizer=tokenizer)
     torch.testing.assert_close(model.generate(asked, pixels)[0, 1:34], inner.mm_projector(kept.tokens[0]))
     torch.testing.assert_close(model.encode_images(pixels)[0], inner.mm_projector(alone.tokens[0]))  # not told
     for unasked in ([5, IMAGE, end, 200, 9], [200, IMAGE, end]):  # before the image, or behind the end of the turn
         seen = model.generate(torch.tensor([unasked]), pixels)[0, 1:34]
         torch.testing.assert_close(seen, inner.mm_projector(alone.tokens[0]))
-    enable_shirg(model, budget=32)
+    enable_shirg(model, budget=32, gate_config=gate.config)
     torch.testing.assert_close(model.generate(asked, pixels)[0, 1:34], inner.mm_projector(alone.tokens[0]))
 
 

@@ -111,8 +111,8 @@ def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
         ({"qqq": 5}, "there are pretrained, adapter, mode, budget"),
         ({"batch_size": 4}, "batch_size: got 4, must be 1"),
         ({"selector": "best"}, "selector 'best' is unknown"),
-        ({"preset": "fast"}, "preset: got 'fast', must be one of default, shirg-v2, ocr, runs"),
-        ({"preset": 3}, "preset: got 3, must be one of default, shirg-v2, ocr, runs"),
+        ({"preset": "fast"}, "preset: got 'fast', must be one of runs, default, shirg-v2, ocr"),
+        ({"preset": 3}, "preset: got 3, must be one of runs, default, shirg-v2, ocr"),
         ({"pretrained": "/nowhere"}, "/nowhere"),
     ],
 )

@@ -17,7 +17,7 @@ from shirg.evaluation.recall import PageWords, word_recall
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida, LavidaConfig, VisionFeatures, adapter
 from shirg.lavida.relevance import TextTower, sure_relevance, token_relevance, word_relevance
-from tests.tiny import tiny_config, tiny_model, tiny_page
+from tests.tiny import formula, tiny_config, tiny_model, tiny_page
 
 QUESTION = "What is the Total?"
 SMALL = {"resolution": 168}
@@ -246,6 +246,7 @@ def test_sign_by_hand(sign, kept):
     pixels blank, so relevance alone decides, by (1 - alpha) / (1 + beta) = 0.75 / 1.15.
     """
     model, features = signed_case(sign)
+    model.gate = ShirgGate(formula())
     relevance = token_relevance(model, features, torch.tensor([7]))[0]
     assert relevance[[10, 40]].tolist() == pytest.approx([sign, -sign]) and relevance.count_nonzero() == 2
     choice = model.select(features, 1, torch.tensor([7]))
