@@ -41,8 +41,8 @@ def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tenso
     """Cosine of every token of all views to the question, times `config.relevance_sign`: [1, V * N] float32.
 
     In the space of "llm", the best of the question's words counts, function words left out where a tokenizer tells them
-    (`prompt.naming_part`), and only where that is no chance (`sure_relevance`); cosines below `config.relevance_floor` are
-    raised to it, and are all one to the gate.
+    (`prompt.naming_part`), and only where that is no chance (`sure_relevance`). A checkpoint that has its own border,
+    `config.relevance_floor`, is taken at its word: cosines below are raised to it, and are all one to the gate.
 
     None where the image alone decides: without a question, with `config.relevance == "none"`, or with "llm" where the
     vocabulary is too small to tell what chance gives.
@@ -63,8 +63,11 @@ def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tenso
             if model.tokenizer is not None:
                 question_ids = naming_part(question_ids, model.tokenizer)
             tokens, ids = features.tokens.flatten(0, 1), question_ids.to(model.device)
+            projector, embed = model.mm_projector, model.language.embed_tokens
             sign, floor = model.config.relevance_sign, model.config.relevance_floor
-            sure = sure_relevance(model.mm_projector, tokens, model.language.embed_tokens, ids, sign, floor)
+            if floor > -1:  # the space was trained to have this border
+                return (sign * word_relevance(projector, tokens, embed(ids))[None]).clamp_min(floor)
+            sure = sure_relevance(projector, tokens, embed, ids, sign)
             return None if sure is None else sure[None]
         if kind == "siglip":
             scores = _need_text_tower(model).relevance(features.tokens, _question_text(model, question_ids))
@@ -89,9 +92,8 @@ def sure_relevance(
     embed: nn.Embedding,
     ids: Tensor,
     sign: int = 1,
-    floor: float = -1.0,
 ) -> Tensor | None:
-    """`word_relevance` times `sign`, at least `floor`, where it is no chance; the median where the
+    """`word_relevance` times `sign` where it is no chance; the median where the
     gate would lift it by chance: [N] float32.
 
     A space in which tokens and words do not meet still has cosines, and some are the greatest. What chance gives is asked of
@@ -114,7 +116,6 @@ def sure_relevance(
     directions = functional.normalize(projected - projected.mean(0), dim=-1)
     chance = sign * directions @ functional.normalize(embed(drawn).float(), dim=-1).T  # [N, NULL_WORDS]
     sure = found > chance.mean(-1) + SURE * chance.std(-1)
-    found = found.clamp_min(floor)
     lifted = relevance_term(found[None])[0] > 0
     return torch.where(lifted & ~sure, found.median(), found)
 
