@@ -27,7 +27,7 @@ def main() -> None:
     page = render_page(KIND, seed=SEED, text_px=TEXT_PX, split="heldout").image
     question = f"What is the {LABEL}?"
     model = Lavida.from_pretrained("nano")
-    model.gate = ShirgGate(GateConfig())
+    model.gate = ShirgGate(GateConfig.preset("shirg-v2"))
     features = model.image_features(page, "shirg")
     ids = model.question_ids(model.prompt_ids(question))
     kept = model.select(features, BUDGET, ids)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from PIL import Image, ImageDraw
 
+from shirg.gate import GateConfig
 from shirg.lavida import Lavida, LavidaConfig, VisionFeatures
 from shirg.lavida.relevance import base_projection
 
@@ -131,3 +135,8 @@ def name_a_token(model: Lavida, features: VisionFeatures, ids: torch.Tensor, pla
     """Let all these words mean one patch, as they do in a trained model: a question with them is then about it."""
     tokens = base_projection(model.mm_projector, features.tokens.flatten(0, 1)).detach()
     model.language.embed_tokens.weight.data[ids] = tokens[place] - tokens.mean(0)
+
+
+def formula(**changes: Any) -> GateConfig:
+    """SHIRG-v2's formula, the preset that can be worked by hand, with these changes."""
+    return dataclasses.replace(GateConfig.preset("shirg-v2"), **changes)

@@ -68,8 +68,8 @@ class GateFlags(ModelFlags):
     """The same for commands whose gate may be set."""
 
     preset: Annotated[
-        Literal["default", "shirg-v2", "ocr", "runs"] | None,
-        arg(metavar="{default,shirg-v2,ocr,runs}", help_behavior_hint=MODELS_OWN),
+        Literal["runs", "default", "shirg-v2", "ocr"] | None,
+        arg(metavar="{runs,default,shirg-v2,ocr}", help_behavior_hint=MODELS_OWN),
     ] = None
     """The gate's settings: SHIRG-v2's formula, strokes first, or words kept whole (docs/method.md)."""
 

@@ -101,8 +101,8 @@ class SweepConfig:
 
 
 def named_settings() -> dict[str, GateConfig]:
-    """Setting -> gate, the default first; several names may stand for one gate."""
-    default = GateConfig()
+    """Setting -> gate, the sweep's default first, which is SHIRG-v2's formula; several names may stand for one gate."""
+    default = GateConfig.preset("shirg-v2")
     ablations = {
         DEFAULT: default,
         "no coverage": replace(default, coverage=False),
@@ -116,6 +116,7 @@ def named_settings() -> dict[str, GateConfig]:
         "variance only": replace(default, alpha=1.0, beta=0.0),
         "similarity only": replace(default, alpha=0.0, beta=0.0),
         "ocr preset": GateConfig.preset("ocr"),
+        "runs preset": GateConfig.preset("runs"),
     }
     grid = {grid_name(alpha, beta): replace(default, alpha=alpha, beta=beta) for alpha in ALPHAS for beta in BETAS}
     return ablations | grid

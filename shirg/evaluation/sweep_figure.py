@@ -99,7 +99,7 @@ def _grid(entries: dict[str, dict[str, Any]], key: str) -> np.ndarray:
 def _annotate(axes: Axes, entries: dict[str, dict[str, Any]], key: str, middle: float) -> None:
     from matplotlib.patches import Rectangle
 
-    default = GateConfig()
+    default = GateConfig.preset("shirg-v2")
     for row, alpha in enumerate(ALPHAS):
         for column, beta in enumerate(BETAS):
             entry = entries[grid_name(alpha, beta)]

@@ -21,11 +21,11 @@ class GateConfig:
         ValueError: for a weight or size outside its range; the message gives the field and the value.
     """
 
-    alpha: float = 0.25
+    alpha: float = 0.0
     """Weight of the variance term; the relevance to the text weighs `1 - alpha`. Between 0 and 1."""
-    beta: float = 0.15
+    beta: float = 1.0
     """Weight of the edge term. At least 0."""
-    clusters_per_budget: float = 0.25
+    clusters_per_budget: float = 0.0
     """Largest number of clusters, as a share of the budget; each cluster is sure of one token. Between 0 and 1.
 
     It yields to `max_cell` alone: where the grid's coarsest cells are more than this share, they are the clusters, 36 in
@@ -41,7 +41,7 @@ class GateConfig:
     """Which rule chooses: a name in `shirg.gate.SELECTORS`."""
     seed: int = 0
     """Seed of the `random` selector; no other selector draws anything."""
-    edge: str = "gradient"
+    edge: str = "runs"
     """What of its pixels makes a patch an edge: mean "gradient" magnitude of the luminance, "density" of steep pixels, steep
     pixels in both directions ("strokes"), the same above the grain and half patch by half patch ("print"), that as the mean of
     the patches side by side that hold print ("runs"), or "variance" of the luminance; see `shirg.gate.terms.pixel_edges` and
@@ -49,14 +49,14 @@ class GateConfig:
 
     Where there are "runs", coverage is for them: a cluster without one is left to the summary. The relevance of a token is
     that of its run."""
-    edge_spread: float = 0.0
+    edge_spread: float = 0.2
     """Share of its edge that a patch lends to the patches left and right of it; those above and below get a third of that
     (three quarters of it where edges are "print" or "runs"). Between 0 and 1.
 
     A word's first and last patch hold little of its ink and rank low, though without them it cannot be read; its
     neighbours speak for them. Lines of text are wide, hence more to the sides.
     """
-    relevance_spread: float = 0.0
+    relevance_spread: float = 0.2
     """Share of its relevance that a token lends to all tokens of its row. Between 0 and 1.
 
     A question names a label ("Total"), and what answers it stands on the same line, where nothing says that it is wanted.
@@ -99,10 +99,28 @@ class GateConfig:
             raise ValueError(f"preset {name!r} is unknown; there are {', '.join(PRESETS)}")
         return cls(**PRESETS[name])
 
+    @classmethod
+    def stored(cls, settings: dict[str, Any]) -> GateConfig:
+        """The gate that an adapter was trained with: fields younger than the adapter are those of "shirg-v2".
+
+        Raises:
+            TypeError: for a field that there is not.
+            ValueError: for a value that makes no sense.
+        """
+        return cls(**PRESETS["shirg-v2"] | settings)
+
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "runs": {},
     "default": {},
-    "shirg-v2": {},
+    "shirg-v2": {
+        "alpha": 0.25,
+        "beta": 0.15,
+        "edge": "gradient",
+        "edge_spread": 0.0,
+        "relevance_spread": 0.0,
+        "clusters_per_budget": 0.25,
+    },
     "ocr": {
         "alpha": 0.1,
         "beta": 1.0,
@@ -111,14 +129,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "relevance_spread": 0.2,
         "clusters_per_budget": 0.3,
         "min_cell": 4,
-    },
-    "runs": {
-        "alpha": 0.0,
-        "beta": 1.0,
-        "edge": "runs",
-        "edge_spread": 0.2,
-        "relevance_spread": 0.2,
-        "clusters_per_budget": 0.0,
     },
 }
 """Preset -> the fields in which it differs from `GateConfig()`.
@@ -132,7 +142,7 @@ not of features), and what the dropped regions are summed up in (here one token 
 every 4 x 4 tile is sure of a token from a budget of 480 on, and no cluster is spent on anything finer. A label that the
 question names brings its line along.
 
-"runs": words are ranked, not patches. Neighbouring patches of print are joined and take their mean, so that a word is kept
-whole or not at all; every cell of at most 8 x 8 tokens that holds a run is sure of one token, blank paper of none. Without
-pixels it is the token map's gradient with one token for every cell.
+"runs", the default: words are ranked, not patches. Neighbouring patches of print are joined and take their mean, so that a
+word is kept whole or not at all; every cell of at most 8 x 8 tokens that holds a run is sure of one token, blank paper of
+none. Without pixels it is the token map's gradient with one token for every cell.
 """

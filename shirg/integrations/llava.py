@@ -31,7 +31,7 @@ trained with is in its folder:
 
     PeftModel.from_pretrained(nn.ModuleDict({"mm_projector": model.get_model().mm_projector}), folder)
     settings = json.loads(Path(folder, "shirg_settings.json").read_text())
-    enable_shirg(model, budget=768, gate_config=GateConfig(**settings["gate"]), tokenizer=tokenizer,
+    enable_shirg(model, budget=768, gate_config=GateConfig.stored(settings["gate"]), tokenizer=tokenizer,
                  relevance_sign=settings["relevance_sign"])  # and relevance_floor, where the checkpoint's config names one
     pixels = pixels_for_shirg([image], settings["resolution"], settings["fit"])
 
@@ -58,7 +58,7 @@ from shirg.lavida.config import IMAGE_TOKEN_INDEX, NO_FLOOR, RELEVANCE_SIGNS, ch
 from shirg.lavida.images import square_view, to_pixels
 from shirg.lavida.patches import embed_patches
 from shirg.lavida.prompt import naming_part, question_marks, question_part
-from shirg.lavida.relevance import sure_relevance
+from shirg.lavida.relevance import calibrated_relevance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -289,7 +289,9 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
     if question is not None and len(question):
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             words, ids = model.get_input_embeddings(), question.to(tokens.device)
-            sure = sure_relevance(projector, tokens, words, ids, settings.relevance_sign, settings.relevance_floor)
+            sure = calibrated_relevance(
+                projector, tokens, words, ids, settings.relevance_sign, settings.relevance_floor
+            )
             relevance = None if sure is None else sure[None]
     kept = settings.gate(
         tokens[None], budget=settings.budget, grid=(len(views), *grid), pixels=pixels[None], relevance=relevance

@@ -403,7 +403,7 @@ def _settle_selection(model: Lavida, settings: dict[str, Any], folder: str | Pat
 def _brought(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the selection among an adapter's, with the defaults of gate settings that are younger than it."""
     found = {name: settings[name] for name in SELECTION if name in settings}
-    return found | ({"gate": dataclasses.asdict(GateConfig(**found["gate"]))} if "gate" in found else {})
+    return found | ({"gate": dataclasses.asdict(GateConfig.stored(found["gate"]))} if "gate" in found else {})
 
 
 def _selection(model: Lavida) -> dict[str, Any]:
@@ -433,7 +433,7 @@ def _select_by(model: Lavida, settings: dict[str, Any]) -> None:
         raise UserError(f"fit={settings['fit']!r} is unknown")
     own: dict[str, Any] = {name: settings[name] for name in ("fit",) if name in settings}
     if "gate" in settings:
-        own["gate"] = ShirgGate(GateConfig(**settings["gate"]))
+        own["gate"] = ShirgGate(GateConfig.stored(settings["gate"]))
     in_config = {name: settings[name] for name in ("relevance", "relevance_sign", "resolution") if name in settings}
     if in_config:
         own["config"] = dataclasses.replace(model.config, **in_config)

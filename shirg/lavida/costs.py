@@ -21,8 +21,9 @@ from transformers import SiglipVisionConfig
 from shirg.errors import UserError
 from shirg.images import MAX_PIXELS
 from shirg.lavida import paths, vision
-from shirg.lavida.config import LavidaConfig
+from shirg.lavida.config import NO_FLOOR, LavidaConfig
 from shirg.lavida.images import tile_grid
+from shirg.lavida.relevance import NULL_WORDS
 from shirg.lavida.tower import sides
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -311,12 +312,13 @@ def gate_arithmetic_flops(config: LavidaConfig, tokens: int, pixels: int, questi
 
     8 per channel of a token: moments 3, sums and energies of the quadtree 4, summary 1. 12 per pixel: luminance, two
     squared differences, a root and the mean. The last part, with a relevance, is the cosines to L vectors of the
-    question in a space of width W, with centre and lengths: L = `question_tokens` words and W = H for "llm", L = 1 and
-    W = D for "siglip". Sorting is not counted.
+    question in a space of width W, with centre and lengths: L = `question_tokens` words and W = H for "llm", and without a
+    floor the words that tell what is chance; L = 1 and W = D for "siglip". Sorting is not counted.
     """
     width = config.vision_hidden_size
+    words = question_tokens + (NULL_WORDS if config.relevance_floor == NO_FLOOR else 0)
     cosines = {
-        "llm": (2 * question_tokens + 6) * tokens * config.hidden_size,
+        "llm": (2 * words + 6) * tokens * config.hidden_size,
         "siglip": 8 * tokens * width,
         "none": 0,
     }

@@ -34,8 +34,8 @@ def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tenso
     """Cosine of every token of all views to the question, times `config.relevance_sign`: [1, V * N] float32.
 
     In the space of "llm", the best of the question's words counts, function words left out where a tokenizer tells them
-    (`prompt.naming_part`), and only where that is no chance (`sure_relevance`); cosines below `config.relevance_floor` are
-    raised to it, and are all one to the gate.
+    (`prompt.naming_part`), and only where that is no chance (`calibrated_relevance`). A checkpoint that has its own border,
+    `config.relevance_floor`, is taken at its word: cosines below are raised to it, and are all one to the gate.
 
     None where the image alone decides: without a question, with `config.relevance == "none"`, or with "llm" where the
     vocabulary is too small to tell what chance gives.
@@ -56,9 +56,10 @@ def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tenso
             if model.tokenizer is not None:
                 question_ids = naming_part(question_ids, model.tokenizer)
             tokens, ids = features.tokens.flatten(0, 1), question_ids.to(model.device)
+            projector, embed = model.mm_projector, model.language.embed_tokens
             sign, floor = model.config.relevance_sign, model.config.relevance_floor
-            sure = sure_relevance(model.mm_projector, tokens, model.language.embed_tokens, ids, sign, floor)
-            return None if sure is None else sure[None]
+            found = calibrated_relevance(projector, tokens, embed, ids, sign, floor)
+            return None if found is None else found[None]
         if kind == "siglip":
             scores = _need_text_tower(model).relevance(features.tokens, _question_text(model, question_ids))
             return model.config.relevance_sign * scores[None]
@@ -77,43 +78,46 @@ def word_relevance(
         sign: 1 or -1, see `LavidaConfig`.
         floor: cosine to which lower ones are raised, see `LavidaConfig`.
     """
-    projected = base_projection(projector, tokens)[None].float()
-    cosines = text_cosine(projected, projected.square().mean(-1), projected.mean(1), words[None].float())[0]
-    return (sign * cosines).clamp_min(floor)
+    return (sign * _greatest_cosine(base_projection(projector, tokens).float(), words)).clamp_min(floor)
 
 
-def sure_relevance(
-    projector: nn.Module,
-    tokens: Tensor,
-    embed: nn.Embedding,
-    ids: Tensor,
-    sign: int = 1,
-    floor: float = NO_FLOOR,
+def _greatest_cosine(projected: Tensor, words: Tensor) -> Tensor:
+    """Greatest cosine of every token [N, hidden], centred by their mean, to words [L, hidden]: [N]."""
+    tokens = projected[None]
+    return text_cosine(tokens, tokens.square().mean(-1), tokens.mean(1), words[None].float())[0]
+
+
+def calibrated_relevance(
+    projector: nn.Module, tokens: Tensor, embed: nn.Embedding, ids: Tensor, sign: int = 1, floor: float = NO_FLOOR
 ) -> Tensor | None:
-    """`word_relevance` times `sign`, at least `floor`, where it is no chance; the median where the
-    gate would lift it by chance: [N] float32.
+    """`word_relevance` of the words `ids`, where it cannot be chance; where the gate would lift a token by chance it is the
+    median: [N] float32.
 
-    A space in which tokens and words do not meet still has cosines, and some are the greatest. What chance gives is asked of
-    `NULL_WORDS` words drawn once for all from the vocabulary, the question's own left out: a token's cosine to the question
-    counts where it is `SURE` standard deviations above the token's mean cosine to these.
+    A space in which tokens and words do not meet still has cosines, and some are the greatest. What chance gives is measured
+    with `NULL_WORDS` words drawn once for all from the vocabulary, the question's own left out: a token's cosine to the
+    question counts where it is `SURE` standard deviations above the token's mean cosine to these.
 
-    None where fewer than `LEAST_NULL` words are left to ask.
+    A model with a `floor` was trained to have that border, and is taken at its word. None where fewer than `LEAST_NULL`
+    words are left to measure with.
 
     Args:
+        projector: with or without an adapter, see `base_projection`.
         tokens: [N, D] of the tower.
-        embed: the vocabulary.
+        embed: the vocabulary, an embedding with `weight` [V, hidden].
         ids: [L], what is asked.
+        sign, floor: as for `word_relevance`.
     """
+    if floor > NO_FLOOR:
+        return word_relevance(projector, tokens, embed(ids), sign, floor)
     drawn = torch.randperm(len(embed.weight), generator=torch.Generator().manual_seed(0))[:NULL_WORDS].to(ids.device)
     drawn = drawn[~torch.isin(drawn, ids)]
     if len(drawn) < LEAST_NULL:
         return None
-    found = word_relevance(projector, tokens, embed(ids), sign)
     projected = base_projection(projector, tokens).float()
+    found = sign * _greatest_cosine(projected, embed(ids))
     directions = functional.normalize(projected - projected.mean(0), dim=-1)
     chance = sign * directions @ functional.normalize(embed(drawn).float(), dim=-1).T  # [N, NULL_WORDS]
     sure = found > chance.mean(-1) + SURE * chance.std(-1)
-    found = found.clamp_min(floor)
     lifted = relevance_term(found[None])[0] > 0
     return torch.where(lifted & ~sure, found.median(), found)
 

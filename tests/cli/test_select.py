@@ -65,7 +65,16 @@ def test_a_question_is_told_with_what_it_changed(model, tmp_path, capsys):
     tiny_page().save(tmp_path / "page.png")
     records = {}
     for kind in ("llm", "none"):
-        asked = ["--question", "What is the total?", "--relevance", kind, "--output-dir", tmp_path / kind]
+        asked = [
+            "--question",
+            "What is the total?",
+            "--preset",
+            "shirg-v2",
+            "--relevance",
+            kind,
+            "--output-dir",
+            tmp_path / kind,
+        ]
         assert run(model, capsys, tmp_path / "page.png", "--budget", 40, *asked)[0] == 0
         records[kind] = json.loads((tmp_path / kind / "page.kept.json").read_text(encoding="utf-8"))
     plain = set(records["none"]["indices"])

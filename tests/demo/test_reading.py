@@ -16,7 +16,7 @@ from shirg.demo.reading import Choice, Costs, Reader
 from shirg.errors import UserError
 from shirg.gate import SELECTORS, GateConfig, ShirgGate
 from shirg.lavida import PrefixCache
-from tests.tiny import tiny_model, tiny_page
+from tests.tiny import name_a_token, tiny_model, tiny_page
 
 QUESTION = "What is the total?"
 
@@ -58,6 +58,8 @@ def test_every_rule_chooses_from_one_look(reader, page, looks, selector):
 def test_the_choice_is_that_of_the_model(reader, page, question):
     model = reader.model
     ids = model.question_ids(model.prompt_ids(question)) if question else None
+    if question:
+        name_a_token(model, page.features, ids[-2:], 100)
     expected = model.select(model.image_features(tiny_page(), "shirg"), 40, ids)
     chosen = reader.choose(page, Choice(40, question=question))
     assert torch.equal(chosen.kept.indices, expected.indices)

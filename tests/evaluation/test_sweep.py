@@ -74,7 +74,7 @@ def bright(*patches: int) -> torch.Tensor:
 
 def test_every_ablation_of_the_seed_is_there():
     settings = named_settings()
-    default = GateConfig()
+    default = GateConfig.preset("shirg-v2")
     assert next(iter(settings.items())) == ("default", default)
     assert not settings["no coverage"].coverage and not settings["no summary"].summary
     assert [settings[f"edge: {name}"].edge for name in ("mean gradient", "density", "strokes", "patch variance")] == [
@@ -86,6 +86,7 @@ def test_every_ablation_of_the_seed_is_there():
     weights = {name: (settings[name].alpha, settings[name].beta) for name in settings}
     assert weights["no edge term"] == (0.25, 0) and weights["variance only"] == (1, 0)
     assert weights["similarity only"] == (0, 0) and settings["ocr preset"] == GateConfig.preset("ocr")
+    assert settings["runs preset"] == GateConfig()
     for alpha in ALPHAS:
         for beta in BETAS:
             assert settings[grid_name(alpha, beta)] == dataclasses.replace(default, alpha=alpha, beta=beta)

@@ -25,9 +25,8 @@ from shirg.evaluation.sweep_figure import heat_map
 from shirg.evaluation.sweep_report import sweep_report
 from shirg.evaluation.sweep_stop import FIRST_LOOK, MARGIN, RISK, ROUND, EarlyStop
 from shirg.evaluation.sweep_summary import summarise
-from shirg.gate import GateConfig
 from tests.evaluation.test_sweep import question, untimed, word
-from tests.tiny import tiny_model
+from tests.tiny import formula, tiny_model
 
 STORED = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "gate_sweep.json"
 
@@ -149,7 +148,7 @@ def quick(monkeypatch):
 
     names = ("default", "no edge term", "no summary", "similarity only")
     few = {name: named_settings()[name] for name in names}
-    few |= {"alpha 0.25, beta 0": GateConfig(beta=0.0)}
+    few |= {"alpha 0.25, beta 0": formula(beta=0.0)}
     monkeypatch.setattr(sweep_module, "page_and_questions", pages)
     monkeypatch.setattr(sweep_module, "named_settings", lambda: few)
 

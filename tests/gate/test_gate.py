@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shirg.gate import GateConfig, ShirgGate, plan_quadtree
+from tests.tiny import formula
 
 
 def picture(batch=1, grid=(24, 24), width=16, words=5, seed=0):
@@ -32,7 +33,7 @@ HAND = torch.stack([SPREAD, -SPREAD], dim=-1)[None]
 
 
 def test_four_by_four_by_hand():
-    gate = ShirgGate(GateConfig(beta=0, max_cell=2))
+    gate = ShirgGate(formula(beta=0, max_cell=2))
     kept = gate(HAND, 6, (4, 4))
     # A budget of 6 wants 1 cluster; the roots are 4, one per quadrant.
     assert kept.clusters.view(4, 4).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
@@ -50,14 +51,14 @@ def test_four_by_four_by_hand():
 
 def test_four_by_four_without_coverage():
     # The six highest variances: 12 (100), 9 (25), 8 and 13 (16), then 3 and 11, the first two of three nines.
-    kept = ShirgGate(GateConfig(beta=0, max_cell=2, coverage=False))(HAND, 6, (4, 4))
+    kept = ShirgGate(formula(beta=0, max_cell=2, coverage=False))(HAND, 6, (4, 4))
     assert kept.indices.tolist() == [[3, 8, 9, 11, 12, 13]]
 
 
 def test_weights_renormalise_when_there_is_no_text():
     tokens, _, pixels = picture()
     relevance = torch.zeros(1, 576)
-    gate = ShirgGate(GateConfig(alpha=0.25, beta=0.15))
+    gate = ShirgGate(formula(alpha=0.25, beta=0.15))
     without, nothing = gate(tokens, 64, (24, 24), pixels=pixels), gate(tokens, 64, (24, 24), None, pixels, relevance)
     # Same terms over weights that sum to 0.40 and to 1.15; and the same choice
     torch.testing.assert_close(without.scores * 0.40, nothing.scores * 1.15)
@@ -80,7 +81,7 @@ def test_any_grid_and_budget(views, side, fraction, with_text, with_pixels):
     count = math.prod(grid)
     budget = max(1, round(fraction * count))
     tokens, text, pixels = picture(2, grid, width=4)
-    kept = ShirgGate()(tokens, budget, grid, text if with_text else None, pixels if with_pixels else None)
+    kept = ShirgGate(formula())(tokens, budget, grid, text if with_text else None, pixels if with_pixels else None)
     size = min(budget, count)
     assert kept.indices.shape == (2, size) and kept.indices.dtype == torch.long
     assert kept.tokens.shape == (2, size + 1, 4)
@@ -98,7 +99,7 @@ def test_any_grid_and_budget(views, side, fraction, with_text, with_pixels):
 @pytest.mark.parametrize(("budget", "count"), [(512, 126), (768, 192), (1024, 255), (40, 36), (10, 36)])
 def test_high_resolution_grid(budget, count):
     tokens, text, pixels = picture(1, (48, 48), width=8)
-    kept = ShirgGate()(tokens, budget, (48, 48), text, pixels)
+    kept = ShirgGate(formula())(tokens, budget, (48, 48), text, pixels)
     assert kept.tokens.shape == (1, budget + 1, 8)
     assert kept.clusters.unique().tolist() == list(range(count))
     assert kept.clusters[0, kept.indices[0]].unique().numel() == min(budget, count)
@@ -108,18 +109,18 @@ def test_five_views_share_one_budget():
     grid = (5, 27, 27)
     tokens, text, _ = picture(1, grid, width=8)
     pixels = torch.randn(1, 5, 3, 384, 384)  # 27 * 14 = 378: the last 6 pixels belong to no patch
-    kept = ShirgGate()(tokens, 768, grid, text, pixels)
+    kept = ShirgGate(formula())(tokens, 768, grid, text, pixels)
     assert kept.tokens.shape == (1, 769, 8) and kept.clusters.unique().numel() == 405
     spoilt = pixels.clone()
     spoilt[..., 378:, :] = spoilt[..., 378:] = 50
-    assert torch.equal(kept.scores, ShirgGate()(tokens, 768, grid, text, spoilt).scores)
+    assert torch.equal(kept.scores, ShirgGate(formula())(tokens, 768, grid, text, spoilt).scores)
 
 
 def test_a_view_axis_of_one_changes_nothing():
     tokens, text, pixels = picture()
     plain, viewed = (
-        ShirgGate()(tokens, 100, (24, 24), text, pixels),
-        ShirgGate()(tokens, 100, (1, 24, 24), text, pixels[:, None]),
+        ShirgGate(formula())(tokens, 100, (24, 24), text, pixels),
+        ShirgGate(formula())(tokens, 100, (1, 24, 24), text, pixels[:, None]),
     )
     assert torch.equal(plain.tokens, viewed.tokens)
 
@@ -127,20 +128,20 @@ def test_a_view_axis_of_one_changes_nothing():
 @pytest.mark.parametrize("budget", [30, 31, 10**9])
 def test_a_budget_of_all_keeps_all_and_adds_their_mean(budget):
     tokens, *_ = picture(2, (5, 6))
-    kept = ShirgGate()(tokens, budget, (5, 6))
+    kept = ShirgGate(formula())(tokens, budget, (5, 6))
     assert torch.equal(kept.tokens[:, :30], tokens) and kept.indices.tolist() == [list(range(30))] * 2
     torch.testing.assert_close(kept.tokens[:, 30], tokens.mean(1))
 
 
 def test_no_summary_on_request():
     tokens, *_ = picture()
-    kept = ShirgGate(GateConfig(summary=False))(tokens, 50, (24, 24))
+    kept = ShirgGate(formula(summary=False))(tokens, 50, (24, 24))
     assert torch.equal(kept.tokens[0], tokens[0, kept.indices[0]])
 
 
 def test_all_equal_tokens_are_kept_from_the_front():
     # Every score ties. Two by two roots of 8: the first token of each, then the lowest indices.
-    kept = ShirgGate()(torch.full((1, 256, 5), 0.3), 20, (16, 16))
+    kept = ShirgGate(formula())(torch.full((1, 256, 5), 0.3), 20, (16, 16))
     clusters = kept.clusters[0].tolist()
     tops = {clusters.index(label) for label in set(clusters)}
     others = [i for i in range(256) if i not in tops][: 20 - len(tops)]
@@ -153,8 +154,8 @@ def test_all_equal_tokens_are_kept_from_the_front():
 def test_batch_order_changes_nothing():
     tokens, text, pixels = picture(4)
     order = torch.tensor([2, 0, 3, 1])
-    kept = ShirgGate()(tokens, 90, (24, 24), text, pixels)
-    moved = ShirgGate()(tokens[order], 90, (24, 24), text[order], pixels[order])
+    kept = ShirgGate(formula())(tokens, 90, (24, 24), text, pixels)
+    moved = ShirgGate(formula())(tokens[order], 90, (24, 24), text[order], pixels[order])
     for field in dataclasses.fields(kept):
         assert torch.equal(getattr(kept, field.name)[order], getattr(moved, field.name)), field.name
 
@@ -162,23 +163,23 @@ def test_batch_order_changes_nothing():
 def test_an_image_is_scored_as_if_alone():
     tokens, text, pixels = picture(3)
     tokens[1] *= 1000
-    together = ShirgGate()(tokens, 90, (24, 24), text, pixels)
+    together = ShirgGate(formula())(tokens, 90, (24, 24), text, pixels)
     for i in range(3):
-        alone = ShirgGate()(tokens[i : i + 1], 90, (24, 24), text[i : i + 1], pixels[i : i + 1])
+        alone = ShirgGate(formula())(tokens[i : i + 1], 90, (24, 24), text[i : i + 1], pixels[i : i + 1])
         assert torch.equal(together.indices[i], alone.indices[0]) and torch.equal(together.scores[i], alone.scores[0])
 
 
 def test_inputs_are_left_alone():
     inputs = picture(2)
     copies = [value.clone() for value in inputs]
-    ShirgGate()(inputs[0], 90, (24, 24), *inputs[1:])
+    ShirgGate(formula())(inputs[0], 90, (24, 24), *inputs[1:])
     assert all(torch.equal(value, copy) for value, copy in zip(inputs, copies, strict=True))
 
 
 def test_non_contiguous_tokens():
     tokens, *_ = picture(2)
     strided = tokens.transpose(1, 2).contiguous().transpose(1, 2)
-    kept, wanted = ShirgGate()(strided, 90, (24, 24)), ShirgGate()(tokens, 90, (24, 24))
+    kept, wanted = ShirgGate(formula())(strided, 90, (24, 24)), ShirgGate(formula())(tokens, 90, (24, 24))
     assert torch.equal(kept.indices, wanted.indices)
     torch.testing.assert_close(kept.tokens, wanted.tokens)
 
@@ -208,7 +209,7 @@ def test_a_page_blank_but_for_a_word_keeps_the_word(loudness, noise, with_pixels
     for seed in range(2):
         tokens, word, pixels = page_with_a_word(loudness, noise, with_pixels, seed)
         for budget in budgets:
-            kept = ShirgGate()(tokens, budget, (48, 48), pixels=pixels).indices[0]
+            kept = ShirgGate(formula())(tokens, budget, (48, 48), pixels=pixels).indices[0]
             assert torch.isin(word, kept).all(), (budget, seed)
 
 
@@ -216,7 +217,7 @@ def test_a_single_rare_token_is_kept_as_soon_as_clusters_are_covered():
     tokens = torch.randn(64).expand(1, 2304, 64).clone()
     tokens[0, 1000] = torch.randn(64)
     for budget in (36, 37, 200, 1000):
-        assert 1000 in ShirgGate()(tokens, budget, (48, 48)).indices[0]
+        assert 1000 in ShirgGate(formula())(tokens, budget, (48, 48)).indices[0]
 
 
 def test_a_few_huge_tokens_do_not_hide_the_text():
@@ -226,13 +227,13 @@ def test_a_few_huge_tokens_do_not_hide_the_text():
     text = torch.arange(200, 260)
     tokens[0, text] = torch.randn(60, 32, generator=generator)
     tokens[0, [5, 400]] *= 5000
-    assert torch.isin(text, ShirgGate()(tokens, 160, (24, 24)).indices[0]).all()
+    assert torch.isin(text, ShirgGate(formula())(tokens, 160, (24, 24)).indices[0]).all()
 
 
 def test_text_raises_the_tokens_it_names():
     tokens, *_ = picture(1, width=64)
     named = torch.tensor([17, 300, 511])
-    kept = ShirgGate()(tokens, 40, (24, 24), text=tokens[:, named] - tokens.mean(1))
+    kept = ShirgGate(formula())(tokens, 40, (24, 24), text=tokens[:, named] - tokens.mean(1))
     assert torch.isin(named, kept.scores[0].topk(3).indices).all() and torch.isin(named, kept.indices[0]).all()
 
 
@@ -244,7 +245,7 @@ def test_text_that_names_nothing_does_no_harm():
     words = torch.arange(100, 220)
     tokens[0, words] += 1.2 * torch.randn(120, 256, generator=generator)
     for name, question in (("none", None), ("irrelevant", torch.randn(1, 8, 256, generator=generator))):
-        kept = ShirgGate()(tokens, 180, (24, 24), text=question)
+        kept = ShirgGate(formula())(tokens, 180, (24, 24), text=question)
         recall[name] = torch.isin(words, kept.indices[0]).float().mean().item()
     assert recall["none"] > 0.95 and recall["irrelevant"] > recall["none"] - 0.03
 
@@ -253,8 +254,8 @@ def test_relevance_takes_the_place_of_text():
     tokens, text, pixels = picture()
     centred = tokens - tokens.mean(1, keepdim=True)
     cosine = torch.cosine_similarity(centred[:, :, None], text[:, None], dim=-1).amax(-1)
-    by_text = ShirgGate()(tokens, 90, (24, 24), text, pixels)
-    by_cosine = ShirgGate()(tokens, 90, (24, 24), None, pixels, relevance=cosine)
+    by_text = ShirgGate(formula())(tokens, 90, (24, 24), text, pixels)
+    by_cosine = ShirgGate(formula())(tokens, 90, (24, 24), None, pixels, relevance=cosine)
     torch.testing.assert_close(by_text.scores, by_cosine.scores, rtol=1e-3, atol=1e-4)
 
 
@@ -264,8 +265,8 @@ def test_relevance_takes_the_place_of_text():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_equals_its_rounded_input_in_float32(dtype):
     half = [value.to(dtype) for value in picture(2)]
-    low = ShirgGate()(half[0], 90, (24, 24), *half[1:])
-    high = ShirgGate()(half[0].float(), 90, (24, 24), half[1].float(), half[2].float())
+    low = ShirgGate(formula())(half[0], 90, (24, 24), *half[1:])
+    high = ShirgGate(formula())(half[0].float(), 90, (24, 24), half[1].float(), half[2].float())
     assert low.tokens.dtype == dtype and torch.equal(low.scores, high.scores)
     assert torch.equal(low.indices, high.indices) and torch.equal(low.tokens, high.tokens.to(dtype))
 
@@ -273,14 +274,14 @@ def test_half_precision_equals_its_rounded_input_in_float32(dtype):
 def test_autocast_does_not_change_the_choice():
     tokens, text, pixels = picture()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = ShirgGate()(tokens, 90, (24, 24), text, pixels)
-    assert torch.equal(inside.scores, ShirgGate()(tokens, 90, (24, 24), text, pixels).scores)
+        inside = ShirgGate(formula())(tokens, 90, (24, 24), text, pixels)
+    assert torch.equal(inside.scores, ShirgGate(formula())(tokens, 90, (24, 24), text, pixels).scores)
 
 
 def test_gradients_reach_every_token_through_kept_and_summary():
     tokens, text, _ = picture()
     tokens.requires_grad_()
-    kept = ShirgGate()(tokens, 90, (24, 24), text)
+    kept = ShirgGate(formula())(tokens, 90, (24, 24), text)
     kept.tokens[:, :90].sum().backward(retain_graph=True)
     wanted = torch.zeros(576).index_fill(0, kept.indices[0], 1.0)
     assert torch.equal(tokens.grad[0], wanted[:, None].expand(576, 16)) and not kept.scores.requires_grad
@@ -291,7 +292,10 @@ def test_gradients_reach_every_token_through_kept_and_summary():
 
 def test_selection_is_the_same_with_and_without_gradients():
     tokens, *_ = picture()
-    plain, tracked = ShirgGate()(tokens, 90, (24, 24)), ShirgGate()(tokens.clone().requires_grad_(), 90, (24, 24))
+    plain, tracked = (
+        ShirgGate(formula())(tokens, 90, (24, 24)),
+        ShirgGate(formula())(tokens.clone().requires_grad_(), 90, (24, 24)),
+    )
     assert torch.equal(plain.indices, tracked.indices)
     torch.testing.assert_close(plain.tokens, tracked.tokens.detach())
 
@@ -299,7 +303,7 @@ def test_selection_is_the_same_with_and_without_gradients():
 def test_compiles_into_one_graph():
     # A value that reached the host, or a shape that depended on one, would break the graph.
     tokens, text, pixels = picture(1, (18, 9))
-    gate = ShirgGate()
+    gate = ShirgGate(formula())
     compiled = torch.compile(gate, fullgraph=True, backend="eager")
     for budget in (90, 120):
         ours, theirs = compiled(tokens, budget, (18, 9), text, pixels), gate(tokens, budget, (18, 9), text, pixels)
@@ -342,13 +346,13 @@ TOKENS = torch.randn(2, 12, 4)
 def test_what_does_not_fit_is_refused_by_name(changes, message):
     call = {"tokens": TOKENS, "budget": 4, "grid": (3, 4)} | changes
     with pytest.raises(ValueError, match=message):
-        ShirgGate()(**call)
+        ShirgGate(formula())(**call)
 
 
 @pytest.mark.parametrize("selector", ["random", "uniform"])
 def test_blind_selectors_refuse_nan_too(selector):
     with pytest.raises(ValueError, match="tokens holds 8 NaN"):
-        ShirgGate(GateConfig(selector=selector))(TOKENS.index_fill(1, torch.tensor(3), math.nan), 4, (3, 4))
+        ShirgGate(formula(selector=selector))(TOKENS.index_fill(1, torch.tensor(3), math.nan), 4, (3, 4))
 
 
 @pytest.mark.parametrize(
@@ -369,7 +373,7 @@ def test_settings_out_of_range_are_refused_by_name(field, value):
 
 
 def test_nothing_to_rank_by_is_an_error():
-    gate = ShirgGate(GateConfig(alpha=0, beta=0))
+    gate = ShirgGate(formula(alpha=0, beta=0))
     with pytest.raises(ValueError, match="leave nothing to rank by"):
         gate(TOKENS, 4, (3, 4))
     assert gate(TOKENS, 4, (3, 4), text=torch.randn(2, 3, 4)).indices.shape == (2, 4)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shirg.gate import SELECTORS, GateConfig, Selection, ShirgGate, register
 from shirg.gate.selectors import even_places
+from tests.tiny import formula
 
 CPU = torch.device("cpu")
 
@@ -47,7 +48,7 @@ def test_uniform_keeps_exactly_the_budget_in_any_grid(grid, data):
 def test_blind_selectors_answer_the_same_call(name):
     torch.manual_seed(0)
     tokens = torch.randn(2, 30, 4)
-    kept = ShirgGate(GateConfig(selector=name))(tokens, 11, (5, 6), text=torch.randn(2, 3, 4))
+    kept = ShirgGate(formula(selector=name))(tokens, 11, (5, 6), text=torch.randn(2, 3, 4))
     assert kept.tokens.shape == (2, 12, 4) and kept.scores.shape == (2, 30) and kept.clusters.eq(0).all()
     assert torch.equal(kept.indices[0], kept.indices[1])  # they look at nothing
     dropped = torch.ones(30, dtype=torch.bool).index_fill(0, kept.indices[0], False)  # higher is kept
@@ -57,7 +58,7 @@ def test_blind_selectors_answer_the_same_call(name):
 def test_random_follows_its_seed():
     tokens = torch.randn(1, 100, 4)
     first, again, other = (
-        ShirgGate(GateConfig(selector="random", seed=seed))(tokens, 20, (10, 10)).indices for seed in (1, 1, 2)
+        ShirgGate(formula(selector="random", seed=seed))(tokens, 20, (10, 10)).indices for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.unique().numel() == 20
@@ -73,7 +74,7 @@ def test_a_selector_of_ones_own(monkeypatch):
         scores = places.float().expand(request.tokens.shape[:2])
         return Selection(places[-request.budget :][None], scores, torch.zeros_like(scores, dtype=torch.long))
 
-    assert ShirgGate(GateConfig(selector="last"))(torch.randn(1, 6, 2), 2, (2, 3)).indices.tolist() == [[4, 5]]
+    assert ShirgGate(formula(selector="last"))(torch.randn(1, 6, 2), 2, (2, 3)).indices.tolist() == [[4, 5]]
     with pytest.raises(ValueError, match="'last' exists"):
         register("last")(select_last)
 
@@ -89,7 +90,7 @@ def test_a_selector_is_given_what_it_needs_and_nothing_else(monkeypatch):
         places = request.attention.topk(request.budget).indices.sort().values
         return Selection(places, request.attention, torch.zeros_like(request.attention, dtype=torch.long))
 
-    gate = ShirgGate(GateConfig(selector="attended"))
+    gate = ShirgGate(formula(selector="attended"))
     attention = torch.tensor([[0.1, 0.5, 0.2, 0.3]], dtype=torch.float16)
     kept = gate(torch.randn(1, 4, 2), 2, (2, 2), attention=attention, keys=torch.randn(1, 4, 7))
     assert gate.needs == ("attention",) and seen == [(torch.float32, None)]
@@ -103,7 +104,7 @@ def test_a_need_that_nobody_can_meet_is_refused():
 
 def test_an_unknown_selector_is_refused_with_the_list():
     with pytest.raises(ValueError, match="'magic' is unknown; there are .*random.*shirg.*uniform"):
-        ShirgGate(GateConfig(selector="magic"))
+        ShirgGate(formula(selector="magic"))
 
 
 # ---------------------------------------------------------------- settings of the gate's own selector
@@ -121,8 +122,8 @@ def page_of_words() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_new_settings_at_their_defaults_change_no_bit():
     tokens, pixels = page_of_words()
-    plain = ShirgGate()(tokens, 144, (24, 24), pixels=pixels)
-    named = ShirgGate(GateConfig(edge="gradient", edge_spread=0.0, relevance_spread=0.0, min_cell=1))
+    plain = ShirgGate(formula())(tokens, 144, (24, 24), pixels=pixels)
+    named = ShirgGate(formula(edge="gradient", edge_spread=0.0, relevance_spread=0.0, min_cell=1))
     named = named(tokens, 144, (24, 24), pixels=pixels)
     assert torch.equal(plain.indices, named.indices) and torch.equal(plain.scores, named.scores)
 
@@ -130,7 +131,7 @@ def test_new_settings_at_their_defaults_change_no_bit():
 @pytest.mark.parametrize("change", [{"edge": "density"}, {"edge": "variance"}, {"edge_spread": 0.3}])
 def test_settings_of_the_edge_change_scores_only_where_there_are_edges(change):
     tokens, pixels = page_of_words()
-    gates = ShirgGate(), ShirgGate(GateConfig(**change))
+    gates = ShirgGate(formula()), ShirgGate(formula(**change))
     plain, changed = (gate(tokens, 144, (24, 24), pixels=pixels) for gate in gates)
     assert not torch.equal(plain.scores, changed.scores) and torch.equal(plain.clusters, changed.clusters)
     alone = (
@@ -144,7 +145,7 @@ def test_relevance_spread_brings_the_printed_tokens_of_a_lifted_row():
     relevance = torch.zeros(2, 576)
     relevance[:, 100] = 1.0  # row 4
     plain, spread = (
-        ShirgGate(GateConfig(relevance_spread=share))(tokens, 100, (24, 24), pixels=pixels, relevance=relevance)
+        ShirgGate(formula(relevance_spread=share))(tokens, 100, (24, 24), pixels=pixels, relevance=relevance)
         for share in (0.0, 0.5)
     )
     lifted = spread.scores > plain.scores
@@ -157,7 +158,7 @@ def test_relevance_spread_brings_the_printed_tokens_of_a_lifted_row():
 
 def test_edge_spread_needs_no_pixels():
     tokens, _ = page_of_words()
-    plain, spread = (ShirgGate(GateConfig(edge_spread=share))(tokens, 144, (24, 24)) for share in (0.0, 0.3))
+    plain, spread = (ShirgGate(formula(edge_spread=share))(tokens, 144, (24, 24)) for share in (0.0, 0.3))
     assert not torch.equal(plain.scores, spread.scores)
 
 
@@ -165,7 +166,7 @@ def test_edge_spread_needs_no_pixels():
 def test_no_cluster_is_cut_below_its_least_side(least, clusters):
     # 24 x 24: nine cells of 8, halved to 4, 2 and 1. 144 * 0.25 = 36 clusters are wished for: all cells of 4, or a mixture.
     tokens, _ = page_of_words()
-    gate = ShirgGate(GateConfig(min_cell=least))
+    gate = ShirgGate(formula(min_cell=least))
     kept = gate(tokens, 144, (24, 24))
     counts = [image.bincount() for image in kept.clusters]
     assert all(len(count) == clusters and count.min() >= least**2 for count in counts)
@@ -178,7 +179,7 @@ def test_no_cluster_is_cut_below_its_least_side(least, clusters):
 def test_clusters_with_a_least_side_are_the_upper_levels_of_those_without():
     tokens, _ = page_of_words()
     tokens[:, :300] *= torch.linspace(1, 5, 300)[:, None]
-    fine, coarse = (ShirgGate(GateConfig(min_cell=least))(tokens, 96, (24, 24)).clusters for least in (1, 4))
+    fine, coarse = (ShirgGate(formula(min_cell=least))(tokens, 96, (24, 24)).clusters for least in (1, 4))
     assert fine[0].bincount().min() < 16  # so there is something to be held back
     assert coarse[0].bincount().tolist().count(16) == 20 and coarse[0].unique().numel() == 24  # (24 - 9) / 3 splits
 

@@ -22,9 +22,9 @@ from shirg.gate import GateConfig, ShirgGate
 from shirg.integrations.llava import disable_shirg, enable_shirg, pixels_for_shirg
 from shirg.lavida.adapter import attach_lora, load_adapter, lora_parameters, save_adapter
 from shirg.lavida.images import anyres_views, to_pixels
-from shirg.lavida.relevance import sure_relevance
+from shirg.lavida.relevance import calibrated_relevance
 from shirg.lavida.tower import SigLipVisionTower
-from tests.tiny import name_a_token, tiny_model, tiny_page, tiny_tokenizer
+from tests.tiny import formula, name_a_token, tiny_model, tiny_page, tiny_tokenizer
 
 WIDTH = 24
 IMAGE, IGNORE = -200, -100
@@ -230,7 +230,7 @@ def test_wrong_use_names_what_is_missing(model):
     for floor in (1, -1.5, float("nan"), "0.3"):
         with pytest.raises(UserError, match="relevance_floor: got"):
             enable_shirg(model, relevance_floor=floor)
-    with pytest.raises(UserError, match="preset: got 'text'; .*default, ocr"):
+    with pytest.raises(UserError, match="preset: got 'text'; .*there are runs, default, shirg-v2, ocr"):
         enable_shirg(model, preset="text")
     with pytest.raises(UserError, match="preset: got 'ocr' and a gate_config"):
         enable_shirg(model, gate_config=GateConfig(), preset="ocr")
@@ -370,24 +370,25 @@ def test_with_a_tokenizer_the_question_decides_too(model, page):
     pixels, inner = pixels_for_shirg([page]), model.get_model()
     siglip = inner.get_vision_tower().vision_tower
     tokens = siglip.encoder(inputs_embeds=siglip.embeddings(pixels, interpolate_pos_encoding=True))[0]
-    alone = ShirgGate()(tokens, budget=32, grid=(48, 48), pixels=pixels)
+    gate = ShirgGate(formula())
+    alone = gate(tokens, budget=32, grid=(48, 48), pixels=pixels)
     wanted = 2000  # a blank patch that nobody keeps unasked: word 200 means it
     assert wanted not in alone.indices
     projected = inner.mm_projector(tokens[0])
     inner.wte.weight[200] = projected[wanted] - projected.mean(0)
     words = torch.tensor([200, 7])
-    relevance = sure_relevance(inner.mm_projector, tokens[0], inner.wte, words)[None]
-    kept = ShirgGate()(tokens, budget=32, grid=(48, 48), pixels=pixels, relevance=relevance)
+    relevance = calibrated_relevance(inner.mm_projector, tokens[0], inner.wte, words)[None]
+    kept = gate(tokens, budget=32, grid=(48, 48), pixels=pixels, relevance=relevance)
     assert wanted in kept.indices
 
     asked = torch.tensor([[5, IMAGE, 200, 7, end, 9]])
-    enable_shirg(model, budget=32, tokenizer=tokenizer)
+    enable_shirg(model, budget=32, gate_config=gate.config, tokenizer=tokenizer)
     torch.testing.assert_close(model.generate(asked, pixels)[0, 1:34], inner.mm_projector(kept.tokens[0]))
     torch.testing.assert_close(model.encode_images(pixels)[0], inner.mm_projector(alone.tokens[0]))  # not told
     for unasked in ([5, IMAGE, end, 200, 9], [200, IMAGE, end]):  # before the image, or behind the end of the turn
         seen = model.generate(torch.tensor([unasked]), pixels)[0, 1:34]
         torch.testing.assert_close(seen, inner.mm_projector(alone.tokens[0]))
-    enable_shirg(model, budget=32)
+    enable_shirg(model, budget=32, gate_config=gate.config)
     torch.testing.assert_close(model.generate(asked, pixels)[0, 1:34], inner.mm_projector(alone.tokens[0]))
 
 

@@ -24,7 +24,7 @@ from torch import nn  # noqa: E402
 from shirg.errors import UserError  # noqa: E402
 from shirg.gate import GateConfig, ShirgGate  # noqa: E402
 from shirg.integrations.llava import disable_shirg, enable_shirg, pixels_for_shirg  # noqa: E402
-from shirg.lavida.relevance import base_projection, word_relevance  # noqa: E402
+from shirg.lavida.relevance import base_projection, calibrated_relevance  # noqa: E402
 
 brought = (HEAVY & set(sys.modules)) - before
 
@@ -227,9 +227,10 @@ def test_disabled_it_is_bit_for_bit_the_official_model(model, page):
 def test_question_sign_floor_and_preset_choose_as_in_the_gate(model, page, sign, floor, preset):
     pixels, inner = pixels_for_shirg([page]), model.get_model()
     tokens, gate = raw_tokens(model, pixels), ShirgGate(GateConfig.preset(preset or "default"))
-    words = inner.embed_tokens(torch.tensor([200, 7]))
-    relevance = (sign * word_relevance(inner.mm_projector, tokens[0], words)).clamp_min(floor)[None]
-    kept = gate(tokens, budget=BUDGET, grid=(48, 48), pixels=pixels, relevance=relevance)
+    asked = calibrated_relevance(
+        inner.mm_projector, tokens[0], model.get_input_embeddings(), torch.tensor([200, 7]), sign, floor
+    )
+    kept = gate(tokens, budget=BUDGET, grid=(48, 48), pixels=pixels, relevance=asked[None])
     enable_shirg(
         model,
         BUDGET,
@@ -265,9 +266,8 @@ def test_an_adapter_moves_the_embeddings_and_never_the_choice(model, page):
     pixels, inner = pixels_for_shirg([page]), model.get_model()
     tokens = raw_tokens(model, pixels)
     before = inner.mm_projector(tokens[0])
-    words = inner.embed_tokens(torch.tensor([200, 7]))
-    relevance = word_relevance(inner.mm_projector, tokens[0], words)[None]
-    kept = ShirgGate()(tokens, budget=BUDGET, grid=(48, 48), pixels=pixels, relevance=relevance)
+    asked = calibrated_relevance(inner.mm_projector, tokens[0], model.get_input_embeddings(), torch.tensor([200, 7]))
+    kept = ShirgGate()(tokens, budget=BUDGET, grid=(48, 48), pixels=pixels, relevance=asked[None])
     shell = in_projector(model)
     torch.testing.assert_close(base_projection(inner.mm_projector, tokens[0]), before)
     assert not torch.allclose(inner.mm_projector(tokens[0]), before, atol=1e-2)

@@ -105,7 +105,7 @@ def test_folder_says_what_it_is(trained, tmp_path):
     adapter.save_adapter(trained, tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
     settings = json.loads((tmp_path / "a" / "shirg_settings.json").read_text())
     assert settings["base_fingerprint"] == adapter.base_fingerprint(trained)
-    assert settings["gate"]["alpha"] == 0.25 and settings["resolution"] == 112
+    assert settings["gate"]["alpha"] == 0.0 and settings["resolution"] == 112
     card = (tmp_path / "a" / "README.md").read_text()
     assert "base_model: tiny" in card and "rank 4" in card and "[16]" in card
 
@@ -237,7 +237,7 @@ def special(tmp_path):
     return adapter.save_adapter(trained, tmp_path / "special", settings={})
 
 
-TRAINED_WITH, PLAIN = (0.5, "none", -1, 168, "pad"), (0.25, "llm", 1, 112, "stretch")
+TRAINED_WITH, PLAIN = (0.5, "none", -1, 168, "pad"), (0.0, "llm", 1, 112, "stretch")
 
 
 def test_the_whole_selection_goes_with_the_adapter(special, tmp_path, caplog):
@@ -267,7 +267,7 @@ def test_what_someone_set_stays_and_is_told(special, caplog):
     assert "trained with resolution 168; this model has 224" in caplog.text
     assert len(caplog.records) == 2
     model.unload_adapter()
-    assert selection(model) == (0.25, "siglip", 1, 224, "stretch")
+    assert selection(model) == (0.0, "siglip", 1, 224, "stretch")
 
 
 def test_flags_count_for_more_than_the_adapter(special, tmp_path, caplog):

@@ -17,9 +17,9 @@ from shirg.errors import UserError
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida, LavidaConfig, VisionFeatures, adapter
-from shirg.lavida.relevance import base_projection, sure_relevance, token_relevance, word_relevance
+from shirg.lavida.relevance import base_projection, calibrated_relevance, token_relevance, word_relevance
 from shirg.lavida.text_tower import TextTower
-from tests.tiny import tiny_config, tiny_model, tiny_page
+from tests.tiny import formula, tiny_config, tiny_model, tiny_page
 
 QUESTION = "What is the Total?"
 SMALL = {"resolution": 168}
@@ -248,6 +248,7 @@ def test_sign_by_hand(sign, kept):
     pixels blank, so relevance alone decides, by (1 - alpha) / (1 + beta) = 0.75 / 1.15.
     """
     model, features = signed_case(sign)
+    model.gate = ShirgGate(formula())
     relevance = token_relevance(model, features, torch.tensor([7]))[0]
     assert relevance[[10, 40]].tolist() == pytest.approx([sign, -sign]) and relevance.count_nonzero() == 2
     choice = model.select(features, 1, torch.tensor([7]))
@@ -348,7 +349,9 @@ def test_without_enough_words_to_tell_chance_nothing_is_relevant():
     model, features = signed_case(1)
     tokens, words = features.tokens.flatten(0, 1), model.language.embed_tokens.weight
     few, enough = (
-        sure_relevance(model.mm_projector, tokens, torch.nn.Embedding.from_pretrained(words[:known]), torch.tensor([7]))
+        calibrated_relevance(
+            model.mm_projector, tokens, torch.nn.Embedding.from_pretrained(words[:known]), torch.tensor([7])
+        )
         for known in (128, 129)
     )
     assert few is None and enough[10].item() == pytest.approx(1)  # one of the words is the question's own
