@@ -26,8 +26,7 @@ NULL_WORDS, LEAST_NULL = 256, 128
 """Words that tell what cosine a token has by chance, and how few of them are too few."""
 SURE = 3.5
 """Standard deviations of these cosines that a match must be above their mean. A question has several words and a page 2304
-tokens: at 2.3, which one word exceeds at one token in a hundred, questions of random vectors still cost words
-(`benchmarks/gate_relevance.py`)."""
+tokens: at 2.3, which one word exceeds at one token in a hundred, questions of random vectors still cost words."""
 
 
 def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
