@@ -101,6 +101,11 @@ def variants() -> dict[str, GateConfig]:
     return ours | {name: GateConfig(selector=name) for name in others}
 
 
+def whole_rules() -> dict[str, GateConfig]:
+    """`variants` without those that have a part out."""
+    return {name: config for name, config in variants().items() if ", " not in name}
+
+
 # ---------------------------------------------------------------- measuring
 
 
@@ -147,9 +152,9 @@ def pages_of(data_dir: Path | None, most: int, seed: int, tuning: bool) -> dict[
 class Selecting:
     """All variants on the tower's features of one page at a time; these are computed once."""
 
-    def __init__(self, model: Lavida):
+    def __init__(self, model: Lavida, rules: dict[str, GateConfig] | None = None):
         self.model = model
-        self.gates = {name: ShirgGate(config) for name, config in variants().items()}
+        self.gates = {name: ShirgGate(config) for name, config in (rules or variants()).items()}
         model.gate = ShirgGate(GateConfig(selector="visionzip"))  # so that features hold what rivals need
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gate_recall import BUDGETS, OURS, REPORTED, Selecting
+from gate_recall import BUDGETS, OURS, REPORTED, Selecting, whole_rules
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
 from rich.progress import track
@@ -194,7 +194,7 @@ def main() -> None:
     if arguments.data_dir is None:
         parser.error("--data-dir: needed, the folder that holds sroie/ and funsd/")
     start, model, read = time.perf_counter(), Lavida.from_pretrained("nano"), recogniser()
-    selecting = Selecting(model)
+    selecting = Selecting(model, whole_rules())
     results: dict[str, list[Row]] = {}
     names: dict[str, list[str]] = {}
     for name in SETS:

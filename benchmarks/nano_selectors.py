@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gate_recall import OURS, variants
+from gate_recall import OURS, whole_rules
 from nano_claim import SMALL_PRINT, weights_digest
 from rich.progress import track
 
@@ -49,7 +49,7 @@ class Asking:
 
     def __init__(self) -> None:
         self.model = Lavida.from_pretrained("nano")
-        self.gates = {name: ShirgGate(config) for name, config in variants().items()}
+        self.gates = {name: ShirgGate(config) for name, config in whole_rules().items()}
         self.looking = ShirgGate(GateConfig(selector="visionzip"))
         """Its needs make the tower keep what any selector wants."""
 

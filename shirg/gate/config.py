@@ -144,5 +144,6 @@ question names brings its line along.
 
 "runs", the default: words are ranked, not patches. Neighbouring patches of print are joined and take their mean, so that a
 word is kept whole or not at all; every cell of at most 8 x 8 tokens that holds a run is sure of one token, blank paper of
-none. Without pixels it is the token map's gradient with one token for every cell.
+none; where the whole image holds no print, as a photograph, every cell is. Without pixels it is the token map's gradient with
+one token for every cell.
 """

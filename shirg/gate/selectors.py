@@ -151,8 +151,9 @@ def select_shirg(request: Request) -> Selection:
     tops = None
     if config.coverage:
         tops = cluster_tops(ranks, clusters, tree.count(request.budget, config.clusters_per_budget))
-        if runs is not None:  # what no run reaches is left to the summary
-            tops &= runs > 0
+        if runs is not None:  # what no run reaches is left to the summary, but on a page without print all are covered
+            printed = runs > 0
+            tops &= printed | ~printed.any(dim=1, keepdim=True)
     return Selection(keep_best(ranks, request.budget, tops), scores, clusters, total)
 
 

@@ -84,7 +84,7 @@ def test_settings_that_are_not_repeated_are_the_runs(command, model, whole, half
             "what --image-resolution decides differs: resolution is 420, but .* was made with 392",
         ),
         (("--fit", "stretch"), "what --fit decides differs: fit is 'stretch', but .* was made with 'pad'"),
-        (("--preset", "default"), "what --preset decides differs: gate.alpha is 0.25, but .* was made with 0.1"),
+        (("--preset", "default"), "what --preset decides differs: gate.alpha is 0.0, but .* was made with 0.1"),
         (("--relevance", "none"), "what --relevance decides differs: relevance is 'none', but .* was made with 'llm'"),
         (
             ("--enable-augmentation",),

@@ -113,7 +113,7 @@ def test_other_questions_weights_and_gates_are_refused(whole, benchmark):
         SHIRGEvaluator(config, other).run_evaluation()
     other = adapted_model()
     other.gate.config = type(other.gate.config)(beta=0.5)
-    with pytest.raises(UserError, match="resume: gate.beta is 0.5, but .* was made with 0.15"):
+    with pytest.raises(UserError, match="resume: gate.beta is 0.5, but .* was made with 1.0"):
         SHIRGEvaluator(config, other).run_evaluation()
 
 

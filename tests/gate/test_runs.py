@@ -87,6 +87,13 @@ def test_every_cell_with_a_run_is_sure_of_a_token_and_blank_paper_of_none():
     assert (12, 12) not in kept(dataclasses.replace(config, coverage=False), 6, pixels)
 
 
+def test_an_image_without_print_is_covered_everywhere():
+    """A ramp from left to right has no steps downwards, so that no patch holds print."""
+    ramp = torch.linspace(-1, 1, GRID[1] * 14).expand(1, 1, 3, GRID[0] * 14, -1)
+    cells = {(row // 8, col // 8) for row, col in kept(RUNS, 6, ramp)}
+    assert cells == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
 def test_a_question_lifts_the_run_of_the_token_that_it_names():
     strong = {(row, col): 2 for row in range(6) for col in range(6)}
     label = {(10, 3): 4, (10, 4): 4, (10, 5): 4}

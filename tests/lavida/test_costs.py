@@ -234,7 +234,7 @@ def test_relevance_decides_what_the_gate_costs():
     assert costs.relevance_flops(replace(config, relevance="none"), 1, 2304) == 0
     shape = costs.vision_shape(config, "shirg")
     cost = costs.path_cost(config, shape, costs.Scenario())
-    assert cost.gate_arithmetic < 0.02 * cost.gate_projection < 0.001 * cost.total_cached
+    assert cost.gate_arithmetic < 0.07 * cost.gate_projection < 0.001 * cost.total_cached
 
 
 def test_siglip_relevance_as_torch_counts_it():

@@ -20,7 +20,7 @@ from shirg.process_group import part
 from shirg.training import SHIRGLoRATrainer
 from shirg.training.loss_model import Example, LossModel
 from tests.forked import TORCHRUN, Ended, launched
-from tests.tiny import tiny_model, tiny_page
+from tests.tiny import name_a_token, tiny_model, tiny_page
 from tests.training.helpers import (
     RESOLUTION,
     Interrupting,
@@ -176,6 +176,7 @@ def test_shared_tokens_are_chosen_by_the_image_alone(tmp_path):
     model = small_trainer(tmp_path).model
     features, prompt = model.image_features(tiny_page(), "shirg"), model.prompt_ids("Which total?")
     question, nothing = model.question_ids(prompt), torch.zeros(6, dtype=torch.long)
+    name_a_token(model, features, question[-2:], 5)
     example = Example("r", "page", features, prompt, question, nothing, nothing.bool())
     kept = {share: LossModel(model, "packed", share)._image(example, 16) for share in (True, False)}
     assert torch.equal(kept[True], model.image_embeds(features, "shirg", 16))
