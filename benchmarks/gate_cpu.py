@@ -61,12 +61,12 @@ def measure(batch: int, warm_up: int, runs: int) -> dict[str, list[float]]:
     text = torch.randn(batch, WORDS, WIDTH, generator=generator)
     pixels = torch.randn(batch, 3, GRID[0] * 14, GRID[1] * 14, generator=generator)
     gates = {name: ShirgGate(GateConfig(selector=name)) for name in ("shirg", "random", "uniform")}
-    ocr = ShirgGate(GateConfig.preset("ocr"))
+    first = ShirgGate(GateConfig.preset("shirg-v2"))
     calls = {
         "text and pixels": lambda: gates["shirg"](tokens, BUDGET, GRID, text, pixels),
         "pixels": lambda: gates["shirg"](tokens, BUDGET, GRID, pixels=pixels),
-        "text and pixels, ocr": lambda: ocr(tokens, BUDGET, GRID, text, pixels),
-        "pixels, ocr": lambda: ocr(tokens, BUDGET, GRID, pixels=pixels),
+        "text and pixels, shirg-v2": lambda: first(tokens, BUDGET, GRID, text, pixels),
+        "pixels, shirg-v2": lambda: first(tokens, BUDGET, GRID, pixels=pixels),
         "tokens only": lambda: gates["shirg"](tokens, BUDGET, GRID),
         "random": lambda: gates["random"](tokens, BUDGET, GRID),
         "uniform": lambda: gates["uniform"](tokens, BUDGET, GRID),

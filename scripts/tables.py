@@ -121,11 +121,11 @@ def relevance(run: dict) -> Rows:
     """Answers kept whole without a question, with it, and with one about something else."""
     found = {(one["preset"], one["budget"], one["setting"]): one for one in run["kept"]}
     key = "answer whole"
-    for preset, budget in (("ocr", 128), ("ocr", 256), ("ocr", 512), ("default", 256)):
+    for preset, budget in (("runs", 128), ("runs", 256), ("runs", 512), ("ocr", 256), ("shirg-v2", 256)):
         means = [found[preset, budget, setting][key]["mean"] for setting in ("without", "asked")]
         gains = [found[preset, budget, setting][f"{key}, difference"] for setting in ("asked", "unrelated")]
         yield [
-            "`ocr` preset" if preset == "ocr" else preset,
+            f"`{preset}`",
             str(budget),
             *(f"{100 * mean:.1f}" for mean in means),
             *(f"{100 * one['mean']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]" for one in gains),

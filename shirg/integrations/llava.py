@@ -103,7 +103,7 @@ def enable_shirg(
             alone decides.
         relevance_sign: -1 where the space is inverted, so that the least similar tokens are the relevant ones.
         relevance_floor: cosine, times the sign, up to which a token is no match for the question.
-        preset: "default" or "ocr", instead of `gate_config`.
+        preset: a name of `shirg.gate.config.PRESETS`, instead of `gate_config`.
 
     Raises:
         UserError: if the model lacks an attribute of the official code base or stands around another one, the budget
