@@ -121,7 +121,7 @@ def command(flags: Flags) -> None:
         return
     console = Console(soft_wrap=True)
     for shown in scoreboard(results) if "scores" in results else ():
-        Console(width=max(console.width, 110)).print(shown)
+        Console(width=max(console.width, 160)).print(shown)
     console.print(said(flags, results), highlight=False, markup=False)
 
 

@@ -38,7 +38,7 @@ def command(flags: Flags) -> None:
         results = redo(flags.folder)
     console = Console(soft_wrap=True)
     for shown in scoreboard(results):
-        Console(width=max(console.width, 110)).print(shown)
+        Console(width=max(console.width, 160)).print(shown)
     scored = sum(dataset["questions"] for dataset in results["datasets"]) * len(results["variants"])
     said = f"{scored} answers scored again, every number is theirs; report: {flags.folder / 'evaluation_report.html'}"
     console.print(said, highlight=False, markup=False)

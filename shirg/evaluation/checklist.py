@@ -136,11 +136,12 @@ def _gains(results: dict[str, Any], name: str, against: Sequence[str], *, adapte
 
 
 def gain_item(name: str, entry: dict[str, Any], datasets: str) -> Item:
-    """One comparison: met when it is better, and by 5 points or more; undecided when the run is too small to tell."""
-    if entry["verdict"] == UNDECIDED and (entry["high"] is None or entry["high"] >= ACCURACY_GAIN):
-        status = UNDECIDED
-    else:
-        status = MET if entry["verdict"] == "better" and entry["difference"] >= ACCURACY_GAIN else NOT_MET
+    """One comparison: met or not met when the whole interval lies on that side of 5 points, else undecided."""
+    status = UNDECIDED
+    if entry["low"] is not None and entry["low"] >= ACCURACY_GAIN:
+        status = MET
+    elif entry["high"] is not None and entry["high"] < ACCURACY_GAIN:
+        status = NOT_MET
     number = (
         f"{points(entry['difference'])} points{_range(entry)} on {datasets} ({count(entry['questions'], 'question')}, "
         f"{count(entry['pages'], 'page')}); verdict: {verdict(entry)}"

@@ -20,6 +20,9 @@ BASELINES = ("hd", "lowres")
 EVERY_TOKEN = {"multiview": "multiview-all"}
 """Selection -> the path that shows every token it chooses from; `highres` for all others."""
 
+DISTURBED = 1.5
+"""A whole answer that takes so many times as long as its parts was not timed alone; quiet machines give 1.0 to 1.1."""
+
 
 def takeaway(results: Mapping[str, Any] | None, training: Mapping[str, Any] | None = None) -> list[str]:
     """Sentences, a line each: the scores of the selection beside LaViDa's own paths, what the adapter changed, what an
@@ -169,8 +172,18 @@ def _cost_line(results: Mapping[str, Any]) -> str:
     other = next((other for other in BASELINES if other in costs and other != name), None)
     if other is None or name not in costs:
         return ""
-    times, caches = ([row[key] for row in (costs[name], costs[other])] for key in ("total_ms", "kv_bytes"))
+    rows = costs[name], costs[other]
+    times, caches = ([row[key] for row in rows] for key in ("total_ms", "kv_bytes"))
+    cache = f"its KV cache took {megabytes(caches[0])} MB with {name} and {megabytes(caches[1])} MB with {other}."
+    if any(_disturbed(row) for row in rows):
+        return f"Times of an answer are not compared, because other programs disturbed them; on the page that was timed {cache}"
     return (
         f"On the one page that was timed, an answer took {milliseconds(times[0])} ms with {name} and {milliseconds(times[1])} "
-        f"ms with {other}; its KV cache took {megabytes(caches[0])} MB and {megabytes(caches[1])} MB."
+        f"ms with {other}; {cache}"
     )
+
+
+def _disturbed(row: Mapping[str, Any]) -> bool:
+    """Whether a whole answer took far longer than its parts, which were timed at other moments."""
+    parts = row["tower_ms"] + row["embedding_ms"] + row["prefill_ms"] + row["steps"] * row["step_ms"]
+    return row["total_ms"] > DISTURBED * parts

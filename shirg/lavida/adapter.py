@@ -350,8 +350,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"adapter {folder}: no such folder; give a `best_model` or `checkpoint-N` folder of a training")
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
+        best = folder / "checkpoints" / "best_model"
         raise UserError(
-            f"adapter {folder}: no {', '.join(missing)}; a SHIRG adapter folder holds {', '.join(ADAPTER_FILES)}"
+            f"adapter {folder}: no {', '.join(missing)}; "
+            + (f"give {best}" if best.is_dir() else "such a folder holds all three")
         )
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))

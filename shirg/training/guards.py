@@ -20,11 +20,14 @@ from shirg.training.loss_model import Example
 
 logger = logging.getLogger(__name__)
 
-CREEP_SHARE, CREEP_BYTES = 0.1, 2**28
-"""Memory creeps when it has grown by more than a tenth and by more than 256 MiB, since allocators and caches breathe."""
+CREEP_SHARE, CREEP_BYTES = 0.25, 2**29
+"""Memory creeps when it has grown by more than a quarter and by more than 512 MiB, since allocators and caches breathe."""
 
 LEAST_STEPS = 40
-"""Optimizer steps before losses and memory are judged; the first quarter is then compared with the last."""
+"""Optimizer steps before memory is judged; an early quarter is then compared with the last."""
+
+LEAST_LOSSES = 32
+"""Steps of a ratio before its losses are judged."""
 
 
 def described(examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -116,14 +119,15 @@ class Watch:
     def loss_falls(self) -> tuple[bool | None, str]:
         """Whether the loss is lower in the last quarter than in the first, each ratio compared with itself.
 
-        Losses scatter with the records and the noise of a step, so a change within two standard errors decides nothing.
+        Losses scatter with the records and the noise of a step, and those of steps about the same images alike; so a change
+        within three standard errors decides nothing.
         """
-        quarters = [_first_and_last_quarter(losses) for losses in self.losses.values() if len(losses) >= 8]
-        if sum(map(len, self.losses.values())) < LEAST_STEPS or not quarters:
-            return None, f"fewer than {LEAST_STEPS} steps"
+        quarters = [_first_and_last_quarter(losses) for losses in self.losses.values() if len(losses) >= LEAST_LOSSES]
+        if not quarters:
+            return None, f"fewer than {LEAST_LOSSES} steps of any ratio"
         first, last = (statistics.fmean(statistics.fmean(pair[side]) for pair in quarters) for side in (0, 1))
         squared = sum(statistics.variance(side) / len(side) for pair in quarters for side in pair) / len(quarters) ** 2
-        change, noise = last - first, 2 * math.sqrt(squared)
+        change, noise = last - first, 3 * math.sqrt(squared)
         found = f"{first:.4f} in the first quarter, {last:.4f} in the last"
         if -noise <= change < noise:
             return None, f"the training loss stays within its scatter of {noise:.4f}: {found}"

@@ -74,7 +74,7 @@ def expectations(trainer: SHIRGLoRATrainer) -> list[str]:
     seconds = work / speed / effort.UTILISATION
     lines = [
         f"expected: peak memory {in_units(peaks[worst])} per process (ratio {worst}, computed; up to"
-        f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time {in_words(seconds)}"
+        f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time at least {in_words(seconds)}"
         f" ({work / 1e12:,.3g} TFLOP per process at half of the {speed / 1e12:,.3g} TFLOP/s that a matrix product reaches"
         f" here; reading, validation and saving come on top)"
     ]

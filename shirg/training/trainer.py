@@ -141,7 +141,8 @@ class SHIRGLoRATrainer:
                 except StopRequested:
                     self._save()
                     logger.warning(
-                        "stopped at step %d; --resume (resume=True in Python) goes on from there", self.state.step
+                        "stopped at step %d; the same command with --resume (resume=True in Python) goes on from there",
+                        self.state.step,
                     )
                     raise stopped_by(self.stop) from None
             results = self._finish()
