@@ -36,7 +36,7 @@ def test_a_loss_that_falls_passes_and_one_that_does_not_is_said_while_it_runs(ca
 
 
 def test_a_rise_within_the_scatter_of_single_steps_is_not_reported(caplog):
-    """Quarters of ten steps a ratio: means 1.0 and 1.2; the standard error of their difference is 0.167 (by hand), three of it 0.5."""
+    """Quarters of ten steps a ratio, means 1.0 and 1.2: three standard errors of their difference are 0.5 (by hand)."""
     scattered = [(0.5, 0.5, 1.5, 1.5)[step % 4] + (0.2 if step >= 60 else 0) for step in range(80)]
     passed, found = watched(scattered).loss_falls()
     assert passed is None and "stays within its scatter of 0.5000" in found
