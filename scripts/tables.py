@@ -117,6 +117,42 @@ def parts_out(run: dict) -> Rows:
     return _recalls(run, names)
 
 
+def legible(run: dict) -> Rows:
+    """Lines that the outside reader reads exactly, of receipts and forms, by rule and budget."""
+    names = {
+        "all 2304 patches": "all 2304",
+        "the 384 px view": "384 px",
+        "SHIRG, `runs`": "shirg (runs)",
+        "SHIRG, `ocr`": "shirg (ocr)",
+        "SHIRG, `shirg-v2`": "shirg (shirg-v2)",
+        "strokes alone": "strokes alone",
+        "DivPrune": "divprune",
+        "CDPruner": "cdpruner",
+        "TOPS": "tops",
+        "random": "random",
+    }
+    found = {(name, one["variant"], one["budget"]): one for name, rows in run["results"].items() for one in rows}
+    for label, variant in names.items():
+        cells = []
+        for part in ("sroie", "funsd"):
+            for budget in (256, 512, 768, 1024):
+                one = found.get((part, variant, budget)) or found[part, variant, None]
+                cells.append(f"{100 * one['exact'][0]:.1f}")
+        yield [label, *cells]
+
+
+def page_budgets(run: dict) -> Rows:
+    """Tokens and word recall of the budget "auto", at several shares, and of fixed ones."""
+    for one in run["results"]["all"]:
+        low, middle, high, _ = one["percentiles"]
+        yield [
+            one["setting"],
+            f"{one['tokens']:.0f}",
+            *map(str, (low, middle, high)),
+            f"{100 * one['recall'][0]:.1f}",
+        ]
+
+
 def relevance(run: dict) -> Rows:
     """Answers kept whole without a question, with it, and with one about something else."""
     found = {(one["preset"], one["budget"], one["setting"]): one for one in run["kept"]}
@@ -311,7 +347,9 @@ TABLES = (
     Table("docs/evaluation.md", "adapter", "nano_claim.json", claim_adapters),
     Table("docs/evaluation.md", "vision path", "nano_small_print.json", small_print),
     Table("README.md", "rule", "gate_recall.json", kept_words),
+    Table("README.md", "lines read", "legibility.json", legible),
     Table("docs/method.md", "preset `runs`", "gate_recall.json", parts_out),
+    Table("docs/method.md", "budget", "page_budget.json", page_budgets),
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
     Table("docs/data.md", "", "prepare_data.json", preparation),
     Table("docs/data.md", "images", "loader.json", feeding),

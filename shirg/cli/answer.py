@@ -35,8 +35,8 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     mode: Literal["shirg", "lowres", "hd", "highres", "multiview"] = "shirg"
     """shirg keeps a budget of tokens, highres keeps all, lowres sees 384 pixels, hd pools tiles, multiview selects on them."""
 
-    budget: Annotated[int, ranges.BUDGET] = 768
-    """Visual tokens to keep, in the modes shirg and multiview."""
+    budget: Annotated[int | Literal["auto"], ranges.BUDGET, arg(metavar="INT|auto")] = 768
+    """Visual tokens to keep, in the modes shirg and multiview; auto keeps as many as the print of the page needs, 64 to 1024."""
 
     draft: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = None
     """How the answer is to look: a form with gaps of N tokens, "Total: [mask:6] USD", or a beginning, "The total is"."""

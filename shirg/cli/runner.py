@@ -40,6 +40,9 @@ FLAG_OF = {
 }
 """Settings of the library whose flag has another name."""
 
+UNRECOGNIZED = re.compile(r"Unrecognized options: ([^,\s]+)(?:.*?Perhaps you meant: (--[\w-]+))?")
+"""tyro's words about options that there are not, the first of them, and the nearest that there is."""
+
 DIFFERS = re.compile(r"resume: (\w+)([.\w]*) is")
 """How a message begins about a setting that is not what it was."""
 
@@ -73,8 +76,17 @@ def parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None)
         if leaving.code == USER_MISTAKE:
             inside = said.getvalue().split("\n", 1)[-1]  # the frame's first row is its title
             words = re.sub(r"[\u2500-\u257f]|-{4,}|^[|+]|[|+]$", " ", inside, flags=re.MULTILINE)
-            print(f"shirg: error: {_one_line(words)}", file=sys.stderr)
+            print(f"shirg: error: {_shortened(_one_line(words))}", file=sys.stderr)
         raise
+
+
+def _shortened(words: str) -> str:
+    """tyro's words without its help; for options that there are not, the first with the nearest that there is."""
+    found = UNRECOGNIZED.match(words)
+    if not found:
+        return re.sub(r" Argument helptext: .*", "; --help explains it", words)
+    hint = f"did you mean {found[2]}? " if found[2] else ""
+    return f"{found[1]}: no such option or argument; {hint}--help lists what there is"
 
 
 def check_numbers(flags: CommonFlags) -> None:
@@ -88,7 +100,7 @@ def check_numbers(flags: CommonFlags) -> None:
         given = getattr(flags, field.name)
         numbers = () if given is None else given if isinstance(given, tuple) else (given,)
         for allowed in (one for one in getattr(hints[field.name], "__metadata__", ()) if isinstance(one, Range)):
-            for number in numbers:
+            for number in (one for one in numbers if not isinstance(one, str)):  # a word that stands for a number
                 allowed.check(f"--{field.name.replace('_', '-')}", number)
 
 

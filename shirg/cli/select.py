@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
@@ -46,8 +46,8 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     image: Positional[Annotated[Path, arg(metavar="IMAGE|FOLDER")]]
     """A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file, or a folder of them."""
 
-    budget: Annotated[int, ranges.BUDGET] = 768
-    """Patches to keep, from 1 to the number of patches (2304 at 672 pixels). One more token sums up the others."""
+    budget: Annotated[int | Literal["auto"], ranges.BUDGET, arg(metavar="INT|auto")] = 768
+    """Patches to keep, 1 to all, or auto: as many as the page's print needs, 64 to 1024. One token more sums up the others."""
 
     question: str = ""
     """Choose with this question in mind; without it by the page alone."""
@@ -67,7 +67,8 @@ def command(flags: Flags) -> None:
     if flags.output_dir is not None:
         check_writable(flags.output_dir)
     model = load_model(flags, flags.adapter)
-    check_budget(flags.budget, (model.resolution // model.tower.patch_size) ** 2)
+    if flags.budget != "auto":
+        check_budget(flags.budget, (model.resolution // model.tower.patch_size) ** 2)
     question_ids = model.question_ids(model.prompt_ids(flags.question)) if flags.question else None
     if not flags.image.is_dir():
         said = draw_page(model, flags.image, output_of(flags.image, pages, flags.output_dir), question_ids, flags)

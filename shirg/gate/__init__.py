@@ -4,6 +4,7 @@ from . import rivals
 from .clusters import Quadtree, plan_quadtree
 from .config import GateConfig
 from .gate import Kept, ShirgGate
+from .page_budget import page_budget
 from .selectors import SELECTORS, Request, Rule, Selection, Selector, register
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Selection",
     "Selector",
     "ShirgGate",
+    "page_budget",
     "plan_quadtree",
     "register",
     "rivals",

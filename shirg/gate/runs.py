@@ -9,14 +9,24 @@ import torch
 from torch import Tensor
 
 from .merge import sum_groups
+from .terms import pixel_edges, spread_edges
 
 PRINTED = 0.09
 """Edge of kind "print", spread to the neighbours, from which on a patch belongs to a run. Half of it lets ruled paper in, twice
 as much cuts pale lines into pieces; chosen on the tuning pages of `benchmarks/gate_recall.py`."""
 
+LENT = 0.2
+"""Share of its print that a patch lends to the patches left and right of it, see `GateConfig.edge_spread`."""
+
 STACKED = 0.75
 """Of what print lends to the patches beside it, the share that it lends to those above and below: letters are often as high as
 two patches, and the weaker one is theirs, too."""
+
+
+def runs_of(pixels: Tensor, grid: tuple[int, int, int], lent: float = LENT) -> tuple[Tensor, Tensor]:
+    """Print of every patch, lent to its neighbours, and the number of the run that it is in: [B, V, 3, H, W] -> two [B, N]."""
+    edges = spread_edges(pixel_edges(pixels, *grid[1:], "runs"), grid, lent, STACKED)
+    return edges, number_runs(edges > PRINTED, grid)
 
 
 def number_runs(printed: Tensor, grid: tuple[int, int, int]) -> Tensor:

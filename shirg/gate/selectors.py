@@ -22,7 +22,7 @@ from torch import Tensor
 from .clusters import Quadtree, grow_clusters, label_roots, plan_quadtree
 from .config import GateConfig
 from .ranking import cluster_tops, keep_best, rank_tokens
-from .runs import PRINTED, STACKED, number_runs, run_means, run_peaks
+from .runs import STACKED, run_means, run_peaks, runs_of
 from .terms import (
     PRINT,
     pixel_edges,
@@ -169,14 +169,14 @@ def _stop_at(tree: Quadtree, least: int) -> Quadtree:
 def _edges(request: Request, grid_tokens: Tensor) -> tuple[Tensor, Tensor | None]:
     """Edge of every token [B, N] and, for edges of kind "runs", the run that it is in [B, N]; None where none are joined."""
     config, grid, pixels = request.config, request.grid, request.pixels
+    if config.edge == "runs" and pixels is not None:
+        edges, runs = runs_of(pixels, grid, config.edge_spread)
+        return run_means(edges, runs, grid), runs
     edges = token_edges(grid_tokens) if pixels is None else pixel_edges(pixels, *grid[1:], config.edge)
     if config.edge_spread:
         stacked = STACKED if config.edge in PRINT else 1 / 3
         edges = spread_edges(edges, grid, config.edge_spread, stacked)
-    if config.edge != "runs" or pixels is None:
-        return edges, None
-    runs = number_runs(edges > PRINTED, grid)
-    return run_means(edges, runs, grid), runs
+    return edges, None
 
 
 def _saliency(request: Request, edges: Tensor, runs: Tensor | None, squares: Tensor | None, centre: Tensor) -> Tensor:

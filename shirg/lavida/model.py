@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shirg.errors import ItemError, UserError
-from shirg.gate import Kept, ShirgGate
+from shirg.gate import Kept, ShirgGate, page_budget
 from shirg.lavida import checkpoint, paths, prompt, vision
 from shirg.lavida.adapter import base_config, load_adapter, unload_adapter
 from shirg.lavida.config import LavidaConfig, read_config
@@ -166,10 +166,11 @@ class Lavida(nn.Module):
         self.text_tower = load_text_tower(self, name)
 
     @torch.no_grad()
-    def select(self, features: VisionFeatures, budget: int, question_ids: Tensor | None = None) -> Kept:
+    def select(self, features: VisionFeatures, budget: vision.Budget, question_ids: Tensor | None = None) -> Kept:
         """The gate's choice of `budget` tokens among those of all views (batch of one).
 
         Args:
+            budget: tokens to keep; "auto" takes as many as the print of the image needs, see `page_budget`.
             question_ids: ids [L] of what is asked. `config.relevance` says where the tokens are compared with it:
                 "llm" projects them by the base projector (whatever adapter is on) and takes the question's word
                 embeddings, "siglip" takes SigLIP's own space, "none" chooses by the image alone.
@@ -178,13 +179,16 @@ class Lavida(nn.Module):
             UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
         """
         several = features.path in ("hd", "multiview")
+        grid, pixels = (len(features.tokens), *features.grid), features.pixels[None]
+        if budget == "auto":
+            budget = page_budget(pixels, grid)
         vision.check_budget(budget, features.num_tokens, tiles=several)
         tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
         return self.gate(
             tokens,
             budget=budget,
-            grid=(len(features.tokens), *features.grid) if several else features.grid,
-            pixels=features.pixels[None] if several else features.pixels,
+            grid=grid,
+            pixels=pixels,
             relevance=token_relevance(self, features, question_ids),
             **self._gate_needs(features),
         )
@@ -200,7 +204,11 @@ class Lavida(nn.Module):
         return {name: value.flatten(0, 1)[None] for name, value in made.items()}
 
     def image_embeds(
-        self, features: VisionFeatures, mode: str, budget: int | None = None, question_ids: Tensor | None = None
+        self,
+        features: VisionFeatures,
+        mode: str,
+        budget: vision.Budget | None = None,
+        question_ids: Tensor | None = None,
     ) -> Tensor:
         """What stands for the image in the prompt, [n, hidden]; differentiable in the projector and its adapter.
 
@@ -231,7 +239,7 @@ class Lavida(nn.Module):
         self,
         images: Sequence[Image.Image],
         mode: str = "shirg",
-        budget: int | None = None,
+        budget: vision.Budget | None = None,
         questions: Sequence[str] | None = None,
     ) -> list[Tensor]:
         """Embeddings [n, hidden] of each image, ready to be spliced into a prompt.
@@ -298,7 +306,7 @@ class Lavida(nn.Module):
         input_ids: Tensor | Sequence[Tensor],
         images: Sequence[Image.Image] | None = None,
         mode: str = "hd",
-        budget: int | None = None,
+        budget: vision.Budget | None = None,
         image_embeds: Sequence[Tensor] | None = None,
         max_new_tokens: int = 32,
         block_length: int | None = None,
@@ -393,7 +401,7 @@ class Lavida(nn.Module):
         image: Image.Image,
         question: str,
         mode: str = "shirg",
-        budget: int = vision.DEFAULT_BUDGET,
+        budget: vision.Budget = vision.DEFAULT_BUDGET,
         max_new_tokens: int | None = None,
         *,
         draft: str | None = None,
@@ -473,7 +481,7 @@ class Lavida(nn.Module):
         prompts: list[Tensor],
         images: Sequence[Image.Image] | None,
         mode: str,
-        budget: int | None,
+        budget: vision.Budget | None,
         image_embeds: Sequence[Tensor] | None,
     ) -> list[Tensor]:
         if image_embeds is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -57,6 +57,10 @@ def check_mode(mode: str) -> None:
     """Raises UserError for an unknown vision path."""
     if mode not in MODES:
         raise UserError(f"mode={mode!r} is unknown; expected {', '.join(map(repr, MODES))}")
+
+
+Budget = int | Literal["auto"]
+"""Visual tokens to keep; "auto" is what `shirg.gate.page_budget` finds for the image."""
 
 
 def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:

@@ -120,7 +120,7 @@ def test_success_is_0_and_the_log_is_said_once(capsys):
     ("argv", "says"),
     [
         (["--sample-size", "many"], "Error parsing --sample-size: "),
-        (["--smaple-size", "3"], "Unrecognized options: --smaple-size"),
+        (["--smaple-size", "3"], "--smaple-size: no such option or argument; did you mean --sample-size? "),
     ],
 )
 def test_a_flag_that_cannot_be_read_is_one_line(argv, says, capsys):

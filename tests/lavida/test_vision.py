@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.gate import GateConfig, ShirgGate
+from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.lavida import MODES, Lavida, paths
 from shirg.lavida.images import square_view, tile_grid, to_pixels
 from shirg.lavida.patches import positions_for
@@ -38,6 +38,19 @@ def test_hd_path_equals_the_official_code(reference, llada, vision, name):
     pooled = paths.pool_views(llada.mm_projector(features.tokens), features.grid)
     assert_near(pooled, vision[f"pooled_{name}"])
     assert_near(llada.image_embeds(features, "hd"), vision[f"tokens_hd_{name}"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["shirg", "multiview"])
+def test_the_budget_auto_is_what_the_page_needs(mode):
+    model = tiny_model(shirg={"resolution": 336})
+    features = model.image_features(tiny_page(600, 400), mode)
+    grid = (len(features.tokens), *features.grid)
+    assert len(model.image_embeds(features, mode, "auto")) == page_budget(features.pixels[None], grid) + 1
+    assert (
+        model.encode_images([tiny_page(600, 400)], mode, "auto")[0].shape[0]
+        == page_budget(features.pixels[None], grid) + 1
+    )
 
 
 @torch.no_grad()
