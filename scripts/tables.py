@@ -98,7 +98,10 @@ def kept_words(run: dict) -> Rows:
         "patch contrast": "patch contrast",
         "DivPrune": "divprune",
         "CDPruner, float64": "cdpruner, float64",
+        "TOPS, stage I": "tops",
+        "DART": "dart",
         "VisPruner-like": "vispruner",
+        "HoloV": "holov",
         "oracle": "oracle",
     }
     return _recalls(run, names)
