@@ -144,6 +144,29 @@ def legible(run: dict) -> Rows:
         yield [label, *cells]
 
 
+def answered(run: dict) -> Rows:
+    """What the nano answers exactly from each rule's choice, with its interval."""
+    names = {
+        "SHIRG, `runs`": "shirg (runs)",
+        "SHIRG, `ocr`": "shirg (ocr)",
+        "SHIRG, `shirg-v2`": "shirg (shirg-v2)",
+        "strokes alone": "strokes alone",
+        "patch contrast": "patch contrast",
+        "CDPruner": "cdpruner",
+        "DivPrune": "divprune",
+        "TOPS, stage I": "tops",
+        "VisPruner-like": "vispruner",
+        "uniform": "uniform",
+        "down-sampling": "downsample",
+        "random": "random",
+        "pool": "pool",
+    }
+    found = {(one["selector"], one["budget"]): one["exact match"] for one in run["results"]}
+    for label, name in names.items():
+        rows = [found[name, budget] for budget in (64, 128, 256, 512)]
+        yield [label, *("{:.1f} [{:.1f}, {:.1f}]".format(*(100 * end for end in row)) for row in rows)]
+
+
 def page_budgets(run: dict) -> Rows:
     """Tokens and word recall of the budget "auto", at several shares, and of fixed ones."""
     for one in run["results"]["all"]:
@@ -350,6 +373,7 @@ TABLES = (
     Table("docs/evaluation.md", "adapter", "nano_claim.json", claim_adapters),
     Table("docs/evaluation.md", "vision path", "nano_small_print.json", small_print),
     Table("README.md", "rule", "gate_recall.json", kept_words),
+    Table("README.md", "answers", "nano_selectors.json", answered),
     Table("README.md", "lines read", "legibility.json", legible),
     Table("docs/method.md", "preset `runs`", "gate_recall.json", parts_out),
     Table("docs/method.md", "budget", "page_budget.json", page_budgets),
