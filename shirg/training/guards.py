@@ -20,8 +20,8 @@ from shirg.training.loss_model import Example
 
 logger = logging.getLogger(__name__)
 
-CREEP_SHARE, CREEP_BYTES = 0.25, 2**29
-"""Memory creeps when it has grown by more than a quarter and by more than 512 MiB, since allocators and caches breathe."""
+CREEP_SHARE, CREEP_BYTES = 0.4, 2**29
+"""Memory creeps when it has grown by more than two fifths and by more than 512 MiB, since allocators and caches breathe."""
 
 LEAST_STEPS = 40
 """Optimizer steps before memory is judged; an early quarter is then compared with the last."""
