@@ -78,6 +78,10 @@ def _rows(printed: str) -> Rows:
 
 
 BUDGETS = (256, 512, 768, 1024)
+OURS = {"SHIRG, `runs`": "shirg (runs)", "SHIRG, `ocr`": "shirg (ocr)", "SHIRG, `shirg-v2`": "shirg (shirg-v2)"}
+PIXELS = {"strokes alone": "strokes alone", "patch contrast": "patch contrast"}
+PUBLISHED = {"DivPrune": "divprune", "CDPruner": "cdpruner", "TOPS, stage I": "tops", "VisPruner-like": "vispruner"}
+"""Selectors by the names that tables give them, ours, of pixels alone, and of papers."""
 
 
 def _recalls(run: dict, names: dict[str, str]) -> Rows:
@@ -90,20 +94,8 @@ def _recalls(run: dict, names: dict[str, str]) -> Rows:
 
 def kept_words(run: dict) -> Rows:
     """Word recall of the rules that the README names."""
-    names = {
-        "SHIRG, `runs`": "shirg (runs)",
-        "SHIRG, `ocr`": "shirg (ocr)",
-        "SHIRG, `shirg-v2`": "shirg (shirg-v2)",
-        "strokes alone": "strokes alone",
-        "patch contrast": "patch contrast",
-        "DivPrune": "divprune",
-        "CDPruner, float64": "cdpruner, float64",
-        "TOPS, stage I": "tops",
-        "DART": "dart",
-        "VisPruner-like": "vispruner",
-        "HoloV": "holov",
-        "oracle": "oracle",
-    }
+    more = {"CDPruner, float64": "cdpruner, float64", "DART": "dart", "HoloV": "holov", "oracle": "oracle"}
+    names = OURS | PIXELS | PUBLISHED | more
     return _recalls(run, names)
 
 
@@ -122,23 +114,13 @@ def parts_out(run: dict) -> Rows:
 
 def legible(run: dict) -> Rows:
     """Lines that the outside reader reads exactly, of receipts and forms, by rule and budget."""
-    names = {
-        "all 2304 patches": "all 2304",
-        "the 384 px view": "384 px",
-        "SHIRG, `runs`": "shirg (runs)",
-        "SHIRG, `ocr`": "shirg (ocr)",
-        "SHIRG, `shirg-v2`": "shirg (shirg-v2)",
-        "strokes alone": "strokes alone",
-        "DivPrune": "divprune",
-        "CDPruner": "cdpruner",
-        "TOPS": "tops",
-        "random": "random",
-    }
+    whole = {"all 2304 patches": "all 2304", "the 384 px view": "384 px"}
+    names = whole | OURS | PIXELS | PUBLISHED | {"random": "random"}
     found = {(name, one["variant"], one["budget"]): one for name, rows in run["results"].items() for one in rows}
     for label, variant in names.items():
         cells = []
         for part in ("sroie", "funsd"):
-            for budget in (256, 512, 768, 1024):
+            for budget in BUDGETS:
                 one = found.get((part, variant, budget)) or found[part, variant, None]
                 cells.append(f"{100 * one['exact'][0]:.1f}")
         yield [label, *cells]
@@ -146,21 +128,8 @@ def legible(run: dict) -> Rows:
 
 def answered(run: dict) -> Rows:
     """What the nano answers exactly from each rule's choice, with its interval."""
-    names = {
-        "SHIRG, `runs`": "shirg (runs)",
-        "SHIRG, `ocr`": "shirg (ocr)",
-        "SHIRG, `shirg-v2`": "shirg (shirg-v2)",
-        "strokes alone": "strokes alone",
-        "patch contrast": "patch contrast",
-        "CDPruner": "cdpruner",
-        "DivPrune": "divprune",
-        "TOPS, stage I": "tops",
-        "VisPruner-like": "vispruner",
-        "uniform": "uniform",
-        "down-sampling": "downsample",
-        "random": "random",
-        "pool": "pool",
-    }
+    chance = {"uniform": "uniform", "down-sampling": "downsample", "random": "random", "pool": "pool"}
+    names = OURS | PIXELS | PUBLISHED | chance
     found = {(one["selector"], one["budget"]): one["exact match"] for one in run["results"]}
     for label, name in names.items():
         rows = [found[name, budget] for budget in (64, 128, 256, 512)]
@@ -168,7 +137,7 @@ def answered(run: dict) -> Rows:
 
 
 def page_budgets(run: dict) -> Rows:
-    """Tokens and word recall of the budget "auto", at several shares, and of fixed ones."""
+    """Tokens and word recall of the budget "auto", with several factors, and of fixed ones."""
     for one in run["results"]["all"]:
         low, middle, high, _ = one["percentiles"]
         yield [

@@ -91,8 +91,8 @@ def fingerprint(run: Mapping[str, Any]) -> str:
 
 
 def check_same_run(where: Path, before: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """Compare what is stored of a run with what is given now. What earlier versions did not store is taken as equal, and
-    said.
+    """Compare what is stored of a run with what is given now. What earlier versions did not store is taken as equal, which
+    is logged.
 
     Raises:
         OtherRunError: at the first setting that differs, with both values; or if none is stored.

@@ -88,7 +88,7 @@ def _filled(flags: Flags) -> list[Path]:
 
 
 def _data(flags: Flags) -> SHIRGDatasetConfig:
-    """What is trained on. A run that is gone on with has its pages as large as they were, and no others.
+    """What is trained on. A resumed run keeps the size of its pages, and refuses other data.
 
     Raises:
         OtherRunError: if --resume is given with other data than the run's.
@@ -142,7 +142,7 @@ def _adapter(flags: Flags) -> Path | None:
     """The adapter to begin with, to go on with, or to evaluate: then what an earlier run left in the output folder will do.
 
     Raises:
-        OtherRunError: if --resume goes on with a training that another --adapter began.
+        OtherRunError: if --resume finds a training that another --adapter began.
     """
     if not flags.skip_training:
         latest = train.resumed_from(flags.output_dir) if flags.resume else None

@@ -154,7 +154,7 @@ class SHIRGLoRATrainer:
 
     def _get_adapter(self) -> None:
         self.stored: dict[str, Any] = {}
-        """The settings of the run that is gone on with."""
+        """The settings of the run that is resumed; empty for a new one."""
         self.started_from: str | None = None
         latest = checkpoints.find_latest(self.checkpoints) if self.config.resume else None
         if latest is not None:

@@ -192,7 +192,7 @@ def conversation(entry: Mapping[str, Any]) -> tuple[object, list[tuple[object, o
     """The image that an entry names, and (question, answer) for every question, None where no answer follows.
 
     LLaVA's form and its kin are read: `conversations`, `messages`; `from`, `role`; `human`, `user`; `value`, `content`,
-    whose list of parts is joined; `image`, `images`, or the images among the parts. What they hold is given as it stands,
+    whose list of parts is joined; `image`, `images`, or the images among the parts. What they hold is given unchanged,
     for `image_name`, `question` and `text`.
 
     Raises:
