@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.metrics import METRICS
+from shirg.evaluation.variants import QUESTION_BLIND
 from shirg.files import read_lines, write_json
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida
@@ -47,7 +49,8 @@ Row = tuple[str, int, int]
 class Asking:
     """The nano with one gate for every selector."""
 
-    def __init__(self) -> None:
+    def __init__(self, budgets: Sequence[int]) -> None:
+        self.budgets = tuple(budgets)
         self.model = Lavida.from_pretrained("nano")
         self.gates = {name: ShirgGate(config) for name, config in whole_rules().items()}
         self.looking = ShirgGate(GateConfig(selector="visionzip"))
@@ -58,7 +61,7 @@ class Asking:
         return {
             "weights": weights_digest(self.model),
             "selectors": {name: asdict(gate.config) for name, gate in self.gates.items()},
-            "budgets": list(BUDGETS),
+            "budgets": list(self.budgets),
             "decoding": asdict(DECODING),
         }
 
@@ -70,15 +73,21 @@ class Asking:
         prompts = [self.model.prompt_ids(question.question) for question in asked]
         self.model.gate = self.looking
         features = self.model.image_features(page.image, "shirg")
+        questions = [self.model.question_ids(prompt) for prompt in prompts]
+
+        @functools.cache
+        def embedded(name: str, budget: int, i: int | None) -> torch.Tensor:
+            self.model.gate = self.gates[name]
+            return self.model.image_embeds(features, "shirg", budget, None if i is None else questions[i])
+
         said: dict[Row, str] = {}
         for rows in batched(
-            ((name, budget, i) for budget in BUDGETS for name in self.gates for i in range(len(asked))), BATCH
+            ((name, budget, i) for budget in self.budgets for name in self.gates for i in range(len(asked))), BATCH
         ):
-            embeds = []
-            for name, budget, i in rows:
-                self.model.gate = self.gates[name]
-                question = self.model.question_ids(prompts[i])
-                embeds.append(self.model.image_embeds(features, "shirg", budget, question))
+            embeds = [
+                embedded(name, budget, None if self.gates[name].config.selector in QUESTION_BLIND else i)
+                for name, budget, i in rows
+            ]
             decoding = Decoding(DECODING.max_new_tokens, DECODING.block_length, DECODING.step_ratio)
             said |= zip(
                 rows, generated_texts(self.model, [prompts[i] for _, _, i in rows], embeds, decoding), strict=True
@@ -91,8 +100,9 @@ class Asking:
         return entry
 
 
-def measured(settings: dict, journal: Path, count: int, workers: int) -> list[dict]:
+def measured(asking: Asking, journal: Path, count: int, workers: int) -> list[dict]:
     """The entries of the first `count` pages; those that the journal lacks are made and appended."""
+    settings = asking.settings()
     known = read_lines(journal) if journal.exists() else []
     if known and known[0] != settings:
         raise SystemExit(f"--output-dir: {journal} is of other weights, selectors or budgets; use another folder")
@@ -102,7 +112,7 @@ def measured(settings: dict, journal: Path, count: int, workers: int) -> list[di
     with open(journal, "a", encoding="utf-8") as lines:
         if not known:
             lines.write(json.dumps(settings) + "\n")
-        for entry in track(_asked(missing, workers), total=len(missing), description="pages"):
+        for entry in track(_asked(missing, workers, asking.budgets), total=len(missing), description="pages"):
             lines.write(json.dumps(entry) + "\n")
             lines.flush()
             entries[entry["page"]] = entry
@@ -112,10 +122,10 @@ def measured(settings: dict, journal: Path, count: int, workers: int) -> list[di
 _asking: Asking | None = None
 
 
-def _start() -> None:
+def _start(budgets: Sequence[int]) -> None:
     global _asking
     torch.set_num_threads(1)
-    _asking = Asking()
+    _asking = Asking(budgets)
 
 
 def _ask(number: int) -> dict:
@@ -123,8 +133,8 @@ def _ask(number: int) -> dict:
     return _asking.page(number)
 
 
-def _asked(numbers: Sequence[int], workers: int) -> Iterator[dict]:
-    with multiprocessing.get_context("spawn").Pool(workers, _start) as pool:
+def _asked(numbers: Sequence[int], workers: int, budgets: Sequence[int]) -> Iterator[dict]:
+    with multiprocessing.get_context("spawn").Pool(workers, _start, (budgets,)) as pool:
         yield from pool.imap_unordered(_ask, numbers)
 
 
@@ -159,9 +169,10 @@ def print_tables(results: Sequence[dict]) -> None:
     """Scores in percent, and differences from the first selector in points, by selector and budget."""
     found = {(result["selector"], result["budget"]): result for result in results}
     names = list(dict.fromkeys(result["selector"] for result in results))
+    budgets = list(dict.fromkeys(result["budget"] for result in results))
     for title in [f"{measure}{part}" for measure in MEASURES for part in ("", " minus first")]:
-        header = ["selector", *(f"K = {budget}" for budget in BUDGETS)]
-        rows = [[name, *(_cell(found[name, budget].get(title)) for budget in BUDGETS)] for name in names]
+        header = ["selector", *(f"K = {budget}" for budget in budgets)]
+        rows = [[name, *(_cell(found[name, budget].get(title)) for budget in budgets)] for name in names]
         print(f"\n{title}, {results[0]['questions']} questions\n\n{table(header, rows)}")
 
 
@@ -173,13 +184,14 @@ def main() -> None:
     """Ask, print, and write the record if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=int, default=250, help="four questions each (default: %(default)s)")
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per processor)")
     parser.add_argument("--output-dir", type=Path, default=Path("nano_work/selectors"), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
-    asking = Asking()
-    entries = measured(asking.settings(), arguments.output_dir / "pages.jsonl", arguments.pages, arguments.workers)
+    asking = Asking(arguments.budgets)
+    entries = measured(asking, arguments.output_dir / "pages.jsonl", arguments.pages, arguments.workers)
     results = summarise(entries, arguments.seed)
     print_tables(results)
     if arguments.json:
