@@ -144,7 +144,7 @@ class GatePart:
     def _floor(self, case: Case, inputs: dict[str, Tensor]) -> dict:
         tokens, count = inputs["tokens"], tokens_of(case.grid)
         written = case.batch * (case.budget + 1) * self.channels * tokens.itemsize
-        blind = replace(self.size.config, relevance="none")
+        blind = replace(self.size.config, vision=replace(self.size.config.vision, relevance="none"))
         flops = gate_arithmetic_flops(blind, count, inputs["pixels"][0].numel() // 3, WORDS)
         flops += (2 * WORDS + 6) * count * self.channels  # the question, in the tokens' own space
         moved = sum(value.nbytes for value in inputs.values()) + written

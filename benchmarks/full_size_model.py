@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from shirg.lavida import Lavida, LavidaConfig, VisionFeatures, vision
+from shirg.lavida import Lavida, LavidaConfig, VisionFeatures
 from shirg.lavida.config import SO400M
 from shirg.lavida.costs import SQUARE, vision_shape
 from shirg.lavida.shapes import PUBLISHED
+from shirg.lavida.vision import path_of
 
 WEIGHT_STD = 0.02
 FIRST_WORD, LAST_WORD = 3, 250
@@ -144,7 +145,7 @@ def random_views(config: LavidaConfig, mode: str, device: torch.device) -> Tenso
 @torch.no_grad()
 def look(model: Lavida, views: Tensor, mode: str) -> VisionFeatures:
     """What the tower makes of a large square image cut into `views`."""
-    return vision.look_at(model, views, SQUARE, mode)
+    return model.encode_views(views, SQUARE, path_of(mode).views)
 
 
 def random_prompt(config: LavidaConfig, text_tokens: int) -> Tensor:

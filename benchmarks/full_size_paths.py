@@ -55,10 +55,10 @@ class PathsPart:
     def measure(self, case: Case) -> dict:
         """One row: shape, stages with their floors, bytes of the real cache."""
         size, variant = self.size, case.variant
-        views = random_views(size.config, variant.features, self.clock.device)
+        views = random_views(size.config, variant.vision_path, self.clock.device)
         prompt = random_prompt(size.config, size.text_tokens)
         question = self.model.question_ids(prompt).to(self.clock.device)
-        features = look(self.model, views, variant.features)
+        features = look(self.model, views, variant.vision_path)
         embeds = image_embeds(self.model, features, variant, question)
         prefix = self.model.splice(prompt, [embeds])[None]
         cache = self._prefilled(prefix)
@@ -132,7 +132,7 @@ class PathsPart:
         passes: list[int] = []
 
         def call() -> None:
-            features = look(self.model, views, variant.features)
+            features = look(self.model, views, variant.vision_path)
             embeds = image_embeds(self.model, features, variant, question)
             passes.clear()
             self.model.generate(

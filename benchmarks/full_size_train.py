@@ -17,7 +17,7 @@ from full_size_clock import Clock, floor
 from full_size_model import FIRST_WORD, LAST_WORD, Size, look, random_model, random_prompt, random_views
 
 from shirg.lavida import Lavida, VisionFeatures
-from shirg.lavida.adapter import attach_lora, lora_parameters, unload_adapter
+from shirg.lavida.adapter import attach_lora, lora_parameters
 from shirg.lavida.costs import block_weights, path_tokens
 from shirg.training.budgets import POOLED, Ratio, path_of, ratio_tokens
 from shirg.training.effort import micro_batch_flops
@@ -110,7 +110,7 @@ class TrainPart:
         finally:
             self.model.language.set_gradient_checkpointing(False)
             self.model.eval()
-            unload_adapter(self.model)
+            self.model.unload_adapter()
 
     def _measure(self, case: Case) -> dict:
         model, size, clock = self.model, self.size, self.clock

@@ -155,7 +155,8 @@ class Selecting:
     def __init__(self, model: Lavida, rules: dict[str, GateConfig] | None = None):
         self.model = model
         self.gates = {name: ShirgGate(config) for name, config in (rules or variants()).items()}
-        model.gate = ShirgGate(GateConfig(selector="visionzip"))  # so that features hold what rivals need
+        neediest = GateConfig(selector="visionzip")  # so that features hold what every selector needs
+        model.vision = replace(model.vision, gate=neediest)
 
     @torch.no_grad()
     def choices(self, page: BoxedPage, budgets: Sequence[int], leave_out: set[str]) -> Iterator[tuple[str, int, Kept]]:
@@ -170,7 +171,7 @@ class Selecting:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.model.tower.grid(self.model.resolution, self.model.resolution)
+        return self.model.large_grid
 
 
 def cheapest_words(words: PageWords, budgets: Sequence[int]) -> dict[int, torch.Tensor]:

@@ -38,11 +38,11 @@ from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.environment import describe_environment, processor
-from shirg.gate import GateConfig, ShirgGate
+from shirg.gate import GateConfig
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.prompt import naming_part
-from shirg.lavida.relevance import token_relevance, word_relevance
+from shirg.lavida.relevance import word_relevance
 
 SIZE, TEXT_PX, BUDGETS = 672, (8.0, 16.0), (128, 256, 512)
 PRESETS = ("runs", "ocr", "shirg-v2")
@@ -143,7 +143,7 @@ def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator
     page = cover(case.page, range(len(case.page.words)), features.grid)
     texts = {"without": None, "asked": case.question.question, "unrelated": case.unrelated}
     for preset in PRESETS:
-        model.gate = ShirgGate(GateConfig.preset(preset))
+        model.vision = dataclasses.replace(model.vision, gate=GateConfig.preset(preset))
         for name, text in texts.items():
             for budget in BUDGETS:
                 kept = model.select(features, budget, None if text is None else _ids(model, text))
@@ -163,7 +163,7 @@ def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator
 
 def look_at(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, name: str) -> dict:
     """Where the tokens lie that a question lifts, and how its cosine, without the floor, ranks printed patches."""
-    lift = relevance_term(token_relevance(model, features, ids))[0].numpy()
+    lift = relevance_term(model.relevance(features, ids))[0].numpy()
     words = model.language.embed_tokens(naming_part(ids, model.tokenizer))
     cosine = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
     place = places(case, features.grid)
@@ -301,7 +301,7 @@ def main() -> None:
             "text_px": TEXT_PX,
             "split": "heldout",
             "gates": {preset: dataclasses.asdict(GateConfig.preset(preset)) for preset in PRESETS},
-            "relevance_floor": model.config.relevance_floor,
+            "relevance_floor": model.vision.relevance_floor,
         },
         "pages": len({row["page"] for row in plain}),
         "questions": len(plain),

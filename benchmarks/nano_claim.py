@@ -159,7 +159,7 @@ def start(arguments: argparse.Namespace) -> Run:
         "mixed_budgets": list(arguments.mixed_budgets),
         "device": model.device.type,
     }
-    rows, columns = model.tower.grid(model.resolution, model.resolution)
+    rows, columns = model.tower.grid(model.vision.resolution, model.vision.resolution)
     shard = arguments.shard_index, arguments.num_shards
     run = Run(arguments.output_dir, arguments.model, settings, rows * columns, shard)
     check_trainings(run)

@@ -18,7 +18,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from shirg.evaluation.markdown import table
 from shirg.evaluation.metrics import METRICS
 from shirg.evaluation.variants import QUESTION_BLIND
 from shirg.files import read_lines, write_json
-from shirg.gate import GateConfig, ShirgGate
+from shirg.gate import GateConfig
 from shirg.lavida import Lavida
 from shirg.nano.recipe.score import DECODING, MEASURES
 
@@ -52,15 +52,15 @@ class Asking:
     def __init__(self, budgets: Sequence[int]) -> None:
         self.budgets = tuple(budgets)
         self.model = Lavida.from_pretrained("nano")
-        self.gates = {name: ShirgGate(config) for name, config in whole_rules().items()}
-        self.looking = ShirgGate(GateConfig(selector="visionzip"))
+        self.settings_of = {name: replace(self.model.vision, gate=gate) for name, gate in whole_rules().items()}
+        self.neediest = replace(self.model.vision, gate=GateConfig(selector="visionzip"))
         """Its needs make the tower keep what any selector wants."""
 
     def settings(self) -> dict:
         """What the answers depend on."""
         return {
             "weights": weights_digest(self.model),
-            "selectors": {name: asdict(gate.config) for name, gate in self.gates.items()},
+            "selectors": {name: asdict(settings.gate) for name, settings in self.settings_of.items()},
             "budgets": list(self.budgets),
             "decoding": asdict(DECODING),
         }
@@ -71,21 +71,21 @@ class Asking:
         page = SMALL_PRINT.page(number)
         asked = SMALL_PRINT.questions(page, number)
         prompts = [self.model.prompt_ids(question.question) for question in asked]
-        self.model.gate = self.looking
-        features = self.model.image_features(page.image, "shirg")
+        features = self.model.image_features(page.image, "shirg", self.neediest)
         questions = [self.model.question_ids(prompt) for prompt in prompts]
 
         @functools.cache
         def embedded(name: str, budget: int, i: int | None) -> torch.Tensor:
-            self.model.gate = self.gates[name]
-            return self.model.image_embeds(features, "shirg", budget, None if i is None else questions[i])
+            question = None if i is None else questions[i]
+            return self.model.image_embeds(features, "shirg", budget, question, self.settings_of[name])
 
         said: dict[Row, str] = {}
         for rows in batched(
-            ((name, budget, i) for budget in self.budgets for name in self.gates for i in range(len(asked))), BATCH
+            ((name, budget, i) for budget in self.budgets for name in self.settings_of for i in range(len(asked))),
+            BATCH,
         ):
             embeds = [
-                embedded(name, budget, None if self.gates[name].config.selector in QUESTION_BLIND else i)
+                embedded(name, budget, None if self.settings_of[name].gate.selector in QUESTION_BLIND else i)
                 for name, budget, i in rows
             ]
             decoding = Decoding(DECODING.max_new_tokens, DECODING.block_length, DECODING.step_ratio)

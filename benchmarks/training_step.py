@@ -156,7 +156,7 @@ def measure(arguments: argparse.Namespace) -> dict:
 def computed(name: str, budget: int, prompt: int, answer: int, turns: int, question: int) -> dict:
     """FLOPs per record of a published shape. Attention of a row is counted dense, as kernels without blocks compute it."""
     config = published_config(name)
-    prefix, large = budget + 1 + prompt, (config.resolution // 14) ** 2
+    prefix, large = budget + 1 + prompt, (config.vision.resolution // 14) ** 2
     layouts = {
         "packed": [(prefix + 2 * answer,) * 2],
         "two rows": [(prefix + answer,) * 2] * 2,

@@ -1,9 +1,11 @@
 """A rule of your own in the gate's place: the darkest patches.   python examples/own_selector.py"""
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional
 
-from shirg import GateConfig, Lavida, ShirgGate
+from shirg import GateConfig, Lavida
 from shirg.data.render import render_page
 from shirg.gate import Request, Selection, register
 
@@ -21,5 +23,5 @@ def select_ink(request: Request) -> Selection:
 page = render_page("pie", seed=4, text_px=(22, 30), split="heldout").image
 model = Lavida.from_pretrained("nano")
 for name in ("shirg", "ink", "random"):
-    model.gate = ShirgGate(GateConfig(selector=name))
-    print(f"{name}: {model.answer(page, 'What is the share of Cows?', mode='shirg', budget=512)}")
+    vision = replace(model.vision, gate=GateConfig(selector=name))
+    print(f"{name}: {model.answer(page, 'What is the share of Cows?', mode='shirg', budget=512, vision=vision)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shirg import GateConfig, Lavida, ShirgGate
+from shirg import GateConfig, Lavida
 from shirg.data.render import render_page
 from shirg.files import atomic_path
 from shirg.gate.terms import pixel_edges, relevance_term, unusualness, variance_term
-from shirg.lavida.relevance import token_relevance
 
 KIND, SEED, TEXT_PX, BUDGET = "receipt", 11, (14, 20), 512
 LABEL = "Total"
@@ -27,13 +27,13 @@ def main() -> None:
     page = render_page(KIND, seed=SEED, text_px=TEXT_PX, split="heldout").image
     question = f"What is the {LABEL}?"
     model = Lavida.from_pretrained("nano")
-    model.gate = ShirgGate(GateConfig.preset("shirg-v2"))
+    model.vision = replace(model.vision, gate=GateConfig.preset("shirg-v2"))
     features = model.image_features(page, "shirg")
     ids = model.question_ids(model.prompt_ids(question))
     kept = model.select(features, BUDGET, ids)
 
     tokens = features.tokens.float()  # [1, 2304, 128]
-    cosine = token_relevance(model, features, ids)
+    cosine = model.relevance(features, ids)
     assert cosine is not None and kept.indices is not None
     maps = {
         "1. page, 48 x 48 patches": None,

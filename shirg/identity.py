@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +32,7 @@ def of_base(model: Lavida) -> dict[str, Any]:
     tower = model.text_tower
     return {
         "family": model.config.family,
-        "resolution": model.resolution,
-        "fit": model.fit,
-        **{name: getattr(model.config, name) for name in ("relevance", "relevance_sign", "relevance_floor")},
-        "gate": asdict(model.gate.config),
+        **model.vision.as_dict(),
         "parameters": sum(value.numel() for value in base.values()),
         "weights": of_tensors(base.items()),
         "text_tower": None if tower is None else of_tensors(tower.parts.named_parameters()),

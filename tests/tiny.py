@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
-from shirg.gate import GateConfig
+from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida, LavidaConfig, VisionFeatures
 from shirg.lavida.relevance import base_projection
 
@@ -129,6 +132,19 @@ def tiny_page(width: int = 300, height: int = 200, text: str = "Total 12.50") ->
     draw.text((width // 8, height // 4), text, fill="black", font_size=max(height // 8, 10))
     draw.rectangle((width // 2, height // 2, width - 20, height - 20), fill=(200, 220, 255), outline="black")
     return page
+
+
+@contextlib.contextmanager
+def counted_gates() -> Iterator[list[int]]:
+    """One entry for every call of a gate."""
+    calls: list[int] = []
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, *_: calls.append(1) if isinstance(module, ShirgGate) else None
+    )
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def name_a_token(model: Lavida, features: VisionFeatures, ids: torch.Tensor, place: int) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 
@@ -105,7 +105,7 @@ def command(flags: Flags) -> None:
     print(said)
 
 
-def decoding(flags: Flags, device: torch.device) -> dict[str, object]:
+def decoding(flags: Flags, device: torch.device) -> dict[str, Any]:
     """The keywords of `Lavida.generate` that the flags decide."""
     import torch
 

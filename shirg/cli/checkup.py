@@ -268,11 +268,11 @@ def tower_methods(model: Lavida) -> Finding:
 
 def lora(model: Lavida) -> Finding:
     """Whether peft puts a fresh adapter on this model's projector; it is taken off again."""
-    from shirg.lavida.adapter import attach_lora, lora_parameters, unload_adapter
+    from shirg.lavida.adapter import attach_lora, lora_parameters
 
     attach_lora(model)
     count = sum(parameter.numel() for parameter in lora_parameters(model).values())
-    unload_adapter(model)
+    model.unload_adapter()
     return Finding("peft", True, f"{metadata.version('peft')}, {count:,} trainable parameters on mm_projector.0 and .2")
 
 

@@ -62,9 +62,12 @@ def check_gate(bench: Bench) -> str:
 def check_tower(bench: Bench) -> str:
     """384 pixels give 27x27 tokens, the large view the grid of its resolution."""
     counts = {mode: bench.model.image_features(bench.page.image, mode).num_tokens for mode in ("lowres", "highres")}
-    wanted = {"lowres": (bench.model.tower.image_size // 14) ** 2, "highres": (bench.model.resolution // 14) ** 2}
+    wanted = {
+        "lowres": (bench.model.tower.image_size // 14) ** 2,
+        "highres": (bench.model.vision.resolution // 14) ** 2,
+    }
     _require(counts == wanted, f"tokens {counts}, expected {wanted}")
-    sides = bench.model.tower.image_size, bench.model.resolution
+    sides = bench.model.tower.image_size, bench.model.vision.resolution
     return f"{counts['lowres']} tokens at {sides[0]} pixels, {counts['highres']} at {sides[1]}"
 
 
@@ -78,7 +81,7 @@ def check_projector(bench: Bench) -> str:
 
 def check_adapter(bench: Bench) -> str:
     """A fresh LoRA sits on the projector's two layers and changes nothing yet."""
-    from shirg.lavida.adapter import attach_lora, lora_parameters, unload_adapter
+    from shirg.lavida.adapter import attach_lora, lora_parameters
 
     before = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
     attach_lora(bench.model)
@@ -86,7 +89,7 @@ def check_adapter(bench: Bench) -> str:
         after = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
         parameters = lora_parameters(bench.model)
     finally:
-        unload_adapter(bench.model)
+        bench.model.unload_adapter()
     _require(bool((before == after).all()), "a fresh adapter changes the output")
     return f"{sum(p.numel() for p in parameters.values()):,} trainable parameters on mm_projector.0 and .2"
 
@@ -159,7 +162,7 @@ def command(flags: Flags) -> None:
     from shirg.lavida.vision import check_budget
 
     model = load_model(flags)
-    check_budget(flags.budget, (model.resolution // model.tower.patch_size) ** 2)
+    check_budget(flags.budget, (model.vision.resolution // model.tower.patch_size) ** 2)
     table = Table("component", "result", "seconds", "what was found", title="SHIRG component test")
     failed = 0
     with tempfile.TemporaryDirectory() as folder:

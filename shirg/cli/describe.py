@@ -119,13 +119,14 @@ def command(flags: Flags) -> None:
     budgets = check_budgets(flags.token_budgets)
     config = load_config(flags.model, flags.revision)
     if flags.image_resolution is not None:
-        config = dataclasses.replace(config, resolution=flags.image_resolution)
+        own = dataclasses.replace(config.vision, resolution=flags.image_resolution)
+        config = dataclasses.replace(config, vision=own)
     check_sizes(config)
     most = vision_shape(config, "highres").tokens
     if max(budgets) > most:
         raise UserError(
-            f"--token-budgets: got {max(budgets)}, must be at most {most}, the grid at {config.resolution} pixels; a larger "
-            "--image-resolution has more"
+            f"--token-budgets: got {max(budgets)}, must be at most {most}, the grid at "
+            f"{config.vision.resolution} pixels; a larger --image-resolution has more"
         )
     scenario = Scenario(
         image_size=parse_size(flags.image_size),

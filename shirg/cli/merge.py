@@ -32,10 +32,9 @@ def command(flags: Flags) -> None:
     from rich.console import Console
 
     from shirg.cli.models import load_model
-    from shirg.lavida.adapter import merge_adapter
 
     model = load_model(flags, flags.adapter, as_stored=True)
-    merge_adapter(model)
+    model.merge_adapter()
     model.save_pretrained(flags.target)
     Console(soft_wrap=True).print(f"merged checkpoint: {flags.target}", highlight=False)
 

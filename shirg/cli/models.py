@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from shirg.lavida import Lavida
+    from shirg.lavida.settings import VisionSettings
 
 
 def load_model(flags: ModelFlags, adapter: Path | None = None, *, as_stored: bool = False) -> Lavida:
@@ -33,9 +34,8 @@ def load_model(flags: ModelFlags, adapter: Path | None = None, *, as_stored: boo
     """
     import torch
 
-    from shirg.gate import GateConfig, ShirgGate
     from shirg.lavida import Lavida, checkpoint
-    from shirg.lavida.adapter import load_adapter, warn_of_differences
+    from shirg.lavida.adapter import warn_of_differences
     from shirg.lavida.config import read_config
     from shirg.lavida.upcast import suit_processor
 
@@ -46,26 +46,36 @@ def load_model(flags: ModelFlags, adapter: Path | None = None, *, as_stored: boo
         model = Lavida.from_pretrained(folder, device="cuda" if on_gpu else "cpu", dtype=dtype)
         if not as_stored:
             suit_processor(model)
-        settings = {} if adapter is None else load_adapter(model, adapter)
-        model.resolution = flags.image_resolution or model.resolution
-        model.fit = flags.fit or model.fit
-        if isinstance(flags, GateFlags) and flags.preset is not None:
-            model.gate = ShirgGate(GateConfig.preset(flags.preset))
-        if isinstance(flags, SelectorFlags) and flags.selector is not None:
-            _use_selector(model, flags.selector)
-        _set_relevance(model, flags)
         if adapter is not None:
-            warn_of_differences(model, settings, adapter)
+            model.load_adapter(adapter)
+        model.vision = _vision_settings(model.vision, flags)
+        _load_text_tower(model, flags)
+        if adapter is not None and model.adapter_vision is not None:
+            warn_of_differences(model.vision, model.adapter_vision, adapter)
     return model
 
 
-def _use_selector(model: Lavida, name: str) -> None:
-    from shirg.gate import ShirgGate
+def _vision_settings(own: VisionSettings, flags: ModelFlags) -> VisionSettings:
+    """`own`, the adapter's or the checkpoint's, with what the flags say."""
+    from shirg.gate import GateConfig, ShirgGate
 
-    try:
-        model.gate = ShirgGate(dataclasses.replace(model.gate.config, selector=name))
-    except ValueError as error:
-        raise UserError(f"--selector: {error}") from error
+    gate = own.gate
+    if isinstance(flags, GateFlags) and flags.preset is not None:
+        gate = GateConfig.preset(flags.preset)
+    if isinstance(flags, SelectorFlags) and flags.selector is not None:
+        gate = dataclasses.replace(gate, selector=flags.selector)
+        try:
+            ShirgGate(gate)
+        except ValueError as error:
+            raise UserError(f"--selector: {error}") from error
+    given = {
+        "resolution": flags.image_resolution,
+        "fit": flags.fit,
+        "relevance": flags.relevance,
+        "relevance_sign": flags.relevance_sign,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(own, gate=gate, **changes)
 
 
 def usual_dtype(config: dict[str, Any]) -> str:
@@ -77,21 +87,18 @@ def usual_dtype(config: dict[str, Any]) -> str:
     return "float32" if config.get("shirg", {}).get("nano") else "bfloat16"
 
 
-def _set_relevance(model: Lavida, flags: ModelFlags) -> None:
-    """A text tower that the checkpoint or adapter asks for may be missing: not every mode looks at the question."""
+def _load_text_tower(model: Lavida, flags: ModelFlags) -> None:
+    """A text tower that the checkpoint or adapter asks for may be missing: not every vision path uses the question."""
     if flags.relevance == "siglip" and flags.text_tower is None:
         raise UserError(
             "--relevance siglip: needs --text-tower, the SigLIP checkpoint that the model's tower was made from"
         )
-    given = {"relevance": flags.relevance, "relevance_sign": flags.relevance_sign}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    model.config = dataclasses.replace(model.config, **changes)
     if flags.text_tower is None:
         return
-    if model.config.relevance != "siglip":
+    if model.vision.relevance != "siglip":
         raise UserError(
             f"--text-tower: got {flags.text_tower}, but tokens are compared by relevance "
-            f"{model.config.relevance!r}, which needs none; add --relevance siglip"
+            f"{model.vision.relevance!r}, which needs none; add --relevance siglip"
         )
     model.load_text_tower(flags.text_tower)
 

@@ -119,7 +119,7 @@ def _run(
         if not flags.skip_training:
             check_grid(flags.token_budgets, model)
             if flags.image_resolution is None and not flags.resume:
-                data = dataclasses.replace(data, image_resolution=model.resolution)
+                data = dataclasses.replace(data, image_resolution=model.vision.resolution)
                 data.check()
         if not flags.skip_evaluation:
             evaluate.check_benchmarks(evaluation, model)

@@ -68,7 +68,7 @@ def command(flags: Flags) -> None:
         check_writable(flags.output_dir)
     model = load_model(flags, flags.adapter)
     if flags.budget != "auto":
-        check_budget(flags.budget, (model.resolution // model.tower.patch_size) ** 2)
+        check_budget(flags.budget, (model.vision.resolution // model.tower.patch_size) ** 2)
     question_ids = model.question_ids(model.prompt_ids(flags.question)) if flags.question else None
     if not flags.image.is_dir():
         said = draw_page(model, flags.image, output_of(flags.image, pages, flags.output_dir), question_ids, flags)
@@ -134,7 +134,7 @@ def draw_page(model: Lavida, page: Path, output: Path, question_ids: Tensor | No
     kept = model.select(features, flags.budget, question_ids)
     unasked = kept if question_ids is None else model.select(features, flags.budget)
     changed = changed_patches(kept, unasked)
-    picture = draw_kept(image, kept, features.grid, fit=model.fit, notes=_notes(model, changed, flags))
+    picture = draw_kept(image, kept, features.grid, fit=model.vision.fit, notes=_notes(model, changed, flags))
     save_picture(output, picture)
     value = describe(model, image, page, kept, features.grid, flags) | {"changed_by_question": changed}
     write_text(output.with_suffix(".json"), _one_line_per_key(value))
@@ -159,15 +159,15 @@ def describe(
         "height": image.height,
         "model": flags.model,
         "adapter": None if flags.adapter is None else str(flags.adapter),
-        "resolution": model.resolution,
-        "fit": model.fit,
+        "resolution": model.vision.resolution,
+        "fit": model.vision.fit,
         "grid": {"rows": rows, "columns": columns},
-        "selector": model.gate.config.selector,
-        "gate": dataclasses.asdict(model.gate.config),
+        "selector": model.vision.gate.selector,
+        "gate": dataclasses.asdict(model.vision.gate),
         "budget": flags.budget,
         "question": flags.question,
-        "relevance": model.config.relevance if flags.question else "none",
-        "relevance_sign": model.config.relevance_sign,
+        "relevance": model.vision.relevance if flags.question else "none",
+        "relevance_sign": model.vision.relevance_sign,
         "merged": tally.merged,
         "tokens": kept.tokens.shape[1],
         "summary": {"token": tally.summary, "patches": tally.dropped, "share": round(tally.dropped / tally.patches, 4)},
@@ -189,7 +189,9 @@ def _one_line_per_key(value: dict[str, object]) -> str:
 def _notes(model: Lavida, changed: int, flags: Flags) -> list[str]:
     name = "LaViDa-nano" if flags.model == "nano" else Path(flags.model).name
     adapted = "" if flags.adapter is None else f" with adapter {flags.adapter.name}"
-    notes = [f"Selector {model.gate.config.selector}, {name}{adapted} at {model.resolution} x {model.resolution} px"]
+    notes = [
+        f"Selector {model.vision.gate.selector}, {name}{adapted} at {model.vision.resolution} x {model.vision.resolution} px"
+    ]
     if flags.question:
         effect = f"changes {changed:,} patches" if changed else "changes nothing"
         notes.append(f"Question: {flags.question} ({effect})")

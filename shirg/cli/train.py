@@ -80,7 +80,6 @@ def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared
     import torch
 
     from shirg.data.loader import build_loaders
-    from shirg.lavida.vision import ViewShapes
     from shirg.training.trainer import SHIRGLoRATrainer
 
     workers = flags.loader_workers
@@ -90,7 +89,7 @@ def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared
         seed=flags.seed,
         augment=flags.enable_augmentation,
         num_workers=(2 if torch.cuda.is_available() else 0) if workers is None else workers,
-        shapes=ViewShapes.of(model),
+        shapes=model.view_shapes(),
         views=("large", "tiles") if flags.include_pooled else ("large",),
     )
     return SHIRGLoRATrainer(config, model).train(*loaders)

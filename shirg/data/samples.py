@@ -41,7 +41,7 @@ class Sample(Record):
         return cls(**known, shapes=shapes, augmented=augmented)
 
     def view(self, name: str) -> Tensor:
-        """One of `shirg.lavida.vision.VIEWS`' values, [V, H, W, 3] uint8; made when it is first asked for.
+        """One of `shirg.lavida.vision.Views`, [V, H, W, 3] uint8; made when it is first asked for.
 
         Raises:
             UserError: if the image cannot be opened.
@@ -56,8 +56,6 @@ class Sample(Record):
         Raises:
             UserError: if the image cannot be opened.
         """
-        from shirg.lavida.images import to_bytes
-
         image = self.open_image()
         for name in names:
-            self.made[name] = to_bytes(self.shapes.cut(image, name))
+            self.made[name] = self.shapes.cut(image, name)

@@ -178,7 +178,7 @@ def build(reader: Reader, examples: Sequence[Example]) -> gr.Blocks:
     queued = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "hidden"}
     latest = {**queued, "trigger_mode": "always_last"}
     with gr.Blocks(title="SHIRG", analytics_enabled=False, delete_cache=(PUT_AWAY_S, PUT_AWAY_S)) as page:
-        gr.HTML(INTRO.format(side=reader.model.resolution))
+        gr.HTML(INTRO.format(side=reader.model.vision.resolution))
         looked = gr.State(None, time_to_live=PUT_AWAY_S)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
@@ -209,7 +209,7 @@ def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, An
     with gr.Row():
         names = sorted(SELECTORS, key=lambda name: (list(NAMES).index(name) if name in NAMES else len(NAMES), name))
         selector = gr.Dropdown(
-            [(NAMES.get(name, name), name) for name in names], value=reader.gate.config.selector,
+            [(NAMES.get(name, name), name) for name in names], value=reader.model.vision.gate.selector,
             label="Rule that chooses", info="or others to compare", min_width=130,
         )  # fmt: skip
         preset = gr.Dropdown(

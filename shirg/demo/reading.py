@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -14,16 +13,14 @@ from torch import Tensor
 
 from shirg.demo.handing import Hand, handed_over
 from shirg.errors import UserError
-from shirg.evaluation.answering import gate_switched
 from shirg.evaluation.efficiency import moment, timed
 from shirg.evaluation.kept_picture import changed_patches, draw_patches, enlarged_page
-from shirg.evaluation.variants import Variant
-from shirg.gate import SELECTORS, GateConfig, Kept, ShirgGate
+from shirg.gate import SELECTORS, GateConfig, Kept
 from shirg.images import to_rgb
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 from shirg.lavida.filling import Filling, Run
-from shirg.lavida.images import to_bytes
-from shirg.lavida.vision import ViewShapes, check_budget, look_at
+from shirg.lavida.settings import VisionSettings
+from shirg.lavida.vision import check_budget
 
 LONG_SIDE, SHORT_SIDE = 960, 480
 """Pixels of a page in the browser: 20 for each of 48 patches, and more for a till receipt."""
@@ -120,22 +117,17 @@ class Reader:
     """One model that reads for everybody, one call at a time."""
 
     model: Lavida
-    gate: ShirgGate = field(init=False)
-    """The gate that the model came with."""
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def __post_init__(self) -> None:
-        self.gate = self.model.gate
 
     @property
     def patches(self) -> int:
         """Tokens of the large view."""
-        return (self.model.resolution // self.model.tower.patch_size) ** 2
+        return math.prod(self.model.large_grid)
 
     @property
     def asks(self) -> bool:
         """Whether the question can take part in the choice."""
-        return self.model.config.relevance != "none"
+        return self.model.vision.relevance != "none"
 
     def look(self, image: Image.Image, name: str) -> LookedAt:
         """Run the tower over the large view of an image. The image itself is not kept.
@@ -144,11 +136,11 @@ class Reader:
             UserError: if it is empty or too large.
         """
         model, page = self.model, to_rgb(image)
-        shapes = ViewShapes.of(model)
-        large, small = (to_bytes(shapes.cut(page, views)) for views in ("large", "lowres"))
-        with self._turn, torch.no_grad(), gate_switched(model, Variant(MOST_LOOKED_AT)):
-            features, spent = timed(model.device, lambda: look_at(model, large, page.size, "shirg"))
-        canvas = enlarged_page(page, model.fit, LONG_SIDE, SHORT_SIDE)
+        settings = self._settings(Choice(selector=MOST_LOOKED_AT))
+        large, small = (model.view_shapes().cut(page, views) for views in ("large", "base"))
+        with self._turn, torch.no_grad():
+            features, spent = timed(model.device, lambda: model.encode_views(large, page.size, "large", settings))
+        canvas = enlarged_page(page, model.vision.fit, LONG_SIDE, SHORT_SIDE)
         return LookedAt(name, canvas, page.size, features, spent, small)
 
     def choose(self, page: LookedAt, choice: Choice) -> Chosen:
@@ -161,11 +153,10 @@ class Reader:
         check_budget(choice.budget, page.patches)
         asked = model.question_ids(model.prompt_ids(choice.question)) if choice.question.strip() else None
         try:
-            config = self.gate.config if choice.preset is None else GateConfig.preset(choice.preset)
-            gate = ShirgGate(dataclasses.replace(config, selector=choice.selector))
-            with self._turn, self._gate(gate):
-                kept, spent = timed(model.device, lambda: model.select(page.features, choice.budget, asked))
-                unasked = kept if asked is None else model.select(page.features, choice.budget)
+            settings = self._settings(choice)
+            with self._turn:
+                kept, spent = timed(model.device, lambda: model.select(page.features, choice.budget, asked, settings))
+                unasked = kept if asked is None else model.select(page.features, choice.budget, None, settings)
         except UserError:
             raise
         except ValueError as error:
@@ -235,19 +226,17 @@ class Reader:
         )
         hand(Step(path, len(passes), tuple(filling.runs(tokens)), model.answer_text(tokens[0]), costs))
 
-    @contextlib.contextmanager
-    def _gate(self, gate: ShirgGate) -> Iterator[None]:
-        try:
-            self.model.gate = gate
-            yield
-        finally:
-            self.model.gate = self.gate
+    def _settings(self, choice: Choice) -> VisionSettings:
+        """The model's own with the choice's preset and selector."""
+        own = self.model.vision
+        gate = own.gate if choice.preset is None else GateConfig.preset(choice.preset)
+        return replace(own, gate=replace(gate, selector=choice.selector))
 
     def _look_small(self, page: LookedAt) -> VisionFeatures:
         if page.small_features is not None:
             return page.small_features
         model = self.model
         with self._turn:
-            seen, spent = timed(model.device, lambda: look_at(model, page.small, page.size, "lowres"))
+            seen, spent = timed(model.device, lambda: model.encode_views(page.small, page.size, "base"))
         page.small_features, page.small_tower_ms = seen, spent
         return seen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,9 @@ import torch
 from torch import Tensor
 
 from shirg.errors import ItemError
-from shirg.evaluation.variants import RIVALS, Variant
-from shirg.gate import ShirgGate
+from shirg.evaluation.variants import Variant
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.diffusion.generation import OnStep
-from shirg.lavida.paths import pool_views
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,11 +51,12 @@ class Page:
 
     def features(self, variant: Variant) -> VisionFeatures:
         """The tower's tokens of the variant's views; all rules that choose from the large view share theirs."""
-        if variant.features not in self._features:
-            sharing = [one for one in (variant, *self.variants) if one.features == variant.features]
-            with gate_switched(self.model, max(sharing, key=lambda one: len(one.needs))):
-                self._features[variant.features] = self.model.image_features(self.image, variant.features)
-        return self._features[variant.features]
+        if variant.views not in self._features:
+            sharing = [one for one in (variant, *self.variants) if one.views == variant.views]
+            neediest = max(sharing, key=lambda one: len(one.needs))
+            settings = neediest.settings(self.model.vision)
+            self._features[variant.views] = self.model.image_features(self.image, variant.vision_path, settings)
+        return self._features[variant.views]
 
     @torch.no_grad()
     def answers(self, variant: Variant, prompts: Iterable[str], decoding: Decoding) -> Iterator[Answer | ItemError]:
@@ -68,7 +66,7 @@ class Page:
         page and question see each other in it, so that no two questions share its keys and values. `decoding.batch_size`
         questions are then denoised together, which on a CPU halves the time of the steps.
 
-        The model must be `switched` to the variant as long as answers are drawn.
+        The adapter must be on or off as the variant says as long as answers are drawn (`adapter_switched`).
         """
         for some in batched(prompts, decoding.batch_size):
             found = self._spliced(variant, [self.model.prompt_ids(prompt) for prompt in some], decoding.max_new_tokens)
@@ -87,7 +85,7 @@ class Page:
         found: list[tuple[Tensor, Tensor] | ItemError] = []
         for ids in prompts:
             try:
-                if variant.asks_the_question and self.model.config.relevance != "none":
+                if variant.asks_the_question and self.model.vision.relevance != "none":
                     embeds = image_embeds(self.model, features, variant, self.model.question_ids(ids))
                 else:
                     embeds = alone = image_embeds(self.model, features, variant) if alone is None else alone
@@ -108,14 +106,9 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def image_embeds(
     model: Lavida, features: VisionFeatures, variant: Variant, question_ids: Tensor | None = None
 ) -> Tensor:
-    """What stands for the page in the prompt, [n, hidden]; the model must be switched to the variant."""
-    if variant.mode in ("hd-flat", "multiview-all"):  # no paths of LaViDa's own, so `Lavida` does not offer them
-        projected = model.mm_projector(features.tokens)
-        if variant.mode == "hd-flat":
-            projected = pool_views(projected, features.grid, model.config.pool_mode)
-        return projected.flatten(0, 1)
-    mode = "shirg" if variant.mode in RIVALS else variant.mode
-    return model.image_embeds(features, mode, variant.budget, question_ids)
+    """The page's embeddings in the prompt, [n, hidden]; the adapter must be on or off as the variant says."""
+    settings = variant.settings(model.vision)
+    return model.image_embeds(features, variant.vision_path, variant.budget, question_ids, settings)
 
 
 def generated_texts(
@@ -135,25 +128,6 @@ def generated_texts(
         on_step=on_step,
     )
     return [model.answer_text(row) for row in tokens]
-
-
-@contextlib.contextmanager
-def switched(model: Lavida, variant: Variant) -> Iterator[None]:
-    """The model with the variant's rule and the adapter on or off; afterwards as it was found."""
-    with gate_switched(model, variant), adapter_switched(model, variant.adapter):
-        yield
-
-
-@contextlib.contextmanager
-def gate_switched(model: Lavida, variant: Variant) -> Iterator[None]:
-    """The model with a gate of its own settings but the variant's rule; afterwards with its own gate."""
-    own = model.gate
-    if variant.rule is not None:
-        model.gate = ShirgGate(dataclasses.replace(own.config, selector=variant.rule))
-    try:
-        yield
-    finally:
-        model.gate = own
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from PIL import Image
 from shirg.data import Record
 from shirg.data.sources import Records
 from shirg.errors import ItemError, UserError
-from shirg.evaluation.answering import Answer, Decoding, Page, switched
+from shirg.evaluation.answering import Answer, Decoding, Page, adapter_switched
 from shirg.evaluation.tasks import Task, find_task, prompt
 from shirg.evaluation.variants import Variant
 from shirg.lavida import Lavida
@@ -139,10 +139,10 @@ class Asker:
         todo = self.missing(page, answered)
         shown = Page(self.model, image, [variant for variant, _ in todo])
         for variant, prompts in todo:
-            with switched(self.model, variant):
+            with adapter_switched(self.model, variant.adapter):
                 answers = shown.answers(variant, [text for _, text in prompts], self.decoding)
                 for (record, _), answer in zip(prompts, answers, strict=True):
-                    yield _row(page.task, record, variant, answer, self.model.resolution)
+                    yield _row(page.task, record, variant, answer, self.model.vision.resolution)
 
 
 def _row(task: Task, record: Record, variant: Variant, answer: Answer | ItemError, resolution: int) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> dict[str, An
     Returns:
         `shape`, `scenario` and `rows`: `variant`, `tokens`, and the fields of `PathCost`.
     """
-    config, scenario = replace(published_config(SHAPE), resolution=resolution), Scenario()
+    published, scenario = published_config(SHAPE), Scenario()
+    config = replace(published, vision=replace(published.vision, resolution=resolution))
     rows = []
     for variant in variants:
         shape = None if variant.mode in RIVALS else _shape(config, variant)

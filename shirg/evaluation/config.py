@@ -148,11 +148,13 @@ class SHIRGEvaluationConfig:
         Raises:
             UserError: if a budget is larger than what the model's paths give to choose from.
         """
-        most = (model.resolution // model.tower.patch_size) ** 2
+        most = (model.vision.resolution // model.tower.patch_size) ** 2
         modes = named_modes(self.modes, flat=model.config.patch_merge_type == "flat")
         of_large_view = [mode for mode in modes if mode in SELECTING_MODES and mode != "multiview"]
         for budget in self.token_budgets if of_large_view else ():
-            _check("token_budgets", budget, f"at most {most}, the grid at {model.resolution} pixels", budget <= most)
+            _check(
+                "token_budgets", budget, f"at most {most}, the grid at {model.vision.resolution} pixels", budget <= most
+            )
         return asdict(self) | {
             "datasets": list(self.datasets or (EMBEDDED if model.config.is_nano else OFFICIAL_DEFAULT)),
             "token_budgets": sorted(set(self.token_budgets)),

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from shirg.errors import ItemError
-from shirg.evaluation.answering import Decoding, Page, generated_texts, image_embeds, switched
+from shirg.evaluation.answering import Decoding, Page, adapter_switched, generated_texts, image_embeds
 from shirg.evaluation.computed import computed_costs
 from shirg.evaluation.memory import peak_bytes
 from shirg.evaluation.variants import BUDGETED_MODES, Variant
@@ -59,7 +59,7 @@ def measure_efficiency(
     with spare_threads() as threads:
         threads.adjust(wait=LEAST_SECONDS if threads.most > 1 else 0.0)
         for variant in variants:
-            with switched(model, variant):
+            with adapter_switched(model, variant.adapter):
                 advance(f"timing {variant.name}", 0)
                 try:
                     rows.append(bench.row(variant))
@@ -72,7 +72,7 @@ def measure_efficiency(
         "page_size": list(image.size),
         "rows": rows,
         "savings": _savings(rows),
-        "computed": computed_costs(variants, model.resolution),
+        "computed": computed_costs(variants, model.vision.resolution),
     }
 
 
@@ -99,9 +99,9 @@ class _Bench:
         embeds = image_embeds(model, features, variant, question_ids)
         row = {**variant.as_dict(), "tokens": embeds.shape[0]}
         row |= {"tower_ms": self._tower_ms(variant, features)}
-        budget = variant.budget  # those that select have one, the others none
+        budget, settings = variant.budget, variant.settings(model.vision)
         row["selection_ms"] = (
-            None if budget is None else clock.median_ms(lambda: model.select(features, budget, question_ids))
+            None if budget is None else clock.median_ms(lambda: model.select(features, budget, question_ids, settings))
         )
         row["embedding_ms"] = clock.median_ms(lambda: image_embeds(model, features, variant, question_ids))
         prefix = model.splice(prompt_ids, [embeds])[None]
@@ -113,9 +113,9 @@ class _Bench:
         return row
 
     def _tower_ms(self, variant: Variant, features: VisionFeatures) -> float:
-        if variant.features not in self.towers:
-            self.towers[variant.features] = self.clock.median_ms(lambda: self.model.tower(features.pixels))
-        return self.towers[variant.features]
+        if variant.views not in self.towers:
+            self.towers[variant.views] = self.clock.median_ms(lambda: self.model.tower(features.pixels))
+        return self.towers[variant.views]
 
     def _of_length(self, prefix: Tensor) -> dict[str, Any]:
         """What depends on the length of the prefix [1, P, H] alone, timed once for each length.

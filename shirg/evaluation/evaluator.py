@@ -227,7 +227,7 @@ class SHIRGEvaluator:
             "run": run,
             "fingerprint": identity.fingerprint(run),
             "model": describe_model(self.model),
-            "gate": describe_gate(self.model.gate.config),
+            "gate": describe_gate(self.model.vision.gate),
             "environment": describe_environment(self.model),
             "intervals": {"resamples": RESAMPLES, "level": LEVEL, "seed": seed, "unit": "page"},
             "datasets": [_describe(name, survey, rows) for name in survey.benchmarks],

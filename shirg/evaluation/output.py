@@ -147,12 +147,12 @@ class PagePainter:
         truth = " / ".join(dict.fromkeys(record.answers))
         notes = [f"Question: {record.question}", f"Answer: {answer}", f"Truth: {truth}"]
         kept, grid = self._kept(page)
-        save_picture(path, draw_kept(page.image, kept, grid, fit=self.model.fit, notes=notes))
+        save_picture(path, draw_kept(page.image, kept, grid, fit=self.model.vision.fit, notes=notes))
 
     def paint_small(self, path: Path, page: SamplePage) -> None:
         """The page alone, small enough for a report of twenty."""
         kept, grid = self._kept(page)
-        picture = draw_patches(enlarged_page(page.image, self.model.fit, SMALL, SMALL // 2), kept, grid)
+        picture = draw_patches(enlarged_page(page.image, self.model.vision.fit, SMALL, SMALL // 2), kept, grid)
         with atomic_path(path) as fresh:
             picture.save(fresh, "JPEG", quality=80)
 

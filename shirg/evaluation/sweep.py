@@ -35,7 +35,6 @@ from shirg.evaluation.sweep_stop import RULE, EarlyStop
 from shirg.evaluation.tasks import find_task, prompt
 from shirg.gate import GateConfig, Kept, ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
-from shirg.lavida.relevance import token_relevance
 from shirg.locks import owned
 from shirg.training.budgets import check_budgets
 
@@ -161,7 +160,7 @@ class PageView:
         suffix = "none" if model.config.is_nano else "official"
         asked = [prompt(find_task("documents"), question.question, suffix) for question in questions]
         prompts = [model.prompt_ids(text) for text in asked]
-        found = [token_relevance(model, features, model.question_ids(ids)) for ids in prompts]
+        found = [model.relevance(features, model.question_ids(ids)) for ids in prompts]
         return cls(
             features,
             PageWords.of([word.box for word in page.words], page.image.size, features.grid),
@@ -246,10 +245,10 @@ class Sweep:
     def __init__(self, config: SweepConfig, model: Lavida):
         self.config, self.model = config, model
         self.budgets = sorted(config.token_budgets)
-        most = (model.resolution // model.tower.patch_size) ** 2
+        most = (model.vision.resolution // model.tower.patch_size) ** 2
         if self.budgets[-1] > most:
             raise UserError(
-                f"token_budgets: got {self.budgets[-1]}, must be at most {most}, the grid at {model.resolution} pixels"
+                f"token_budgets: got {self.budgets[-1]}, must be at most {most}, the grid at {model.vision.resolution} pixels"
             )
         self.settings = named_settings()
         first_names: dict[GateConfig, str] = {}

@@ -9,6 +9,8 @@ from typing import Any
 
 from shirg.errors import UserError
 from shirg.gate.selectors import SELECTORS
+from shirg.lavida.settings import VisionSettings
+from shirg.lavida.vision import PATHS as VISION_PATHS
 
 WHOLE_MODES = ("lowres", "hd", "hd-flat", "highres", "multiview-all")
 """Vision paths without a selection: LaViDa's own, then every token of the large view and of the unpooled tiles."""
@@ -50,8 +52,6 @@ PATHS = {
 }
 """Mode -> what the model is shown, for reports; rivals choose from what `shirg` chooses from."""
 
-_VIEWS_OF = {"hd": "hd", "hd-flat": "hd", "multiview": "hd", "multiview-all": "hd", "lowres": "lowres"}
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -72,14 +72,23 @@ class Variant:
         return f"{self.path}+adapter" if self.adapter else self.path
 
     @property
-    def features(self) -> str:
-        """Path of `Lavida.image_features` that it looks through; variants with equal answers share one pass of the tower."""
-        return _VIEWS_OF.get(self.mode, "highres")
+    def vision_path(self) -> str:
+        """The model's vision path that it is: baselines choose from what `shirg` chooses from."""
+        return "shirg" if self.mode in RIVALS else self.mode
+
+    @property
+    def views(self) -> str:
+        """What the tower sees for it; variants with equal views share one pass of the tower."""
+        return VISION_PATHS[self.vision_path].views
 
     @property
     def rule(self) -> str | None:
         """The selector that stands in for the model's own; None leaves the model's gate as it is."""
         return self.mode if self.mode in RIVALS else None
+
+    def settings(self, own: VisionSettings) -> VisionSettings:
+        """A model's vision settings with this variant's selector."""
+        return own if self.rule is None else replace(own, gate=replace(own.gate, selector=self.rule))
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -54,11 +54,12 @@ from torch import Tensor, nn
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
 from shirg.images import to_rgb
-from shirg.lavida.config import IMAGE_TOKEN_INDEX, NO_FLOOR, RELEVANCE_SIGNS, check_floor
+from shirg.lavida.config import IMAGE_TOKEN_INDEX
 from shirg.lavida.images import square_view, to_pixels
 from shirg.lavida.patches import embed_patches
 from shirg.lavida.prompt import naming_part, question_marks, question_part
 from shirg.lavida.relevance import calibrated_relevance
+from shirg.lavida.settings import NO_FLOOR, RELEVANCE_SIGNS, check_floor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
     from PIL import Image
 
-    from shirg.gate import GateConfig, ShirgGate
     from shirg.lavida import Lavida
+    from shirg.lavida.settings import VisionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         if device is not None and self._world_size == 1:
             self.model.to(device)
         if selector is not None:
-            self.model.gate = _gate(self.model.gate.config, selector)
+            self.model.vision = _with_selector(self.model.vision, selector)
         self.mode, self.budget, self.max_new_tokens, self.block_length = mode, budget, max_new_tokens, block_length
         self.keywords: dict[str, Any] = {
             "steps": steps,
@@ -197,7 +197,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         from shirg.lavida.vision import check_budget
 
         model = self.model
-        tile, side = model.tower.image_size, model.resolution
+        tile, side = model.tower.image_size, model.vision.resolution
         most_views = 1 + max(width * height for width, height in model.config.pinpoints) // tile**2
         available = {
             "shirg": math.prod(model.tower.grid(side, side)),
@@ -279,10 +279,10 @@ def _refuse_unknown(unknown: dict[str, object]) -> None:
 
 
 def _check_values(mode: str, fit: str | None) -> None:
-    from shirg.lavida.images import FITS
-    from shirg.lavida.vision import check_mode
+    from shirg.lavida.settings import FITS
+    from shirg.lavida.vision import path_of
 
-    check_mode(mode)
+    path_of(mode)
     if fit is not None and fit not in FITS:
         raise UserError(f"fit: got {fit!r}, must be one of {', '.join(FITS)}")
 
@@ -303,12 +303,10 @@ def _load(adapter: str | None, **flags: Any) -> Lavida:
     return load_model(GateFlags(**flags), None if adapter is None else Path(adapter))
 
 
-def _gate(config: GateConfig, selector: str) -> ShirgGate:
+def _with_selector(settings: VisionSettings, selector: str) -> VisionSettings:
     from dataclasses import replace
 
-    from shirg.gate import ShirgGate
-
     try:
-        return ShirgGate(replace(config, selector=selector))
+        return replace(settings, gate=replace(settings.gate, selector=selector))
     except ValueError as error:
         raise UserError(str(error)) from error

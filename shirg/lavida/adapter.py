@@ -7,13 +7,13 @@ them, `shirg_settings.json` (gate, budgets, fingerprint of the base projector) a
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 import logging
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from shirg.errors import UserError
-from shirg.files import atomic_path, write_json, write_text
-from shirg.gate import GateConfig, ShirgGate
-from shirg.lavida.config import SHIRG_DEFAULTS, LavidaConfig, shirg_settings
-from shirg.lavida.images import FITS
+from shirg.files import write_json, write_text
 from shirg.lavida.lora_options import CONFIG_FILE, lora_config, read_lora_config
+from shirg.lavida.settings import FIELDS, VisionSettings
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from peft.tuners.lora import Linear as LoraLinear
-
-    from shirg.lavida.model import Lavida
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +51,6 @@ PEFT_PREFIX = "base_model.model."
 
 ROLES = {"tower": "vision", "mm_projector": "projector", "image_newline": "projector", "language": "language"}
 """Child of the model -> its role in the printed table."""
-
-SELECTION = ("gate", "relevance", "relevance_sign", "resolution", "fit")
-"""What decides which tokens an adapter is trained on: it brings these settings along."""
-
-_TAKEN = "_taken_from_adapter"
-"""Attribute of the model: the settings that the adapter on it brought along."""
 
 
 def attach_lora(
@@ -122,22 +112,19 @@ def stored_weights(folder: Path) -> dict[str, Tensor]:
     return {part.sub(rf".\1.{NAME}.", name.removeprefix(PEFT_PREFIX)): value for name, value in named}
 
 
-def unload_adapter(model: Lavida) -> None:
-    """Take the adapter off; the base layers stand again as they were, frozen, and so do the settings it replaced."""
-    _select_by(model, _returned(model))
-    model.__dict__.pop(_TAKEN, None)
+def detach_lora(model: nn.Module) -> None:
+    """Remove the LoRA; the base layers are in place again as they were, frozen."""
     for name, layer in _lora_layers(model).items():
         model.set_submodule(name, layer.base_layer)
     if has_adapter(model):
         del model.peft_config
 
 
-def merge_adapter(model: Lavida) -> None:
-    """Add the adapter's update to the projector's own weights and take the adapter off.
+def merge_lora(model: nn.Module) -> None:
+    """Add the LoRA's update to the layers' own weights and remove it.
 
-    `save_pretrained` then writes an ordinary checkpoint. The sum is rounded once, to the weights' precision: in float32
-    outputs stay equal to rounding, in bfloat16 a small update loses digits. The settings that the adapter brought along
-    stay on the model; the gate's are no part of a checkpoint, and what differs from the defaults is said.
+    The sum is rounded once, to the weights' precision: in float32 outputs stay equal to rounding, in bfloat16 a small update
+    loses digits.
 
     Raises:
         UserError: if the model has no adapter.
@@ -151,100 +138,118 @@ def merge_adapter(model: Lavida) -> None:
         if offset is not None:
             base.bias.data = (base.bias.double() + layer.scaling[NAME] * offset.double()).to(base.bias.dtype)
         model.set_submodule(name, base)
-    model.__dict__.pop(_TAKEN, None)
     del model.peft_config
-    if model.gate.config != GateConfig():
-        logger.warning("the merged checkpoint does not hold the gate's settings: %s", model.gate.config)
 
 
-def save_adapter(model: Lavida, folder: str | Path, *, settings: dict[str, Any]) -> Path:
-    """Write the adapter folder, complete or not at all. Returns its path.
+def write_adapter(model: nn.Module, folder: Path, settings: dict[str, Any]) -> None:
+    """Write the adapter's four files into an existing folder.
 
     Args:
-        model: with an adapter.
-        folder: replaced if it exists.
-        settings: what it was trained with, JSON values; the model's gate, resolution and fingerprint are added.
+        model: with a LoRA.
+        settings: what it was trained with, JSON values: `shirg_settings.json`.
 
     Raises:
         UserError: if the model has no adapter.
     """
-    with atomic_path(folder) as fresh:
-        fresh.mkdir()
-        write_adapter(model, fresh, settings=settings)
-    return Path(folder)
-
-
-def write_adapter(model: Lavida, folder: Path, *, settings: dict[str, Any]) -> None:
-    """Write the adapter's four files into an existing folder; see `save_adapter`."""
     from safetensors.torch import save_file
 
     if not has_adapter(model):
         raise UserError("the model carries no adapter to save; attach_lora(model) or load_adapter(folder) first")
-    config = copy.copy(model.peft_config[NAME])
+    peft_config: Any = model.peft_config
+    config = copy.copy(peft_config[NAME])
     config.inference_mode = True
     config.base_model_name_or_path = settings.get("base_model")
     config.save_pretrained(str(folder))
     _leave_out_defaults(folder / CONFIG_FILE)
     weights = {_file_name(name): value.detach().cpu().contiguous() for name, value in lora_parameters(model).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    complete = {**model_settings(model), **settings}
-    write_json(folder / SETTINGS_FILE, complete)
-    write_text(folder / "README.md", adapter_card(config.to_dict(), complete))
+    write_json(folder / SETTINGS_FILE, settings)
+    write_text(folder / "README.md", adapter_card(config.to_dict(), settings))
 
 
 def _leave_out_defaults(path: Path) -> None:
-    """Take from a configuration what says nothing: pefts from 0.5 to 0.13 refuse a key that they do not know."""
+    """Remove defaults from a configuration: pefts from 0.5 to 0.13 refuse a key that they do not know."""
     from peft import LoraConfig
 
     usual = LoraConfig().to_dict()
     stored = json.loads(path.read_text(encoding="utf-8"))
-    told = (name for name, value in stored.items() if name != "peft_version" and value != usual.get(name))
-    kept = PLAIN_KEYS.union(told)
+    changed = (name for name, value in stored.items() if name != "peft_version" and value != usual.get(name))
+    kept = PLAIN_KEYS.union(changed)
     write_json(path, {name: value for name, value in stored.items() if name in kept})
 
 
-def model_settings(model: Lavida) -> dict[str, Any]:
-    """What of the model decides how an adapter sees images: the gate, where relevance comes from and its sign,
-    resolution, the base."""
-    return {**_selection(model), "base_fingerprint": base_fingerprint(model)}
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter folder as read."""
+
+    folder: Path
+    settings: dict[str, Any]
+    """What it was trained with."""
+    config: LoraConfig
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredAdapter:
+        """Read the folder.
+
+        Raises:
+            UserError: if it is no SHIRG adapter, damaged, or has options that are not supported
+                (see `shirg.lavida.lora_options`).
+        """
+        settings, weights = _read(folder)
+        return cls(folder, settings, read_lora_config(folder), weights)
+
+    def vision(self, base: VisionSettings, patch_size: int) -> VisionSettings:
+        """The vision settings that it was trained with; what the folder does not name is that of `base`.
+
+        Args:
+            patch_size: of the model's tower; the resolution must be a multiple.
+
+        Raises:
+            UserError: for settings that this version does not know.
+        """
+        try:
+            trained = base.with_stored(self.settings)
+            if trained.resolution % patch_size:
+                raise UserError(f"resolution: got {trained.resolution}, must be a multiple of {patch_size}")
+            return trained
+        except (TypeError, ValueError) as error:  # a UserError is a ValueError
+            raise UserError(f"adapter {self.folder}: its settings are not ones this version knows ({error})") from error
+
+    def attach(self, model: nn.Module) -> None:
+        """Put it on a model without an adapter, whole or not at all.
+
+        Raises:
+            UserError: if its weights do not fit the model, or are damaged.
+        """
+        _inject(model, self.config)
+        try:
+            _fill(model, self.weights, self.folder)
+        except UserError:
+            detach_lora(model)
+            raise
 
 
-def base_config(model: Lavida) -> LavidaConfig:
-    """The model's configuration with the settings that it has now, but for those that its adapter brought along."""
-    own = _returned(model)
-    return dataclasses.replace(model.config, **{name: own[name] for name in own.keys() & SHIRG_DEFAULTS})
+def adopted(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
+    """The adapter's settings, but `own` where those were set by someone: where they are not the checkpoint's."""
+    chosen = own.differing(checkpoint)
+    return replace(adapter, **{name: getattr(own, name) for name in chosen})
 
 
-def load_adapter(model: Lavida, folder: str | Path) -> dict[str, Any]:
-    """Attach the adapter saved in `folder`, in place of one that is there. Returns the settings it was trained with.
-
-    Of these the model takes over gate, relevance and its sign, resolution and fit, until the adapter is taken off. Those
-    that are no longer what its checkpoint says were set by someone: they stay, with a warning where they differ.
-
-    Raises:
-        UserError: if the folder is no SHIRG adapter, was trained on another base, has options that are not supported
-            (see `shirg.lavida.lora_options`; the model is left as it is), or its weights are damaged (the model may be
-            left without an adapter, never with a part of one).
-    """
-    settings, weights = _read(Path(folder))
-    config = read_lora_config(Path(folder))
-    if settings.get("base_fingerprint") != base_fingerprint(model):
-        base = settings.get("base_model") or "another base"
-        raise UserError(
-            f"adapter {folder}: it was trained on {base}, whose projector is not this model's; load that base"
-        )
-    unload_adapter(model)
-    _inject(model, config)
-    try:
-        _fill(model, weights, folder)
-        _settle_selection(model, settings, folder)
-    except UserError:
-        unload_adapter(model)
-        raise
-    return settings
+def returned(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
+    """`own` with the checkpoint's settings where they are those that an adapter brought: the inverse of `adopted`."""
+    brought = (name for name in FIELDS if getattr(own, name) == getattr(adapter, name))
+    return replace(own, **{name: getattr(checkpoint, name) for name in brought})
 
 
-def base_fingerprint(model: Lavida) -> str:
+def warn_of_differences(own: VisionSettings, adapter: VisionSettings, folder: str | Path) -> None:
+    """Log each setting in which a model is not what its adapter was trained with."""
+    for name in adapter.differing(own):
+        trained, has = getattr(adapter, name), getattr(own, name)
+        logger.warning("adapter %s was trained with %s %s; this model has %s", folder, name, trained, has)
+
+
+def base_fingerprint(projector: nn.Sequential) -> str:
     """SHA-256 (hex) of the base projector's weights and biases, the same with and without an adapter.
 
     Weights are rounded to bfloat16 and then to steps of 2^-14, below which float16 loses digits: a checkpoint stored in
@@ -252,7 +257,7 @@ def base_fingerprint(model: Lavida) -> str:
     """
     digest = hashlib.sha256()
     for index in (0, 2):
-        layer = base_linear(model.mm_projector[index])
+        layer = base_linear(projector[index])
         for tensor in (layer.weight, layer.bias):
             coarse = (tensor.detach().to("cpu", torch.bfloat16).float() * 2**14).round().to(torch.int32)
             digest.update(repr(tuple(coarse.shape)).encode())
@@ -329,7 +334,7 @@ def _inject(model: nn.Module, config: LoraConfig) -> None:
     layers = _lora_layers(model)
     for layer in layers.values():
         layer.train(model.training)  # peft leaves the new dropout switched on, in an evaluating model too
-    assert set(layers) == targets, "peft wrapped other layers than asked"
+    assert set(layers) == targets, "peft wrapped other layers than those named"
 
 
 def _lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
@@ -381,63 +386,3 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> N
         if not weights[name].isfinite().all():
             raise UserError(f"adapter {folder}: {name} holds values that are not finite; take an earlier checkpoint")
         parameter.data.copy_(weights[name])
-
-
-def warn_of_differences(model: Lavida, settings: dict[str, Any], folder: str | Path) -> None:
-    """Warn of each setting of the selection in which the model is not what the adapter was trained with."""
-    own = _selection(model)
-    for name, value in _brought(settings).items():
-        if value != own[name]:
-            logger.warning("adapter %s was trained with %s %s; this model has %s", folder, name, value, own[name])
-
-
-def _settle_selection(model: Lavida, settings: dict[str, Any], folder: str | Path) -> None:
-    own, stored = _selection(model), _stored_selection(model.config)
-    try:
-        taken = {name: value for name, value in _brought(settings).items() if own[name] == stored[name] != value}
-        _select_by(model, taken)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"adapter {folder}: its settings are not ones this version knows ({error})") from error
-    setattr(model, _TAKEN, taken)
-    warn_of_differences(model, settings, folder)
-
-
-def _brought(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the selection among an adapter's, with the defaults of gate settings that are younger than it."""
-    found = {name: settings[name] for name in SELECTION if name in settings}
-    return found | ({"gate": dataclasses.asdict(GateConfig.stored(found["gate"]))} if "gate" in found else {})
-
-
-def _selection(model: Lavida) -> dict[str, Any]:
-    found = {name: getattr(model.config, name) for name in ("relevance", "relevance_sign")}
-    return {"gate": dataclasses.asdict(model.gate.config), **found, "resolution": model.resolution, "fit": model.fit}
-
-
-def _stored_selection(config: LavidaConfig) -> dict[str, Any]:
-    """How a model selects that was just read from its checkpoint."""
-    return {"gate": dataclasses.asdict(GateConfig()), **shirg_settings(config.raw), "fit": config.fit}
-
-
-def _returned(model: Lavida) -> dict[str, Any]:
-    """What the checkpoint says of the settings that the model has from its adapter."""
-    taken = getattr(model, _TAKEN, None)
-    if not taken:
-        return {}
-    own, stored = _selection(model), _stored_selection(model.config)
-    return {name: stored[name] for name, value in taken.items() if own[name] == value}
-
-
-def _select_by(model: Lavida, settings: dict[str, Any]) -> None:
-    """Give the model these settings of the selection, or, if one makes no sense, none of them."""
-    if "resolution" in settings:
-        model.tower.grid(settings["resolution"], settings["resolution"])
-    if settings.get("fit", FITS[0]) not in FITS:
-        raise UserError(f"fit={settings['fit']!r} is unknown")
-    own: dict[str, Any] = {name: settings[name] for name in ("fit",) if name in settings}
-    if "gate" in settings:
-        own["gate"] = ShirgGate(GateConfig.stored(settings["gate"]))
-    in_config = {name: settings[name] for name in ("relevance", "relevance_sign", "resolution") if name in settings}
-    if in_config:
-        own["config"] = dataclasses.replace(model.config, **in_config)
-    for name, value in own.items():
-        setattr(model, name, value)

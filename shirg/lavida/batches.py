@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from shirg.errors import UserError
-from shirg.lavida import prompt, vision
+from shirg.images import to_rgb
+from shirg.lavida import prompt
 from shirg.lavida.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from shirg.lavida.samples import Batch
+from shirg.lavida.vision import path_of
 
 if TYPE_CHECKING:
     from shirg.lavida.model import Lavida
@@ -135,8 +137,9 @@ def encode_for_training(model: Lavida, images: Sequence[Image.Image], mode: str 
     Raises:
         UserError: for an unknown mode.
     """
-    vision.check_mode(mode)
-    return [model.image_embeds(vision.look(model, image, mode), mode) for image in images]
+    views, shapes, pages = path_of(mode).views, model.view_shapes(), [to_rgb(image) for image in images]
+    features = [model.encode_views(shapes.cut(page, views), page.size, views) for page in pages]
+    return [model.image_embeds(one, mode) for one in features]
 
 
 def _padded(rows: Sequence[Tensor], value: float, side: str) -> Tensor:

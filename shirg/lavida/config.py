@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shirg.errors import UserError
+from shirg.lavida.settings import FIELDS, VisionSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 IMAGE_TOKEN_INDEX = -200  # LaViDa llava/constants.py:8
 IGNORE_INDEX = -100  # LaViDa llava/constants.py:7
-
-SHIRG_RESOLUTION = 672
-"""Side in pixels at which SHIRG encodes an image: 48 x 48 patches of 14 pixels."""
 
 SO400M: dict[str, Any] = {
     "model_type": "siglip_vision_model",
@@ -79,19 +77,8 @@ VISION_SIZES = {
 }
 MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 POOL_MODES = ("bilinear", "average", "max")
-RELEVANCE = ("llm", "siglip", "none")
-RELEVANCE_SIGNS = (1, -1)
-NO_FLOOR = -1.0
-"""The `relevance_floor` that leaves all cosines as they are."""
-
-SHIRG_DEFAULTS: dict[str, Any] = {
-    "relevance": "llm",
-    "relevance_sign": 1,
-    "relevance_floor": NO_FLOOR,
-    "resolution": SHIRG_RESOLUTION,
-    "answer_tokens": ANSWER_TOKENS,
-}
-"""Our own keys, under "shirg" in the file; see `LavidaConfig`."""
+OWN_KEYS = (*FIELDS, "answer_tokens", "nano")
+"""Keys of ours, under "shirg" in the file; see `LavidaConfig`."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +104,8 @@ class BodyConfig:
 class LavidaConfig:
     """A checkpoint's configuration. Build it with `from_dict`; `raw` is the file, word for word, `to_dict` the next one.
 
-    Keys of ours live in the file under "shirg": `relevance` ("llm" compares projected tokens with the question's word
-    embeddings, "siglip" with its embedding by SigLIP, "none" chooses by the image alone), `relevance_sign` (-1 where a
-    space is inverted, so that the least similar tokens are the relevant ones), `relevance_floor` (the cosine, times the
-    sign, up to which "llm" takes a token for no match; a space that was trained to have such a border gains from it, in
-    others -1 leaves all cosines as they are), `resolution` (pixels per side that SHIRG encodes) and `answer_tokens`
-    (length of the answer block that the model is used with).
+    Keys of ours live in the file under "shirg": the fields of `VisionSettings`, `answer_tokens` (length of the answer block
+    that the model is used with) and `nano` (whether it is the embedded model).
     """
 
     raw: dict[str, Any]
@@ -136,11 +119,8 @@ class LavidaConfig:
     patch_merge_type: str = "flat"
     pool_mode: str = "bilinear"
     pinpoints: tuple[tuple[int, int], ...] = GRID_PINPOINTS
-    relevance: str = SHIRG_DEFAULTS["relevance"]
-    relevance_sign: int = SHIRG_DEFAULTS["relevance_sign"]
-    relevance_floor: float = SHIRG_DEFAULTS["relevance_floor"]
-    resolution: int = SHIRG_DEFAULTS["resolution"]
-    answer_tokens: int = SHIRG_DEFAULTS["answer_tokens"]
+    vision: VisionSettings = VisionSettings()
+    answer_tokens: int = ANSWER_TOKENS
     vision_hidden_size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,13 +143,8 @@ class LavidaConfig:
             )
         _expect("mm_patch_merge_type", self.patch_merge_type, MERGE_TYPES)
         _expect("mm_spatial_pool_mode", self.pool_mode, POOL_MODES)
-        _expect("shirg.relevance", self.relevance, RELEVANCE)
-        _expect("shirg.relevance_sign", self.relevance_sign, RELEVANCE_SIGNS)
-        check_floor("config: shirg.relevance_floor", self.relevance_floor)
-        for name in ("resolution", "answer_tokens"):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 < value < LARGEST_SIZE:
-                raise UserError(f"config: shirg.{name}={value!r} must be a whole number above 0")
+        if type(self.answer_tokens) is not int or not 0 < self.answer_tokens < LARGEST_SIZE:
+            raise UserError(f"config: shirg.answer_tokens={self.answer_tokens!r} must be a whole number above 0")
 
     @property
     def family(self) -> str:
@@ -190,12 +165,6 @@ class LavidaConfig:
     def has_newline(self) -> bool:
         """Whether the checkpoint has an `image_newline` vector (LaViDa llava_arch.py:59-60)."""
         return "unpad" in self.patch_merge_type
-
-    @property
-    def fit(self) -> str:
-        """How an image shown as one square becomes so: "pad" if `image_aspect_ratio` says "pad", else "stretch"
-        (LaViDa mm_utils.py:318-344)."""
-        return "pad" if self.raw.get("image_aspect_ratio") == "pad" else "stretch"
 
     @property
     def unused_tensors(self) -> frozenset[str]:
@@ -235,35 +204,35 @@ class LavidaConfig:
             patch_merge_type=raw.get("mm_patch_merge_type", "flat"),
             pool_mode=raw.get("mm_spatial_pool_mode") or "bilinear",
             pinpoints=_pinpoints(raw.get("image_grid_pinpoints")),
-            **shirg_settings(raw),
+            vision=_vision_settings(raw),
+            answer_tokens=raw.get("shirg", {}).get("answer_tokens", ANSWER_TOKENS),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The contents of a `config.json` that says the same: `raw`, and under "shirg" what has been changed since."""
-        stored, own = shirg_settings(self.raw), {name: getattr(self, name) for name in SHIRG_DEFAULTS}
-        changes = {name: value for name, value in own.items() if value != stored[name]}
-        return {**self.raw, "shirg": {**self.raw.get("shirg", {}), **changes}} if changes else self.raw
+    def to_dict(self, vision: VisionSettings | None = None) -> dict[str, Any]:
+        """The contents of a `config.json`: `raw`, and under "shirg" what of `vision` is not what `raw` says."""
+        vision = vision or self.vision
+        changed = {name: vision.as_dict()[name] for name in vision.differing(_vision_settings(self.raw))}
+        return {**self.raw, "shirg": {**self.raw.get("shirg", {}), **changed}} if changed else self.raw
 
 
-def check_floor(name: str, floor: object) -> None:
-    """Raise `UserError`, beginning with `name`, unless `floor` can be a `relevance_floor`."""
-    if not isinstance(floor, int | float) or not NO_FLOOR <= floor < 1:
-        raise UserError(f"{name}: got {floor!r}, must be a cosine from -1 to below 1")
-
-
-def shirg_settings(raw: dict[str, Any]) -> dict[str, Any]:
-    """What a `config.json` says of our own keys, defaults included."""
-    return {name: raw.get("shirg", {}).get(name, default) for name, default in SHIRG_DEFAULTS.items()}
+def _vision_settings(raw: dict[str, Any]) -> VisionSettings:
+    """What a `config.json` says of them. Without a word of ours images are padded to a square if `image_aspect_ratio` says
+    "pad", else stretched (LaViDa mm_utils.py:318-344)."""
+    base = VisionSettings(fit="pad" if raw.get("image_aspect_ratio") == "pad" else "stretch")
+    try:
+        return base.with_stored(raw.get("shirg", {}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config: shirg.{error}") from error
 
 
 def _check_own_keys(raw: dict[str, Any]) -> None:
-    """A key that is misspelt would leave its default in force without a word."""
+    """Refuse unknown keys: a misspelt one would leave its default in force."""
     own = raw.get("shirg", {})
     if not isinstance(own, dict):
         raise UserError(f"config: shirg={own!r} must be an object with keys such as relevance")
-    unknown = sorted(own.keys() - SHIRG_DEFAULTS.keys() - {"nano"})
+    unknown = sorted(own.keys() - set(OWN_KEYS))
     if unknown:
-        raise UserError(f"config: shirg has unknown {', '.join(unknown)}; there are {', '.join(SHIRG_DEFAULTS)}")
+        raise UserError(f"config: shirg has unknown {', '.join(unknown)}; there are {', '.join(OWN_KEYS)}")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from transformers import SiglipVisionConfig
 
 from shirg.errors import UserError
 from shirg.images import MAX_PIXELS
-from shirg.lavida import paths, vision
-from shirg.lavida.config import NO_FLOOR, LavidaConfig
+from shirg.lavida import pooling, vision
+from shirg.lavida.config import LavidaConfig
 from shirg.lavida.images import tile_grid
 from shirg.lavida.relevance import NULL_WORDS
+from shirg.lavida.settings import NO_FLOOR
 from shirg.lavida.tower import sides
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -140,7 +141,7 @@ def check_sizes(config: LavidaConfig) -> None:
     tower = tower_sizes(config)
     for what, whole, part in (
         ("the tower's width and heads", tower.hidden_size, tower.num_attention_heads),
-        ("shirg.resolution and the tower's patch size", config.resolution, sides(tower)[1]),
+        ("shirg.resolution and the tower's patch size", config.vision.resolution, sides(tower)[1]),
     ):
         if whole < 1 or part < 1 or whole % part:
             raise UserError(f"config: {what} are {whole} and {part}; the second must divide the first")
@@ -162,10 +163,10 @@ def vision_shape(
     Raises:
         UserError: for an unknown mode, or a budget below 1 or above the encoded tokens.
     """
-    vision.check_mode(mode)
+    views_of = vision.path_of(mode).views
     tile, patch = sides(tower_sizes(config))
-    tiles = vision.VIEWS[mode] == "tiles"
-    side = config.resolution if vision.VIEWS[mode] == "large" else tile
+    tiles = views_of == "tiles"
+    side = config.vision.resolution if views_of == "large" else tile
     rows, columns = tile_grid(image_size, config.pinpoints, tile) if tiles else (0, 0)
     views, grid = 1 + rows * columns, (side // patch,) * 2
     if mode == "hd":
@@ -191,9 +192,9 @@ def _pooled_layout(
 ) -> tuple[int, str]:
     """Tokens of the pooled path and how they add up, found by sending tokens of one number each through the real code."""
     views = torch.zeros(1 + tiles[0] * tiles[1], grid[0] * grid[1], 1)  # on "meta", interpolation takes 20 ms
-    pooled = paths.pool_views(views, grid, config.pool_mode)
+    pooled = pooling.pool_views(views, grid, config.pool_mode)
     newline = torch.zeros(1) if config.has_newline else None
-    tokens = len(paths.merge_views(pooled, config.patch_merge_type, image_size, tiles, newline))
+    tokens = len(pooling.merge_views(pooled, config.patch_merge_type, image_size, tiles, newline))
     side = round(pooled.shape[1] ** 0.5)
     view = f"{side}x{side}"
     if config.patch_merge_type == "flat":
@@ -201,7 +202,7 @@ def _pooled_layout(
     page = torch.zeros(tiles[0] * side, tiles[1] * side)
     if newline is None:
         return tokens, f"{view} + {page.shape[0]}x{page.shape[1]}"
-    height, width = paths.unpad(page, image_size).shape
+    height, width = pooling.unpad(page, image_size).shape
     return tokens, f"{view} + {height}x({width}+1)"
 
 
@@ -298,9 +299,9 @@ def relevance_flops(config: LavidaConfig, views: int, tokens: int) -> int:
     the tower's removed layer and, N (4 D^2 + 4 D I) more per view, the pooling head's value, output and MLP. (The text
     tower it needs is in no LaViDa checkpoint and not counted.)
     """
-    if config.relevance == "llm":
+    if config.vision.relevance == "llm":
         return projector_flops(config, views * tokens)
-    if config.relevance == "none":
+    if config.vision.relevance == "none":
         return 0
     tower = tower_sizes(config)
     head = 4 * tokens * tower.hidden_size * (tower.hidden_size + tower.intermediate_size)
@@ -316,13 +317,13 @@ def gate_arithmetic_flops(config: LavidaConfig, tokens: int, pixels: int, questi
     floor the words that tell what is chance; L = 1 and W = D for "siglip". Sorting is not counted.
     """
     width = config.vision_hidden_size
-    words = question_tokens + (NULL_WORDS if config.relevance_floor == NO_FLOOR else 0)
+    words = question_tokens + (NULL_WORDS if config.vision.relevance_floor == NO_FLOOR else 0)
     cosines = {
         "llm": (2 * words + 6) * tokens * config.hidden_size,
         "siglip": 8 * tokens * width,
         "none": 0,
     }
-    return 8 * tokens * width + 12 * pixels + cosines[config.relevance]
+    return 8 * tokens * width + 12 * pixels + cosines[config.vision.relevance]
 
 
 def body_flops(config: LavidaConfig, rows: int, keys: int, *, read: int | None = None) -> int:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.images import resize
+from shirg.lavida.settings import FITS
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FITS = ("stretch", "pad")
 PAD_COLOUR = (127, 127, 127)  # int(0.5 * 255), LaViDa mm_utils.py:318-344
 _NORMALISED = torch.from_numpy(((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5))
 

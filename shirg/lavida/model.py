@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -11,19 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from shirg.errors import ItemError, UserError
+from shirg.files import atomic_path
 from shirg.gate import Kept, ShirgGate, page_budget
-from shirg.lavida import checkpoint, paths, prompt, vision
-from shirg.lavida.adapter import base_config, load_adapter, unload_adapter
+from shirg.images import to_rgb
+from shirg.lavida import adapter as lora
+from shirg.lavida import checkpoint, pooling, prompt
 from shirg.lavida.config import LavidaConfig, read_config
 from shirg.lavida.diffusion.families import decoding_settings, denoise_answers
 from shirg.lavida.diffusion.generation import EarlyStop, OnPrefix, OnStep, Prefix
 from shirg.lavida.drafts import Draft, control_ids, starting_tokens
-from shirg.lavida.images import tile_grid
+from shirg.lavida.images import normalised, tile_grid
 from shirg.lavida.language import LanguageModel
 from shirg.lavida.relevance import base_projection, token_relevance
+from shirg.lavida.settings import VisionSettings
 from shirg.lavida.text_tower import TextTower, load_text_tower
 from shirg.lavida.tower import SigLipVisionTower
-from shirg.lavida.vision import VisionFeatures
+from shirg.lavida.vision import DEFAULT_BUDGET, Budget, Views, ViewShapes, VisionFeatures, check_budget, path_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -37,15 +39,14 @@ class Lavida(nn.Module):
     Attributes:
         tower, mm_projector, language: the three parts.
         image_newline: the row separator of "unpad" checkpoints, or None.
-        gate: the selector of modes "shirg" and "multiview"; replace it to use another configuration.
-        resolution: pixels per side of the large view, a multiple of 14; `config.resolution` by another name.
-        fit: "stretch" (as LaViDa's base view) or "pad" (keep the shape), for modes that show the image as one square;
-            at first what the config says.
+        vision: how it looks at an image and chooses tokens; at first what the config says. Replace it to change a setting:
+            `model.vision = dataclasses.replace(model.vision, gate=GateConfig.preset("ocr"))`. Methods that take `vision`
+            use that instead for one call.
+        adapter_vision: the settings that the loaded adapter was trained with, or None.
         tokenizer: the checkpoint's tokenizer, or None: then only ids go in and out.
-        text_tower: what `config.relevance == "siglip"` compares with, or None; see `load_text_tower`.
+        text_tower: what relevance "siglip" compares with, or None; see `load_text_tower`.
     """
 
-    text_tower: TextTower | None = None
     peft_config: dict[str, LoraConfig]  # peft's own attribute: only there while an adapter is on
 
     def __init__(self, config: LavidaConfig, tokenizer: PreTrainedTokenizerBase | None = None):
@@ -58,8 +59,9 @@ class Lavida(nn.Module):
         )
         self.image_newline = nn.Parameter(torch.randn(width) / width**0.5) if config.has_newline else None
         self.language = LanguageModel(config.body)
-        self.gate = ShirgGate()
-        self.fit = config.fit
+        self.vision = config.vision
+        self.adapter_vision: VisionSettings | None = None
+        self.text_tower: TextTower | None = None
 
     # ------------------------------------------------------------------ files
 
@@ -105,23 +107,71 @@ class Lavida(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the base model in the official layout, without any adapter; what is read back is equal bit for bit."""
-        checkpoint.save_checkpoint(self, base_config(self).to_dict(), self.config.family, self.tokenizer, folder)
+        raw = self.config.to_dict(self._vision_without_adapter())
+        checkpoint.save_checkpoint(self, raw, self.config.family, self.tokenizer, folder)
 
-    def load_adapter(self, folder: str | Path) -> None:
-        """Load a SHIRG adapter and its settings of the selection; the model's stay where they are not its checkpoint's."""
-        load_adapter(self, folder)
+    def load_adapter(self, folder: str | Path) -> dict[str, Any]:
+        """Attach the adapter saved in `folder`, in place of one that is there. Returns what it was trained with.
+
+        `vision` becomes the settings that it was trained with, until the adapter is unloaded. A setting that is no longer
+        the checkpoint's was set by someone: it stays, with a warning where the adapter's differs.
+
+        Raises:
+            UserError: if the folder is no SHIRG adapter, was trained on another base, has options that are not supported
+                (the model is left as it is), or its weights are damaged (the model is left without an adapter).
+        """
+        stored = lora.StoredAdapter.read(Path(folder))
+        if stored.settings.get("base_fingerprint") != lora.base_fingerprint(self.mm_projector):
+            base = stored.settings.get("base_model") or "another base"
+            raise UserError(
+                f"adapter {folder}: it was trained on {base}, whose projector is not this model's; load that base"
+            )
+        trained = stored.vision(self.config.vision, self.tower.patch_size)
+        self.unload_adapter()
+        stored.attach(self)
+        self.vision = lora.adopted(self.vision, self.config.vision, trained)
+        self.adapter_vision = trained
+        lora.warn_of_differences(self.vision, trained, folder)
+        return stored.settings
 
     def unload_adapter(self) -> None:
-        """Take the adapter and the settings that it brought off again; the base model is as it was."""
-        unload_adapter(self)
+        """Remove the adapter and the settings that it brought; the base model is as it was."""
+        self.vision, self.adapter_vision = self._vision_without_adapter(), None
+        lora.detach_lora(self)
 
-    @property
-    def resolution(self) -> int:
-        return self.config.resolution
+    def merge_adapter(self) -> None:
+        """Add the adapter's update to the projector; `save_pretrained` then writes an ordinary checkpoint.
 
-    @resolution.setter
-    def resolution(self, side: int) -> None:
-        self.config = replace(self.config, resolution=side)
+        The settings that the adapter brought stay, in the checkpoint too. For rounding see `adapter.merge_lora`.
+
+        Raises:
+            UserError: if the model has no adapter.
+        """
+        lora.merge_lora(self)
+        self.adapter_vision = None
+
+    def save_adapter(self, folder: str | Path, *, settings: dict[str, Any]) -> Path:
+        """Write the adapter folder, complete or not at all, in place of one that is there. Returns its path.
+
+        Args:
+            settings: what it was trained with, JSON values; vision settings and the base's fingerprint are added.
+
+        Raises:
+            UserError: if the model has no adapter.
+        """
+        with atomic_path(folder) as fresh:
+            fresh.mkdir()
+            lora.write_adapter(self, fresh, {**self.adapter_settings(), **settings})
+        return Path(folder)
+
+    def adapter_settings(self) -> dict[str, Any]:
+        """What of the model decides how an adapter sees images: its vision settings and the base's fingerprint."""
+        return {**self.vision.as_dict(), "base_fingerprint": lora.base_fingerprint(self.mm_projector)}
+
+    def _vision_without_adapter(self) -> VisionSettings:
+        if self.adapter_vision is None:
+            return self.vision
+        return lora.returned(self.vision, self.config.vision, self.adapter_vision)
 
     @property
     def device(self) -> torch.device:
@@ -133,28 +183,60 @@ class Lavida(nn.Module):
 
     # ------------------------------------------------------------------ vision
 
-    @overload
-    def image_features(self, image: Image.Image, mode: str) -> VisionFeatures: ...
+    @property
+    def large_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the large view."""
+        return self.tower.grid(self.vision.resolution, self.vision.resolution)
+
+    def view_shapes(self, settings: VisionSettings | None = None) -> ViewShapes:
+        """How images are cut into views, without the model: what loader workers need."""
+        return ViewShapes.of(settings or self.vision, self.tower.image_size, self.config.pinpoints)
 
     @overload
-    def image_features(self, image: list[Image.Image] | tuple[Image.Image, ...], mode: str) -> list[VisionFeatures]: ...
+    def image_features(self, image: Image.Image, mode: str, vision: VisionSettings | None = None) -> VisionFeatures: ...
+
+    @overload
+    def image_features(
+        self, image: list[Image.Image] | tuple[Image.Image, ...], mode: str, vision: VisionSettings | None = None
+    ) -> list[VisionFeatures]: ...
 
     @torch.no_grad()
     def image_features(
-        self, image: Image.Image | list[Image.Image] | tuple[Image.Image, ...], mode: str
+        self,
+        image: Image.Image | list[Image.Image] | tuple[Image.Image, ...],
+        mode: str,
+        vision: VisionSettings | None = None,
     ) -> VisionFeatures | list[VisionFeatures]:
-        """The tower's view of an image (of each image of a list) for `mode`; "shirg" and "highres" share theirs.
+        """The tower's tokens of an image (of each image of a list) for `mode`; modes with equal views share theirs.
 
         Raises:
             UserError: for an unknown mode, or something that is no image of a sensible size.
         """
-        vision.check_mode(mode)
         if isinstance(image, list | tuple):
-            return [self.image_features(one, mode) for one in image]
-        return vision.look(self, image, mode)
+            return [self.image_features(one, mode, vision) for one in image]
+        views, image = path_of(mode).views, to_rgb(image)
+        return self.encode_views(self.view_shapes(vision).cut(image, views), image.size, views, vision)
+
+    def encode_views(
+        self,
+        pixels: Tensor,
+        image_size: tuple[int, int],
+        views: Views,
+        vision: VisionSettings | None = None,
+    ) -> VisionFeatures:
+        """The tower's tokens of views that are cut already; differentiable in the tower.
+
+        Args:
+            pixels: [V, H, W, 3] uint8, what `view_shapes().cut` gives for `views`.
+            image_size: (width, height) of the upright image that they were cut from.
+        """
+        normal = normalised(pixels.to(self.device))
+        needed = ShirgGate((vision or self.vision).gate).needs
+        tokens, last_input = self.tower.forward_with_input(normal) if needed else (self.tower(normal), None)
+        return VisionFeatures(views, tokens, normal, self.tower.grid(*normal.shape[-2:]), image_size, last_input)
 
     def load_text_tower(self, name: str | Path) -> None:
-        """Read the rest of the tower's SigLIP, for `config.relevance == "siglip"`.
+        """Read the rest of the tower's SigLIP, for relevance "siglip".
 
         Args:
             name: SigLIP checkpoint with its tokenizer.json, a folder or a hub id: google/siglip-so400m-patch14-384
@@ -163,54 +245,68 @@ class Lavida(nn.Module):
         Raises:
             UserError: if there is none, or it is not the SigLIP that this model's tower was made from.
         """
-        self.text_tower = load_text_tower(self, name)
+        self.text_tower = load_text_tower(name, self.tower.config, device=self.device, dtype=self.dtype)
 
     @torch.no_grad()
-    def select(self, features: VisionFeatures, budget: vision.Budget, question_ids: Tensor | None = None) -> Kept:
+    def select(
+        self,
+        features: VisionFeatures,
+        budget: Budget,
+        question_ids: Tensor | None = None,
+        vision: VisionSettings | None = None,
+    ) -> Kept:
         """The gate's choice of `budget` tokens among those of all views (batch of one).
 
         Args:
             budget: tokens to keep; "auto" takes as many as the print of the image needs, see `page_budget`.
-            question_ids: ids [L] of what is asked. `config.relevance` says where the tokens are compared with it:
-                "llm" projects them by the base projector (whatever adapter is on) and takes the question's word
-                embeddings, "siglip" takes SigLIP's own space, "none" chooses by the image alone.
+            question_ids: ids [L] of the question; `VisionSettings.relevance` says where tokens are compared with it.
 
         Raises:
             UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
         """
-        several = features.path in ("hd", "multiview")
-        grid, pixels = (len(features.tokens), *features.grid), features.pixels[None]
+        settings = vision or self.vision
+        gate, grid, pixels = ShirgGate(settings.gate), (len(features.tokens), *features.grid), features.pixels[None]
         if budget == "auto":
             budget = page_budget(pixels, grid)
-        vision.check_budget(budget, features.num_tokens, tiles=several)
+        check_budget(budget, features.num_tokens, tiles=features.views == "tiles")
+        relevance = self.relevance(features, question_ids, settings)
         tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
-        return self.gate(
-            tokens,
-            budget=budget,
-            grid=grid,
-            pixels=pixels,
-            relevance=token_relevance(self, features, question_ids),
-            **self._gate_needs(features),
+        needs = self._gate_needs(gate, features)
+        return gate(tokens, budget=budget, grid=grid, pixels=pixels, relevance=relevance, **needs)
+
+    def relevance(
+        self, features: VisionFeatures, question_ids: Tensor | None, vision: VisionSettings | None = None
+    ) -> Tensor | None:
+        """Cosine of every token of all views to the question, [1, V * N] float32; see `token_relevance`."""
+        return token_relevance(
+            vision or self.vision,
+            features.tokens,
+            question_ids,
+            projector=self.mm_projector,
+            embed=self.language.embed_tokens,
+            tokenizer=self.tokenizer,
+            text_tower=self.text_tower,
         )
 
-    def _gate_needs(self, features: VisionFeatures) -> dict[str, Tensor]:
-        """What the gate's selector looks at beside the tokens, from the tower's last layer computed once more."""
-        if not self.gate.needs:
+    def _gate_needs(self, gate: ShirgGate, features: VisionFeatures) -> dict[str, Tensor]:
+        """What the selector reads beside the tokens, from the tower's last layer computed once more."""
+        if not gate.needs:
             return {}
         last_input = features.last_input
-        if last_input is None:  # features made for another gate: the whole tower runs again
+        if last_input is None:  # features made for another selector: the whole tower runs again
             last_input = self.tower.forward_with_input(features.pixels)[1]
-        made = self.tower.attention_and_keys(last_input, self.gate.needs)
+        made = self.tower.attention_and_keys(last_input, gate.needs)
         return {name: value.flatten(0, 1)[None] for name, value in made.items()}
 
     def image_embeds(
         self,
         features: VisionFeatures,
         mode: str,
-        budget: vision.Budget | None = None,
+        budget: Budget | None = None,
         question_ids: Tensor | None = None,
+        vision: VisionSettings | None = None,
     ) -> Tensor:
-        """What stands for the image in the prompt, [n, hidden]; differentiable in the projector and its adapter.
+        """The image's embeddings in the prompt, [n, hidden]; differentiable in the projector and its adapter.
 
         Args:
             budget: tokens to keep in modes "shirg" and "multiview" (768 by default); the summary token comes on top.
@@ -218,34 +314,34 @@ class Lavida(nn.Module):
         Raises:
             UserError: if the features are of other views than `mode` needs, or the budget does not fit.
         """
-        vision.check_mode(mode)
-        if not features.serves(mode):
-            raise UserError(f"features of path {features.path!r} do not serve mode={mode!r}: they are of other views")
-        if mode in vision.SELECTING:
-            kept = self.select(features, vision.DEFAULT_BUDGET if budget is None else budget, question_ids)
+        path = path_of(mode)
+        if features.views != path.views:
+            raise UserError(f"features of views {features.views!r} do not serve mode={mode!r}: it needs {path.views!r}")
+        if path.reduce == "select":
+            kept = self.select(features, DEFAULT_BUDGET if budget is None else budget, question_ids, vision)
             return self.mm_projector(kept.tokens[0])
         projected = self.mm_projector(features.tokens)
-        if mode != "hd":
+        if path.reduce == "all":
             return projected.flatten(0, 1)
-        return paths.merge_views(
-            paths.pool_views(projected, features.grid, self.config.pool_mode),
-            self.config.patch_merge_type,
-            features.image_size,
-            tile_grid(features.image_size, self.config.pinpoints, self.tower.image_size),
-            self.image_newline,
-        )
+        pooled = pooling.pool_views(projected, features.grid, self.config.pool_mode)
+        if path.reduce == "pool-flat":
+            return pooled.flatten(0, 1)
+        tiles = tile_grid(features.image_size, self.config.pinpoints, self.tower.image_size)
+        merge_type, newline = self.config.patch_merge_type, self.image_newline
+        return pooling.merge_views(pooled, merge_type, features.image_size, tiles, newline)
 
     def encode_images(
         self,
         images: Sequence[Image.Image],
         mode: str = "shirg",
-        budget: vision.Budget | None = None,
+        budget: Budget | None = None,
         questions: Sequence[str] | None = None,
+        vision: VisionSettings | None = None,
     ) -> list[Tensor]:
         """Embeddings [n, hidden] of each image, ready to be spliced into a prompt.
 
         Args:
-            questions: what is asked about each image, for the relevance term; None chooses by the image alone.
+            questions: one about each image, for the relevance term; None chooses by the image alone.
 
         Raises:
             UserError: if there are not as many questions as images; otherwise as `image_embeds`.
@@ -256,7 +352,7 @@ class Lavida(nn.Module):
         if questions is not None:
             asked = [self.question_ids(self.prompt_ids(question)) for question in questions]
         return [
-            self.image_embeds(self.image_features(image, mode), mode, budget, ids)
+            self.image_embeds(self.image_features(image, mode, vision), mode, budget, ids, vision)
             for image, ids in zip(images, asked, strict=True)
         ]
 
@@ -306,7 +402,7 @@ class Lavida(nn.Module):
         input_ids: Tensor | Sequence[Tensor],
         images: Sequence[Image.Image] | None = None,
         mode: str = "hd",
-        budget: vision.Budget | None = None,
+        budget: Budget | None = None,
         image_embeds: Sequence[Tensor] | None = None,
         max_new_tokens: int = 32,
         block_length: int | None = None,
@@ -328,6 +424,7 @@ class Lavida(nn.Module):
         on_prefix: OnPrefix | None = None,
         stop_early: bool = False,
         attention_mask: Tensor | None = None,
+        vision: VisionSettings | None = None,
     ) -> Tensor:
         """Denoise answers to prompts; returns the new tokens only, Long [B, max_new_tokens].
 
@@ -346,10 +443,9 @@ class Lavida(nn.Module):
             generator: source of chance, on the model's device; None is torch's own.
             on_step: called with (number of forward passes so far, tokens [B, max_new_tokens]) after each.
             on_prefix: called with the prefix's `PrefixCache` once it is full, before the first pass over the answer.
+            attention_mask: [B, L], 0 where `input_ids` are padding, on whichever side.
             stop_early: end once no row has a mask before its first stop token (`stop_ids`, a draft's included), and write
                 the config's end of text behind it. Texts are those of a full run, passes fewer. (Official: never.)
-
-            attention_mask: [B, L], 0 where `input_ids` are padding, on whichever side.
 
         Other arguments: see `GenerationSettings`.
 
@@ -377,7 +473,7 @@ class Lavida(nn.Module):
         )
         prompts = prompt.rows_of(input_ids, attention_mask)
         tokens = starting_tokens(draft_tokens, len(prompts), max_new_tokens, self.config.mask_token_id)
-        embeds = self._embeds_per_placeholder(prompts, images, mode, budget, image_embeds)
+        embeds = self._embeds_per_placeholder(prompts, images, mode, budget, image_embeds, vision)
         prefix = Prefix.of(self._spliced_rows(prompts, embeds))
         self.check_length(prefix.embeds.shape[1], max_new_tokens)
         vocabulary = self.vocabulary_size
@@ -401,10 +497,11 @@ class Lavida(nn.Module):
         image: Image.Image,
         question: str,
         mode: str = "shirg",
-        budget: vision.Budget = vision.DEFAULT_BUDGET,
+        budget: Budget = DEFAULT_BUDGET,
         max_new_tokens: int | None = None,
         *,
         draft: str | None = None,
+        vision: VisionSettings | None = None,
         **generate_keywords: Any,
     ) -> str:
         """The model's answer to `question` about `image`, up to the end of its turn, without special tokens.
@@ -424,18 +521,22 @@ class Lavida(nn.Module):
             UserError: for an empty question, a budget below 1 or above the image's tokens, a draft that cannot be read or
                 does not fit, a model without a tokenizer.
         """
-        ids, form_length = self.prompt_ids(question), 0
+        prompt_ids, form_length = self.prompt_ids(question), 0
         if draft is not None:
             if "draft_tokens" in generate_keywords:
                 raise UserError("give draft or draft_tokens, not both")
             block, form_length = self._draft_block(draft, max_new_tokens, generate_keywords.get("block_length"))
             max_new_tokens, generate_keywords["draft_tokens"] = block.shape[1], block
         length = self.config.answer_tokens if max_new_tokens is None else max_new_tokens
+        # A stop token in one gap of a form must not leave the next one empty; filled gaps end a form anyway.
         keywords = {"block_length": length, "stop_early": True, **generate_keywords}
-        if form_length:  # a stop token in one gap must not leave the next one empty; filled gaps end a form anyway
-            keywords["stop_early"] = False
-        new = self.generate(ids[None], [image], mode, budget, max_new_tokens=length, **keywords)
-        return self.answer_text(new[0], form_length)
+        keywords["stop_early"] &= not form_length
+        features = self.image_features(image, mode, vision)  # views, tokens
+        embeds = self.image_embeds(features, mode, budget, self.question_ids(prompt_ids), vision)  # kept, embeddings
+        tokens = self.generate(
+            prompt_ids[None], image_embeds=[embeds], max_new_tokens=length, **keywords
+        )  # prefix, cache
+        return self.answer_text(tokens[0], form_length)
 
     def answer_text(self, tokens: Tensor, form_length: int = 0) -> str:
         """What generated ids [N] say, up to the end of the turn, without special tokens.
@@ -481,8 +582,9 @@ class Lavida(nn.Module):
         prompts: list[Tensor],
         images: Sequence[Image.Image] | None,
         mode: str,
-        budget: vision.Budget | None,
+        budget: Budget | None,
         image_embeds: Sequence[Tensor] | None,
+        vision: VisionSettings | None,
     ) -> list[Tensor]:
         if image_embeds is not None:
             if images is not None:
@@ -493,7 +595,7 @@ class Lavida(nn.Module):
         if len(rows) != len(images):
             raise UserError(f"input_ids hold {len(rows)} image placeholders for {len(images)} images")
         return [
-            self.image_embeds(self.image_features(image, mode), mode, budget, self.question_ids(row))
+            self.image_embeds(self.image_features(image, mode, vision), mode, budget, self.question_ids(row), vision)
             for image, row in zip(images, rows, strict=True)
         ]
 

@@ -1,7 +1,7 @@
 """How well each visual token matches the question, compared in the language model's space or in SigLIP's.
 
 Neither space was trained for single tokens: similarities may carry little, or be inverted, for a given checkpoint.
-`relevance` and `relevance_sign` in the config choose, and measuring both is the only way to know.
+`VisionSettings.relevance` and `relevance_sign` choose, and measuring both is the only way to know.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.gate.terms import relevance_term, text_cosine
-from shirg.lavida.config import NO_FLOOR, RELEVANCE
 from shirg.lavida.prompt import naming_part, text_of
+from shirg.lavida.settings import NO_FLOOR, VisionSettings
 
 if TYPE_CHECKING:
-    from shirg.lavida.model import Lavida
+    from transformers import PreTrainedTokenizerBase
+
     from shirg.lavida.text_tower import TextTower
-    from shirg.lavida.vision import VisionFeatures
 
 NULL_WORDS, LEAST_NULL = 256, 128
 """Words that tell what cosine a token has by chance, and how few of them are too few."""
@@ -29,40 +29,49 @@ SURE = 3.5
 tokens: at 2.3, which one word exceeds at one token in a hundred, questions of random vectors still cost words."""
 
 
-def token_relevance(model: Lavida, features: VisionFeatures, question_ids: Tensor | None) -> Tensor | None:
-    """Cosine of every token of all views to the question, times `config.relevance_sign`: [1, V * N] float32.
+def token_relevance(
+    settings: VisionSettings,
+    tokens: Tensor,
+    question_ids: Tensor | None,
+    *,
+    projector: nn.Module,
+    embed: nn.Embedding,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    text_tower: TextTower | None = None,
+) -> Tensor | None:
+    """Cosine of every token of all views to the question, times `settings.relevance_sign`: [1, V * N] float32.
 
-    In the space of "llm", the best of the question's words counts, function words left out where a tokenizer tells them
-    (`prompt.naming_part`), and only where that is no chance (`calibrated_relevance`). A checkpoint that has its own border,
-    `config.relevance_floor`, is taken at its word: cosines below are raised to it, and are all one to the gate.
+    In the space of "llm" the best of the question's words counts. Function words are left out where a tokenizer names them
+    (`prompt.naming_part`), and cosines that may be chance do not count (`calibrated_relevance`). A checkpoint with a border
+    of its own, `settings.relevance_floor`, has its cosines raised to that instead.
 
-    None where the image alone decides: without a question, with `config.relevance == "none"`, or with "llm" where the
+    None where the image alone decides: without a question, with `settings.relevance == "none"`, or with "llm" where the
     vocabulary is too small to tell what chance gives.
 
     Args:
-        question_ids: ids [L] of what is asked.
+        tokens: [V, N, D] of the tower.
+        question_ids: ids [L] of the question, on any device.
+        projector: with or without an adapter; tokens are projected as without, see `base_projection`.
+        embed: the language model's vocabulary.
+        tokenizer, text_tower: of the model, where it has them.
 
     Raises:
-        UserError: if `config.relevance` is unknown, or is "siglip" and the model has no text tower, or no tokenizer to
-            read the question with.
+        UserError: if relevance is "siglip" and there is no text tower, or no tokenizer to read the question with.
     """
-    kind = model.config.relevance
+    kind = settings.relevance
     if kind == "none" or question_ids is None or not len(question_ids):
         return None
     # Autocast would round the scores, and so choose other tokens in training than at inference.
-    with torch.no_grad(), torch.autocast(features.tokens.device.type, enabled=False):
-        if kind == "llm":
-            if model.tokenizer is not None:
-                question_ids = naming_part(question_ids, model.tokenizer)
-            tokens, ids = features.tokens.flatten(0, 1), question_ids.to(model.device)
-            projector, embed = model.mm_projector, model.language.embed_tokens
-            sign, floor = model.config.relevance_sign, model.config.relevance_floor
-            found = calibrated_relevance(projector, tokens, embed, ids, sign, floor)
-            return None if found is None else found[None]
+    with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
         if kind == "siglip":
-            scores = _need_text_tower(model).relevance(features.tokens, _question_text(model, question_ids))
-            return model.config.relevance_sign * scores[None]
-        raise UserError(f"relevance={kind!r} is unknown; expected {' or '.join(map(repr, RELEVANCE))}")  # set by hand
+            scores = _need_text_tower(text_tower).relevance(tokens, _question_text(tokenizer, question_ids))
+            return settings.relevance_sign * scores[None]
+        if tokenizer is not None:
+            question_ids = naming_part(question_ids, tokenizer)
+        ids = question_ids.to(embed.weight.device)
+        sign, floor = settings.relevance_sign, settings.relevance_floor
+        found = calibrated_relevance(projector, tokens.flatten(0, 1), embed, ids, sign, floor)
+        return None if found is None else found[None]
 
 
 def word_relevance(
@@ -74,8 +83,8 @@ def word_relevance(
         projector: with or without an adapter, see `base_projection`.
         tokens: [N, D] of the tower.
         words: embeddings [L, hidden].
-        sign: 1 or -1, see `LavidaConfig`.
-        floor: cosine to which lower ones are raised, see `LavidaConfig`.
+        sign: 1 or -1, see `VisionSettings`.
+        floor: cosine to which lower ones are raised, see `VisionSettings`.
     """
     return (sign * _greatest_cosine(base_projection(projector, tokens).float(), words)).clamp_min(floor)
 
@@ -96,14 +105,14 @@ def calibrated_relevance(
     with `NULL_WORDS` words drawn once for all from the vocabulary, the question's own left out: a token's cosine to the
     question counts where it is `SURE` standard deviations above the token's mean cosine to these.
 
-    A model with a `floor` was trained to have that border, and is taken at its word. None where fewer than `LEAST_NULL`
+    A model with a `floor` was trained to have that border, and keeps it. None where fewer than `LEAST_NULL`
     words are left to measure with.
 
     Args:
         projector: with or without an adapter, see `base_projection`.
         tokens: [N, D] of the tower.
         embed: the vocabulary, an embedding with `weight` [V, hidden].
-        ids: [L], what is asked.
+        ids: [L], the question.
         sign, floor: as for `word_relevance`.
     """
     if floor > NO_FLOOR:
@@ -149,18 +158,18 @@ def _unwrapped(module: Any) -> Any:
     return module if inside is None else _unwrapped(inside)
 
 
-def _need_text_tower(model: Lavida) -> TextTower:
-    if model.text_tower is None:
+def _need_text_tower(text_tower: TextTower | None) -> TextTower:
+    if text_tower is None:
         raise UserError(
             'relevance "siglip" compares tokens with the question in SigLIP\'s space, and LaViDa checkpoints hold no '
             "text tower: call model.load_text_tower(SigLIP folder or hub id), on the command line give --text-tower"
         )
-    return model.text_tower
+    return text_tower
 
 
-def _question_text(model: Lavida, question_ids: Tensor) -> str:
-    if model.tokenizer is None:
+def _question_text(tokenizer: PreTrainedTokenizerBase | None, question_ids: Tensor) -> str:
+    if tokenizer is None:
         raise UserError(
             'relevance "siglip" reads the question as text, and this model came without a tokenizer; use "llm" or "none"'
         )
-    return text_of(model.tokenizer, question_ids.tolist(), skip_special_tokens=True).strip()
+    return text_of(tokenizer, question_ids.tolist(), skip_special_tokens=True).strip()

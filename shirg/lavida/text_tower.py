@@ -15,9 +15,7 @@ from shirg.lavida.config import read_config
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import SiglipConfig
-
-    from shirg.lavida.model import Lavida
+    from transformers import SiglipConfig, SiglipVisionConfig
 
 LAST_LAYER = "vision_model.encoder.layers.{}."
 """Name in a SigLIP checkpoint of the encoder layer that LaViDa deletes (LaViDa siglip_encoder.py:570-571)."""
@@ -135,14 +133,19 @@ class TextTower:
         embeddings.register_buffer("position_ids", places, persistent=False)
 
 
-def load_text_tower(model: Lavida, name: str | Path) -> TextTower:
-    """The text tower of the SigLIP that `model`'s vision tower was made from.
+def load_text_tower(
+    name: str | Path, ours: SiglipVisionConfig, *, device: torch.device, dtype: torch.dtype
+) -> TextTower:
+    """The text tower of the SigLIP that a model's vision tower was made from.
+
+    Args:
+        ours: sizes of the model's tower, which has one layer fewer.
 
     Raises:
         UserError: as `TextTower.from_pretrained`, and if that SigLIP's vision tower has other sizes.
     """
-    tower = TextTower.from_pretrained(name, device=model.device, dtype=model.dtype)
-    theirs, ours = tower.vision_sizes, model.tower.config
+    tower = TextTower.from_pretrained(name, device=device, dtype=dtype)
+    theirs = tower.vision_sizes
     sizes = {"width": (theirs.hidden_size, ours.hidden_size)}
     sizes["layers"] = (theirs.num_hidden_layers, ours.num_hidden_layers + 1)  # with the one that LaViDa removed
     for what, (has, needs) in sizes.items():

@@ -16,8 +16,9 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
-from shirg.lavida.config import SHIRG_RESOLUTION, SO400M
+from shirg.lavida.config import SO400M
 from shirg.lavida.patches import embed_patches
+from shirg.lavida.settings import SHIRG_RESOLUTION
 
 ATTENTION_CHUNK = 2**22
 """Attention weights held at once when a layer's attention is recomputed: 16 MiB in float32."""

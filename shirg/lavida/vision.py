@@ -1,4 +1,4 @@
-"""The five vision paths: which views an image is cut into, and what becomes of their tokens."""
+"""The vision paths: which views an image is cut into, and what becomes of their tokens."""
 
 from __future__ import annotations
 
@@ -8,30 +8,49 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from shirg.errors import ItemError, UserError
-from shirg.images import to_rgb
 from shirg.lavida import images
+from shirg.lavida.settings import VisionSettings
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from shirg.lavida.model import Lavida
+Views = Literal["base", "tiles", "large"]
+"""What of an image the tower sees: the whole at the tower's own size; that and LaViDa's tiles; the whole at SHIRG's size."""
 
-MODES = ("lowres", "hd", "highres", "shirg", "multiview")
-SELECTING = ("shirg", "multiview")
+
+@dataclass(frozen=True)
+class VisionPath:
+    """From an image to the tokens that the language model gets."""
+
+    views: Views
+    reduce: Literal["all", "pool", "pool-flat", "select"]
+    """All tokens; each view at half its grid, the tiles joined as the checkpoint says, or view after view; a budget of them
+    and a summary token."""
+
+
+PATHS = {
+    "lowres": VisionPath("base", "all"),
+    "hd": VisionPath("tiles", "pool"),
+    "highres": VisionPath("large", "all"),
+    "shirg": VisionPath("large", "select"),
+    "multiview": VisionPath("tiles", "select"),
+    "hd-flat": VisionPath("tiles", "pool-flat"),
+    "multiview-all": VisionPath("tiles", "all"),
+}
+"""Name -> path. The first three and "hd-flat" are LaViDa's own views, "shirg" and "multiview" take a budget."""
+MODES = tuple(PATHS)
+SELECTING = tuple(name for name, path in PATHS.items() if path.reduce == "select")
 DEFAULT_BUDGET = 768
 
-VIEWS = {"lowres": "lowres", "hd": "tiles", "multiview": "tiles", "highres": "large", "shirg": "large"}
-"""Mode -> the views it looks at; modes with the same views share the tower's features."""
-PATHS = {"lowres": "lowres", "hd": "hd", "multiview": "multiview", "highres": "highres", "shirg": "highres"}
-"""Mode -> the name of its features."""
+Budget = int | Literal["auto"]
+"""Visual tokens to keep; "auto" is what `shirg.gate.page_budget` finds for the image."""
 
 
 @dataclass
 class VisionFeatures:
     """The tower's raw tokens of one image, and what later steps must know of where they came from."""
 
-    path: str
-    """"lowres", "hd", "highres" or "multiview"."""
+    views: Views
     tokens: Tensor
     """[V, N, D], N in raster order."""
     pixels: Tensor
@@ -48,19 +67,16 @@ class VisionFeatures:
         """Tokens of all views."""
         return self.tokens.shape[0] * self.tokens.shape[1]
 
-    def serves(self, mode: str) -> bool:
-        """Whether `mode` looks at the views these features are of."""
-        return VIEWS[self.path] == VIEWS[mode]
 
+def path_of(mode: str) -> VisionPath:
+    """The vision path of this name.
 
-def check_mode(mode: str) -> None:
-    """Raises UserError for an unknown vision path."""
-    if mode not in MODES:
+    Raises:
+        UserError: if there is none.
+    """
+    if mode not in PATHS:
         raise UserError(f"mode={mode!r} is unknown; expected {', '.join(map(repr, MODES))}")
-
-
-Budget = int | Literal["auto"]
-"""Visual tokens to keep; "auto" is what `shirg.gate.page_budget` finds for the image."""
+    return PATHS[mode]
 
 
 def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
@@ -83,37 +99,17 @@ class ViewShapes:
     fit: str
 
     @classmethod
-    def of(cls, model: Lavida) -> ViewShapes:
-        """Those of this model."""
-        return cls(model.resolution, model.tower.image_size, model.config.pinpoints, model.fit)
+    def of(cls, settings: VisionSettings, tile: int, pinpoints: images.Pinpoints) -> ViewShapes:
+        """Those of a model with these settings."""
+        return cls(settings.resolution, tile, pinpoints, settings.fit)
 
-    def cut(self, image: Image.Image, views: str) -> list[Image.Image]:
-        """The RGB image's `views` (a value of `VIEWS`): one of `tile` pixels, base view and tiles, or one of
-        `resolution` pixels."""
+    def cut(self, image: Image.Image, views: str) -> Tensor:
+        """The views of an RGB image as bytes, [V, H, W, 3] uint8.
+
+        Args:
+            views: one of `Views`.
+        """
         if views == "tiles":
-            return images.anyres_views(image, self.pinpoints, self.tile)
-        return [images.square_view(image, self.tile if views == "lowres" else self.resolution, self.fit)]
-
-
-def look(model: Lavida, image: Image.Image, mode: str) -> VisionFeatures:
-    """What the model's tower makes of an image's views for `mode`; differentiable in the tower.
-
-    Raises:
-        UserError: if it is no image of a sensible size.
-    """
-    image = to_rgb(image)
-    views = images.to_bytes(ViewShapes.of(model).cut(image, VIEWS[mode]))
-    return look_at(model, views, image.size, mode)
-
-
-def look_at(model: Lavida, views: Tensor, image_size: tuple[int, int], mode: str) -> VisionFeatures:
-    """As `look`, of views that are cut already.
-
-    Args:
-        views: [V, H, W, 3] uint8, what `ViewShapes.of(model)` cuts for `VIEWS[mode]`.
-        image_size: (width, height) of the upright image that they were cut from.
-    """
-    pixels = images.normalised(views.to(model.device))
-    grid = model.tower.grid(*pixels.shape[-2:])
-    tokens, last_input = model.tower.forward_with_input(pixels) if model.gate.needs else (model.tower(pixels), None)
-    return VisionFeatures(PATHS[mode], tokens, pixels, grid, image_size, last_input)
+            return images.to_bytes(images.anyres_views(image, self.pinpoints, self.tile))
+        side = self.tile if views == "base" else self.resolution
+        return images.to_bytes([images.square_view(image, side, self.fit)])

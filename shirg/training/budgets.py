@@ -147,11 +147,12 @@ def check_grid(budgets: Sequence[int], model: Lavida) -> int:
     Raises:
         UserError: for a budget above them.
     """
-    most = math.prod(model.tower.grid(model.resolution, model.resolution))
+    most = math.prod(model.large_grid)
     for budget in budgets:
         if budget > most:
             raise UserError(
-                f"token_budgets: {budget} exceeds the {most} tokens of a {model.resolution}-pixel image; take a smaller one, or "
+                f"token_budgets: {budget} exceeds the {most} tokens of a {model.vision.resolution}-pixel "
+                f"image; take a smaller one, or "
                 "a larger image resolution"
             )
     return most

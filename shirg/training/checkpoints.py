@@ -15,7 +15,8 @@ import torch
 from shirg.errors import UserError
 from shirg.files import atomic_path, remove_folder, write_json
 from shirg.identity import check_same_run
-from shirg.lavida.adapter import ADAPTER_FILES, SELECTION, SETTINGS_FILE, lora_parameters, save_adapter, write_adapter
+from shirg.lavida.adapter import ADAPTER_FILES, SETTINGS_FILE, lora_parameters, write_adapter
+from shirg.lavida.settings import FIELDS
 
 if TYPE_CHECKING:
     from shirg.lavida import Lavida
@@ -84,7 +85,7 @@ def save_checkpoint(
     try:
         with atomic_path(target) as fresh:
             fresh.mkdir()
-            write_adapter(model, fresh, settings=settings)
+            write_adapter(model, fresh, {**model.adapter_settings(), **settings})
             save_file(_moments(model, optimizer), fresh / OPTIMIZER_FILE)
             write_json(fresh / STATE_FILE, {"state": dataclasses.asdict(state), "run": run})
     except OSError as error:
@@ -96,7 +97,7 @@ def save_best(folder: Path, model: Lavida, *, settings: dict[str, Any]) -> Path:
     """Write the adapter to `folder`/best_model, complete or not at all; raises `UserError` as `save_checkpoint`
     does."""
     try:
-        return save_adapter(model, folder / BEST, settings=settings)
+        return model.save_adapter(folder / BEST, settings=settings)
     except OSError as error:
         raise UserError(f"output_dir: {folder / BEST} cannot be written ({error.strerror or error})") from error
 
@@ -108,7 +109,7 @@ def load_state(checkpoint: Path, *, run: dict[str, Any]) -> RunState:
         OtherRunError: if that run had other settings, data or weights than `run`, naming the first that differs.
     """
     content, settings = (_read(checkpoint / name) for name in (STATE_FILE, SETTINGS_FILE))
-    selection = {name: settings[name] for name in SELECTION if name in settings}
+    selection = {name: settings[name] for name in FIELDS if name in settings}
     check_same_run(checkpoint, selection | content["run"], run)
     return RunState(**content["state"])
 

@@ -10,8 +10,7 @@ import torch
 
 from shirg.data.samples import Sample
 from shirg.errors import ItemError, UserError
-from shirg.lavida import vision
-from shirg.lavida.vision import VisionFeatures
+from shirg.lavida.vision import VisionFeatures, path_of
 from shirg.training.records import TrainingRecord
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class FeatureCache:
             max_bytes: most bytes of tensors held; 0 holds nothing.
         """
         self.model = model
-        self.shapes = vision.ViewShapes.of(model)
+        self.shapes = model.view_shapes()
         self.max_bytes = max_bytes
         self.nbytes = 0
         self.hits = 0
@@ -67,8 +66,8 @@ class FeatureCache:
 
     def _look(self, record: TrainingRecord, path: str) -> VisionFeatures:
         if isinstance(record, Sample) and record.shapes == self.shapes:
-            size = record.width, record.height
-            return vision.look_at(self.model, _opened(lambda: record.view(vision.VIEWS[path])), size, path)
+            views, size = path_of(path).views, (record.width, record.height)
+            return self.model.encode_views(_opened(lambda: record.view(views)), size, views)
         return self.model.image_features(_opened(record.open_image), path)
 
     def _keep(self, key: tuple[str, str], features: VisionFeatures) -> None:

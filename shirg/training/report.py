@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from shirg.errors import UserError
-from shirg.lavida.adapter import SELECTION, describe_parameters, parameters_by_role
+from shirg.lavida.adapter import describe_parameters, parameters_by_role
+from shirg.lavida.settings import FIELDS
 from shirg.precision import DTYPES
 from shirg.training import effort
 from shirg.training.budgets import ratio_tokens
@@ -50,7 +52,7 @@ def expectations(trainer: SHIRGLoRATrainer) -> list[str]:
     """Peak memory and time, computed before the first step; what they leave out is said, and what to do where the time is
     absurd."""
     config, sampler = trainer.config, trainer.sampler
-    model, accelerator = trainer.model.config, trainer.accelerator
+    model, accelerator = replace(trainer.model.config, vision=trainer.model.vision), trainer.accelerator
     mixed = trainer.precision.mixed
     dtype = trainer.model.dtype if mixed == "no" else DTYPES[mixed]
     step = Step(
@@ -137,7 +139,7 @@ def adapter_settings(trainer: SHIRGLoRATrainer, validation: dict[str, float] | N
         "token_budgets": list(config.token_budgets),
         "include_pooled": config.include_pooled,
         "training": {
-            **{name: value for name, value in trainer.run.items() if name not in SELECTION},
+            **{name: value for name, value in trainer.run.items() if name not in FIELDS},
             "run": trainer.run_name,
             "step": trainer.state.step,
             "total_steps": trainer.total_steps,

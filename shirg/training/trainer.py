@@ -161,7 +161,7 @@ class SHIRGLoRATrainer:
             self.stored = checkpoints.stored_run(latest)
             self.started_from = self.stored.get("started_from")
             if not adapter.has_adapter(self.model):
-                adapter.load_adapter(self.model, latest)
+                self.model.load_adapter(latest)
         elif adapter.has_adapter(self.model):
             self._check_adapter()
             self.started_from = identity.of_adapter(self.model)["adapter_weights"]
@@ -265,7 +265,7 @@ class SHIRGLoRATrainer:
         latest = checkpoints.find_latest(self.checkpoints) if self.config.resume else None
         if latest is not None:
             self.state = checkpoints.load_state(latest, run=self.run)
-            adapter.load_adapter(self.model, latest)
+            self.model.load_adapter(latest)
         if self.accelerator.is_main_process:
             if latest is None and self.config.resume:
                 logger.warning("no checkpoint in %s to go on from: beginning anew", self.checkpoints)

@@ -9,13 +9,14 @@ import re
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 
 import pytest
 import torch
 import tyro
 from PIL import Image
 
-from shirg import GateConfig, Lavida, ShirgGate, cli
+from shirg import GateConfig, Lavida, cli
 from shirg.cli import answer, live
 from tests.forked import started
 from tests.tiny import tiny_model, tiny_page
@@ -111,7 +112,7 @@ def test_ctrl_c_leaves_a_clean_terminal(asked, monkeypatch):
 def test_another_rule_chooses(asked, capsys):
     _, image, question, _, folder, *_ = asked
     model = Lavida.from_pretrained(folder)
-    model.gate = ShirgGate(GateConfig(selector="uniform"))
+    model.vision = replace(model.vision, gate=GateConfig(selector="uniform"))
     expected = model.answer(Image.open(image), question, budget=5, max_new_tokens=6)
     settings = ["--budget", "5", "--max-new-tokens", "6", "--selector", "uniform"]
     code, out, _ = in_process(capsys, "answer", image, question, "--model", folder, *settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -19,7 +20,7 @@ from tests.tiny import tiny_model, tiny_page
 @pytest.fixture(scope="module")
 def reader() -> Reader:
     model = tiny_model()
-    model.resolution = 280
+    model.vision = replace(model.vision, resolution=280)
     return Reader(model)
 
 

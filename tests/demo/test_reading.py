@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from shirg.demo.handing import handed_over
 from shirg.demo.reading import Choice, Costs, Reader
 from shirg.errors import UserError
-from shirg.gate import SELECTORS, GateConfig, ShirgGate
+from shirg.gate import SELECTORS, GateConfig
 from shirg.lavida import PrefixCache
 from tests.tiny import name_a_token, tiny_model, tiny_page
 
@@ -25,7 +26,7 @@ QUESTION = "What is the total?"
 def reader() -> Reader:
     """280 pixels are 20 x 20 patches."""
     model = tiny_model()
-    model.resolution = 280
+    model.vision = replace(model.vision, resolution=280)
     return Reader(model)
 
 
@@ -51,7 +52,6 @@ def test_every_rule_chooses_from_one_look(reader, page, looks, selector):
         outputs = chosen.kept.assignment[0].unique()
         assert (outputs >= 0).sum() == budget and chosen.gate_ms > 0
     assert looks == []
-    assert reader.model.gate is reader.gate
 
 
 @pytest.mark.parametrize("question", ["", QUESTION])
@@ -71,9 +71,7 @@ def test_the_choice_is_that_of_the_model(reader, page, question):
 def test_a_preset_takes_the_place_of_the_settings(reader, page):
     model = reader.model
     kept = reader.choose(page, Choice(40, preset="ocr")).kept
-    model.gate = ShirgGate(GateConfig.preset("ocr"))
-    expected = model.select(page.features, 40)
-    model.gate = reader.gate
+    expected = model.select(page.features, 40, vision=replace(model.vision, gate=GateConfig.preset("ocr")))
     assert torch.equal(kept.indices, expected.indices)
     assert not torch.equal(kept.indices, reader.choose(page, Choice(40)).kept.indices)
 
@@ -88,9 +86,10 @@ def test_a_preset_takes_the_place_of_the_settings(reader, page):
     ],
 )
 def test_mistakes_are_said_and_leave_the_model_as_it_was(reader, page, choice, says):
+    own = reader.model.vision
     with pytest.raises(UserError, match=says):
         reader.choose(page, choice)
-    assert reader.model.gate is reader.gate
+    assert reader.model.vision is own
 
 
 def test_dropped_patches_are_grey_and_groups_are_tinted(reader, page):
@@ -115,7 +114,7 @@ def test_dropped_patches_are_grey_and_groups_are_tinted(reader, page):
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_an_answer_fills_in_and_its_costs_are_those_of_the_cache(family):
     model = tiny_model(family)
-    model.resolution = 280
+    model.vision = replace(model.vision, resolution=280)
     reader = Reader(model)
     page = reader.look(tiny_page(), "page.png")
     choice = Choice(40, question=QUESTION)

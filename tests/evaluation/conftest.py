@@ -48,7 +48,7 @@ def broken(record: Record) -> Record:
 def adapted_model(**overrides):
     """The tiny model at a small grid, with an adapter whose update is not zero."""
     model = tiny_model(**overrides)
-    model.resolution = 168  # 12 x 12 patches
+    model.vision = replace(model.vision, resolution=168)  # 12 x 12 patches
     attach_lora(model, rank=2, alpha=4, dropout=0.0)
     for name, parameter in lora_parameters(model).items():
         if "lora_B" in name:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shirg.evaluation import checklist
 from shirg.evaluation.checklist import Item
-from shirg.lavida.adapter import save_adapter
 from tests.evaluation.conftest import RECORDS, adapted_model
 from tests.tiny import tiny_model
 
@@ -163,11 +164,11 @@ def test_before_training(tmp_path):
 
 def test_adapter_that_reloads(tmp_path):
     model, page = adapted_model(), RECORDS[0].open_image()
-    save_adapter(model, tmp_path / "adapter", settings={})
+    model.save_adapter(tmp_path / "adapter", settings={})
 
     def load_base():
         base = tiny_model()
-        base.resolution = 168
+        base.vision = replace(base.vision, resolution=168)
         return base
 
     assert checklist.adapter_reloads(model, load_base, tmp_path / "adapter", page, [24, 48]).status == "met"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_the_model_is_left_as_it_was_found(benchmark, tmp_path):
 def test_switching_the_adapter_off_gives_the_base():
     record = RECORDS[0]
     adapted, base = adapted_model(), tiny_model()
-    base.resolution = 168
+    base.vision = replace(base.vision, resolution=168)
     of_base = base.encode_images([record.open_image()], "shirg", 24)[0]
     with adapter_switched(adapted, False):
         assert adapted.encode_images([record.open_image()], "shirg", 24)[0].equal(of_base)
@@ -133,7 +134,7 @@ def test_switching_the_adapter_off_gives_the_base():
 def test_without_adapter_there_is_one_state(benchmark, tmp_path):
     benchmark(RECORDS[:1])
     model = tiny_model()
-    model.resolution = 168
+    model.vision = replace(model.vision, resolution=168)
     config = small_config(tmp_path, modes=["lowres", "shirg"], efficiency_repeats=0)
     results = SHIRGEvaluator(config, model).run_evaluation()
     assert [variant["variant"] for variant in results["variants"]] == ["lowres", "shirg-24", "shirg-48"]
@@ -219,7 +220,7 @@ def test_answer_length_is_the_models_own_unless_given():
 
 def test_budget_above_the_grid_is_refused(tmp_path):
     model = tiny_model()
-    model.resolution = 168
+    model.vision = replace(model.vision, resolution=168)
     with pytest.raises(UserError, match="token_budgets: got 145, must be at most 144"):
         SHIRGEvaluator(small_config(tmp_path, token_budgets=[24, 145]), model)
 

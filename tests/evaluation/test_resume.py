@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.output import set_aside
 from shirg.files import append_line, read_lines
+from shirg.gate import GateConfig
 from shirg.identity import OtherRunError, fingerprint
 from tests.evaluation.conftest import RECORDS, adapted_model, broken, install, page_record, small_config
 
@@ -112,7 +114,7 @@ def test_other_questions_weights_and_gates_are_refused(whole, benchmark):
     with pytest.raises(UserError, match="resume: adapter_weights is"):
         SHIRGEvaluator(config, other).run_evaluation()
     other = adapted_model()
-    other.gate.config = type(other.gate.config)(beta=0.5)
+    other.vision = replace(other.vision, gate=GateConfig(beta=0.5))
     with pytest.raises(UserError, match="resume: gate.beta is 0.5, but .* was made with 1.0"):
         SHIRGEvaluator(config, other).run_evaluation()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
@@ -40,7 +41,7 @@ SIDE = 168  # 12 x 12 patches
 @pytest.fixture(scope="module")
 def model():
     model = tiny_model()
-    model.resolution = SIDE
+    model.vision = replace(model.vision, resolution=SIDE)
     return model
 
 
@@ -141,7 +142,7 @@ def test_similarity_alone_needs_a_question(model, monkeypatch):
     gate = ShirgGate(named_settings()["similarity only"])
     row, choices = measure_selection(PageView.of(model, page, page.questions), gate, 8)
     assert row["answer"] is None and len(row["answer_asked"]) == 2 and row["words"] is not None and len(choices) == 2
-    monkeypatch.setattr(model, "config", dataclasses.replace(model.config, relevance="none"))
+    monkeypatch.setattr(model, "vision", dataclasses.replace(model.vision, relevance="none"))
     view = PageView.of(model, page, page.questions)
     row, choices = measure_selection(view, gate, 8)
     assert set(row.values()) == {None} and choices == []

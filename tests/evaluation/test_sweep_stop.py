@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_what_cannot_be_measured_is_left_alone():
 @pytest.fixture(scope="module")
 def model():
     model = tiny_model()
-    model.resolution = 168
+    model.vision = replace(model.vision, resolution=168)
     return model
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.evaluation.answering import Decoding, Page, image_embeds, switched
+from shirg.evaluation.answering import Decoding, Page, adapter_switched, image_embeds
 from shirg.evaluation.computed import computed_costs
 from shirg.evaluation.efficiency import measure_efficiency
 from shirg.evaluation.evaluator import SHIRGEvaluator
@@ -21,6 +21,7 @@ from shirg.evaluation.variants import (
     named_modes,
     references,
 )
+from shirg.gate import GateConfig
 from shirg.gate.selectors import SELECTORS
 from shirg.lavida.tower import SigLipVisionTower
 from tests.evaluation.conftest import RECORDS, adapted_model, small_config
@@ -32,12 +33,12 @@ DECODING = Decoding(4, 4, 0.5)
 
 def small_model(**overrides):
     model = tiny_model(**overrides)
-    model.resolution = 168  # 12 x 12 patches
+    model.vision = replace(model.vision, resolution=168)  # 12 x 12 patches
     return model
 
 
 def embeds_of(model, variant: Variant) -> torch.Tensor:
-    with switched(model, variant):
+    with adapter_switched(model, variant.adapter):
         page = Page(model, tiny_page(), [variant])
         ids = model.question_ids(model.prompt_ids("What is the total?"))
         return image_embeds(model, page.features(variant), variant, ids)
@@ -72,14 +73,11 @@ def test_core_is_nine_variants_at_two_budgets():
 @pytest.mark.parametrize("rule", [*RIVALS, "shirg"])
 def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
     model, variant = small_model(), Variant(rule, BUDGET)
-    model.config = dataclasses.replace(model.config, relevance="llm", relevance_floor=-1.0)
-    with switched(model, variant):
-        features = Page(model, tiny_page(), [variant]).features(variant)
-        ids = [
-            model.question_ids(model.prompt_ids(text)) for text in ("What is the total?", "Who?", "Which date is it?")
-        ]
-        name_a_token(model, features, ids[0][-2:], 5)
-        chosen = [model.select(features, BUDGET, asked).tokens for asked in ids]
+    model.vision = replace(model.vision, relevance="llm", relevance_floor=-1.0)
+    features, settings = Page(model, tiny_page(), [variant]).features(variant), variant.settings(model.vision)
+    ids = [model.question_ids(model.prompt_ids(text)) for text in ("What is the total?", "Who?", "Which date is it?")]
+    name_a_token(model, features, ids[0][-2:], 5)
+    chosen = [model.select(features, BUDGET, asked, settings).tokens for asked in ids]
     alike = all(tokens.equal(chosen[0]) for tokens in chosen)
     assert alike == (not variant.asks_the_question)
 
@@ -87,10 +85,10 @@ def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
 @pytest.mark.parametrize("rule", RIVALS)
 def test_a_rule_by_name_is_that_gate(rule):
     model, variant = small_model(), Variant(rule, BUDGET)
-    own = model.gate
+    own = model.vision
     found = embeds_of(model, variant)
-    assert model.gate is own
-    model.gate = type(own)(type(own.config)(selector=rule))
+    assert model.vision is own
+    model.vision = replace(own, gate=GateConfig(selector=rule))
     ids = model.question_ids(model.prompt_ids("What is the total?"))
     assert found.equal(model.image_embeds(model.image_features(tiny_page(), "shirg"), "shirg", BUDGET, ids))
     assert len(found) <= BUDGET + 1
@@ -118,7 +116,7 @@ def test_rules_that_look_at_attention_share_the_towers_one_pass(monkeypatch):
     assert any(variant.needs for variant in variants)
     page = Page(model, tiny_page(), variants)
     for variant in variants:
-        with switched(model, variant):
+        with adapter_switched(model, variant.adapter):
             ((text, tokens),) = page.answers(variant, ["What?"], DECODING)
         assert tokens <= 144
     assert len(passes) == 1
@@ -163,7 +161,7 @@ def test_one_table_of_all(benchmark, tmp_path):
     assert "The same paths at the size of llada-8b" in report
     pairs = {(entry["variant"], entry["against"]) for entry in results["comparisons"]}
     assert ("shirg-24+adapter", "visionzip-24+adapter") in pairs
-    assert model.gate.config.selector == "shirg"
+    assert model.vision.gate.selector == "shirg"
 
 
 def test_computed_costs_are_those_of_the_published_shape():

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from shirg.gate import GateConfig, ShirgGate
+from shirg.gate import GateConfig
 from shirg.lavida import Lavida
-from shirg.lavida.adapter import attach_lora, lora_parameters, save_adapter
+from shirg.lavida.adapter import attach_lora, lora_parameters
 from tests.tiny import tiny_model, tiny_page
 
 BUDGET = 40
@@ -39,7 +39,8 @@ def write_case(folder: Path) -> None:
         include_bias=False,
         max_sequence_length=2048,
     )
-    model.gate, model.fit = ShirgGate(dataclasses.replace(GateConfig.preset("ocr"), alpha=0.5)), "pad"
+    gate = dataclasses.replace(GateConfig.preset("ocr"), alpha=0.5)
+    model.vision = dataclasses.replace(model.vision, gate=gate, fit="pad")
     model.save_pretrained(folder / "model")
     page, asked = tiny_page(), model.prompt_ids("How much is the total?")
     page.save(folder / "page.png")
@@ -48,7 +49,7 @@ def write_case(folder: Path) -> None:
     attach_lora(adapted)
     for parameter in lora_parameters(adapted).values():
         nn.init.normal_(parameter, std=0.2)
-    save_adapter(adapted, folder / "adapter", settings={})
+    adapted.save_adapter(folder / "adapter", settings={})
     expected["with"] = _embeds(adapted, page, asked)
     save_file(expected, folder / "expected.safetensors")
     tokenizer = model.tokenizer

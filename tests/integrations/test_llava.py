@@ -7,6 +7,7 @@ import json
 import math
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -20,7 +21,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
 from shirg.integrations.llava import disable_shirg, enable_shirg, pixels_for_shirg
-from shirg.lavida.adapter import attach_lora, load_adapter, lora_parameters, save_adapter
+from shirg.lavida.adapter import attach_lora, lora_parameters
 from shirg.lavida.images import anyres_views, to_pixels
 from shirg.lavida.relevance import calibrated_relevance
 from shirg.lavida.tower import SigLipVisionTower
@@ -425,7 +426,7 @@ def like_official(lavida) -> Model:
 @pytest.mark.parametrize(("sign", "floor", "preset"), [(1, -1.0, None), (-1, -1.0, None), (1, 0.4, "ocr")])
 def test_the_same_question_sign_floor_and_preset_choose_as_in_lavida(family, sign, floor, preset):
     lavida = tiny_model(family, shirg={"relevance_sign": sign, "relevance_floor": floor})
-    lavida.gate = ShirgGate(GateConfig.preset(preset or "default"))
+    lavida.vision = replace(lavida.vision, gate=GateConfig.preset(preset or "default"))
     asked = lavida.prompt_ids("How much is the total?")
     features = lavida.image_features(tiny_page(), "shirg")
     name_a_token(lavida, features, lavida.question_ids(asked)[-2:], 1000)
@@ -450,12 +451,12 @@ def test_an_adapter_of_ours_does_in_the_official_model_what_it_does_in_lavida(tm
     from peft import PeftModel
 
     trained = tiny_model(shirg={"relevance_sign": -1, "resolution": 448})
-    trained.gate, trained.fit = ShirgGate(GateConfig(alpha=0.5)), "pad"
+    trained.vision = replace(trained.vision, gate=GateConfig(alpha=0.5), fit="pad")
     base = copy.deepcopy(trained)
     attach_lora(trained)
     for parameter in lora_parameters(trained).values():
         nn.init.normal_(parameter, std=0.2)
-    folder = save_adapter(trained, tmp_path / "adapter", settings={})
+    folder = trained.save_adapter(tmp_path / "adapter", settings={})
     asked, page = trained.prompt_ids("How much?"), tiny_page()
     place = asked.tolist().index(IMAGE)
 
@@ -474,7 +475,7 @@ def test_an_adapter_of_ours_does_in_the_official_model_what_it_does_in_lavida(tm
     model = like_official(copy.deepcopy(base))
     without = official_sees(model)
     PeftModel.from_pretrained(nn.ModuleDict({"mm_projector": model.get_model().mm_projector}), folder)
-    load_adapter(base, folder)
+    base.load_adapter(folder)
     with torch.no_grad():
         features = base.image_features(page, "shirg")
         wanted = base.image_embeds(features, "shirg", 40, base.question_ids(asked))

@@ -90,17 +90,17 @@ def test_answers_are_those_of_the_public_door(checkpoint, kind):
 def test_arguments_reach_the_model(checkpoint):
     made = {"selector": "uniform", "budget": BUDGET, "steps": 3, "max_new_tokens": 4, "resolution": 224}
     ours = LavidaShirg(str(checkpoint), **made, schedule="shift", shift=1)
-    assert (ours.model.gate.config.selector, ours.model.resolution) == ("uniform", 224)
+    assert (ours.model.vision.gate.selector, ours.model.vision.resolution) == ("uniform", 224)
     assert ours.keywords["steps"] == 3 and ours.keywords["step_ratio"] is None
     assert ours.keywords["schedule_kwargs"] == {"shift": 1.0}
     assert asked(LavidaShirg, ours, [tiny_page()], {"max_new_tokens": 64}) is not None
 
 
 def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
-    plain = LavidaShirg(str(checkpoint), budget=BUDGET).model.gate.config
-    assert plain == GateConfig() == LavidaShirg(str(checkpoint), budget=BUDGET, preset="default").model.gate.config
-    assert LavidaShirg(str(checkpoint), budget=BUDGET, preset="ocr").model.gate.config == GateConfig.preset("ocr")
-    both = LavidaShirgChat(str(checkpoint), budget=BUDGET, preset="ocr", selector="uniform").model.gate.config
+    plain = LavidaShirg(str(checkpoint), budget=BUDGET).model.vision.gate
+    assert plain == GateConfig() == LavidaShirg(str(checkpoint), budget=BUDGET, preset="default").model.vision.gate
+    assert LavidaShirg(str(checkpoint), budget=BUDGET, preset="ocr").model.vision.gate == GateConfig.preset("ocr")
+    both = LavidaShirgChat(str(checkpoint), budget=BUDGET, preset="ocr", selector="uniform").model.vision.gate
     assert both == replace(GateConfig.preset("ocr"), selector="uniform")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import IA3Config
 from torch import nn
 
-from shirg import GateConfig, ShirgGate
+from shirg import GateConfig
 from shirg.errors import UserError
 from shirg.lavida import Lavida, adapter
 from tests.tiny import tiny_model, tiny_page
@@ -81,7 +82,7 @@ def test_round_trip_and_unload(trained, tmp_path):
     bare = embeds(tiny_model(shirg=SMALL))
     expected = embeds(trained)
     assert not torch.allclose(expected, bare)
-    adapter.save_adapter(trained, tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
+    trained.save_adapter(tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
     fresh = tiny_model(shirg=SMALL)
     fresh.load_adapter(tmp_path / "a")
     assert torch.equal(embeds(fresh), expected)
@@ -96,35 +97,35 @@ def test_round_trip_and_unload(trained, tmp_path):
 def test_peft_itself_loads_the_folder(trained, tmp_path):
     from peft import PeftModel
 
-    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    trained.save_adapter(tmp_path / "a", settings={})
     wrapped = PeftModel.from_pretrained(tiny_model(shirg=SMALL), str(tmp_path / "a"))
     assert torch.equal(embeds(wrapped.base_model.model.eval()), embeds(trained))
 
 
 def test_folder_says_what_it_is(trained, tmp_path):
-    adapter.save_adapter(trained, tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
+    trained.save_adapter(tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
     settings = json.loads((tmp_path / "a" / "shirg_settings.json").read_text())
-    assert settings["base_fingerprint"] == adapter.base_fingerprint(trained)
+    assert settings["base_fingerprint"] == adapter.base_fingerprint(trained.mm_projector)
     assert settings["gate"]["alpha"] == 0.0 and settings["resolution"] == 112
     card = (tmp_path / "a" / "README.md").read_text()
     assert "base_model: tiny" in card and "rank 4" in card and "[16]" in card
 
 
 def test_fingerprint_ignores_adapter_and_precision_but_not_the_base(model):
-    expected = adapter.base_fingerprint(model)
+    expected = adapter.base_fingerprint(model.mm_projector)
     stored = model.mm_projector.bfloat16().float()  # as a bfloat16 checkpoint would load
-    assert adapter.base_fingerprint(model) == expected
+    assert adapter.base_fingerprint(model.mm_projector) == expected
     for precision in (torch.bfloat16, torch.float16):
         stored.to(precision)
-        assert adapter.base_fingerprint(model) == expected
+        assert adapter.base_fingerprint(model.mm_projector) == expected
         stored.float()
     adapter.attach_lora(model)
-    assert adapter.base_fingerprint(model) == expected
-    assert adapter.base_fingerprint(tiny_model(seed=1)) != expected
+    assert adapter.base_fingerprint(model.mm_projector) == expected
+    assert adapter.base_fingerprint(tiny_model(seed=1).mm_projector) != expected
 
 
 def test_adapter_for_another_base_is_refused_and_leaves_the_model_alone(trained, tmp_path):
-    adapter.save_adapter(trained, tmp_path / "a", settings={"base_model": "tiny"})
+    trained.save_adapter(tmp_path / "a", settings={"base_model": "tiny"})
     other = tiny_model(seed=1, shirg=SMALL)
     before = embeds(other)
     with pytest.raises(UserError, match="trained on tiny"):
@@ -135,7 +136,7 @@ def test_adapter_for_another_base_is_refused_and_leaves_the_model_alone(trained,
 def test_missing_keys_missing_files_and_damage_are_errors(trained, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    folder = trained.save_adapter(tmp_path / "a", settings={})
     weights = load_file(folder / "adapter_model.safetensors")
     gone = weights.pop("base_model.model.mm_projector.2.lora_B.weight")
     save_file(weights, folder / "adapter_model.safetensors")
@@ -151,7 +152,7 @@ def test_missing_keys_missing_files_and_damage_are_errors(trained, tmp_path):
     (folder / "adapter_model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="damaged"):
         model.load_adapter(folder)
-    adapter.save_adapter(trained, folder, settings={})
+    trained.save_adapter(folder, settings={})
     settings = json.loads((folder / "shirg_settings.json").read_text())
     for damage, message in (("[1]", "damaged"), (json.dumps({**settings, "gate": {"alpha": 7}}), "alpha")):
         (folder / "shirg_settings.json").write_text(damage)
@@ -174,20 +175,20 @@ def test_wrong_targets_are_refused_before_anything_is_wrapped(model):
 
 
 def test_saving_without_adapter_is_refused_and_leaves_the_old_folder(trained, tmp_path):
-    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    trained.save_adapter(tmp_path / "a", settings={})
     trained.unload_adapter()
     with pytest.raises(UserError, match="no adapter"):
-        adapter.save_adapter(trained, tmp_path / "a", settings={})
+        trained.save_adapter(tmp_path / "a", settings={})
     assert (tmp_path / "a" / "adapter_config.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_stored_configuration_says_what_every_peft_knows_and_what_is_not_the_default(trained, tmp_path):
     """Pefts from 0.5 to 0.13 refuse unknown keys: `scripts/check_official.sh` reads such folders with real ones."""
-    folder = adapter.save_adapter(trained, tmp_path / "plain", settings={})
+    folder = trained.save_adapter(tmp_path / "plain", settings={})
     assert set(json.loads((folder / "adapter_config.json").read_text())) == adapter.PLAIN_KEYS
     trained.peft_config[adapter.NAME].use_rslora = True
-    folder = adapter.save_adapter(trained, tmp_path / "scaled", settings={})
+    folder = trained.save_adapter(tmp_path / "scaled", settings={})
     assert set(json.loads((folder / "adapter_config.json").read_text())) == adapter.PLAIN_KEYS | {"use_rslora"}
 
 
@@ -199,7 +200,7 @@ def test_a_folder_that_is_not_there_or_empty_is_told_apart(model, tmp_path):
 
 
 def test_another_kind_of_adapter_is_refused_and_the_model_left_as_it_is(trained, tmp_path):
-    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    trained.save_adapter(tmp_path / "a", settings={})
     weights = {name: value.clone() for name, value in adapter.lora_parameters(trained).items()}
     IA3Config(target_modules=list(adapter.TARGETS), feedforward_modules=[]).save_pretrained(tmp_path / "a")
     with pytest.raises(UserError, match="peft_type 'IA3'; only 'LORA'"):
@@ -210,31 +211,31 @@ def test_another_kind_of_adapter_is_refused_and_the_model_left_as_it_is(trained,
 
 
 def test_the_adapters_gate_replaces_a_default_one_only(trained, tmp_path, caplog):
-    trained.gate = ShirgGate(GateConfig(beta=0.5))
-    adapter.save_adapter(trained, tmp_path / "a", settings={})
+    trained.vision = replace(trained.vision, gate=GateConfig(beta=0.5))
+    trained.save_adapter(tmp_path / "a", settings={})
     fresh = tiny_model(shirg=SMALL)
     fresh.load_adapter(tmp_path / "a")
-    assert fresh.gate.config.beta == 0.5
+    assert fresh.vision.gate.beta == 0.5
     chosen = tiny_model(shirg=SMALL)
-    chosen.gate = ShirgGate(GateConfig(selector="random"))
+    chosen.vision = replace(chosen.vision, gate=GateConfig(selector="random"))
     with caplog.at_level(logging.WARNING):
         chosen.load_adapter(tmp_path / "a")
-    assert chosen.gate.config.selector == "random"
+    assert chosen.vision.gate.selector == "random"
     assert "trained with gate" in caplog.text
 
 
 def selection(model) -> tuple:
-    config = model.config
-    return model.gate.config.alpha, config.relevance, config.relevance_sign, model.resolution, model.fit
+    own = model.vision
+    return own.gate.alpha, own.relevance, own.relevance_sign, own.resolution, own.fit
 
 
 @pytest.fixture
 def special(tmp_path):
     """An adapter trained with a selection of its own."""
     trained = tiny_model(shirg={"resolution": 168, "relevance": "none", "relevance_sign": -1}, image_aspect_ratio="pad")
-    trained.gate = ShirgGate(GateConfig(alpha=0.5))
+    trained.vision = replace(trained.vision, gate=GateConfig(alpha=0.5))
     adapter.attach_lora(trained, rank=4)
-    return adapter.save_adapter(trained, tmp_path / "special", settings={})
+    return trained.save_adapter(tmp_path / "special", settings={})
 
 
 TRAINED_WITH, PLAIN = (0.5, "none", -1, 168, "pad"), (0.0, "llm", 1, 112, "stretch")
@@ -249,7 +250,7 @@ def test_the_whole_selection_goes_with_the_adapter(special, tmp_path, caplog):
         assert selection(Lavida.from_pretrained(tmp_path / "base", adapter=special)) == TRAINED_WITH
         assert selection(Lavida.from_pretrained(tmp_path / "base")) == PLAIN
         adapter.attach_lora(plain := tiny_model(shirg=SMALL), rank=4)
-        model.load_adapter(adapter.save_adapter(plain, tmp_path / "plain", settings={}))
+        model.load_adapter(plain.save_adapter(tmp_path / "plain", settings={}))
         assert selection(model) == PLAIN
         model.load_adapter(special)
         model.unload_adapter()
@@ -259,7 +260,7 @@ def test_the_whole_selection_goes_with_the_adapter(special, tmp_path, caplog):
 
 def test_what_someone_set_stays_and_is_told(special, caplog):
     model = tiny_model(shirg=SMALL)
-    model.config.relevance, model.resolution = "siglip", 224
+    model.vision = replace(model.vision, relevance="siglip", resolution=224)
     with caplog.at_level(logging.WARNING):
         model.load_adapter(special)
     assert selection(model) == (0.5, "siglip", -1, 224, "pad")
@@ -354,7 +355,7 @@ def rewrite(folder, **options):
     ids=str,
 )
 def test_options_that_are_not_supported_are_refused_by_name(trained, tmp_path, option):
-    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    folder = trained.save_adapter(tmp_path / "a", settings={})
     rewrite(folder, **option)
     before = embeds(trained)
     (name,) = option
@@ -401,16 +402,16 @@ def test_options_that_change_outputs_are_honoured_by_load_merge_and_unload(tmp_p
             parameter.data = torch.randn_like(parameter) / 5
     wrapped.save_pretrained(str(tmp_path))
     model = tiny_model(shirg=SMALL)
-    settings = adapter.model_settings(model)
+    settings = model.adapter_settings()
     (tmp_path / "shirg_settings.json").write_text(json.dumps(settings))
     theirs = PeftModel.from_pretrained(tiny_model(shirg=SMALL), str(tmp_path))
     expected = embeds(theirs.base_model.model.eval())
     model.load_adapter(tmp_path)
     assert torch.equal(embeds(model), expected) and not torch.allclose(expected, bare)
     again = tiny_model(shirg=SMALL)
-    again.load_adapter(adapter.save_adapter(model, tmp_path / "again", settings={}))
+    again.load_adapter(model.save_adapter(tmp_path / "again", settings={}))
     assert torch.equal(embeds(again), expected)
-    adapter.merge_adapter(again)
+    again.merge_adapter()
     torch.testing.assert_close(embeds(again), expected, rtol=1e-5, atol=1e-5)
     model.unload_adapter()
     assert torch.equal(embeds(model), bare)
@@ -420,7 +421,7 @@ def test_options_that_change_outputs_are_honoured_by_load_merge_and_unload(tmp_p
 def test_an_adapter_that_is_not_finite_is_refused(trained, tmp_path, value):
     with torch.no_grad():
         trained.mm_projector[2].lora_B["default"].weight[1, 1] = value
-    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    folder = trained.save_adapter(tmp_path / "a", settings={})
     model = tiny_model(shirg=SMALL)
     with pytest.raises(UserError, match=r"mm_projector.2.lora_B.weight holds values that are not finite"):
         model.load_adapter(folder)
@@ -430,7 +431,7 @@ def test_an_adapter_that_is_not_finite_is_refused(trained, tmp_path, value):
 def test_an_adapter_of_other_than_floats_is_refused(trained, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    folder = trained.save_adapter(tmp_path / "a", settings={})
     weights = load_file(folder / adapter.WEIGHTS_FILE)
     name = "base_model.model.mm_projector.0.lora_A.weight"
     for dtype, sound in ((torch.int8, False), (torch.bool, False), (torch.bfloat16, True), (torch.float64, True)):
@@ -444,7 +445,7 @@ def test_an_adapter_of_other_than_floats_is_refused(trained, tmp_path):
 
 
 def test_a_damaged_configuration_is_named(trained, tmp_path):
-    folder = adapter.save_adapter(trained, tmp_path / "a", settings={})
+    folder = trained.save_adapter(tmp_path / "a", settings={})
     for text, message in (
         ("{", "cannot be read"),
         ("[]", "has peft_type None"),
@@ -470,27 +471,29 @@ def test_where_relevance_comes_from_is_saved(special):
 def test_a_merged_checkpoint_sees_what_the_adapter_saw(trained, tmp_path):
     """Embeddings, and with them everything behind them, through an ordinary checkpoint that knows no adapter."""
     with_adapter, base = embeds(trained), trained.mm_projector[0].base_layer.weight.clone()
-    adapter.merge_adapter(trained)
+    trained.merge_adapter()
     assert not adapter.has_adapter(trained) and not torch.equal(trained.mm_projector[0].weight, base)
     trained.save_pretrained(tmp_path / "merged")
     read = Lavida.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(embeds(read), with_adapter, rtol=1e-5, atol=1e-5)
     assert torch.equal(embeds(read), embeds(trained))
     with pytest.raises(UserError, match="no adapter to merge"):
-        adapter.merge_adapter(trained)
+        trained.merge_adapter()
 
 
-def test_merging_says_what_a_checkpoint_cannot_hold(trained, caplog):
-    trained.gate = ShirgGate(GateConfig(alpha=0.5))
-    adapter.merge_adapter(trained)
-    assert "does not hold the gate's settings" in caplog.text and "alpha=0.5" in caplog.text
+def test_a_merged_checkpoint_keeps_the_settings_of_its_adapter(special, tmp_path):
+    model = tiny_model(shirg=SMALL)
+    model.load_adapter(special)
+    model.merge_adapter()
+    model.save_pretrained(tmp_path / "merged")
+    assert selection(Lavida.from_pretrained(tmp_path / "merged")) == TRAINED_WITH
 
 
 def test_merge_on_the_command_line(trained, tmp_path, capsys):
     from shirg import cli
 
     trained.save_pretrained(tmp_path / "base")
-    adapter.save_adapter(trained, tmp_path / "adapter", settings={})
+    trained.save_adapter(tmp_path / "adapter", settings={})
     with pytest.raises(SystemExit) as left:
         cli.main(["merge", "--model", *map(str, (tmp_path / "base", tmp_path / "adapter", tmp_path / "merged"))])
     assert not left.value.code and "merged checkpoint" in capsys.readouterr().out

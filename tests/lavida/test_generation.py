@@ -7,7 +7,7 @@ from shirg.errors import ItemError, UserError
 from shirg.lavida.diffusion import dream as dream_diffusion
 from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, Prefix, denoise
 from shirg.lavida.diffusion.schedule import transfer_counts
-from tests.tiny import tiny_model, tiny_page
+from tests.tiny import counted_gates, tiny_model, tiny_page
 
 CASES = [
     "full_steps",
@@ -230,12 +230,12 @@ def test_dream_keywords_are_checked(family, keywords, message):
 
 
 def test_prefix_and_gate_run_once_per_answer():
-    model, prefixes, gates, steps = tiny_model(), [], [], []
-    model.gate.register_forward_hook(lambda *_: gates.append(1))
+    model, prefixes, steps = tiny_model(), [], []
     model.language.layers[0].register_forward_pre_hook(
         lambda _module, arguments: prefixes.append(arguments[0].shape[1])
     )
-    model.answer(tiny_page(), "Total?", budget=40, max_new_tokens=8, on_step=lambda count, _tokens: steps.append(count))
+    with counted_gates() as gates:
+        model.answer(tiny_page(), "Total?", budget=40, max_new_tokens=8, on_step=lambda count, _: steps.append(count))
     assert len(gates) == 1
     length = len(model.prompt_ids("Total?")) - 1 + 41
     assert prefixes == [length] + [8] * len(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from shirg.errors import UserError
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida, LavidaConfig, VisionFeatures, adapter
-from shirg.lavida.relevance import base_projection, calibrated_relevance, token_relevance, word_relevance
+from shirg.lavida.relevance import base_projection, calibrated_relevance, word_relevance
 from shirg.lavida.text_tower import TextTower
 from tests.tiny import formula, tiny_config, tiny_model, tiny_page
 
@@ -176,14 +177,14 @@ class TestSelection:
     @torch.no_grad()
     @pytest.mark.parametrize(("mode", "grid"), [("shirg", (48, 48)), ("multiview", (5, 27, 27))])
     def test_siglip_chooses_by_the_real_models_similarity(self, model, siglip, mode, grid):
-        model.resolution = 672
+        model.vision = replace(model.vision, resolution=672)
         features = model.image_features(tiny_page(500, 480), mode)
         patches = siglip.vision_model.head(finished(siglip, features.tokens).reshape(-1, 1, 16))
         cosine = cosine_similarity(patches, model.text_tower.embed_text(QUESTION)[None])[None]
-        torch.testing.assert_close(token_relevance(model, features, asked(model)), cosine)
+        torch.testing.assert_close(model.relevance(features, asked(model)), cosine)
         pixels = features.pixels if mode == "shirg" else features.pixels[None]
         tokens = features.tokens.flatten(0, 1)[None]
-        expected = model.gate(tokens, budget=100, grid=grid, pixels=pixels, relevance=cosine)
+        expected = ShirgGate(model.vision.gate)(tokens, budget=100, grid=grid, pixels=pixels, relevance=cosine)
         kept = model.select(features, 100, asked(model))
         torch.testing.assert_close(kept.scores, expected.scores, atol=1e-4, rtol=0)
         assert not torch.equal(kept.scores, model.select(features, 100).scores)
@@ -210,16 +211,10 @@ class TestSelection:
         assert features.tokens.dtype == torch.float64  # and the text tower goes along
         assert model.select(features, 9, asked(model)).indices.shape == (1, 9)
 
-    def test_a_kind_nobody_knows_is_refused(self, model):
-        model.config.relevance = "sigclip"
-        features = model.image_features(tiny_page(), "shirg")
-        with pytest.raises(UserError, match="relevance='sigclip' is unknown; expected 'llm' or 'siglip' or 'none'"):
-            model.select(features, 9, asked(model))
-
     def test_none_takes_no_notice_of_the_question(self):
         model = tiny_model(shirg={**SMALL, "relevance": "none"})
         features = model.image_features(tiny_page(), "shirg")
-        assert token_relevance(model, features, asked(model)) is None
+        assert model.relevance(features, asked(model)) is None
 
 
 def signed_case(sign: int):
@@ -248,8 +243,8 @@ def test_sign_by_hand(sign, kept):
     pixels blank, so relevance alone decides, by (1 - alpha) / (1 + beta) = 0.75 / 1.15.
     """
     model, features = signed_case(sign)
-    model.gate = ShirgGate(formula())
-    relevance = token_relevance(model, features, torch.tensor([7]))[0]
+    model.vision = replace(model.vision, gate=formula())
+    relevance = model.relevance(features, torch.tensor([7]))[0]
     assert relevance[[10, 40]].tolist() == pytest.approx([sign, -sign]) and relevance.count_nonzero() == 2
     choice = model.select(features, 1, torch.tensor([7]))
     assert choice.indices.tolist() == [[kept]]
@@ -259,14 +254,14 @@ def test_sign_by_hand(sign, kept):
 
 def test_below_the_floor_all_tokens_are_one():
     model, features = signed_case(1)
-    model.config.relevance_floor = 0.4
-    relevance = token_relevance(model, features, torch.tensor([7]))[0]
+    model.vision = replace(model.vision, relevance_floor=0.4)
+    relevance = model.relevance(features, torch.tensor([7]))[0]
     assert relevance[10].item() == pytest.approx(1) and torch.equal(
         relevance.unique(), torch.tensor([0.4, relevance[10]])
     )
     with torch.no_grad():
         model.language.embed_tokens.weight[8] = torch.eye(32)[5]  # a word that nothing matches
-    relevance = token_relevance(model, features, torch.tensor([8]))
+    relevance = model.relevance(features, torch.tensor([8]))
     assert torch.equal(relevance, torch.full((1, 64), 0.4))
     without = model.select(features, 9)
     assert torch.equal(model.select(features, 9, torch.tensor([8])).indices, without.indices)
@@ -340,7 +335,7 @@ def test_a_match_that_chance_gives_is_none():
     model, features = signed_case(1)
     with torch.no_grad():
         model.language.embed_tokens.weight.copy_(torch.eye(32)[3].expand_as(model.language.embed_tokens.weight))
-    relevance = token_relevance(model, features, torch.tensor([7]))
+    relevance = model.relevance(features, torch.tensor([7]))
     assert relevance[0, 10].item() == 0  # the median
     assert torch.equal(model.select(features, 9, torch.tensor([7])).indices, model.select(features, 9).indices)
 
@@ -360,8 +355,7 @@ def test_without_enough_words_to_tell_chance_nothing_is_relevant():
 def test_questions_of_an_unaligned_space_cost_no_words():
     """Word embeddings turned at random, so that no token has to do with any word: what is kept hardly changes."""
     model = Lavida.from_pretrained("nano")
-    model.config.relevance_floor = -1.0
-    model.gate = ShirgGate(GateConfig.preset("runs"))
+    model.vision = replace(model.vision, relevance_floor=-1.0)
     embed = model.language.embed_tokens
     width, draws = embed.embedding_dim, torch.Generator().manual_seed(0)
     turn = torch.linalg.qr(torch.randn(width, width, generator=draws)).Q
@@ -375,9 +369,9 @@ def test_questions_of_an_unaligned_space_cost_no_words():
             ids = torch.randint(0, embed.num_embeddings, (6,), generator=draws)
             cosine = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), embed(ids))[None]
             tokens, given = features.tokens.flatten(0, 1)[None], {"pixels": features.pixels}
-            sure = token_relevance(model, features, ids)
+            sure = model.relevance(features, ids)
             for found, relevance in ((plain, None), (asked, sure), (chance, cosine)):
-                kept = model.gate(tokens, 256, features.grid, relevance=relevance, **given)
+                kept = ShirgGate(model.vision.gate)(tokens, 256, features.grid, relevance=relevance, **given)
                 found.append(word_recall(kept.assignment[0] >= 0, words).found)
     plain, asked, chance = (100 * np.concatenate(found).mean() for found in (plain, asked, chance))
     assert abs(asked - plain) < 0.5 and chance < plain - 1
@@ -391,9 +385,9 @@ def test_a_floor_is_a_cosine(wrong):
 
 def test_config_has_kind_and_sign_and_refuses_others():
     default = tiny_config()
-    assert (default.relevance, default.relevance_sign) == ("llm", 1)
+    assert (default.vision.relevance, default.vision.relevance_sign) == ("llm", 1)
     given = LavidaConfig.from_dict({**default.raw, "shirg": {"relevance": "siglip", "relevance_sign": -1}})
-    assert (given.relevance, given.relevance_sign) == ("siglip", -1)
+    assert (given.vision.relevance, given.vision.relevance_sign) == ("siglip", -1)
     for wrong in (0, 2, "+"):
         with pytest.raises(UserError, match="shirg.relevance_sign"):
             LavidaConfig.from_dict({**default.raw, "shirg": {"relevance_sign": wrong}})
@@ -422,15 +416,15 @@ def test_training_the_adapter_never_moves_the_choice(kind, siglip_folder):
 
 def test_autocast_does_not_move_the_choice(model):
     for kind in ("llm", "siglip"):
-        model.config.relevance = kind
+        model.vision = replace(model.vision, relevance=kind)
         features, ids = model.image_features(tiny_page(), "shirg"), asked(model)
-        plain = token_relevance(model, features, ids)
+        plain = model.relevance(features, ids)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(token_relevance(model, features, ids), plain)
+            assert torch.equal(model.relevance(features, ids), plain)
 
 
 def test_the_gates_other_settings_still_rule(model):
-    model.gate = ShirgGate(GateConfig(selector="uniform"))
+    model.vision = replace(model.vision, gate=GateConfig(selector="uniform"))
     features = model.image_features(tiny_page(), "shirg")
     assert torch.equal(model.select(features, 9, asked(model)).indices, model.select(features, 9).indices)
 
@@ -442,9 +436,9 @@ class TestCommandLine:
 
         tiny_model(shirg={"relevance": "none"}).save_pretrained(tmp_path)
         base = {"model": str(tmp_path)}
-        assert load_model(ModelFlags(**base)).config.relevance == "none"
+        assert load_model(ModelFlags(**base)).vision.relevance == "none"
         model = load_model(ModelFlags(**base, relevance="siglip", relevance_sign=-1, text_tower=str(siglip_folder)))
-        assert (model.config.relevance, model.config.relevance_sign) == ("siglip", -1)
+        assert (model.vision.relevance, model.vision.relevance_sign) == ("siglip", -1)
         assert model.text_tower is not None
         with pytest.raises(UserError, match="needs --text-tower"):
             load_model(ModelFlags(**base, relevance="siglip"))

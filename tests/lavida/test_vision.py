@@ -1,20 +1,21 @@
-"""Tower, projector and the five vision paths."""
+"""Tower, projector and the five vision pooling."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate, page_budget
-from shirg.lavida import MODES, Lavida, paths
+from shirg.lavida import MODES, Lavida, pooling
 from shirg.lavida.images import square_view, tile_grid, to_pixels
 from shirg.lavida.patches import positions_for
 from shirg.lavida.prompt import END_OF_TURN, question_marks
 from shirg.siglip_encoder import SigLipVisionTower
-from tests.tiny import name_a_token, tiny_model, tiny_page
+from tests.tiny import counted_gates, name_a_token, tiny_model, tiny_page
 
 
 def assert_near(ours, theirs, atol=2e-5):
@@ -35,7 +36,7 @@ def test_hd_path_equals_the_official_code(reference, llada, vision, name):
         assert_near(llada.mm_projector(features.tokens), vision["projected_square"])
     else:
         assert_near(features.tokens[1], vision[f"tower_{name}_view1"])
-    pooled = paths.pool_views(llada.mm_projector(features.tokens), features.grid)
+    pooled = pooling.pool_views(llada.mm_projector(features.tokens), features.grid)
     assert_near(pooled, vision[f"pooled_{name}"])
     assert_near(llada.image_embeds(features, "hd"), vision[f"tokens_hd_{name}"])
 
@@ -57,16 +58,16 @@ def test_the_budget_auto_is_what_the_page_needs(mode):
 def test_other_poolings_and_merges_equal_the_official_code(reference, llada, vision):
     projected = vision["projected_square"]
     for mode in ("average", "max"):
-        assert_near(paths.pool_views(projected, (27, 27), mode)[1], vision[f"pooled_square_view1_{mode}"])
-    flat = paths.merge_views(vision["pooled_square"], "flat", (440, 440), (2, 2), None)
+        assert_near(pooling.pool_views(projected, (27, 27), mode)[1], vision[f"pooled_square_view1_{mode}"])
+    flat = pooling.merge_views(vision["pooled_square"], "flat", (440, 440), (2, 2), None)
     assert len(flat) == vision["tokens_hd_flat_square_count"] == 980
     view = to_pixels([square_view(reference.image("wide"), 384, "pad")])
     lowres = llada.mm_projector(llada.tower(view))
     assert_near(lowres[0], vision["tokens_lowres_wide_729"])
-    with_newline = paths.merge_views(lowres, "spatial_unpad", (700, 260), (1, 1), llada.image_newline)
+    with_newline = pooling.merge_views(lowres, "spatial_unpad", (700, 260), (1, 1), llada.image_newline)
     assert_near(with_newline[729], vision["tokens_lowres_wide_newline"])
-    pooled = paths.merge_views(
-        paths.pool_views(lowres, (27, 27)), "spatial_unpad", (700, 260), (1, 1), llada.image_newline
+    pooled = pooling.merge_views(
+        pooling.pool_views(lowres, (27, 27)), "spatial_unpad", (700, 260), (1, 1), llada.image_newline
     )
     assert_near(pooled, vision["tokens_lowres_wide_pooled_197"])
 
@@ -78,14 +79,14 @@ def test_token_counts_are_the_official_ones(reference):
     for entry in geometry["entries"]:
         size, tiles = tuple(entry["size_wh"]), tile_grid(tuple(entry["size_wh"]), pinpoints, 384)
         views = torch.zeros(entry["num_views"], 196, 1)
-        assert list(paths.unpad(torch.zeros(tiles[0] * 14, tiles[1] * 14), size).shape) == entry["unpadded_hw"]
-        assert len(paths.merge_views(views, "flat", size, tiles, None)) == entry["tokens_flat"]
-        assert len(paths.merge_views(views, "spatial_unpad", size, tiles, newline)) == entry["tokens_spatial_unpad"]
+        assert list(pooling.unpad(torch.zeros(tiles[0] * 14, tiles[1] * 14), size).shape) == entry["unpadded_hw"]
+        assert len(pooling.merge_views(views, "flat", size, tiles, None)) == entry["tokens_flat"]
+        assert len(pooling.merge_views(views, "spatial_unpad", size, tiles, newline)) == entry["tokens_spatial_unpad"]
 
 
 def test_spatial_merge_stitches_tiles_in_reading_order():
     views = torch.arange(5 * 4, dtype=torch.float32).reshape(5, 4, 1)  # base 0..3, tiles 2 x 2 of 2 x 2 tokens
-    page = paths.merge_views(views, "spatial", (10, 10), (2, 2), None).flatten().tolist()
+    page = pooling.merge_views(views, "spatial", (10, 10), (2, 2), None).flatten().tolist()
     assert page == [0, 1, 2, 3] + [4, 5, 8, 9, 6, 7, 10, 11] + [12, 13, 16, 17, 14, 15, 18, 19]
 
 
@@ -111,7 +112,7 @@ QUESTION = "How much is the total?"
 
 class TestSelectionOnOfficialCheckpoints:
     def test_the_question_is_what_was_asked(self, official):
-        assert official.config.relevance == "llm"
+        assert official.config.vision.relevance == "llm"
         ids = official.question_ids(official.prompt_ids(QUESTION))
         assert official.tokenizer.decode(ids).strip() == QUESTION
 
@@ -161,16 +162,14 @@ class TestSelectionOnOfficialCheckpoints:
             assert torch.equal(official.encode_images([image], mode, 64, [question])[0], embeds)
         features = official.image_features(images, "shirg")
         stacked = torch.cat([one.tokens for one in features]), torch.cat([one.pixels for one in features])
-        batch = official.gate(stacked[0], budget=64, grid=(48, 48), pixels=stacked[1])
+        batch = ShirgGate()(stacked[0], budget=64, grid=(48, 48), pixels=stacked[1])
         singles = [official.select(one, 64).indices for one in features]
         assert torch.equal(batch.indices, torch.cat(singles))
 
     @pytest.mark.parametrize("mode", ["shirg", "multiview"])
     def test_the_gate_runs_once_per_answer(self, official, reference, mode):
-        calls = []
-        hook = official.gate.register_forward_hook(lambda *_: calls.append(1))
-        official.answer(reference.image("small"), QUESTION, mode, 32, max_new_tokens=8)
-        hook.remove()
+        with counted_gates() as calls:
+            official.answer(reference.image("small"), QUESTION, mode, 32, max_new_tokens=8)
         assert len(calls) == 1
 
 
@@ -209,7 +208,7 @@ def test_list_of_images_gives_list_of_features():
     model = tiny_model()
     features = model.image_features([tiny_page(), tiny_page(200, 300)], "lowres")
     assert [one.image_size for one in features] == [(300, 200), (200, 300)]
-    assert {one.path for one in features} == {"lowres"}
+    assert {one.views for one in features} == {"base"}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -221,11 +220,11 @@ def test_float64_is_float64_all_the_way(mode):
 
 def test_resolution_and_fit_are_followed():
     model = tiny_model()
-    model.resolution, model.fit = 448, "pad"
+    model.vision = replace(model.vision, resolution=448, fit="pad")
     features = model.image_features(tiny_page(), "highres")
     assert features.grid == (32, 32)
     assert features.pixels[0, :, 10, 200].unique().tolist() == pytest.approx([127 / 127.5 - 1], abs=1e-6)
-    model.resolution = 450
+    model.vision = replace(model.vision, resolution=450)
     with pytest.raises(UserError, match="450"):
         model.image_features(tiny_page(), "shirg")
 

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shapes() -> ViewShapes:
-    return ViewShapes.of(tiny_model(shirg={"resolution": RESOLUTION}))
+    return tiny_model(shirg={"resolution": RESOLUTION}).view_shapes()
 
 
 def test_ready_made_views_give_the_features_of_the_image(folder: Path, shapes: ViewShapes):
@@ -45,7 +45,7 @@ def test_ready_made_views_give_the_features_of_the_image(folder: Path, shapes: V
     for path in ("shirg", "hd"):
         ready, fresh = FeatureCache(model, 0).get(sample, path), model.image_features(sample.open_image(), path)
         assert torch.equal(ready.tokens, fresh.tokens) and torch.equal(ready.pixels, fresh.pixels)
-        assert (ready.path, ready.grid, ready.image_size) == (fresh.path, fresh.grid, fresh.image_size)
+        assert (ready.views, ready.grid, ready.image_size) == (fresh.views, fresh.grid, fresh.image_size)
     other = tiny_model(shirg={"resolution": 2 * RESOLUTION})  # views of another model's shapes are made anew
     assert FeatureCache(other, 0).get(sample, "shirg").pixels.shape[-1] == 2 * RESOLUTION
 

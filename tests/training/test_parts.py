@@ -87,7 +87,7 @@ def test_cache_is_exact_bounded_and_forgets_the_least_used():
         assert cache.nbytes <= 2 * size
     assert (cache.hits, cache.misses) == (2, 4)  # "two" was forgotten for "three"
     assert torch.equal(cache.get(one, "shirg").tokens, fresh.tokens)
-    assert cache.get(one, "hd").path == "hd"
+    assert cache.get(one, "hd").views == "tiles"
     cache.clear()
     assert cache.nbytes == 0
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.lavida.adapter import ADAPTER_FILES, attach_lora, lora_parameters, save_adapter
+from shirg.lavida.adapter import ADAPTER_FILES, attach_lora, lora_parameters
 from shirg.training.publishing import push_to_hub
 from tests.tiny import tiny_model
 
@@ -84,7 +84,7 @@ def adapter(tmp_path):
     for name, parameter in lora_parameters(model).items():
         if "lora_B" in name:
             parameter.data += 0.1
-    folder = save_adapter(model, tmp_path / "checkpoint-1", settings={"base_model": str(tmp_path / "copy")})
+    folder = model.save_adapter(tmp_path / "checkpoint-1", settings={"base_model": str(tmp_path / "copy")})
     (folder / "optimizer.safetensors").write_bytes(b"large")
     return model, folder
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from shirg.errors import ItemError, UserError
-from shirg.gate import GateConfig, ShirgGate
+from shirg.gate import GateConfig
 from shirg.identity import OtherRunError
-from shirg.lavida.adapter import SELECTION
+from shirg.lavida.settings import FIELDS
 from shirg.training import SHIRGLoRATrainer
 from shirg.training.checkpoints import STATE_FILE
 from tests.tiny import tiny_model
@@ -25,8 +25,7 @@ SETTINGS = {"num_epochs": 2, "save_steps": 2}
 def whole(tmp_path_factory):
     """The trainer of a whole run of four steps, whose model sees otherwise than its checkpoint says."""
     model = tiny_model(shirg={"resolution": RESOLUTION})
-    model.resolution, model.fit, model.gate = 168, "pad", ShirgGate(GateConfig.preset("ocr"))
-    model.config = replace(model.config, relevance="none")
+    model.vision = replace(model.vision, resolution=168, fit="pad", gate=GateConfig.preset("ocr"), relevance="none")
     trainer = SHIRGLoRATrainer(small_config(tmp_path_factory.mktemp("run"), **SETTINGS), model)
     trainer.train(loader(fake_records(4)), loader(fake_records(2), shuffle=False))
     return trainer
@@ -52,12 +51,12 @@ def test_a_resumed_run_sees_as_the_run_did_before_anything_reads_it(whole, half)
 
 
 CHANGES = {
-    "resolution": lambda model: setattr(model, "resolution", 224),
-    "fit": lambda model: setattr(model, "fit", "stretch"),
-    "gate.beta": lambda model: setattr(model, "gate", ShirgGate(replace(model.gate.config, beta=0.01))),
-    "relevance": lambda model: setattr(model, "config", replace(model.config, relevance="llm")),
-    "relevance_sign": lambda model: setattr(model, "config", replace(model.config, relevance_sign=-1)),
-    "relevance_floor": lambda model: setattr(model, "config", replace(model.config, relevance_floor=0.5)),
+    "resolution": {"resolution": 224},
+    "fit": {"fit": "stretch"},
+    "gate.beta": {"gate": replace(GateConfig.preset("ocr"), beta=0.01)},
+    "relevance": {"relevance": "llm"},
+    "relevance_sign": {"relevance_sign": -1},
+    "relevance_floor": {"relevance_floor": 0.5},
     "weights": lambda model: model.language.norm.weight.data.mul_(2),
     "dtype": lambda model: model.language.double(),
 }
@@ -66,7 +65,11 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_losses_depend_on_is_refused_by_name_where_it_differs(name, half):
     trainer = small_trainer(half, resume=True, **SETTINGS)
-    CHANGES[name](trainer.model)
+    change = CHANGES[name]
+    if isinstance(change, dict):
+        trainer.model.vision = replace(trainer.model.vision, **change)
+    else:
+        change(trainer.model)
     before = (half / "logs" / "metrics.jsonl").read_bytes()
     with pytest.raises(
         OtherRunError, match=f"resume: {name} is .*, but .*checkpoint-2 was made with .*; give that again"
@@ -97,7 +100,7 @@ def test_a_folder_of_an_earlier_version_goes_on_and_says_what_it_lacks(whole, ha
     assert losses_of(resumed) == losses_of(whole)
     (said,) = [line for line in caplog.messages if "is of an earlier version and lacks" in line]
     assert "training_data" in said and "weights" in said
-    assert not [name for name in SELECTION if f" {name}," in said]  # those are the adapter's to tell
+    assert not [name for name in FIELDS if f" {name}," in said]  # those are the adapter's to tell
     content["run"] |= {"seed": 1}
     (half / "checkpoints" / "checkpoint-4").rename(half / "gone")
     state.write_text(json.dumps(content))
@@ -158,7 +161,7 @@ def test_only_an_items_error_drops_a_record(error, tmp_path, monkeypatch):
 def test_a_budget_is_measured_by_the_grid_that_the_run_uses(tmp_path):
     """More than the checkpoint's 64 tokens, fewer than the run's 256, and the forecast counts these."""
     model = tiny_model(shirg={"resolution": RESOLUTION})
-    model.resolution = 224
+    model.vision = replace(model.vision, resolution=224)
     SHIRGLoRATrainer(small_config(tmp_path, token_budgets=[200]), model).train(loader(fake_records(2)))
     assert "256 before selection" in (tmp_path / "logs" / "training.log").read_text()
     model.unload_adapter()

@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_ro
 from shirg.lavida.config import BodyConfig
 from shirg.lavida.diffusion.noise import forward_process, sample_times
 from shirg.lavida.language import LanguageModel, rotary_tables
-from shirg.lavida.paths import pool_views
+from shirg.lavida.pooling import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import PATCH
 from shirg.nano.recipe.lessons import Lessons, collate
