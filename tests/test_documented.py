@@ -53,6 +53,9 @@ NOT_RUN = {
     "shirg evaluate --model CHECKPOINT --relevance siglip --text-tower google/siglip-so400m-patch14-384 "
     "--output-dir by_siglip": WEIGHTS,
     "shirg evaluate --model CHECKPOINT --relevance none --output-dir by_none": WEIGHTS,
+    "shirg evaluate --model jacklishufan/lavida-dream-v1.0-instruct --eval-datasets DocVQA InfoVQA --eval-samples 1000 "
+    "--variants lowres hd highres multiview-all shirg multiview divprune random --token-budgets 512 768 "
+    "--relevance none --output-dir premise_dream": WEIGHTS,
     "shirg sweep --answers --pages 28 --token-budgets 256": LONG,
     "shirg train --token-budgets 512 768": LONG,
     "shirg train --model DIR --prepared-dir ./shirg_data --token-budgets 512 768 1024 --mixed-precision bf16 --resume": (
