@@ -20,10 +20,10 @@ class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
     to neighbours or to the row; no coverage, other clusters; other weights; no summary; presets `ocr` and `shirg-v2`.
     The pages are rendered and held out from training, so every word, question and answer has a known place.
 
-    The default takes two minutes on a free CPU core. Ctrl-C keeps the pages that are done; --resume continues, also to more
-    --pages. Everything but the times is the same for the same --seed.
+    The default takes a few minutes on a CPU core. Ctrl-C keeps the pages that are done; --resume continues, also to more
+    --pages. Everything but the date is the same for the same --seed.
 
-    shirg sweep --pages 14                                     a first look in half a minute
+    shirg sweep --pages 14                                     a first look in a minute
 
     shirg sweep --answers --pages 28 --token-budgets 256       what the summary token is worth to the reader
     """
