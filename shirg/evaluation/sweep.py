@@ -26,7 +26,7 @@ from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.markdown import code_block, count, interval, percent, points, table
 from shirg.evaluation.metrics import anls, exact_match
-from shirg.evaluation.recall import PageWords, word_recall
+from shirg.evaluation.recall import PageWords, patches_of_box, word_recall
 from shirg.evaluation.tasks import find_task, prompt
 from shirg.files import atomic_path, write_json, write_text
 from shirg.gate import GateConfig, ShirgGate
@@ -111,8 +111,8 @@ class PageView:
         prompts = [model.prompt_ids(text) for text in texts]
         found = [token_relevance(model, features, model.question_ids(ids)) for ids in prompts]
         words = PageWords.of([word.box for word in page.words], page.image.size, features.grid)
-        boxes = [[page.words[index].box for index in question.answer_words] for question in questions]
-        needed = [PageWords.of(places, page.image.size, features.grid).needed.any(dim=0) for places in boxes]
+        patches = [patches_of_box(word.box, page.image.size, features.grid) for word in page.words]
+        needed = [torch.stack([patches[place] for place in question.answer_words]).any(dim=0) for question in questions]
         return cls(features, words, prompts, needed, [one for one in found if one is not None])
 
 
