@@ -148,6 +148,17 @@ def page_budgets(run: dict) -> Rows:
         ]
 
 
+def ablation(budget: int) -> Callable[[dict], Rows]:
+    """What preset "runs" keeps at a budget, and what it keeps with one part changed each."""
+
+    def rows(run: dict) -> Rows:
+        from shirg.evaluation.sweep import SHOWN, sweep_table
+
+        return _rows(sweep_table(run, budget, SHOWN))
+
+    return rows
+
+
 def relevance(run: dict) -> Rows:
     """Answers kept whole without a question, with it, and with one about something else."""
     found = {(one["preset"], one["budget"], one["setting"]): one for one in run["kept"]}
@@ -346,6 +357,8 @@ TABLES = (
     Table("README.md", "lines read", "legibility.json", legible),
     Table("docs/method.md", "preset `runs`", "gate_recall.json", parts_out),
     Table("docs/method.md", "budget", "page_budget.json", page_budgets),
+    Table("docs/sweep.md", "K = 256", "gate_sweep.json", ablation(256)),
+    Table("docs/sweep.md", "K = 512", "gate_sweep.json", ablation(512)),
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
     Table("docs/data.md", "", "prepare_data.json", preparation),
     Table("docs/data.md", "images", "loader.json", feeding),

@@ -87,7 +87,6 @@ NOT_RUN = {
 PYTHON_NOT_RUN = {
     "docs/data.md": "needs data to download; tests/data/test_docs.py runs what does not",
     "docs/integrations.md": "needs the official code base; tests/integrations/test_llava.py calls the same",
-    "docs/sweep.md": "tests/evaluation/test_sweep.py calls the same",
     "docs/weights.md": WEIGHTS,
 }
 """Page -> why its Python is not run here."""

@@ -15,7 +15,7 @@ from shirg import cli
 from shirg.data.preparation import SHIRGDatasetProcessor
 from shirg.errors import UserError
 from shirg.evaluation.evaluator import SHIRGEvaluator
-from shirg.evaluation.sweep import Sweep, SweepConfig
+from shirg.evaluation.sweep import run_sweep
 from shirg.locks import owned
 from shirg.nano.recipe import __main__ as recipe
 from tests.data.preparing import config as data_config
@@ -81,7 +81,7 @@ def test_the_librarys_calls_own_their_folders(tmp_path):
         lambda: small_trainer(tmp_path).train(loader(fake_records(2))),
         lambda: SHIRGEvaluator(evaluation_config(tmp_path), model).run_evaluation(),
         lambda: SHIRGDatasetProcessor(data_config(tmp_path)).prepare_full_dataset(),
-        lambda: Sweep(SweepConfig(output_dir=tmp_path), model).run(),
+        lambda: run_sweep(model, tmp_path),
     )
     with owned(tmp_path):
         for call in calls:

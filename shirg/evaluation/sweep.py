@@ -1,19 +1,14 @@
-"""The gate's ablations: what each part of the formula is worth, measured on rendered pages where every word is known.
+"""`shirg sweep`, the gate's ablation: one part of the default gate is changed at a time, and what it keeps is counted.
 
-Each page goes through the tower once; every setting then chooses from the same features, without a question and with
-each of the page's questions.
+Pages are rendered and held out from training, so the place of every word and of every answer is known. Each page goes through
+the tower once; every setting then selects from the same features, without a question and with each question of the page.
 """
 
 from __future__ import annotations
 
 import datetime
-import logging
-import os
 import random
-import statistics
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,377 +16,329 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shirg import identity
+from shirg import identity, ranges
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
-from shirg.errors import UserError
 from shirg.evaluation.answering import generated_texts
+from shirg.evaluation.bootstrap import UNDECIDED, Interval, compare, mean_interval
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.journal import Journal
+from shirg.evaluation.markdown import code_block, count, interval, percent, points, table
 from shirg.evaluation.metrics import anls, exact_match
 from shirg.evaluation.recall import PageWords, patches_of_box, word_recall
-from shirg.evaluation.sweep_stop import RULE, EarlyStop
 from shirg.evaluation.tasks import find_task, prompt
-from shirg.gate import GateConfig, Kept, ShirgGate
+from shirg.files import atomic_path, write_json, write_text
+from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.locks import owned
-from shirg.training.budgets import check_budgets
 
-FORMAT = "shirg-sweep-2"
-"""Says how `sweep.json` and `pages.jsonl` are laid out; a change of layout changes it. Reports are also made of format 1,
-which stopped no setting and knew no command; its `pages.jsonl` is not gone on with."""
-PAGES_FILE = "pages.jsonl"
+FORMAT = "shirg-sweep-3"
+"""Of `sweep.json` and `pages.jsonl`; a change of layout changes it, and `resume` refuses another one."""
+PAGES_FILE, RESULTS_FILE, REPORT_FILE, FIGURE_FILE = "pages.jsonl", "sweep.json", "sweep.md", "sweep.png"
 PAGE_SIDE = 672
 """Side of the rendered pages in pixels; their text is 6 to 28 px."""
 PAGES_PER_SEED = 1_000_000
 """Pages that one seed can render before it reaches the next seed's."""
 
-DEFAULT = "default"
-ALPHAS = (0.1, 0.25, 0.3, 0.5)
-BETAS = (0.0, 0.15, 0.3, 0.6)
+VARIED: tuple[dict[str, Any], ...] = (
+    *({"edge": edge} for edge in ("print", "strokes", "density", "gradient", "variance")),
+    *({"edge_spread": share} for share in (0, 0.4)),
+    {"coverage": False},
+    *({"max_cell": side} for side in (4, 16)),
+    {"clusters_per_budget": 0.25},
+    *({"relevance_spread": share} for share in (0, 0.5)),
+    *({"beta": beta} for beta in (0, 0.3, 3)),
+    *({"alpha": alpha} for alpha in (0.25, 0.5)),
+    {"alpha": 1, "beta": 0},
+    {"summary": False},
+)
+"""Fields of `GateConfig` in which a compared setting differs from the default gate."""
 
-logger = logging.getLogger(__name__)
+MEASURES = {
+    "words": "words",
+    "small_words": "words under 12 px",
+    "answer_asked": "answer, asked",
+    "answer": "answer, unasked",
+    "tiles": "tiles",
+    "exact_match": "exact match",
+    "anls": "ANLS",
+}
+"""Measure -> its heading. All are shares from 0 to 1; the last two are there if answers are asked for."""
+SHOWN = ("words", "answer_asked", "tiles", "exact_match")
+"""Measures of the short table; the figure shows the first two."""
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+"""Of the budgets in the figure (Okabe and Ito)."""
 
+LEGEND = """\
+In brackets the paired difference to the first row in points with its 95% bootstrap interval, pages resampled; bold where the
+interval excludes zero and at least six pages differ; "=" where no page differs; "-" where a setting cannot select: without a
+question, `beta=0` leaves it nothing to rank by.
 
-@dataclass(frozen=True)
-class SweepConfig:
-    """What is measured; wrong values raise `UserError` here, before anything is loaded."""
-
-    pages: int = 60
-    """Held-out pages, all kinds in turn."""
-
-    questions: int = 4
-    """Most questions per page, drawn by the seed."""
-
-    token_budgets: Sequence[int] = (256, 768)
-    """Kept tokens per page, the summary token not counted."""
-
-    answers: bool = False
-    """Also have the model answer every question from every selection, and score the answers."""
-
-    seed: int = 0
-    """Decides pages, questions and the resampling behind the intervals."""
-
-    early_stop: bool = True
-    """Give no further pages to settings that are certainly worse than the default, as `sweep_stop.EarlyStop` decides."""
-
-    resume: bool = False
-    """Go on after the pages that `output_dir` already has."""
-
-    output_dir: Path | str = "./shirg_sweep"
-    """Gets `pages.jsonl`."""
-
-    model: str = "nano"
-    """What was loaded, for the record."""
-
-    adapter: str | None = None
-    """Which adapter was loaded, for the record."""
-
-    command: str | None = None
-    """How the sweep was called, for the record."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
-        for name in ("pages", "questions"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: got {getattr(self, name)}, must be at least 1")
-        check_budgets(self.token_budgets)
+* words: words of which every patch is kept that their box covers by a third or more
+* answer, asked and unasked: patches of the answer that are kept with and without the question given
+* tiles: 4 x 4 tiles of patches, blank ones too, of which at least one patch is kept
+* exact match, ANLS: of the model's answers from the tokens kept with the question given; the summary token shows only there"""
 
 
-def named_settings() -> dict[str, GateConfig]:
-    """Setting -> gate, the sweep's default first, which is SHIRG-v2's formula; several names may stand for one gate."""
-    default = GateConfig.preset("shirg-v2")
-    ablations = {
-        DEFAULT: default,
-        "no coverage": replace(default, coverage=False),
-        "no edge term": replace(default, beta=0.0),
-        "edge: mean gradient": replace(default, edge="gradient"),
-        "edge: density": replace(default, edge="density"),
-        "edge: strokes": replace(default, edge="strokes"),
-        "edge: patch variance": replace(default, edge="variance"),
-        "relevance to its row": replace(default, relevance_spread=0.5),
-        "no summary": replace(default, summary=False),
-        "variance only": replace(default, alpha=1.0, beta=0.0),
-        "similarity only": replace(default, alpha=0.0, beta=0.0),
-        "ocr preset": GateConfig.preset("ocr"),
-        "runs preset": GateConfig.preset("runs"),
-    }
-    grid = {grid_name(alpha, beta): replace(default, alpha=alpha, beta=beta) for alpha in ALPHAS for beta in BETAS}
-    return ablations | grid
-
-
-def grid_name(alpha: float, beta: float) -> str:
-    """What a cell of the grid is called, such as "alpha 0.25, beta 0.6"."""
-    return f"alpha {alpha:g}, beta {beta:g}"
-
-
-# ---------------------------------------------------------------- one page
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One selection of one page."""
-
-    kept: Kept
-    bright: Tensor
-    """[N] bool on the CPU, patches that were kept."""
-    ms: float
+def ablations() -> dict[str, GateConfig]:
+    """Setting -> gate: preset `runs`, the default; one part of it changed at a time; the other presets."""
+    settings = {"runs": GateConfig()}
+    for fields in VARIED:
+        settings[", ".join(f"{name}={value}" for name, value in fields.items())] = replace(GateConfig(), **fields)
+    return settings | {name: GateConfig.preset(name) for name in ("ocr", "shirg-v2")}
 
 
 @dataclass(frozen=True)
 class PageView:
-    """A page as the model sees it, with what is known of it: made once, asked for every setting."""
+    """A page as the model sees it, and what is known of it."""
 
     features: VisionFeatures
     words: PageWords
-    questions: Sequence[Question]
     prompts: Sequence[Tensor]
-    """Ids of each question's prompt."""
+    """[L] ids of each question's prompt."""
     needed: Sequence[Tensor]
     """[N] bool for each question, patches that its answer is read from."""
     relevance: Sequence[Tensor]
     """[1, N] for each question; empty where the model compares tokens with no question."""
 
     @classmethod
-    def of(cls, model: Lavida, page: Page, questions: Sequence[Question]) -> PageView:
+    def of(cls, model: Lavida, page: Page, questions: Sequence[Question], prompt_suffix: str) -> PageView:
         """Run the tower, and compare its tokens with every question."""
         features = model.image_features(page.image, "shirg")
-        suffix = "none" if model.config.is_nano else "official"
-        asked = [prompt(find_task("documents"), question.question, suffix) for question in questions]
-        prompts = [model.prompt_ids(text) for text in asked]
+        texts = [prompt(find_task("documents"), question.question, prompt_suffix) for question in questions]
+        prompts = [model.prompt_ids(text) for text in texts]
         found = [model.relevance(features, model.question_ids(ids)) for ids in prompts]
-        return cls(
-            features,
-            PageWords.of([word.box for word in page.words], page.image.size, features.grid),
-            questions,
-            prompts,
-            [answer_patches(page, question, features.grid) for question in questions],
-            [relevance for relevance in found if relevance is not None],
-        )
-
-    def choose(self, gate: ShirgGate, budget: int, relevance: Tensor | None = None) -> Choice:
-        """Let a gate choose, and time it; the comparison with the question is not part of the time."""
-        tokens = self.features.tokens.flatten(0, 1)[None]
-        _wait(tokens)
-        start = time.perf_counter()
-        kept = gate(tokens, budget, self.features.grid, pixels=self.features.pixels, relevance=relevance)
-        _wait(tokens)
-        milliseconds = (time.perf_counter() - start) * 1000
-        return Choice(kept, (kept.assignment[0] >= 0).cpu(), milliseconds)
+        words = PageWords.of([word.box for word in page.words], page.image.size, features.grid)
+        patches = [patches_of_box(word.box, page.image.size, features.grid) for word in page.words]
+        needed = [torch.stack([patches[place] for place in question.answer_words]).any(dim=0) for question in questions]
+        return cls(features, words, prompts, needed, [one for one in found if one is not None])
 
 
-def _wait(tokens: Tensor) -> None:
-    if tokens.is_cuda:
-        torch.cuda.synchronize(tokens.device)
-
-
-def answer_patches(page: Page, question: Question, grid: tuple[int, int]) -> Tensor:
-    """Patches that the words of the answer are read from: [rows * cols] bool."""
-    boxes = [page.words[index].box for index in question.answer_words]
-    return torch.stack([patches_of_box(box, page.image.size, grid) for box in boxes]).any(dim=0)
-
-
-def share_kept(bright: Tensor, needed: Tensor) -> float:
-    """Share of the needed patches that were kept: two [N] bool."""
-    return float(bright[needed].double().mean())
-
-
-def measure_selection(view: PageView, gate: ShirgGate, budget: int) -> tuple[dict[str, Any], list[Choice]]:
+def measure(view: PageView, gate: ShirgGate, budget: int) -> tuple[dict[str, Any], list[Tensor]]:
     """What one setting keeps of one page.
 
     Returns:
-        A row with `words`, `small_words` (recall; None where the page has none), `precision`, `empty_tiles` and `ms` of
-        the choice without a question; `answer` and `answer_asked` for each question (recall of its answer's patches,
-        without and with the question). What the setting cannot do is None. A setting that ranks by the question alone
-        is measured with the questions, mean over them. And the choices that answers are to be read from, one per
-        question (none where the setting needs a question and the model compares with none).
+        Measure -> its cases: one per word (`words`, `small_words`), question (`answer`, `answer_asked`) or page (`tiles`), none
+        where the setting cannot select. And for each question the tokens [K + 1, D] that it is to be answered from.
     """
-    needs_question = gate.config.alpha == 0 and gate.config.beta == 0
-    alone = [] if needs_question else [view.choose(gate, budget)]
-    asked = [view.choose(gate, budget, relevance) for relevance in view.relevance]
-    seen = alone or asked
-    counts = [word_recall(choice.bright, view.words) for choice in seen]
-    row = {
-        "words": _mean([count.recall for count in counts]),
-        "small_words": _mean([count.small_recall for count in counts]),
-        "precision": _mean([count.precision for count in counts]),
-        "empty_tiles": _mean([count.empty_tiles for count in counts]),
-        "answer": [share_kept(alone[0].bright, needed) for needed in view.needed] if alone else None,
-        "answer_asked": None,
-        "ms": statistics.median(choice.ms for choice in seen) if seen else None,
-    }
-    if asked:
-        pairs = zip(asked, view.needed, strict=True)
-        row["answer_asked"] = [share_kept(choice.bright, needed) for choice, needed in pairs]
-    return row, asked or alone * len(view.questions)
+    features = view.features
+
+    def select(relevance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        tokens = features.tokens.flatten(0, 1)[None]
+        kept = gate(tokens, budget, features.grid, pixels=features.pixels, relevance=relevance)
+        assert kept.indices is not None, "settings keep tokens and do not merge them"
+        mask = torch.zeros(features.num_tokens, dtype=torch.bool)
+        return mask.index_fill_(0, kept.indices[0].cpu(), True), kept.tokens[0]
+
+    def answers_kept(masks: Sequence[Tensor]) -> list[float]:
+        return [float(mask[needed].double().mean()) for mask, needed in zip(masks, view.needed, strict=bool(masks))]
+
+    alone = [] if gate.config.alpha == gate.config.beta == 0 else [select()]
+    asked = [select(relevance) for relevance in view.relevance]
+    row: dict[str, Any] = {"words": [], "small_words": [], "tiles": []}
+    for mask, _ in alone:
+        recall = word_recall(mask, view.words)
+        found = recall.found.astype(int)
+        row = {"words": found.tolist(), "small_words": found[recall.small].tolist(), "tiles": [1 - recall.empty_tiles]}
+    unasked = alone * len(view.needed)
+    row["answer"], row["answer_asked"] = (answers_kept([mask for mask, _ in chosen]) for chosen in (unasked, asked))
+    return row, [tokens for _, tokens in asked or unasked]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
+def measure_page(model: Lavida, run: dict[str, Any], number: int) -> dict[str, Any]:
+    """One page, as a line of `pages.jsonl`. The page and its questions depend on seed and number alone.
+
+    Args:
+        run: what the pages of a run share, as `run_sweep` stores it.
+
+    Returns:
+        `page`, `words` and `questions` (how many), and `rows`, budget -> setting -> its row, as of `measure`; with answers also
+        their texts, `said`, and scores.
+    """
+    seed = PAGES_PER_SEED * run["seed"] + number
+    page = render_page(KINDS[number % len(KINDS)], seed, size=PAGE_SIDE, split="heldout")
+    most = min(run["questions"], len(page.questions))
+    questions = random.Random(f"{run['seed']}:{number}").sample(page.questions, most)
+    view = PageView.of(model, page, questions, run["prompt_suffix"])
+    decoding = SHIRGEvaluationConfig().decoding(model)
+    rows: dict[str, dict[str, Any]] = {}
+    for budget in run["token_budgets"]:
+        rows[str(budget)] = {}
+        for name, fields in run["settings"].items():
+            row, kept = measure(view, ShirgGate(GateConfig(**fields)), budget)
+            if run["answers"]:
+                embeds = [model.mm_projector(tokens) for tokens in kept]
+                row["said"] = generated_texts(model, view.prompts, embeds, decoding) if embeds else []
+                pairs = [(said, question.answers) for said, question in zip(row["said"], questions, strict=False)]
+                row |= {"exact_match": [exact_match(*pair) for pair in pairs], "anls": [anls(*pair) for pair in pairs]}
+            rows[str(budget)][name] = row
+    return {"page": number, "words": len(view.words.heights), "questions": len(questions), "rows": rows}
 
 
-# ---------------------------------------------------------------- all pages
+@torch.no_grad()
+def run_sweep(
+    model: Lavida,
+    output_dir: Path | str,
+    *,
+    pages: int = 60,
+    questions: int = 4,
+    token_budgets: Sequence[int] = (256, 512),
+    answers: bool = False,
+    seed: int = 0,
+    settings: Mapping[str, GateConfig] | None = None,
+    resume: bool = False,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Measure every setting on every page, and write `sweep.json`, `sweep.md` and `sweep.png`.
 
+    Args:
+        output_dir: also gets `pages.jsonl`, a line as soon as its page is measured.
+        pages: held-out pages, all kinds in turn.
+        questions: most questions per page, drawn by the seed.
+        token_budgets: kept tokens per page, the summary token not counted.
+        answers: let the model answer every question from every selection, and score the answers.
+        seed: decides pages, questions and the resampling of the intervals.
+        settings: what to compare with the first of them; None takes `ablations()`. Selectors must keep tokens, not merge them,
+            and read neither attention nor keys.
+        resume: keep the pages that `output_dir` has of a run with the same settings, model and seed.
+        command: how the sweep was called, for the record.
 
-class Sweep:
-    """Measures every setting on every page, or on as many as it takes to see that it is hopeless.
+    Returns:
+        The content of `sweep.json`.
 
     Raises:
-        UserError: if a budget is larger than the page's tokens.
+        UserError: for no page, question or budget, or a budget above the page's tokens; if `output_dir` cannot be written or has
+            pages of another run.
     """
-
-    def __init__(self, config: SweepConfig, model: Lavida):
-        self.config, self.model = config, model
-        self.budgets = sorted(config.token_budgets)
-        most = (model.vision.resolution // model.tower.patch_size) ** 2
-        if self.budgets[-1] > most:
-            raise UserError(
-                f"token_budgets: got {self.budgets[-1]}, must be at most {most}, the grid at {model.vision.resolution} pixels"
-            )
-        self.settings = named_settings()
-        first_names: dict[GateConfig, str] = {}
-        for name, gate in self.settings.items():
-            first_names.setdefault(gate, name)
-        self.gates = {name: ShirgGate(gate) for gate, name in first_names.items()}
-        self.measured_as = {name: first_names[gate] for name, gate in self.settings.items()}
-        """Setting -> the first setting of the same gate, which is the one that is measured."""
-        self.decoding = SHIRGEvaluationConfig().decoding(model)
-
-    @torch.no_grad()
-    def run(self) -> list[dict[str, Any]]:
-        """Measure what `output_dir` does not have yet; each page is written to `pages.jsonl` as soon as it is done.
-
-        Returns:
-            One entry per page: `page`, `kind`, `words`, `small_words` (how many there are), `questions`, and `rows`, as
-            of `measure_selection`, with `setting` and `budget`; none of settings that were stopped before. What is
-            stopped depends on the pages before alone, so that a run in parts is as one in one go.
-
-        Raises:
-            UserError: if `output_dir` has pages of a run that does not go together with this one, or cannot be written.
-        """
-        with owned(self.config.output_dir):
-            return self._run(Path(self.config.output_dir) / PAGES_FILE)
-
-    def _run(self, path: Path) -> list[dict[str, Any]]:
-        journal = Journal(path, self._run_settings(), _page_number, resume=self.config.resume, noun="page")
-        wanted = range(self.config.pages)
-        early = EarlyStop(self.gates if self.config.early_stop else [DEFAULT], self.budgets[0])
-        try:
-            with _progress_bar(len(wanted), sum(number in journal.entries for number in wanted)) as advance:
-                for number in wanted:
-                    if number not in journal.entries:
-                        journal.add(self.measure_page(number, early.stopped))
-                        advance()
-                    early.add(journal.entries[number])
-        except KeyboardInterrupt:
-            logger.warning(
-                "%d of %d pages are measured; --resume goes on from there", len(journal.entries), len(wanted)
-            )
-            raise
-        return [journal.entries[number] for number in wanted]
-
-    def record(self, pages: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
-        """What `sweep.json` holds: when, where and how the pages were measured, and the summary of their rows."""
-        from shirg.evaluation.sweep_summary import summarise
-
-        return {
-            "format": FORMAT,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": self.config.command,
-            "hardware": _hardware(),
-            "environment": describe_environment(self.model),
-            "run": self._run_settings() | {"pages": len(pages)},
-            "counts": {
-                "pages": len(pages),
-                "questions": sum(len(page["questions"]) for page in pages),
-                "words": sum(page["words"] for page in pages),
-                "small_words": sum(page["small_words"] for page in pages),
-            },
-            "results": summarise(pages, self.measured_as, self.budgets, self.config.seed),
-            "seconds": round(seconds, 1),
-        }
-
-    def measure_page(self, number: int, left_out: Collection[str] = ()) -> dict[str, Any]:
-        """Render, look, and let every setting but those left out choose at every budget."""
-        page, questions = page_and_questions(number, self.config.seed, self.config.questions)
-        view = PageView.of(self.model, page, questions)
-        view.choose(self.gates[DEFAULT], self.budgets[-1])  # untimed: the first call pays for memory
-        rows = []
-        for budget in self.budgets:
-            for name, gate in self.gates.items():
-                if name in left_out:
-                    continue
-                row, choices = measure_selection(view, gate, budget)
-                if self.config.answers:
-                    row |= self._answers(view, choices)
-                rows.append({"setting": name, "budget": budget, **row})
-        return {
-            "page": number,
-            "kind": page.kind,
-            "words": len(view.words.heights),
-            "small_words": int(view.words.small.sum()),
-            "questions": [question.question for question in questions],
-            "rows": rows,
-        }
-
-    def _answers(self, view: PageView, choices: Sequence[Choice]) -> dict[str, Any]:
-        """Answers read from each choice, and their scores; None where nothing could be chosen."""
-        if not choices:
-            return {"said": None, "exact_match": None, "anls": None}
-        embeds = [self.model.mm_projector(choice.kept.tokens[0]) for choice in choices]
-        said = generated_texts(self.model, view.prompts, embeds, self.decoding)
-        pairs = [(text, question.answers) for text, question in zip(said, view.questions, strict=True)]
-        return {
-            "said": said,
-            "exact_match": [exact_match(*pair) for pair in pairs],
-            "anls": [anls(*pair) for pair in pairs],
-        }
-
-    def _run_settings(self) -> dict[str, Any]:
-        """What pages must share to stand in one table, as plain values; more pages of the same may always follow."""
-        return {
-            "format": FORMAT,
-            "seed": self.config.seed,
-            "questions": self.config.questions,
-            "token_budgets": self.budgets,
-            "answers": self.config.answers,
-            "early_stop": self.config.early_stop,
-            "stop_rule": RULE if self.config.early_stop else {},
-            "model": self.config.model,
-            "adapter": self.config.adapter,
-            **{name: value for name, value in identity.of_base(self.model).items() if name != "gate"},
-            **identity.of_adapter(self.model),
-            "page_side": PAGE_SIDE,
-            "settings": {name: asdict(gate) for name, gate in self.settings.items()},
-        }
-
-
-def page_and_questions(number: int, seed: int, most: int) -> tuple[Page, list[Question]]:
-    """Page `number` of a seed, and up to `most` of its questions; neither depends on how many pages there are."""
-    page = render_page(KINDS[number % len(KINDS)], PAGES_PER_SEED * seed + number, size=PAGE_SIDE, split="heldout")
-    drawn = random.Random(f"{seed}:{number}").sample(page.questions, min(most, len(page.questions)))
-    return page, drawn
-
-
-def _page_number(entry: dict[str, Any]) -> int:
-    return entry["page"]
-
-
-def _hardware() -> dict[str, Any]:
-    """The CPU's name where the system tells, its cores, and how busy they are."""
-    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
-    return {"processor": processor(), "cores": os.cpu_count(), "load_average": load}
-
-
-@contextmanager
-def _progress_bar(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error; yields a function that advances it by one page."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import track
 
-    columns = (TextColumn("measuring pages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("pages", total=total, completed=done)
-        yield lambda: bar.update(task, advance=1)
+    ranges.COUNT.check("pages", pages)
+    ranges.COUNT.check("questions", questions)
+    shared = SHIRGEvaluationConfig(token_budgets=token_budgets, modes=("shirg",)).resolved(model)
+    run = {
+        "format": FORMAT,
+        "seed": seed,
+        "questions": questions,
+        "answers": answers,
+        **{name: shared[name] for name in ("token_budgets", "prompt_suffix")},
+        **{name: value for name, value in identity.of_base(model).items() if name != "gate"},
+        **identity.of_adapter(model),
+        "settings": {name: asdict(gate) for name, gate in (settings or ablations()).items()},
+    }
+    folder = Path(output_dir)
+    with owned(folder):
+        journal = Journal(folder / PAGES_FILE, run, lambda entry: int(entry["page"]), resume=resume, noun="page")
+        left = [number for number in range(pages) if number not in journal.entries]
+        for number in track(left, "measuring pages", console=Console(stderr=True), transient=True):
+            journal.add(measure_page(model, run, number))
+        measured = [journal.entries[number] for number in range(pages)]
+        record = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command,
+            "environment": {"processor": processor(), **describe_environment(model)},
+            "run": run,
+            "counts": {"pages": pages} | {key: sum(page[key] for page in measured) for key in ("questions", "words")},
+            "results": summarise(measured, seed),
+        }
+        write_json(folder / RESULTS_FILE, record)
+        write_text(folder / REPORT_FILE, sweep_report(record))
+        draw_differences(folder / FIGURE_FILE, record)
+    return record
+
+
+def summarise(pages: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """One entry for each budget and setting: `setting`, `budget` and, for each measure, None or its `mean`, `low`, `high` and the
+    paired `difference` to the first setting: `mean`, `low`, `high`, `differing_pages`, `verdict`.
+
+    Means are over cases: a page with many words weighs more. Intervals resample pages.
+    """
+    entries = []
+    for budget, settings in pages[0]["rows"].items():
+        base = next(iter(settings))
+        for name, measured in settings.items():
+            entry: dict[str, Any] = {"setting": name, "budget": int(budget)}
+            for key in (key for key in MEASURES if key in measured):
+                cases = [
+                    (*pair, str(page["page"]))
+                    for page in pages
+                    for pair in zip(*(page["rows"][budget][one][key] for one in (name, base)), strict=False)
+                ]  # none where one of the two cannot select
+                entry[key] = _measured(*zip(*cases, strict=True), seed=seed) if cases else None
+            entries.append(entry)
+    return entries
+
+
+def _measured(ours: Sequence[float], theirs: Sequence[float], pages: Sequence[str], *, seed: int) -> dict[str, Any]:
+    level, against = mean_interval(ours, pages, seed=seed), compare(ours, theirs, pages, seed=seed)
+    difference = {"differing_pages": against.differing_pages, "verdict": against.verdict}
+    return {**_rounded(level), "difference": _rounded(against.interval) | difference}
+
+
+def _rounded(found: Interval) -> dict[str, Any]:
+    """Mean and interval to a thousandth of a point, more than they are good for."""
+    ends = {"mean": found.mean, "low": found.low, "high": found.high}
+    return {name: None if end is None else round(end, 5) + 0.0 for name, end in ends.items()}
+
+
+def sweep_report(record: dict[str, Any]) -> str:
+    """`sweep.md`, from what `sweep.json` holds."""
+    run, environment = record["run"], record["environment"]
+    counted = ", ".join(count(number, noun.removesuffix("s")) for noun, number in record["counts"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    parts = [
+        "# What each part of the gate is worth",
+        f"{counted}; seed {run['seed']}, {run['resolution']} px, relevance {run['relevance']}.",
+        f"![Differences to the first row, with their intervals]({FIGURE_FILE})",
+        LEGEND,
+        *(f"## K = {budget}\n\n{sweep_table(record, budget)}" for budget in run["token_budgets"]),
+        *([code_block(record["command"])] if record["command"] else []),
+        f"{record['date']}, {environment['processor']}, {environment['device']}, {environment['dtype']}; {versions}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def sweep_table(record: dict[str, Any], budget: int, measures: Sequence[str] = tuple(MEASURES)) -> str:
+    """The table of one budget, its first heading "K = 256", with those of `measures` that were taken."""
+    entries = [entry for entry in record["results"] if entry["budget"] == budget]
+    taken = [key for key in measures if entries[0].get(key)]
+    rows = ([f"`{entry['setting']}`", *(_cell(entry[key]) for key in taken)] for entry in entries)
+    return table([f"K = {budget}", *(MEASURES[key] for key in taken)], rows)
+
+
+def _cell(value: dict[str, Any] | None) -> str:
+    """ "41.2% (**-3.0 [-4.1, -1.9]**)"."""
+    if value is None:
+        return "-"
+    difference = value["difference"]
+    if not difference["differing_pages"]:
+        return f"{percent(value['mean'])} (=)"
+    bold = "" if difference["verdict"] == UNDECIDED else "**"
+    return f"{percent(value['mean'])} ({bold}{points(difference['mean'])} {interval(difference, points)}{bold})"
+
+
+def draw_differences(path: Path, record: dict[str, Any]) -> None:
+    """Paired differences to the first setting with their intervals: two measures side by side, a colour for each budget."""
+    from matplotlib.figure import Figure
+
+    results, (base, *names) = record["results"], record["run"]["settings"]
+    panels = [key for key in SHOWN[:2] if results[0][key]]
+    figure = Figure(figsize=(2.6 + 3.6 * len(panels), 1.8 + 0.3 * len(names)), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+        for number, budget in enumerate(record["run"]["token_budgets"]):
+            found = {entry["setting"]: entry[key] for entry in results if entry["budget"] == budget}
+            for place, name in enumerate(names):
+                if found[name]:
+                    one, height = found[name]["difference"], place + 0.15 * number
+                    axes.plot(100 * one["mean"], height, "o", markersize=4, color=COLOURS[number % len(COLOURS)])
+                    if one["differing_pages"] and one["low"] is not None:
+                        axes.hlines(height, 100 * one["low"], 100 * one["high"], color=COLOURS[number % len(COLOURS)])
+            axes.plot([], [], "o-", color=COLOURS[number % len(COLOURS)], label=f"K = {budget}")
+        axes.axvline(0, color="0.4", linewidth=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(title=MEASURES[key], xlabel=f"difference to {base}, points", ylim=(len(names) - 0.5, -0.5))
+        axes.grid(True, color="0.92")
+    figure.axes[0].legend(loc="lower left")
+    with atomic_path(path) as fresh:
+        figure.savefig(fresh, format="png", dpi=110, metadata={"Software": None})
