@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from shirg import ranges
+from shirg.cli import config_file
 from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
@@ -131,6 +132,7 @@ def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) 
 
     share = None if config.shard_index is None else (config.shard_index, config.num_shards)
     with owned(flags.output_dir, share):  # from here on, so that nobody loads a model in vain
+        config_file.write(flags, flags.output_dir, resumed=flags.resume)
         model = load_model(flags, flags.adapter)
         results = evaluator(config, model).run_evaluation()
     if processes.number == 1:

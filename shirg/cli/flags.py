@@ -94,6 +94,10 @@ class AdaptedModelFlags(ModelFlags):
 class SeedFlags(CommonFlags):
     """What makes a run repeatable."""
 
+    config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """YAML file with settings by their flags' names, as every run writes to `config.yaml` in its output folder (configs/ has
+    some); other flags override it."""
+
     seed: Annotated[int, ranges.SEED] = 0
     """Decides everything random: pages, their order, initial weights, budgets, noise and samples."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from tyro.conf import arg
 
 from shirg import ranges
+from shirg.cli import config_file
 from shirg.cli.flags import DataFlags, OptionalFolder
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
@@ -139,6 +140,7 @@ def command(flags: Flags) -> None:
     more = {name: getattr(flags, name) for name in OWN}
     config = dataset_config(flags, flags.image_resolution, flags.output_dir, **more)
     folder = SHIRGDatasetProcessor(config).prepare_full_dataset()
+    config_file.write(flags, folder)
     if config.num_shards == 1:
         console.print(f"{summary(folder)}: {folder}")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from shirg import ranges
-from shirg.cli import evaluate, prepare, train
+from shirg.cli import config_file, evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
@@ -78,6 +78,7 @@ def command(flags: Flags) -> None:
     with contextlib.ExitStack() as held:
         for folder in _filled(flags):
             held.enter_context(owned(folder))
+        config_file.write(flags, flags.output_dir, resumed=flags.resume)
         _run(flags, data, training, evaluation, stages)
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar, get_type_hints
 
 import tyro
 
+from shirg.cli import config_file
 from shirg.cli.flags import CommonFlags
 from shirg.errors import UserError, missing_package
 from shirg.process_group import part
@@ -57,7 +58,7 @@ def run_command(
     Exit codes: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C. A defect of ours keeps its
     traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
-    flags = parse(flags_type, argv, prog)
+    flags = parse(flags_type, sys.argv[1:] if argv is None else argv, prog)
 
     def work() -> None:
         check_numbers(flags)
@@ -66,12 +67,15 @@ def run_command(
     sys.exit(guarded(work, debug=flags.debug, flags=[field.name for field in fields(flags_type)]))
 
 
-def parse(flags_type: type[Flags], argv: Sequence[str] | None, prog: str | None) -> Flags:
-    """tyro's parse, its framed page about a mistake put into one line; help passes as it is."""
+def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> Flags:
+    """The settings of a `--config` file and of the command line; tyro's framed page about a mistake becomes one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(flags_type, args=argv, prog=prog)
+            return tyro.cli(flags_type, args=[*config_file.arguments_of(flags_type, argv), *argv], prog=prog)
+    except UserError as error:
+        print(f"shirg: error: {_one_line(str(error))}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
     except SystemExit as leaving:
         if leaving.code == USER_MISTAKE:
             inside = said.getvalue().split("\n", 1)[-1]  # the frame's first row is its title

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from tyro.conf import arg
 
+from shirg.cli import config_file
 from shirg.cli.flags import GateFlags, TrainingFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
@@ -105,6 +106,7 @@ def command(flags: Flags) -> None:
     config = dataclasses.replace(config, body_bits=flags.body_bits, shard_body=flags.shard_body)
     with Processes.of_launcher().owning(flags.output_dir):
         latest = resumed_from(flags.output_dir) if flags.resume else None
+        config_file.write(flags, flags.output_dir, resumed=flags.resume)
         train(flags, config, load_model(flags, latest), flags.prepared_dir)
     best = flags.output_dir / "checkpoints" / "best_model"
     Console(soft_wrap=True).print(f"best adapter: {best}", highlight=False)
