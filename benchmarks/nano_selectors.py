@@ -49,10 +49,10 @@ Row = tuple[str, int, int]
 class Asking:
     """The nano with one gate for every selector."""
 
-    def __init__(self, budgets: Sequence[int]) -> None:
-        self.budgets = tuple(budgets)
+    def __init__(self, budgets: Sequence[int], selectors: Sequence[str]) -> None:
+        self.budgets, known = tuple(budgets), whole_rules()
         self.model = Lavida.from_pretrained("nano")
-        self.settings_of = {name: replace(self.model.vision, gate=gate) for name, gate in whole_rules().items()}
+        self.settings_of = {name: replace(self.model.vision, gate=known[name]) for name in selectors or known}
         self.neediest = replace(self.model.vision, gate=GateConfig(selector="visionzip"))
         """Its needs make the tower keep what any selector wants."""
 
@@ -112,7 +112,11 @@ def measured(asking: Asking, journal: Path, count: int, workers: int) -> list[di
     with open(journal, "a", encoding="utf-8") as lines:
         if not known:
             lines.write(json.dumps(settings) + "\n")
-        for entry in track(_asked(missing, workers, asking.budgets), total=len(missing), description="pages"):
+        for entry in track(
+            _asked(missing, workers, (asking.budgets, tuple(asking.settings_of))),
+            total=len(missing),
+            description="pages",
+        ):
             lines.write(json.dumps(entry) + "\n")
             lines.flush()
             entries[entry["page"]] = entry
@@ -122,10 +126,10 @@ def measured(asking: Asking, journal: Path, count: int, workers: int) -> list[di
 _asking: Asking | None = None
 
 
-def _start(budgets: Sequence[int]) -> None:
+def _start(budgets: Sequence[int], selectors: Sequence[str]) -> None:
     global _asking
     torch.set_num_threads(1)
-    _asking = Asking(budgets)
+    _asking = Asking(budgets, selectors)
 
 
 def _ask(number: int) -> dict:
@@ -133,8 +137,8 @@ def _ask(number: int) -> dict:
     return _asking.page(number)
 
 
-def _asked(numbers: Sequence[int], workers: int, budgets: Sequence[int]) -> Iterator[dict]:
-    with multiprocessing.get_context("spawn").Pool(workers, _start, (budgets,)) as pool:
+def _asked(numbers: Sequence[int], workers: int, asked_of: tuple[Sequence[int], Sequence[str]]) -> Iterator[dict]:
+    with multiprocessing.get_context("spawn").Pool(workers, _start, asked_of) as pool:
         yield from pool.imap_unordered(_ask, numbers)
 
 
@@ -185,12 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=int, default=250, help="four questions each (default: %(default)s)")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="default: %(default)s")
+    names = whole_rules()
+    parser.add_argument("--selectors", nargs="+", choices=names, metavar="NAME", help=f"some of {', '.join(names)}")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per processor)")
     parser.add_argument("--output-dir", type=Path, default=Path("nano_work/selectors"), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
-    asking = Asking(arguments.budgets)
+    asking = Asking(arguments.budgets, arguments.selectors or ())
     entries = measured(asking, arguments.output_dir / "pages.jsonl", arguments.pages, arguments.workers)
     results = summarise(entries, arguments.seed)
     print_tables(results)
