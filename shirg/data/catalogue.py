@@ -81,6 +81,10 @@ class Catalogue:
         """File name of an image, relative to its source's root."""
         return self._cell(int(self._rows[self._starts[number]]), "name")
 
+    def item(self, number: int) -> tuple[str, str]:
+        """Source and file name of an image."""
+        return self.origins[self.origin[number]].name, self.name(number)
+
     def group(self, number: int) -> ImageGroup:
         """An image with its questions."""
         rows = self._rows[self._starts[number] : self._starts[number + 1]].tolist()

@@ -21,7 +21,7 @@ from shirg.data.near_duplicates import THRESHOLD
 from shirg.data.record_builder import RecordBuilder, record_tasks
 from shirg.data.records import Record
 from shirg.data.render import KINDS, render_page
-from shirg.data.shards import COLUMNS, SPLITS, write_shard
+from shirg.data.shards import COLUMNS, write_shard
 from shirg.data.sources import (
     BASE_SOURCE,
     EMBEDDED,
@@ -112,7 +112,7 @@ class SHIRGDatasetProcessor:
             logger.info("share %d is scanned; run all commands again when all shares are", config.shard_index)
             return
         refused = config.missing == "refuse" and any(plan.lacking.values())
-        if refused or not any(plan.total(split) for split in SPLITS):
+        if refused or not any(split.total for split in plan.splits.values()):
             raise UserError(shortage_message(config, plan.real, plan.rejected))
         self._write_shards(plan, catalogue, log)
         if self.alone:
@@ -181,7 +181,8 @@ class SHIRGDatasetProcessor:
         mine = [shard for number, shard in enumerate(shards) if number % config.num_shards == config.shard_index]
         missing = [shard for shard in mine if shard[0] not in log.shards]
         tasks = chain.from_iterable(
-            record_tasks(plan, catalogue, self._pages, split, start, stop) for _, split, start, stop in missing
+            record_tasks(plan.splits[split], catalogue, self._pages(split), start, stop)
+            for _, split, start, stop in missing
         )
         total, left = (sum(stop - start for _, _, start, stop in some) for some in (mine, missing))
         with progress_bar("writing records", total, total - left) as advance:
@@ -221,8 +222,9 @@ class SHIRGDatasetProcessor:
 def _shards(plan: SplitPlan, size: int) -> Iterator[tuple[str, str, int, int]]:
     """File name, split, first and last record of each shard, validation first."""
     for split in ("validation", "train"):
-        for number, start in enumerate(range(0, plan.total(split), size)):
-            yield f"{split}-{number:05d}.parquet", split, start, min(start + size, plan.total(split))
+        total = plan.splits[split].total
+        for number, start in enumerate(range(0, total, size)):
+            yield f"{split}-{number:05d}.parquet", split, start, min(start + size, total)
 
 
 def _checked(result: list[Record] | str, advance: Callable[[int], None]) -> list[Record]:

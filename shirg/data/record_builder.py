@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import islice
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from shirg.data.images import read_bytes, within
 from shirg.data.records import Record, image_id
 from shirg.data.sources.base import ImageGroup
 from shirg.data.sources.rendered import RECORDS_PER_SLOT, RenderedPages
-from shirg.data.splits import Segment, SplitPlan
+from shirg.data.splits import Split
 from shirg.errors import UserError
 
 
@@ -49,9 +49,6 @@ class PageTask:
     last: int
 
 
-Tasks: TypeAlias = "list[ImageTask | PageTask]"
-
-
 @dataclass(frozen=True)
 class RecordBuilder:
     """Builds the records of tasks; runs in a worker process.
@@ -64,7 +61,7 @@ class RecordBuilder:
     link: bool
     max_side: int
 
-    def __call__(self, tasks: Tasks) -> list[Record] | str:
+    def __call__(self, tasks: list[ImageTask | PageTask]) -> list[Record] | str:
         """The records of the tasks in order, or an error message: a worker's exception would carry its traceback."""
         try:
             return [record for task in tasks for record in self._records(task)]
@@ -90,31 +87,24 @@ class RecordBuilder:
 
 
 def record_tasks(
-    plan: SplitPlan, catalogue: Catalogue, pages: Callable[[str], RenderedPages], split: str, start: int, stop: int
-) -> Iterator[Tasks]:
-    """Chunks of work for records `start` to `stop` of a split; `pages` gives the rendered series of a split."""
-    for segment, first, last in plan.pieces(split, start, stop):
-        if segment.groups is not None:
-            yield from _image_tasks(segment, catalogue, split, first, last)
-            continue
-        for slot in range(first // RECORDS_PER_SLOT, -(-last // RECORDS_PER_SLOT)):
-            begin = slot * RECORDS_PER_SLOT
-            yield [PageTask(pages(split), slot, max(first - begin, 0), min(last - begin, RECORDS_PER_SLOT))]
+    split: Split, catalogue: Catalogue, pages: RenderedPages, start: int, stop: int
+) -> Iterator[list[ImageTask | PageTask]]:
+    """Chunks of work for records `start` to `stop` of a split; `pages` is its rendered series."""
+    images = _image_tasks(split, catalogue, pages.split, start, min(stop, split.real))
+    while chunk := list(islice(images, CHUNK)):
+        yield [*chunk]
+    first, last = max(start - split.real, 0), stop - split.real
+    for slot in range(first // RECORDS_PER_SLOT, -(-last // RECORDS_PER_SLOT)):
+        begin = slot * RECORDS_PER_SLOT
+        yield [PageTask(pages, slot, max(first - begin, 0), min(last - begin, RECORDS_PER_SLOT))]
 
 
-def _image_tasks(segment: Segment, catalogue: Catalogue, split: str, first: int, last: int) -> Iterator[Tasks]:
-    groups, ends, rows = segment.groups, segment.ends, segment.rows
-    assert groups is not None and ends is not None and rows is not None, "a segment of rendered pages has no images"
-    chunk: Tasks = []
-    index = int(np.searchsorted(ends, first, side="right"))
-    while index < len(ends) and (begin := int(ends[index - 1]) if index else 0) < last:
-        row, bounds = rows[index], (max(first - begin, 0), min(last, int(ends[index])) - begin)
+def _image_tasks(split: Split, catalogue: Catalogue, name: str, first: int, last: int) -> Iterator[ImageTask]:
+    for index in range(int(np.searchsorted(split.ends, first, side="right")), len(split.ends)):
+        begin = int(split.ends[index - 1]) if index else 0
+        if begin >= last:
+            return
+        row, bounds = split.rows[index], (max(first - begin, 0), min(last, int(split.ends[index])) - begin)
         size = (int(row["width"]), int(row["height"]))
-        group = catalogue.group(int(groups[index]))
-        chunk.append(ImageTask(group, split, *bounds, sha256_of_row(row), size, bool(row["kept"])))
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-        index += 1
-    if chunk:
-        yield chunk
+        group = catalogue.group(int(split.groups[index]))
+        yield ImageTask(group, name, *bounds, sha256_of_row(row), size, bool(row["kept"]))

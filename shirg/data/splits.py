@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from shirg.data.catalogue import Catalogue
 from shirg.data.config import Missing, SHIRGDatasetConfig
 from shirg.data.image_scan import ImageScan, ImageTable, sha256_of_row
 from shirg.data.near_duplicates import NearDuplicateIndex
-from shirg.data.shards import SPLITS
 from shirg.data.sources.base import Rejected
 from shirg.data.workers import progress_bar
 
@@ -31,7 +30,7 @@ class ImagePool:
         groups: catalogue numbers; [n].
         counts: questions per image; [n].
         table: results of the scan; n rows.
-        item: index -> (source, image name), for the list of rejected entries.
+        item: catalogue number -> (source, image name).
     """
 
     groups: np.ndarray
@@ -39,22 +38,40 @@ class ImagePool:
     table: ImageTable
     item: Callable[[int], tuple[str, str]]
 
+    def name(self, index: int) -> str:
+        """Source and name of an image."""
+        return " ".join(self.item(int(self.groups[index])))
+
+    def rejected(self, index: int, reason: str) -> Rejected:
+        """An image with its questions as a rejected entry."""
+        return Rejected(*self.item(int(self.groups[index])), reason, int(self.counts[index]))
+
 
 @dataclass(frozen=True)
-class Segment:
-    """Consecutive records of a split: of real images, or of rendered pages where `groups` is None.
+class Split:
+    """The records of one split: first those of real images, then rendered ones.
 
     Attributes:
-        length: number of records.
         groups: catalogue numbers of the images; [n].
-        ends: running sum of the records per image, the last is `length`; [n].
+        ends: running sum of the records per image; [n].
         rows: rows of the images in an `ImageTable`; [n].
+        rendered: number of rendered records.
     """
 
-    length: int
-    groups: np.ndarray | None = None
-    ends: np.ndarray | None = None
-    rows: np.ndarray | None = None
+    groups: np.ndarray
+    ends: np.ndarray
+    rows: np.ndarray
+    rendered: int
+
+    @property
+    def real(self) -> int:
+        """Records of real images."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @property
+    def total(self) -> int:
+        """All records."""
+        return self.real + self.rendered
 
 
 @dataclass
@@ -62,29 +79,16 @@ class SplitPlan:
     """What the data set consists of.
 
     Attributes:
-        segments: of each split, in order.
+        splits: `train` and `validation`.
         real: records of real images per part.
         lacking: records per part that its sources should give and do not.
-        rejected: unusable images with the reason.
+        rejected: unusable entries and images with the reason.
     """
 
-    segments: dict[str, list[Segment]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    real: dict[str, int] = field(default_factory=dict)
-    lacking: dict[str, int] = field(default_factory=dict)
-    rejected: list[Rejected] = field(default_factory=list)
-
-    def total(self, split: str) -> int:
-        """Records of a split."""
-        return sum(segment.length for segment in self.segments[split])
-
-    def pieces(self, split: str, start: int, stop: int) -> Iterator[tuple[Segment, int, int]]:
-        """The segments that hold records `start` to `stop` of a split, with first and last record within each."""
-        begin = 0
-        for segment in self.segments[split]:
-            first, last = max(start - begin, 0), min(stop - begin, segment.length)
-            if first < last:
-                yield segment, first, last
-            begin += segment.length
+    splits: dict[str, Split]
+    real: dict[str, int]
+    lacking: dict[str, int]
+    rejected: list[Rejected]
 
 
 class EvaluationImages:
@@ -92,7 +96,7 @@ class EvaluationImages:
 
     def __init__(self, pool: ImagePool):
         """Unusable images of the pool are ignored."""
-        self._pool, table = pool, pool.table
+        self._name, table = pool.name, pool.table
         self._exact = {sha256_of_row(table.rows[index]): index for index in np.flatnonzero(table.usable).tolist()}
         self._hashed = np.flatnonzero(table.usable & ~table.rows["blank"])
         self._near = NearDuplicateIndex(table.rows["hash"][self._hashed])
@@ -110,9 +114,6 @@ class EvaluationImages:
             if same is not None:
                 reasons[index] = f"the same file as {self._name(same)}, which is evaluated on"
         return reasons
-
-    def _name(self, index: int) -> str:
-        return " ".join(self._pool.item(index))
 
 
 def seeded_order(part: str, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -138,83 +139,83 @@ def assign_splits(
         fraction: share of the records for validation.
         missing: see above.
     """
-    plan = SplitPlan()
-    usable = {part: _usable(pools[part], evaluated, plan.rejected) for part in PARTS}
-    real = {part: min(sizes[part], int(pools[part].counts[usable[part]].sum())) for part in PARTS}
+    rejected: list[Rejected] = []
+    usable = {part: _usable(pools[part], evaluated, rejected) for part in PARTS}
+    counts = {part: np.where(usable[part], pools[part].counts, 0) for part in PARTS}
+    real = {part: min(sizes[part], int(counts[part].sum())) for part in PARTS}
     total = sum(sizes.values()) if missing == "render" else sum(real.values())
     held = min(max(round(fraction * total), 1), total - 1) if fraction and total else 0
-    chosen = _choose_validation(pools, usable, real, held, total)
+    chosen = _choose_validation(counts, real, held, total)
     seen = np.concatenate([pools[part].table.rows["sha256"][chosen[part]] for part in PARTS])
-    for part in PARTS:
-        validation = _segment(pools[part], chosen[part], None)
-        rest = _unseen(pools[part], np.setdiff1d(usable[part], chosen[part]), seen, plan.rejected)
-        train = _segment(pools[part], rest, max(sizes[part] - validation.length, 0))
-        plan.segments["validation"].append(validation)
-        plan.segments["train"].append(train)
-        plan.real[part] = validation.length + train.length
-        plan.lacking[part] = sizes[part] - plan.real[part]
-    rendered = sum(plan.lacking.values()) if missing == "render" else 0
-    held_rendered = min(max(held - plan.total("validation"), 0), rendered)
-    plan.segments["validation"].append(Segment(held_rendered))
-    plan.segments["train"].append(Segment(rendered - held_rendered))
-    return plan
+    taken: dict[str, dict[str, np.ndarray]] = {"train": {}, "validation": {}}
+    for part, pool in ((part, pools[part]) for part in PARTS):
+        # 64 bits suffice: for 600,000 images the chance of a collision is 10^-8, and it costs one image.
+        again = usable[part] & ~chosen[part] & np.isin(pool.table.rows["sha256"][:, 0], seen[:, 0])
+        for index in np.flatnonzero(again).tolist():
+            rejected.append(pool.rejected(index, "the same image is in the validation split"))
+        taken["validation"][part] = validation = np.where(chosen[part], counts[part], 0)
+        rest = np.where(chosen[part] | again, 0, counts[part])
+        quota = max(sizes[part] - int(validation.sum()), 0)
+        taken["train"][part] = np.clip(quota - (np.cumsum(rest) - rest), 0, rest)  # the first `quota` records
+        real[part] = int(validation.sum() + taken["train"][part].sum())
+    lacking = {part: sizes[part] - real[part] for part in PARTS}
+    rendered = sum(lacking.values()) if missing == "render" else 0
+    real_held = sum(int(taken["validation"][part].sum()) for part in PARTS)
+    held_rendered = min(max(held - real_held, 0), rendered)
+    splits = {
+        "train": _split(pools, taken["train"], rendered - held_rendered),
+        "validation": _split(pools, taken["validation"], held_rendered),
+    }
+    return SplitPlan(splits, real, lacking, rejected)
 
 
 def _usable(pool: ImagePool, evaluated: EvaluationImages, rejected: list[Rejected]) -> np.ndarray:
-    """Indices of the usable images; the others are added to `rejected`."""
+    """Which images are usable, bool [n]; the others are added to `rejected`."""
     reasons = evaluated.reasons(pool.table) | pool.table.reasons
+    usable = np.ones(len(pool.table), dtype=bool)
     for index in sorted(reasons):
-        rejected.append(Rejected(*pool.item(index), reasons[index], int(pool.counts[index])))
-    return np.setdiff1d(np.arange(len(pool.table)), np.fromiter(reasons, np.int64, len(reasons)), assume_unique=True)
+        usable[index] = False
+        rejected.append(pool.rejected(index, reasons[index]))
+    return usable
 
 
 def _choose_validation(
-    pools: dict[str, ImagePool], usable: dict[str, np.ndarray], real: dict[str, int], held: int, total: int
+    counts: dict[str, np.ndarray], real: dict[str, int], held: int, total: int
 ) -> dict[str, np.ndarray]:
-    chosen, begin = {}, 0
+    """Which images go into validation, bool [n] per part; `counts` are 0 for unusable images."""
+    chosen, begin = {part: np.zeros(len(counts[part]), dtype=bool) for part in PARTS}, 0
     for part in PARTS:  # shares are rounded as a running sum, so that together they do not exceed `held`
         end = begin + real[part]
         left = (round(held * end / total) - round(held * begin / total)) if total else 0
-        begin, indices = end, []
-        for index in usable[part].tolist():
+        begin = end
+        for index in np.flatnonzero(counts[part]).tolist():
             if not left:
                 break
-            if pools[part].counts[index] <= left:
-                indices.append(index)
-                left -= int(pools[part].counts[index])
-        chosen[part] = np.array(indices, dtype=np.int64)
-    images = sum(len(usable[part]) for part in PARTS if real[part])
-    if held and sum(real.values()) == total and not any(map(len, chosen.values())) and images > 1:
+            if counts[part][index] <= left:
+                chosen[part][index] = True
+                left -= int(counts[part][index])
+    images = sum(np.count_nonzero(counts[part]) for part in PARTS if real[part])
+    if held and sum(real.values()) == total and not any(map(np.any, chosen.values())) and images > 1:
         # Every image has more questions than validation may take. Take the smallest one that fits its part.
         candidates = [
-            (int(pools[part].counts[index]), part, index)
+            (int(counts[part][index]), part, index)
             for part in PARTS
-            for index in usable[part].tolist()
-            if pools[part].counts[index] <= real[part]
+            for index in np.flatnonzero(counts[part]).tolist()
+            if counts[part][index] <= real[part]
         ]
         if candidates:
             _, part, index = min(candidates)
-            chosen[part] = np.array([index], dtype=np.int64)
+            chosen[part][index] = True
     return chosen
 
 
-def _unseen(pool: ImagePool, indices: np.ndarray, seen: np.ndarray, rejected: list[Rejected]) -> np.ndarray:
-    """Indices whose images are not among `seen` (checksums [n, 4]); the others are added to `rejected`."""
-    # 64 bits suffice: for 600,000 images the chance of a collision is 10^-8, and it costs one image.
-    again = np.isin(pool.table.rows["sha256"][indices, 0], seen[:, 0])
-    for index in indices[again].tolist():
-        reason = "the same image is in the validation split"
-        rejected.append(Rejected(*pool.item(index), reason, int(pool.counts[index])))
-    return indices[~again]
-
-
-def _segment(pool: ImagePool, indices: np.ndarray, quota: int | None) -> Segment:
-    """All records of these images, or the first `quota`; the rest of the last image is dropped."""
-    ends = np.cumsum(pool.counts[indices])
-    if quota is not None:
-        cut = int(np.searchsorted(ends, quota)) + 1 if quota else 0
-        indices, ends = indices[:cut], np.minimum(ends[:cut], quota)
-    return Segment(int(ends[-1]) if len(ends) else 0, pool.groups[indices], ends, pool.table.rows[indices])
+def _split(pools: dict[str, ImagePool], taken: dict[str, np.ndarray], rendered: int) -> Split:
+    """A split from the number of records taken of each image."""
+    used = {part: np.flatnonzero(taken[part]) for part in PARTS}
+    groups = np.concatenate([pools[part].groups[used[part]] for part in PARTS])
+    ends = np.cumsum(np.concatenate([taken[part][used[part]] for part in PARTS]))
+    rows = np.concatenate([pools[part].table.rows[used[part]] for part in PARTS])
+    return Split(groups, ends, rows, rendered)
 
 
 class SplitPlanner:
@@ -241,7 +242,9 @@ class SplitPlanner:
             more = {part: self._blocks(part, plan.lacking[part], blocks[part]) for part in PARTS}
             if all(more[part] == blocks[part] for part in PARTS):
                 not_compared = [
-                    Rejected(*held_out.item(index), f"not compared with training images: {reason}", 0)
+                    Rejected(
+                        *held_out.item(int(held_out.groups[index])), f"not compared with training images: {reason}", 0
+                    )
                     for index, reason in sorted(held_out.table.reasons.items())
                 ]
                 plan.rejected = [*self.catalogue.rejected, *not_compared, *plan.rejected]
@@ -275,12 +278,7 @@ class SplitPlanner:
         scan = self.scans[part]
         table = scan.table(blocks)
         groups = scan.order[: len(table)]
-
-        def item(index: int) -> tuple[str, str]:
-            origin = self.catalogue.origins[self.catalogue.origin[groups[index]]]
-            return origin.name, self.catalogue.name(int(groups[index]))
-
-        return ImagePool(groups, self.catalogue.counts[groups], table, item)
+        return ImagePool(groups, self.catalogue.counts[groups], table, self.catalogue.item)
 
 
 def shortage_message(config: SHIRGDatasetConfig, have: dict[str, int], rejected: list[Rejected]) -> str:

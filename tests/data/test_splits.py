@@ -54,28 +54,26 @@ def plan_of(
 def test_any_composition_is_exact_and_never_shares_an_image(base, ocr, sizes, fraction, missing, shas):
     asked = dict(zip(PARTS, sizes, strict=True))
     plan = plan_of({"base": base, "ocr": ocr}, asked, fraction, missing, shas)
-    total, held = sum(sizes), plan.total("validation")
+    total, held, trained = sum(sizes), plan.splits["validation"].total, plan.splits["train"].total
     if missing == "render":
-        assert held + plan.total("train") == total
+        assert held + trained == total
         target = min(max(round(fraction * total), 1), total - 1) if fraction else 0
         rendered = total - sum(plan.real.values())
         assert held == target or rendered < target or held <= 4
     else:
-        assert held + plan.total("train") == sum(plan.real.values())
+        assert held + trained == sum(plan.real.values())
     assert {part: plan.real[part] + plan.lacking[part] for part in PARTS} == asked
     counts, images = [*base, *ocr], {}
     for split in SPLITS:
-        segments = [segment for segment in plan.segments[split] if segment.groups is not None]
-        used = [group for segment in segments for group in segment.groups.tolist()]
+        used = plan.splits[split].groups.tolist()
         assert len(set(used)) == len(used) and all(shas[group] for group in used)
         images[split] = {shas[group] for group in used}
-        for segment in segments:
-            taken = np.diff(segment.ends, prepend=0).tolist()
-            assert all(1 <= n <= counts[g] for n, g in zip(taken, segment.groups.tolist(), strict=True))
-            cut = [g for n, g in zip(taken, segment.groups.tolist(), strict=True) if n < counts[g]]
-            assert split == "train" or not cut
-            assert len(cut) <= 1
-        assert plan.total(split) == sum(last - first for _, first, last in plan.pieces(split, 0, plan.total(split)))
+        taken = np.diff(plan.splits[split].ends, prepend=0).tolist()
+        assert all(1 <= n <= counts[g] for n, g in zip(taken, used, strict=True))
+        cut = [g for n, g in zip(taken, used, strict=True) if n < counts[g]]
+        assert split == "train" or not cut
+        assert len({g < len(base) for g in cut}) == len(cut)  # at most one per part
+        assert plan.splits[split].total == sum(taken) + plan.splits[split].rendered
     assert images["train"].isdisjoint(images["validation"])
     unique = [sha for sha in shas[: len(counts)] if sha]
     if len(set(unique)) == len(unique):  # nothing is lost to copies
