@@ -59,7 +59,7 @@ class RecordDataset(Dataset[Record]):
         self.augment, self.seed, self.epoch = augment, seed, 0
         if not self.folder.is_dir():
             raise UserError(f"data folder {folder}: no such folder; make one with `shirg prepare`")
-        self._open()
+        self._readers = [ShardReader(path) for path in shard_paths(self.folder, split)]
         if not self._readers:
             raise UserError(f"data folder {folder}: no {split}-*.parquet in it; make one with `shirg prepare`")
 
@@ -101,16 +101,6 @@ class RecordDataset(Dataset[Record]):
         paths = shard_paths(self.folder, self.split)
         values = (row for path in paths for row in zip(*(column_values(path, name) for name in names), strict=True))
         return of_values(chain([[str(self.seed)]] if self.augment else [], values))
-
-    def _open(self) -> None:
-        self._readers = [ShardReader(path) for path in shard_paths(self.folder, self.split)]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_readers"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
 
 def collate(records: list[Record]) -> list[Record]:

@@ -130,6 +130,9 @@ class ShardReader:
             self._ends.append(self._ends[-1] + meta.row_group(group).num_rows)
         self._held: tuple[int, Any] = (-1, None)
 
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path]]:
+        return ShardReader, (self.path,)  # a loader's worker opens the file itself
+
     def __len__(self) -> int:
         return self._ends[-1]
 

@@ -240,7 +240,7 @@ class SplitPlanner:
                 pools, EvaluationImages(held_out), config.sizes, config.validation_fraction, config.missing
             )
             more = {part: self._blocks(part, plan.lacking[part], blocks[part]) for part in PARTS}
-            if all(more[part] == blocks[part] for part in PARTS):
+            if all(more[part] == blocks[part] for part in PARTS):  # the plan needs no more images
                 not_compared = [
                     Rejected(
                         *held_out.item(int(held_out.groups[index])), f"not compared with training images: {reason}", 0
@@ -288,10 +288,10 @@ def shortage_message(config: SHIRGDatasetConfig, have: dict[str, int], rejected:
     counts = "; ".join(f"{part} part: {asked[part]} records requested, {have[part]} found" for part in short)
     lost = sum(entry.records for entry in rejected)
     first = f" ({lost} rejected; the first, {rejected[0].item}: {rejected[0].reason})" if lost else ""
-    advice = "`shirg prepare --list` names the files of each data set"
+    advice = "Get data (`shirg prepare --list` names the files)"
     if any(have.values()):
         advice = f"Use {' '.join(f'{flags[part]} {have[part]}' for part in short)}"
     return (
-        f"{counts}{first}. {advice}, add a source, or choose: --allow-fewer takes what there is, "
-        "--render-missing fills up with rendered pages"
+        f"{counts}{first}. {advice}, add a source, --allow-fewer to take what there is, or --render-missing to fill up "
+        "with rendered pages"
     )

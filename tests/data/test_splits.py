@@ -131,7 +131,7 @@ def test_fewer_records_than_asked_are_an_error_unless_allowed(lab: Path, tmp_pat
 
 def test_a_folder_without_anything_usable_is_never_an_empty_data_set(tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"ocr part: 20 records requested, 0 found\. `shirg prepare --list` names the files"
+        UserError, match=r"ocr part: 20 records requested, 0 found\. Get data \(`shirg prepare --list` names the files"
     ):
         prepare(tmp_path / "data", data_dir=tmp_path, allow_fewer=True)
     assert not (tmp_path / "data/manifest.json").exists()
