@@ -33,8 +33,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from shirg.data.loader import RecordDataset, build_loaders
-from shirg.data.order import EpochOrder
 from shirg.data.records import Record, image_id
+from shirg.data.sampler import EpochOrder
 from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import write_shard
 from shirg.data.sources import RenderedPages

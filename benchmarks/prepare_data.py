@@ -72,7 +72,7 @@ def write_images(folder: Path, number: int, size: tuple[int, int], distinct: int
 def index(folder: Path) -> int:
     """Reads and groups all captions."""
     from shirg.data.catalogue import CatalogueWriter
-    from shirg.data.sources.llava_pretrain import LlavaPretrain
+    from shirg.data.sources.llava import LlavaPretrain
 
     writer = CatalogueWriter(folder / "questions.arrow")
     writer.read("base", LlavaPretrain(folder / "llava_pretrain"), "train")

@@ -300,8 +300,8 @@ def data(folder: Path | None) -> Finding:
     """
     if folder is None:
         return Finding("data", None, "not asked for", "--prepared-dir DIR looks at what shirg prepare made")
-    from shirg.data.checking import read_manifest
     from shirg.data.loader import RecordDataset
+    from shirg.data.manifest import read_manifest
 
     manifest = read_manifest(folder)
     sizes = {shard["file"]: shard["bytes"] for shard in manifest["shards"]}

@@ -1,9 +1,8 @@
-"""`shirg prepare`: make a training set."""
+"""`shirg prepare`: prepare training data."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -33,13 +32,13 @@ class Flags(DataFlags):
     """Pixels per side of rendered pages, a multiple of 14; real images keep their size."""
 
     output_dir: Path = Path("./shirg_data")
-    """Folder for the shards and the manifest. A run that was stopped goes on where it was."""
+    """Folder for the shards and the manifest. A stopped run resumes when the command is repeated."""
 
     base_json: Files = ()
-    """Files in LLaVA's form (.json or .jsonl, any name; images beside them) to add to the general part."""
+    """Files in LLaVA's format (.json or .jsonl, any name; images beside them) to add to the base part."""
 
     ocr_json: Files = ()
-    """The same for the part that is about reading text."""
+    """The same for the OCR part."""
 
     from_hub: Annotated[tuple[str, ...], arg(metavar="NAME[=FOLDER] [...]", help_behavior_hint="(default: none)")] = ()
     """Sets to fetch from the Hugging Face hub into --data-dir first: chartqa docvqa textvqa ocrvqa; =FOLDER for a
@@ -49,13 +48,13 @@ class Flags(DataFlags):
         tuple[str, ...] | None,
         arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: every set that is found)"),
     ] = None
-    """Evaluation sets of which no image, exact or alike, may be in the training set."""
+    """Evaluation sets whose images, and near-duplicates of them, must not be in the training data."""
 
     exclude_data_dir: OptionalFolder = None
-    """Another folder where evaluation sets are looked for, beside --data-dir."""
+    """Another folder to search for evaluation sets, besides --data-dir."""
 
     images: Literal["embed", "link"] = "embed"
-    """Store image files in the shards, or their paths: small shards that need the images to stay where they are."""
+    """Store image files in the shards, or their paths: small shards, but the images must stay in place."""
 
     max_image_side: Annotated[int, ranges.IMAGE_SIDE] = 4096
     """Longer side in pixels; larger real images are shrunk to it."""
@@ -69,23 +68,23 @@ class Flags(DataFlags):
     num_workers: Annotated[
         int | None, ranges.PROCESSES, arg(metavar="INT", help_behavior_hint="(default: up to 2)")
     ] = None
-    """Processes that open and render images; the result does not depend on it."""
+    """Processes that open and render images; the result is the same."""
 
     shard_index: Annotated[int, ranges.PART] = 0
-    """Which share of the work this process does, from 0: the number of a task in a cluster's array job."""
+    """Which share of the work this process does, from 0: the task number in a cluster's array job."""
 
     num_shards: Annotated[int, ranges.PARTS] = 1
     """How many processes share the work on one folder; docs/data.md shows the commands."""
 
     list: bool = False
-    """Say which data sets are read, with licence, size and the files they need, and stop."""
+    """Print the supported data sets with licence, size and the files they need, and exit."""
 
     check: OptionalFolder = None
-    """Verify a finished folder, every image of it, and stop."""
+    """Verify a finished folder with all its images, and exit."""
 
 
 def dataset_config(flags: DataFlags, image_resolution: int, folder: Path, **more: Any) -> SHIRGDatasetConfig:
-    """The flags as the library's configuration; `more` are fields that only some commands have flags for.
+    """The configuration from the flags; `more` are fields that only some commands have flags for.
 
     Raises:
         UserError: for a value that cannot be prepared.
@@ -108,24 +107,14 @@ def dataset_config(flags: DataFlags, image_resolution: int, folder: Path, **more
 
 
 OWN = (
-    "base_json",
-    "ocr_json",
-    "from_hub",
-    "exclude_datasets",
-    "exclude_data_dir",
-    "images",
-    "max_image_side",
-    "shard_size",
-    "validation_fraction",
-    "num_workers",
-    "shard_index",
-    "num_shards",
-)
-"""Flags of this command alone that are fields of the configuration."""
+    "base_json", "ocr_json", "from_hub", "exclude_datasets", "exclude_data_dir", "images", "max_image_side", "shard_size",
+    "validation_fraction", "num_workers", "shard_index", "num_shards",
+)  # fmt: skip
+"""Flags of this command only that are fields of the configuration."""
 
 
 def command(flags: Flags) -> None:
-    """Prepare, and say what came of it."""
+    """Prepare the data and print a summary."""
     from rich.console import Console
 
     from shirg.data.preparation import SHIRGDatasetProcessor
@@ -146,18 +135,18 @@ def command(flags: Flags) -> None:
 
 
 def listing() -> str:
-    """The sources as a text: what each is called, holds and needs, and whose it is."""
+    """The sources as a text: name, licence, size, files, origin and use of each."""
     from shirg.data.sources import BASE_SOURCE, HELD_OUT, OCR_SOURCES, LlavaJson, LocalSource, RenderedPages
-    from shirg.data.sources.hub_files import RELEASES
+    from shirg.data.sources.hub import RELEASES
 
     sources: tuple[type[LocalSource], ...] = (BASE_SOURCE, LlavaJson, *OCR_SOURCES)
     blocks = []
     for source in sources:
         uses = ["base part" if source is BASE_SOURCE else "base or OCR part" if source is LlavaJson else "OCR part"]
-        uses += ["kept out of training by its test part"] if source.name in HELD_OUT else []
+        uses += ["its test part is excluded from training"] if source.name in HELD_OUT else []
         hub = f"; or --from-hub {source.name} ({RELEASES[source.name].repository})" if source.name in RELEASES else ""
         blocks.append(_block(source.name, source.licence, source.size, source.layout, source.home + hub, uses))
-    uses = ["both parts without --data-dir, what is missing with --render-missing"]
+    uses = ["both parts without --data-dir, missing records with --render-missing"]
     rendered = RenderedPages()
     needs = "nothing: documents, receipts, forms, tables and charts are drawn"
     blocks.append(_block(rendered.name, rendered.licence, "any", needs, "comes with SHIRG", uses))
@@ -170,25 +159,27 @@ def _block(name: str, licence: str, size: str, needs: str, home: str, uses: list
 
 
 def checked(folder: Path) -> str:
-    """One line about a folder that is whole.
+    """One line about an intact folder.
 
     Raises:
-        UserError: if it is not; the message counts and shows what is wrong.
+        UserError: if it is not intact; the message counts the problems and shows the first ones.
     """
-    from shirg.data.checking import check_folder, read_manifest
-    from shirg.data.progress import bar
+    from shirg.data.manifest import check_folder, read_manifest
+    from shirg.data.workers import progress_bar
 
-    with bar("checking records", read_manifest(folder)["total_samples"], 0) as advance:
+    with progress_bar("checking records", read_manifest(folder)["total_samples"]) as advance:
         problems = check_folder(folder, advance)
     if problems:
         shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise UserError(f"{folder}: {len(problems)} problems: {shown}")
-    return f"{folder} is whole: {summary(folder)}"
+    return f"{folder} is intact: {summary(folder)}"
 
 
 def summary(folder: Path) -> str:
     """One line about a prepared folder, from its manifest."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    from shirg.data.manifest import read_manifest
+
+    manifest = read_manifest(folder)
     splits = ", ".join(
         f"{entry['records']:,} for {'training' if name == 'train' else name} on {entry['images']:,} images"
         for name, entry in manifest["splits"].items()
@@ -197,8 +188,8 @@ def summary(folder: Path) -> str:
     skipped = len(manifest["rejected"])
     return (
         f"{manifest['total_samples']:,} records ({splits}; {manifest['sources'].get('rendered', 0):,} of them rendered)"
-        + (f", {fewer:,} fewer than asked" if fewer else "")
-        + (f", {skipped:,} entries skipped, listed in manifest.json" if skipped else "")
+        + (f", {fewer:,} fewer than requested" if fewer else "")
+        + (f", {skipped:,} entries rejected, listed in manifest.json" if skipped else "")
     )
 
 

@@ -94,7 +94,7 @@ def _data(flags: Flags) -> SHIRGDatasetConfig:
     Raises:
         OtherRunError: if --resume is given with other data than the run's.
     """
-    from shirg.data.checking import read_manifest
+    from shirg.data.manifest import read_manifest
     from shirg.identity import check_same_run
 
     folder = flags.output_dir / "data"

@@ -1,7 +1,10 @@
-"""Data: sources, rendered pages, preparation and loading.
+"""Data sets, rendered pages, preparation of training data and loading.
 
-A `Record` is one question about one image. `load_benchmark` gives the records of an evaluation set, local, embedded or
-from the hub. `SHIRGDatasetProcessor` writes training records to Parquet shards, which `build_loaders` reads back.
+A `Record` is one question about one image. `load_benchmark` returns the records of an evaluation set.
+`SHIRGDatasetProcessor` writes training records to Parquet shards; `build_loaders` reads them.
+
+Preparation: `sources` -> `catalogue` (all questions) -> `image_scan` (checksums, near-duplicates) -> `splits` (plan) ->
+`record_builder` (workers) -> `shards`, `manifest`. Training: `shards` -> `loader` -> `sampler`.
 """
 
 from __future__ import annotations
@@ -11,13 +14,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shirg.data.loader import RecordDataset, build_loaders, collate
-    from shirg.data.order import EpochOrder
     from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
     from shirg.data.records import Record
+    from shirg.data.sampler import EpochOrder
     from shirg.data.sources import load_benchmark
 
 _HOMES = {
-    "EpochOrder": "shirg.data.order",
+    "EpochOrder": "shirg.data.sampler",
     "Record": "shirg.data.records",
     "RecordDataset": "shirg.data.loader",
     "SHIRGDatasetConfig": "shirg.data.preparation",

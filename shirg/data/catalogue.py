@@ -1,4 +1,4 @@
-"""All questions of all sources on the disk, grouped by image, so that memory does not grow with their text."""
+"""The questions of all sources in an Arrow file on disk, grouped by image, so that memory does not grow with their text."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from shirg.data.sources.base import TWICE, Collector, Draft, ImageGroup, LocalSource, Rejected
+from shirg.data.sources.base import DUPLICATE, Collector, Draft, ImageGroup, LocalSource, Rejected
 
 ROWS = 10_000
-"""Questions that are in memory while the annotation files are read."""
+"""Questions per record batch, and in memory while the annotation files are read."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A source of the catalogue: which part it is of, and what every record of it says."""
+    """A source in the catalogue. Its `repr` is part of `Catalogue.digest`."""
 
     part: str
     name: str
@@ -26,52 +26,68 @@ class Origin:
 
 
 class Catalogue:
-    """Questions by number, images ("groups") by number with the questions about each.
+    """Questions about images. An image ("group") has a number, and so has a question.
 
     Attributes:
         origins: the sources.
-        rejected: entries that cannot be used, in reading order.
-        starts: `rows[starts[g] : starts[g + 1]]` are the questions about image g; [G + 1].
-        origin: number of the source of every image; [G].
-        digest: changes with any question, answer or image name (not with the images themselves).
+        rejected: unusable entries, in reading order.
+        origin: index into `origins` of each image; [G].
+        counts: questions about each image; [G].
+        digest: changes with any question, answer or image name (not with image files).
     """
 
-    def __init__(self, path: Path, origins: list[Origin], rejected: list[Rejected], keys: Keys):
-        """Groups the questions in the file; see `CatalogueWriter.close`."""
+    def __init__(
+        self,
+        path: Path,
+        origins: list[Origin],
+        rejected: list[Rejected],
+        question: np.ndarray,
+        image: np.ndarray,
+        origin: np.ndarray,
+    ):
+        """Group the questions of a file.
+
+        Args:
+            path: made by `CatalogueWriter`.
+            origins: the sources.
+            rejected: unusable entries so far; duplicate questions are added.
+            question: hash of each question with its answers and image; [Q].
+            image: hash of each question's image; [Q].
+            origin: index into `origins` of each question; [Q].
+        """
         import pyarrow as pa
 
         self.origins, self.rejected = origins, list(rejected)
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self._batch: tuple[int, Any] = (-1, None)
-        question, image, origin = keys.arrays()
         self.digest = hashlib.sha256(question.tobytes() + repr(origins).encode()).hexdigest()
         kept = np.sort(np.unique(question, return_index=True)[1])
         for row in np.setdiff1d(np.arange(len(question)), kept, assume_unique=True).tolist():
-            self.rejected.append(Rejected(origins[origin[row]].name, self._cell(row, "name"), TWICE))
+            self.rejected.append(Rejected(origins[origin[row]].name, self._cell(row, "name"), DUPLICATE))
         _, first, code = np.unique(image[kept], return_index=True, return_inverse=True)
-        place = np.empty(len(first), dtype=np.int64)
-        place[np.argsort(first)] = np.arange(len(first))  # images in the order in which they are first asked about
-        code = place[code]
-        self.rows = kept[np.argsort(code, kind="stable")]
-        self.starts = np.concatenate(([0], np.cumsum(np.bincount(code, minlength=len(first))))).astype(np.int64)
-        self.origin = origin[self.rows[self.starts[:-1]]]
+        rank = np.empty(len(first), dtype=np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))  # images in the order of their first question
+        code = rank[code]
+        self.counts = np.bincount(code, minlength=len(first))
+        self._rows = kept[np.argsort(code, kind="stable")]  # questions of image g: _rows[_starts[g] : _starts[g + 1]]
+        self._starts = np.concatenate(([0], np.cumsum(self.counts))).astype(np.int64)
+        self.origin = origin[self._rows[self._starts[:-1]]]
 
     def part(self, name: str) -> np.ndarray:
         """Numbers of the part's images, in reading order."""
         return np.flatnonzero(np.isin(self.origin, [n for n, o in enumerate(self.origins) if o.part == name]))
 
-    @property
-    def counts(self) -> np.ndarray:
-        """How many questions there are about every image; [G]."""
-        return np.diff(self.starts)
-
     def name(self, number: int) -> str:
-        """File name of image `number`, relative to its source's root."""
-        return self._cell(int(self.rows[self.starts[number]]), "name")
+        """File name of an image, relative to its source's root."""
+        return self._cell(int(self._rows[self._starts[number]]), "name")
+
+    def item(self, number: int) -> tuple[str, str]:
+        """Source and file name of an image."""
+        return self.origins[self.origin[number]].name, self.name(number)
 
     def group(self, number: int) -> ImageGroup:
-        """Image `number` with its questions."""
-        rows = self.rows[self.starts[number] : self.starts[number + 1]].tolist()
+        """An image with its questions."""
+        rows = self._rows[self._starts[number] : self._starts[number + 1]].tolist()
         origin = self.origins[self.origin[number]]
         drafts = tuple(
             Draft(self._cell(row, "question"), tuple(self._cell(row, "answers")), self._cell(row, "kind"))
@@ -80,89 +96,69 @@ class Catalogue:
         return ImageGroup(origin.name, origin.licence, origin.root, self.name(number), drafts)
 
     def _cell(self, row: int, column: str) -> Any:
-        number, place = divmod(row, ROWS)
+        number, offset = divmod(row, ROWS)
         if self._batch[0] != number:
             self._batch = (number, self._reader.get_batch(number))
-        return self._batch[1].column(column)[place].as_py()
-
-
-class Keys:
-    """Of every question in 8 bytes each: what it is, which image it is about, whose it is."""
-
-    def __init__(self) -> None:
-        self._blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def add(self, rows: list[tuple[int, str, Draft]]) -> None:
-        """Enters questions (number of the source, image, draft)."""
-        question = np.array([_hash(repr(row)) for row in rows], dtype=np.int64)
-        image = np.array([_hash(f"{origin}:{name}") for origin, name, _ in rows], dtype=np.int64)
-        origin = np.array([origin for origin, _, _ in rows], dtype=np.int64)
-        self._blocks.append((question, image, origin))
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All three columns."""
-        empty = np.zeros(0, dtype=np.int64)
-        columns = zip(*self._blocks, strict=True) if self._blocks else ([empty],) * 3
-        question, image, origin = (np.concatenate(column) for column in columns)
-        return question, image, origin
+        return self._batch[1].column(column)[offset].as_py()
 
 
 class CatalogueWriter:
     """Reads sources into the file of a catalogue, `ROWS` questions in memory at a time."""
 
     def __init__(self, path: Path):
-        """Begins the file."""
         import pyarrow as pa
 
         text = pa.string()
-        self.path, self.keys = path, Keys()
+        self.path = path
         self.schema = pa.schema({"name": text, "question": text, "answers": pa.list_(text), "kind": text})
         self.file = pa.ipc.new_file(str(path), self.schema)
         self.origins: list[Origin] = []
         self.rejected: list[Rejected] = []
         self.waiting: list[tuple[int, str, Draft]] = []
+        self.keys: list[np.ndarray] = []
 
     def read(self, part: str, source: LocalSource, split: str) -> int:
-        """Adds all of a source's questions of a split to a part, and returns how many.
+        """Add a source's questions of a split to a part; returns how many.
 
         Raises:
             UserError: if an annotation file cannot be read.
         """
-        number = len(self.origins)
+        collector = _CatalogueCollector(self, len(self.origins), source)
         self.origins.append(Origin(part, source.name, source.licence, source.folder.absolute()))
-        sink = _Sink(self, number, source)
-        source.read(split, sink)
-        return sink.count
+        source.read(split, collector)
+        return collector.count
 
     def take(self, row: tuple[int, str, Draft]) -> None:
-        """Adds one question."""
+        """Add one question: index of its source, image name, question and answers."""
         self.waiting.append(row)
         if len(self.waiting) == ROWS:
             self._flush()
 
     def close(self) -> Catalogue:
-        """Ends the file and opens it as a catalogue."""
+        """Complete the file and open it."""
         if self.waiting:
             self._flush()
         self.file.close()
-        return Catalogue(self.path, self.origins, self.rejected, self.keys)
+        keys = np.concatenate([np.zeros((3, 0), dtype=np.int64), *self.keys], axis=1)
+        return Catalogue(self.path, self.origins, self.rejected, *keys)
 
     def _flush(self) -> None:
         import pyarrow as pa
 
+        rows, self.waiting = self.waiting, []
         columns = [
-            [name for _, name, _ in self.waiting],
-            [draft.question for _, _, draft in self.waiting],
-            [list(draft.answers) for _, _, draft in self.waiting],
-            [draft.kind for _, _, draft in self.waiting],
+            [name for _, name, _ in rows],
+            [draft.question for _, _, draft in rows],
+            [list(draft.answers) for _, _, draft in rows],
+            [draft.kind for _, _, draft in rows],
         ]
         self.file.write_batch(pa.record_batch(columns, schema=self.schema))
-        self.keys.add(self.waiting)
-        self.waiting = []
+        keys = [(_hash(repr(row)), _hash(f"{row[0]}:{row[1]}"), row[0]) for row in rows]
+        self.keys.append(np.array(keys, dtype=np.int64).T)
 
 
-class _Sink(Collector):
-    """A collector that passes everything on to the file."""
+class _CatalogueCollector(Collector):
+    """Passes questions and rejected entries to the writer."""
 
     def __init__(self, writer: CatalogueWriter, number: int, source: LocalSource):
         super().__init__(source.name, source.licence, source.folder)

@@ -1,4 +1,4 @@
-"""Image files of data sets: found inside their folder, read up to a bound, and stored as PNG or JPEG."""
+"""Image files of data sets: safe paths, bounded reading, PNG or JPEG bytes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ MAX_BYTES = 256 * 2**20
 """Largest image file that is read into memory."""
 
 KEPT = ("PNG", "JPEG", "MPO")
-"""Formats whose files are stored as they are. MPO is a JPEG with further pictures behind it."""
+"""Formats whose files are stored unchanged. MPO is a JPEG file followed by more images."""
 
 
 def safe_relative(name: str) -> PurePosixPath:
-    """`name` from a data set's record as a path that cannot leave the data folder.
-
-    Links inside the folder are followed: their owner put them there, a record did not.
+    """`name` from a data set's record as a path that cannot leave the data folder. Symbolic links are followed.
 
     Raises:
-        UserError: if the name is empty, absolute or climbs with `..`.
+        UserError: if the name is empty, absolute or contains `..`.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.parts or path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or "\0" in name:
@@ -49,19 +47,18 @@ def read_bytes(path: Path) -> bytes:
 
 
 def as_png_or_jpeg(data: bytes, what: str = "image") -> tuple[bytes, int, int]:
-    """Checks an image by decoding it and returns (bytes, width, height) of its upright form.
+    """Decode an image and return (bytes, width, height) of its upright form.
 
     PNG and JPEG files keep their bytes; other formats become PNG.
 
     Raises:
         UserError: as `shirg.images.open_image`.
     """
-    image, file_format = decode(data, what)
-    return (data if file_format in KEPT else encode_png(image)), image.width, image.height
+    return within(data, None, what)
 
 
-def within(data: bytes, max_side: int, what: str = "image") -> tuple[bytes, int, int]:
-    """As `as_png_or_jpeg`, with images whose longer side is above `max_side` shrunk to it.
+def within(data: bytes, max_side: int | None, what: str = "image") -> tuple[bytes, int, int]:
+    """As `as_png_or_jpeg`; an image whose longer side is above `max_side` is shrunk to it.
 
     A shrunk JPEG stays a JPEG (quality 95, no chroma subsampling), everything else becomes PNG.
 
@@ -69,7 +66,7 @@ def within(data: bytes, max_side: int, what: str = "image") -> tuple[bytes, int,
         UserError: as `shirg.images.open_image`.
     """
     image, file_format = decode(data, what)
-    if max(image.size) <= max_side:
+    if max_side is None or max(image.size) <= max_side:
         return (data if file_format in KEPT else encode_png(image)), image.width, image.height
     scale = max_side / max(image.size)
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
@@ -84,5 +81,7 @@ def within(data: bytes, max_side: int, what: str = "image") -> tuple[bytes, int,
 def encode_png(image: Image.Image) -> bytes:
     """The image as PNG bytes; equal images give equal bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=3)  # on pages with grain half the time of the usual 6, and no larger
+    image.save(
+        buffer, "PNG", compress_level=3
+    )  # level 6, the default, takes twice as long and is no smaller on noisy pages
     return buffer.getvalue()

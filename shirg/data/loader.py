@@ -1,4 +1,4 @@
-"""Records from prepared shards to the training loop."""
+"""Data set and data loaders over the shards of a prepared folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class RecordDataset(Dataset[Record]):
-    """The records of one split of a prepared folder, by number.
+    """The records of one split of a prepared folder, by index.
 
-    Shards are memory-mapped and read a row group at a time, so the memory in use does not grow with the folder. An
-    object can be sent to loader workers; each opens the files itself.
+    Shards are memory-mapped and read one row group at a time, so memory does not grow with the folder. The object is
+    picklable; each loader worker opens the files itself.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class RecordDataset(Dataset[Record]):
         augment: bool = False,
         seed: int = 0,
     ):
-        """Reads the footers of the shards.
+        """Read the footers of the shards.
 
         Args:
             folder: made by `SHIRGDatasetProcessor.prepare_full_dataset`.
             split: `train` or `validation`.
-            shapes: of a model's views, `ViewShapes.of(model)`: records come as `Sample`s, whose views a loader's
-                worker has made; read in this process, a view is made when it is first asked for.
+            shapes: of a model's views, `ViewShapes.of(model)`: records become `Sample`s. A loader worker makes their views;
+                in this process a view is made on first use.
             views: which ones a worker makes.
-            augment: whether images are changed on reading, see `augment_record`.
+            augment: whether images are augmented on reading, see `augment_record`.
             seed: of the augmentation.
 
         Raises:
@@ -59,12 +59,12 @@ class RecordDataset(Dataset[Record]):
         self.augment, self.seed, self.epoch = augment, seed, 0
         if not self.folder.is_dir():
             raise UserError(f"data folder {folder}: no such folder; make one with `shirg prepare`")
-        self._open()
+        self._readers = [ShardReader(path) for path in shard_paths(self.folder, split)]
         if not self._readers:
             raise UserError(f"data folder {folder}: no {split}-*.parquet in it; make one with `shirg prepare`")
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells which epoch is read, so that augmentation differs between epochs. Epochs count from 0."""
+        """Set the epoch, from 0, so that augmentation differs between epochs."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -72,13 +72,13 @@ class RecordDataset(Dataset[Record]):
 
     def __getitem__(self, index: int) -> Record:
         record = self._read(index)
-        # A broken image goes on as it is: training finds that itself, skips the record and lists it.
+        # A broken image is returned unchanged: training skips the record and lists it.
         with contextlib.suppress(UserError):
             if self.augment:
                 record = augment_record(record, self.seed, self.epoch)
             if self.shapes is not None:
                 record = Sample.of(record, self.shapes, augmented=self.augment)
-                if get_worker_info() is not None:  # in the training's own process only what is needed is made
+                if get_worker_info() is not None:  # the main process makes views on first use
                     record.make(self.views)
         return record
 
@@ -92,43 +92,32 @@ class RecordDataset(Dataset[Record]):
         return reader[index]
 
     def image_ids(self) -> list[str]:
-        """Which image each record is about, without reading the images."""
+        """`image_id` of each record, without reading the images."""
         return [name for path in shard_paths(self.folder, self.split) for name in column_values(path, "image_id")]
 
     def fingerprint(self) -> str:
-        """Tells data sets apart by content: 16 hexadecimal digits of all questions, answers and images (by `image_id`), and of
-        the augmentation's seed where there is one. Images are not read."""
+        """Hash of all questions, answers and `image_id`s, and of the augmentation's seed if any; 16 hexadecimal digits."""
         names = ("id", "image_id", "question", "answers")
         paths = shard_paths(self.folder, self.split)
         values = (row for path in paths for row in zip(*(column_values(path, name) for name in names), strict=True))
         return of_values(chain([[str(self.seed)]] if self.augment else [], values))
 
-    def _open(self) -> None:
-        self._readers = [ShardReader(path) for path in shard_paths(self.folder, self.split)]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_readers"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
 
 def collate(records: list[Record]) -> list[Record]:
-    """A batch is the list of its records: one that cannot be opened is left out by the trainer, not by the loader."""
+    """A batch is the list of its records; the trainer leaves out unusable ones."""
     return list(records)
 
 
-def leave_ctrl_c_to_the_trainer(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that ended by it would take the trainer's last step away.
+def ignore_sigint(_worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; workers ignore it, so that the trainer can finish its step.
 
-    Workers end when the loader's iterator does, or when the process that made them is gone.
+    Workers end with the loader's iterator, or with the process that started them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 Batches: TypeAlias = "DataLoader[Record]"
-"""A loader whose batches are lists of records, as `collate` leaves them."""
+"""A loader whose batches are lists of records."""
 
 
 def build_loaders(
@@ -143,24 +132,24 @@ def build_loaders(
 ) -> tuple[Batches, Batches | None]:
     """The training and the validation loader of a prepared folder.
 
-    Training is shuffled, validation keeps the order of the shards and is never augmented. The number of workers changes
-    neither order nor content. `SHIRGLoRATrainer` takes both as they are; in a loop of your own `EpochOrder` shares them
-    among processes and goes on in mid-epoch.
+    Training is shuffled; validation keeps the order of the shards and is never augmented. The number of workers changes
+    neither order nor content. `SHIRGLoRATrainer` takes both; in your own loop `EpochOrder` distributes them over processes
+    and resumes within an epoch.
 
     Args:
         folder: made by `SHIRGDatasetProcessor.prepare_full_dataset`.
         batch_size: records per batch, each a list of `Record`s (or `Sample`s, see `shapes`).
         seed: of order and augmentation.
-        augment: whether training images are changed at every reading.
-        num_workers: processes that read ahead, two batches each, for each loader; 0 reads when asked.
+        augment: whether training images are augmented.
+        num_workers: worker processes per loader, each up to two batches ahead; 0 uses this process.
         shapes: see `RecordDataset`.
         views: see `RecordDataset`.
 
     Returns:
-        Both loaders; None for validation if the folder was prepared without.
+        Both loaders; None for validation if the folder has no validation shards.
 
     Raises:
-        UserError: if the folder has no training shards, or a number makes no loader.
+        UserError: if the folder has no training shards, or a number is out of range.
     """
     if batch_size < 1:
         raise UserError(f"batch_size: {batch_size}; at least 1")
@@ -174,8 +163,8 @@ def build_loaders(
             shuffle=shuffle,
             num_workers=num_workers,
             collate_fn=collate,
-            worker_init_fn=leave_ctrl_c_to_the_trainer,
-            generator=torch.Generator().manual_seed(seed),  # else a loader would draw on the global one
+            worker_init_fn=ignore_sigint,
+            generator=torch.Generator().manual_seed(seed),  # without it the loader draws from the global generator
         )
 
     train = RecordDataset(folder, "train", shapes=shapes, views=views, augment=augment, seed=seed)

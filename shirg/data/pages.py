@@ -1,4 +1,4 @@
-"""What a rendered page is: an image, the words printed on it, and questions whose answers are known exactly."""
+"""A rendered page: an image, its words with boxes, and questions with exact answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the page image; right and bottom are exclusive."""
 
 PixelBox = tuple[int, int, int, int]
-"""A `Box` whose edges lie between pixels, as layouts divide a page."""
+"""A `Box` with whole-numbered edges, for layouts."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a page and where on the page its answer is read."""
+    """A question about a page and the words of its answer."""
 
     question: str
     answers: tuple[str, ...]
@@ -38,7 +38,7 @@ class Question:
     answer_words: tuple[int, ...]
     """Indices into `Page.words` of the words that make up the answer, in reading order."""
     key_words: tuple[int, ...]
-    """Indices of the words that locate the answer: its label, row header, column header. Empty where nothing does."""
+    """Indices of the words that locate the answer: its label, row header, column header; may be empty."""
 
 
 @dataclass

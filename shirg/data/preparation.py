@@ -1,4 +1,4 @@
-"""Preparing training data: real sets as asked, rendered pages where wanted, in Parquet shards that many can share."""
+"""Preparation of training data: published data sets and rendered pages become Parquet shards."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from shirg.data.catalogue import Catalogue, CatalogueWriter
-from shirg.data.composition import PARTS, SPLITS, Plan
-from shirg.data.configuration import SHIRGDatasetConfig
-from shirg.data.journal import WORK, Journal
-from shirg.data.likeness import THRESHOLD
-from shirg.data.making import Maker, TaskList, stored_as
-from shirg.data.planning import EVALUATION, Planner, shortage
-from shirg.data.progress import bar
+from shirg.data.config import SHIRGDatasetConfig
+from shirg.data.manifest import WORK, ShardLog, count_shards
+from shirg.data.near_duplicates import THRESHOLD
+from shirg.data.record_builder import RecordBuilder, record_tasks
 from shirg.data.records import Record
 from shirg.data.render import KINDS, render_page
-from shirg.data.shards import COLUMNS, column_values, write_shard
+from shirg.data.shards import COLUMNS, write_shard
 from shirg.data.sources import (
     BASE_SOURCE,
     EMBEDDED,
@@ -34,8 +32,9 @@ from shirg.data.sources import (
     RenderedPages,
     find_source,
 )
-from shirg.data.sources.hub_files import fetch
-from shirg.data.workers import ordered_map
+from shirg.data.sources.hub import fetch
+from shirg.data.splits import EVALUATION, PARTS, SplitPlan, SplitPlanner, shortage_message
+from shirg.data.workers import ordered_map, progress_bar
 from shirg.errors import UserError
 from shirg.locks import owned
 
@@ -44,7 +43,7 @@ __all__ = ["FORMAT", "SHIRGDatasetConfig", "SHIRGDatasetProcessor"]
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
-"""Number of the folder's layout; shards of another format are not continued."""
+"""Version of the folder's layout; shards of another version are replaced."""
 
 
 class SHIRGDatasetProcessor:
@@ -56,7 +55,7 @@ class SHIRGDatasetProcessor:
     """
 
     def __init__(self, config: SHIRGDatasetConfig):
-        """Checks the configuration; nothing is read or written yet.
+        """Validate the configuration; nothing is read or written yet.
 
         Raises:
             UserError: see `SHIRGDatasetConfig.check`.
@@ -67,18 +66,18 @@ class SHIRGDatasetProcessor:
         self.alone = config.num_shards == 1
 
     def prepare_full_dataset(self) -> Path:
-        """Writes `train-*.parquet`, `validation-*.parquet` and `manifest.json`, and returns their folder.
+        """Write `train-*.parquet`, `validation-*.parquet` and `manifest.json`, and return their folder.
 
-        Every image is looked at before anything is written, so the numbers are known first. A run that was stopped
-        continues where it was, and the result is byte-equal to that of a run in one go. A folder that is already complete
-        is returned as it is. Shards of another configuration are replaced.
+        All images are scanned before any shard is written, so errors about numbers come first. A stopped run resumes, with
+        the same bytes as a run in one go. A complete folder is returned unchanged. Shards of another configuration are
+        replaced.
 
-        One of several processes (`num_shards` above 1) does its share and returns; the manifest is left to a last run
-        alone, which also does what is still missing.
+        One of several processes (`num_shards` above 1) does its share and returns. A last run with `num_shards=1` does
+        what is missing and writes the manifest.
 
         Raises:
-            UserError: if a part has fewer records than asked, a data set's annotation file is damaged, another process
-                prepares the folder, or it cannot be written.
+            UserError: if a part has fewer records than requested, an annotation file is damaged, another process prepares
+                the folder, or it cannot be written.
         """
         work, config = self.folder / WORK, self.config
         share = None if self.alone else (config.shard_index, config.num_shards)
@@ -90,70 +89,63 @@ class SHIRGDatasetProcessor:
                         self._prepare(Path(scratch))
                 finally:
                     if self.alone:
-                        with contextlib.suppress(OSError):  # what is not empty is gone on with
+                        with contextlib.suppress(OSError):  # not empty: the next run needs it
                             work.rmdir()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UserError(f"output_dir {self.folder}: {reason}; shards finished so far are kept") from error
+            raise UserError(f"output_dir {self.folder}: {reason}; finished shards are kept") from error
         return self.folder
 
     def _prepare(self, scratch: Path) -> None:
-        catalogue, notes = self._catalogue(scratch / "questions.arrow")
-        self._refuse_shortage(catalogue)
-        journal = Journal(self.folder, self._fingerprint(catalogue), alone=self.alone)
-        if journal.manifest is not None:
+        config = self.config
+        catalogue, excluded = self._catalogue(scratch / "questions.arrow")
+        have = {part: int(catalogue.counts[catalogue.part(part)].sum()) for part in PARTS}
+        if config.missing == "refuse" and any(have[part] < config.sizes[part] for part in PARTS):
+            raise UserError(shortage_message(config, have, catalogue.rejected))
+        log = ShardLog(self.folder, self._fingerprint(catalogue), alone=self.alone)
+        if log.manifest is not None:
             if self.alone:
-                journal.finish(journal.manifest)
+                log.finish(log.manifest)
             return
-        planner = Planner(self.config, catalogue, self.folder / WORK / "survey")
-        plan = planner.plan()
+        plan = SplitPlanner(config, catalogue, self.folder / WORK / "survey").plan()
         if plan is None:
-            logger.info("share %d is looked at; when all are, give the same commands again", self.config.shard_index)
+            logger.info("share %d is scanned; run all commands again when all shares are", config.shard_index)
             return
-        if self.config.missing == "refuse" and any(plan.lacking.values()):
-            raise UserError(shortage(self.config, plan.real, planner.rejected(plan)))
-        if not any(plan.total(split) for split in SPLITS):
-            raise UserError(shortage(self.config, plan.real, planner.rejected(plan)))
-        self._write_shards(plan, planner, journal)
+        refused = config.missing == "refuse" and any(plan.lacking.values())
+        if refused or not any(split.total for split in plan.splits.values()):
+            raise UserError(shortage_message(config, plan.real, plan.rejected))
+        self._write_shards(plan, catalogue, log)
         if self.alone:
-            journal.finish(self._manifest(journal, plan, planner, notes))
+            log.finish(self._manifest(log, plan, excluded))
         else:
-            logger.info("share %d is written; a run without --shard-index ends it", self.config.shard_index)
+            logger.info("share %d is written; a run without --shard-index completes the folder", config.shard_index)
 
-    # ------------------------------------------------------------- sources
     def _catalogue(self, path: Path) -> tuple[Catalogue, dict[str, int]]:
-        """All questions there are, and how many images every evaluation set has."""
+        """All questions of all sources, and the number of images per evaluation set."""
         writer, config = CatalogueWriter(path), self.config
+        data_dir = None if config.data_dir is None else Path(config.data_dir)
         for request in config.from_hub:
-            assert config.data_dir is not None, "checked: from_hub needs data_dir"
-            fetch(request, Path(config.data_dir))
+            assert data_dir is not None, "checked: from_hub needs data_dir"
+            fetch(request, data_dir)
         for part, kinds, files in (
             ("base", (BASE_SOURCE,), config.base_json),
             ("ocr", OCR_SOURCES, config.ocr_json),
         ):
-            for source in chain(self._found(kinds, "train"), (LlavaJson(Path(file)) for file in files)):
+            found = (find_source(kind, data_dir, "train") for kind in kinds if data_dir is not None)
+            for source in chain(filter(None, found), (LlavaJson(Path(file)) for file in files)):
                 count = writer.read(part, source, "train")
                 logger.info("%s: %d records in %s", source.name, count, source.folder)
-        excluded = []
-        for source in self._excluded():
-            excluded.append(len(writer.origins))
+        for source in self._evaluation_sources():
             writer.read(EVALUATION, source, "test")
-        catalogue = writer.close()
+        catalogue, excluded = writer.close(), Counter[str]()
         images = Counter(catalogue.origin.tolist())
-        told: Counter[str] = Counter()
-        for number in excluded:
-            told[catalogue.origins[number].name] += images[number]
-        return catalogue, dict(told)
+        for number, origin in enumerate(catalogue.origins):
+            if origin.part == EVALUATION:
+                excluded[origin.name] += images[number]
+        return catalogue, dict(excluded)
 
-    def _found(self, kinds: tuple[type[LocalSource], ...], split: str) -> Iterator[LocalSource]:
-        if self.config.data_dir is not None:
-            for kind in kinds:
-                source = find_source(kind, Path(self.config.data_dir), split)
-                if source is not None:
-                    yield source
-
-    def _excluded(self) -> Iterator[LocalSource]:
-        """The evaluation sets whose images are kept out. Embedded ones share no page with training to begin with."""
+    def _evaluation_sources(self) -> Iterator[LocalSource]:
+        """The evaluation sets to exclude. Embedded sets share no page with training anyway."""
         named = self.config.exclude_datasets
         places = (self.config.exclude_data_dir, self.config.data_dir)
         folders = list(dict.fromkeys(Path(folder) for folder in places if folder is not None))
@@ -162,57 +154,47 @@ class SHIRGDatasetProcessor:
                 continue
             found = [find_source(HELD_OUT[name], folder, "test") for folder in folders]
             if named is not None and not any(found):
-                looked = " or ".join(map(str, folders)) or "any folder: --exclude-data-dir names one"
-                raise UserError(f"exclude_datasets: {name} is not in {looked}; needed are {HELD_OUT[name].layout}")
+                searched = " or ".join(map(str, folders)) or "any folder: --exclude-data-dir names one"
+                raise UserError(f"exclude_datasets: {name} is not in {searched}; it needs {HELD_OUT[name].layout}")
             yield from filter(None, found)
 
-    def _refuse_shortage(self, catalogue: Catalogue) -> None:
-        """Before any image is opened: the sources cannot give more than their files say."""
-        have = {part: int(catalogue.counts[catalogue.part(part)].sum()) for part in PARTS}
-        asked = self.config.sizes
-        if self.config.missing == "refuse" and any(have[part] < asked[part] for part in PARTS):
-            raise UserError(shortage(self.config, have, catalogue.rejected))
-
     def _fingerprint(self, catalogue: Catalogue) -> str:
-        """Changes with all that the shards depend on; a page of each kind stands for renderer, fonts and Pillow."""
+        """Changes with everything the shards depend on; one page per kind represents renderer, fonts and Pillow."""
         state = hashlib.sha256(json.dumps([FORMAT, self.config.content(), catalogue.digest]).encode())
         for kind in KINDS:
             page = render_page(kind, 0, size=self.config.image_resolution, text_px=self._text_px)
             state.update(page.image.tobytes() + repr(page.questions).encode())
         return state.hexdigest()
 
-    # ------------------------------------------------------------- shards
-    def _write_shards(self, plan: Plan, planner: Planner, journal: Journal) -> None:
-        """Writes the shards that are still missing, those of this process's share if the work is shared."""
-        config = self.config
-        shards = list(_shards(plan, config.shard_size))
-        mine = [shard for number, shard in enumerate(shards) if number % config.num_shards == config.shard_index]
-        missing = [shard for shard in mine if shard[0] not in journal.shards]
-        work = TaskList(plan, planner.pools, planner.catalogue, self._pages)
-        tasks = chain.from_iterable(
-            work.tasks(split, start, stop, lambda row: stored_as(row, config.images, config.max_image_side))
-            for _, split, start, stop in missing
-        )
-        total = sum(stop - start for _, _, start, stop in mine)
-        left = sum(stop - start for _, _, start, stop in missing)
-        with bar("writing records", total, total - left) as advance:
-            results = ordered_map(Maker(config.max_image_side), tasks, config.num_workers)
-            records = (record for result in results for record in _checked(result, advance))
-            for name, split, start, stop in missing:
-                count = write_shard(self.folder / name, islice(records, stop - start))
-                journal.add(self.folder / name, split, count)
-
     @property
     def _text_px(self) -> tuple[float, float]:
-        low, high = self.config.text_px  # a list, perhaps: nothing checks which
+        low, high = self.config.text_px  # may be a list
         return low, high
 
     def _pages(self, split: str) -> RenderedPages:
         return RenderedPages(self.config.seed, self.config.image_resolution, self._text_px, split)
 
-    def _manifest(self, journal: Journal, plan: Plan, planner: Planner, excluded: dict[str, int]) -> dict[str, Any]:
-        shards = [journal.shards[name] for name, *_ in _shards(plan, self.config.shard_size)]
-        images, sources = _told_by(self.folder, shards)
+    def _write_shards(self, plan: SplitPlan, catalogue: Catalogue, log: ShardLog) -> None:
+        """Write this process's share of the missing shards."""
+        config = self.config
+        shards = list(_shards(plan, config.shard_size))
+        mine = [shard for number, shard in enumerate(shards) if number % config.num_shards == config.shard_index]
+        missing = [shard for shard in mine if shard[0] not in log.shards]
+        tasks = chain.from_iterable(
+            record_tasks(plan.splits[split], catalogue, self._pages(split), start, stop)
+            for _, split, start, stop in missing
+        )
+        total, left = (sum(stop - start for _, _, start, stop in some) for some in (mine, missing))
+        with progress_bar("writing records", total, total - left) as advance:
+            build = RecordBuilder(config.images == "link", config.max_image_side)
+            results = ordered_map(build, tasks, config.num_workers)
+            records = (record for result in results for record in _checked(result, advance))
+            for name, split, start, stop in missing:
+                count = write_shard(self.folder / name, islice(records, stop - start))
+                log.add(self.folder / name, split, count)
+
+    def _manifest(self, log: ShardLog, plan: SplitPlan, excluded: dict[str, int]) -> dict[str, Any]:
+        shards = [log.shards[name] for name, *_ in _shards(plan, self.config.shard_size)]
         asked, rendering = self.config.sizes, self.config.missing == "render"
         parts = {
             part: {
@@ -223,49 +205,33 @@ class SHIRGDatasetProcessor:
             }
             for part in PARTS
         }
+        counts, _ = count_shards(self.folder, shards)
         return {
             "format": FORMAT,
             "configuration": self.config.content(),
-            "fingerprint": journal.fingerprint,
-            "total_samples": sum(plan.total(split) for split in SPLITS),
-            "splits": {
-                split: {"records": plan.total(split), "images": images[split]} for split in ("train", "validation")
-            },
-            "sources": dict(sorted(sources.items())),
+            "fingerprint": log.fingerprint,
+            **counts,
             "parts": parts,
             "excluded": {"images": excluded, "perceptual_hash_bits": THRESHOLD},
             "columns": COLUMNS,
             "shards": shards,
-            "rejected": [entry.as_dict() for entry in planner.rejected(plan)],
+            "rejected": [asdict(entry) for entry in plan.rejected],
         }
 
 
-def _shards(plan: Plan, size: int) -> Iterator[tuple[str, str, int, int]]:
-    """File name, split, first and last record of every shard."""
-    for split in SPLITS:
-        for number, start in enumerate(range(0, plan.total(split), size)):
-            yield f"{split}-{number:05d}.parquet", split, start, min(start + size, plan.total(split))
+def _shards(plan: SplitPlan, size: int) -> Iterator[tuple[str, str, int, int]]:
+    """File name, split, first and last record of each shard, validation first."""
+    for split in ("validation", "train"):
+        total = plan.splits[split].total
+        for number, start in enumerate(range(0, total, size)):
+            yield f"{split}-{number:05d}.parquet", split, start, min(start + size, total)
 
 
-def _checked(result: list[Record] | str, advance: Any) -> list[Record]:
+def _checked(result: list[Record] | str, advance: Callable[[int], None]) -> list[Record]:
     if isinstance(result, str):
         raise UserError(result)
     advance(len(result))
     return result
-
-
-def _told_by(folder: Path, shards: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
-    """Images per split and records per source, counted in the finished files."""
-    images: Counter[str] = Counter()
-    sources: Counter[str] = Counter()
-    for split in SPLITS:
-        seen: set[bytes] = set()
-        for shard in shards:
-            if shard["split"] == split:
-                seen.update(bytes.fromhex(name)[:8] for name in column_values(folder / shard["file"], "image_id"))
-                sources.update(column_values(folder / shard["file"], "source"))
-        images[split] = len(seen)
-    return images, sources
 
 
 def _held_out_key(name: str) -> str:

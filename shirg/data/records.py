@@ -1,4 +1,4 @@
-"""One record: an image, one question about it, and the answers that are accepted."""
+"""A record: an image, one question about it, and the accepted answers."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ IMAGE_PLACEHOLDER = "<image>"
 
 
 def image_id(data: bytes) -> str:
-    """Name of an image by its content: sha256 of the file's bytes, 64 hexadecimal digits."""
+    """Content id of an image: sha256 of the file's bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A question about an image. Several records may share one image; `image_id` tells which.
+    """A question about an image. Records that share an image have the same `image_id`.
 
     Attributes:
         id: unique within its source, `source:image:number`.
         image: bytes of a PNG or JPEG file.
         image_id: sha256 of `image`.
-        question: as it is put to the model, without the image placeholder.
+        question: for the model, without the image placeholder.
         answers: accepted answers; training uses the first.
         source: name of the data set, e.g. `llava_pretrain`, `chartqa`, `rendered`.
-        licence: of the data set, as its publisher states it.
+        licence: of the data set, in its publisher's words.
         width: of the upright image, pixels.
         height: of the upright image, pixels.
-        kind: what the image or the question is, e.g. `receipt` or `human`; empty if the source does not tell.
-        text_px: font size of the answer's text in pixels of the image; 0 where unknown.
+        kind: of image or question, e.g. `receipt` or `human`; empty where unknown.
+        text_px: font size of the answer, pixels of the image; 0 where unknown.
         split: `train`, `validation` or `test`.
-        path: of the image file where a data set links to it; empty where it holds the image.
+        path: of a linked image file; empty for an embedded image.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Record:
 
     @property
     def conversations(self) -> list[dict[str, str]]:
-        """The record in LLaVA's form: one human turn with the image placeholder, one answer."""
+        """LLaVA's format: one human turn with the image placeholder, one answer."""
         return [
             {"from": "human", "value": f"{IMAGE_PLACEHOLDER}\n{self.question}"},
             {"from": "gpt", "value": self.answers[0]},

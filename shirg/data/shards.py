@@ -1,4 +1,4 @@
-"""Parquet shards: how records lie on the disk, written in small row groups, read one row group at a time."""
+"""Parquet shards of records, written in small row groups and read one row group at a time."""
 
 from __future__ import annotations
 
@@ -45,40 +45,26 @@ COLUMNS = {
 
 
 def schema() -> pyarrow.Schema:
-    """The Arrow schema of a shard, with the note by which `datasets` decodes the image column."""
+    """The Arrow schema of a shard; its metadata lets `datasets` decode the image column."""
     import pyarrow as pa
 
-    text, number = pa.string(), pa.int32()
-    fields = {
-        "id": text,
-        "image": pa.struct({"bytes": pa.binary(), "path": text}),
-        "image_id": text,
-        "question": text,
-        "answers": pa.list_(text),
-        "conversations": pa.list_(pa.struct({"from": text, "value": text})),
-        "source": text,
-        "licence": text,
-        "width": number,
-        "height": number,
-        "kind": text,
-        "text_px": pa.float32(),
-        "split": text,
-    }
-    string = {"dtype": "string", "_type": "Value"}
-    features: dict[str, Any] = dict.fromkeys(fields, string)
-    features |= dict.fromkeys(("width", "height"), {"dtype": "int32", "_type": "Value"})
-    features["text_px"] = {"dtype": "float32", "_type": "Value"}
-    features["image"] = {"_type": "Image"}
-    features["answers"] = {"feature": string, "_type": "List"}
+    text, string = pa.string(), {"dtype": "string", "_type": "Value"}
+    fields: dict[str, Any] = dict.fromkeys(COLUMNS, text)
+    features: dict[str, Any] = dict.fromkeys(COLUMNS, string)
+    for name, dtype in (("width", "int32"), ("height", "int32"), ("text_px", "float32")):
+        fields[name], features[name] = pa.type_for_alias(dtype), {"dtype": dtype, "_type": "Value"}
+    fields["image"], features["image"] = pa.struct({"bytes": pa.binary(), "path": text}), {"_type": "Image"}
+    fields["answers"], features["answers"] = pa.list_(text), {"feature": string, "_type": "List"}
+    fields["conversations"] = pa.list_(pa.struct({"from": text, "value": text}))
     features["conversations"] = {"feature": {"from": string, "value": string}, "_type": "List"}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
 def write_shard(path: Path, records: Iterable[Record]) -> int:
-    """Writes records to one Parquet file, complete or not at all, and returns how many.
+    """Write records to one Parquet file, complete or not at all; returns how many.
 
-    The memory in use is that of one row group. An image that consecutive records share is stored once per row group
-    (dictionary encoding), which is what makes several questions about one page cheap.
+    Holds one row group in memory. An image that consecutive records share is stored once per row group (dictionary
+    encoding).
 
     Raises:
         OSError: if the file cannot be written.
@@ -101,7 +87,7 @@ def write_shard(path: Path, records: Iterable[Record]) -> int:
 
 
 def shard_paths(folder: Path, split: str) -> list[Path]:
-    """The split's shards in order."""
+    """A split's shards in order."""
     return sorted(folder.glob(f"{split}-[0-9]*.parquet"))
 
 
@@ -113,19 +99,19 @@ def column_values(path: Path, name: str) -> list[str]:
 
 
 def sha256_of(path: Path) -> str:
-    """Checksum of a file, read in pieces."""
+    """Checksum of a file, hexadecimal."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class ShardReader:
-    """Records of one shard by their place in it; keeps the row group that was read last."""
+    """Records of one shard by their index; keeps the row group that was read last."""
 
     def __init__(self, path: Path):
-        """Reads the file's footer only.
+        """Read the file's footer only.
 
         Raises:
-            UserError: if the file is not a shard of ours or is damaged.
+            UserError: if the file is not a shard of SHIRG or is damaged.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -143,6 +129,9 @@ class ShardReader:
         for group in range(meta.num_row_groups):
             self._ends.append(self._ends[-1] + meta.row_group(group).num_rows)
         self._held: tuple[int, Any] = (-1, None)
+
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path]]:
+        return ShardReader, (self.path,)  # a loader's worker opens the file itself
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -184,7 +173,7 @@ def _record(row: dict[str, Any]) -> Record:
 
 
 def _linked(path: str) -> bytes:
-    """The bytes of a linked image; none if it is gone, which training lists as an image that cannot be opened."""
+    """The bytes of a linked image; empty if it is missing, which training reports as an unusable image."""
     try:
         return read_bytes(Path(path))
     except UserError as error:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from shirg import identity
-from shirg.data.order import EpochOrder
+from shirg.data.sampler import EpochOrder
 from shirg.errors import UserError
 from shirg.files import clear_leftovers, write_json
 from shirg.lavida import adapter

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shirg.data.order import EpochOrder
+from shirg.data.sampler import EpochOrder
 from shirg.errors import UserError
 from shirg.training import checkpoints, report
 from shirg.training.guards import described

@@ -60,7 +60,7 @@ def test_prepare_link_and_check(captions: Path, capsys: pytest.CaptureFixture[st
     assert shirg(*flags(captions, *sizes)) == 0
     assert "3 records (3 for training on 3 images" in capsys.readouterr().out
     assert shirg("--check", captions / "data") == 0
-    assert re.search(r"data is whole: 3 records \(3 for training", capsys.readouterr().out)
+    assert re.search(r"data is intact: 3 records \(3 for training", capsys.readouterr().out)
     (captions / "1.png").unlink()
     assert shirg("--check", captions / "data") == 2
     assert re.search(r"error: .*data: 1 problems: .*1\.png: No such file", capsys.readouterr().err)
@@ -72,17 +72,17 @@ def test_too_few_records_end_in_one_line(captions: Path, capsys: pytest.CaptureF
     sizes = ("--dataset-size", 2, "--ocr-samples", 5)
     assert shirg(*flags(captions, *sizes)) == 2
     error = capsys.readouterr().err
-    assert "base part: 2 records asked, 1 there; ocr part: 5 records asked, 2 there" in error
+    assert "base part: 2 records requested, 1 found; ocr part: 5 records requested, 2 found" in error
     assert "--dataset-size 1 --ocr-samples 2" in error
     assert shirg(*flags(captions, *sizes, "--allow-fewer")) == 0
-    assert "3 records" in (said := capsys.readouterr().out) and "4 fewer than asked" in said
+    assert "3 records" in (said := capsys.readouterr().out) and "4 fewer than requested" in said
 
 
 def test_shares_say_what_comes_next(captions: Path, capsys: pytest.CaptureFixture[str]):
     sizes = ("--dataset-size", 1, "--ocr-samples", 2)
     for index in (0, 1, 0, 1):
         assert shirg(*flags(captions, *sizes, "--num-shards", 2, "--shard-index", index)) == 0
-    assert "a run without --shard-index ends it" in capsys.readouterr().err
+    assert "a run without --shard-index completes the folder" in capsys.readouterr().err
     assert not (captions / "data/manifest.json").exists()
     assert shirg(*flags(captions, *sizes)) == 0
     assert shirg("--check", captions / "data") == 0

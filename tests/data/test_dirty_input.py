@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shirg.data import SHIRGDatasetConfig, SHIRGDatasetProcessor
-from shirg.data.checking import check_folder
+from shirg.data.image_scan import scan_image
+from shirg.data.manifest import check_folder
 from shirg.data.records import Record, image_id
 from shirg.data.shards import SPLITS, ShardReader
-from shirg.data.survey import look_at
 
 
 def noise(width: int = 40, height: int = 30) -> Image.Image:
@@ -102,7 +102,7 @@ def line(name: object, question: object = "<image>\nq", answer: object = "a", **
     return json.dumps({"id": "same", "image": name, "conversations": turns} | more)
 
 
-def test_every_kind_of_dirt_is_used_or_listed(tmp_path: Path):
+def test_every_kind_of_invalid_input_is_used_or_rejected(tmp_path: Path):
     own = tmp_path / "own"
     (own / "folder").mkdir(parents=True)
     (tmp_path / "outside.png").write_bytes(USABLE["plain.jpg"][0])
@@ -110,13 +110,13 @@ def test_every_kind_of_dirt_is_used_or_listed(tmp_path: Path):
         (own / name).write_bytes(data)
     lines = [line(name) for name in (*USABLE, *BROKEN, *NAMES)]
     lines += ["{broken", line("plain.jpg", answer=""), line("plain.jpg", question=" "), line("plain.jpg")]
-    told = prepare(tmp_path, lines, len(lines), max_image_side=4096)
+    result = prepare(tmp_path, lines, len(lines), max_image_side=4096)
     found = {r.id.split(":")[1]: r for r in records(tmp_path / "data")}
     assert {name: (r.width, r.height) for name, r in found.items()} == {
         name: size for name, (_, size) in USABLE.items()
     }
     assert all(r.open_image().size == (r.width, r.height) and r.image_id == image_id(r.image) for r in found.values())
-    reasons = [(entry["item"], entry["reason"]) for entry in told["rejected"]]
+    reasons = [(entry["item"], entry["reason"]) for entry in result["rejected"]]
     assert len(reasons) == len(lines) - len(USABLE)
     listed = dict(reasons)
     assert "not a PNG" in listed["text.png"] and "not a PNG" in listed["empty.jpg"]
@@ -125,7 +125,7 @@ def test_every_kind_of_dirt_is_used_or_listed(tmp_path: Path):
     assert "No such file" in listed["gone.jpg"] and "Is a directory" in listed["folder"]
     assert "not JSON" in listed["mix.jsonl line 25"]
     plain = [reason for item, reason in reasons if item == "plain.jpg"]
-    assert [reason.split()[0] for reason in plain] == ["answer", "question", "the"]
+    assert [reason.split()[0] for reason in plain] == ["answer", "question", "duplicate"]
 
 
 ANYTHING = st.recursive(
@@ -155,21 +155,21 @@ def test_records_of_any_form_never_end_a_run(entries: list[object], tmp_path_fac
     (tmp_path / "own").mkdir()
     (tmp_path / "own/plain.jpg").write_bytes(USABLE["plain.jpg"][0])
     (tmp_path / "own/cut.png").write_bytes(BROKEN["cut.png"])
-    told = prepare(tmp_path, [line("plain.jpg"), *map(json.dumps, entries)], 50, validation_fraction=0.0)
+    result = prepare(tmp_path, [line("plain.jpg"), *map(json.dumps, entries)], 50, validation_fraction=0.0)
     kept = records(tmp_path / "data")
-    assert len(kept) == told["total_samples"] >= 1
+    assert len(kept) == result["total_samples"] >= 1
     assert {r.image_id for r in kept} == {image_id(USABLE["plain.jpg"][0])}  # nothing from outside the folder
 
 
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(sorted(USABLE)), seed=st.integers(0, 2**32), count=st.integers(1, 12))
-def test_flipped_bytes_are_used_or_listed(name: str, seed: int, count: int, tmp_path_factory: pytest.TempPathFactory):
+def test_flipped_bytes_are_used_or_rejected(name: str, seed: int, count: int, tmp_path_factory: pytest.TempPathFactory):
     source, data = random.Random(seed), bytearray(USABLE[name][0])
     for _ in range(count):
         data[source.randrange(len(data))] = source.randrange(256)
     path = tmp_path_factory.getbasetemp() / "flipped"
     path.write_bytes(data)
-    look = look_at(path, "flipped")
-    assert bool(look.reason) != bool(look.sha256)
-    if not look.reason:
-        assert look.sha256 == image_id(bytes(data)) and look.width >= 1 <= look.height
+    info = scan_image(path, "flipped")
+    assert bool(info.reason) != bool(info.sha256)
+    if not info.reason:
+        assert info.sha256 == image_id(bytes(data)) and info.width >= 1 <= info.height

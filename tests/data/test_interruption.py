@@ -52,7 +52,7 @@ def test_stopped_among_broken_images_and_continued(lab: Path, tmp_path: Path, mo
         return write(path, stream)
 
     monkeypatch.setattr(preparation, "write_shard", fails)
-    with pytest.raises(UserError, match="No space left on device; shards finished so far are kept"):
+    with pytest.raises(UserError, match="No space left on device; finished shards are kept"):
         prepare(tmp_path / "parts", **asked)
     monkeypatch.setattr(preparation, "write_shard", write)
     assert prepare(tmp_path / "parts", **asked) == whole
@@ -101,7 +101,7 @@ def test_other_configuration_replaces_our_shards_only(tmp_path: Path):
 
 def test_foreign_shards_are_not_overwritten(tmp_path: Path):
     (tmp_path / "train-00000.parquet").write_bytes(b"somebody else's")  # and no journal beside it
-    with pytest.raises(UserError, match=r"holds train-00000\.parquet, not made here"):
+    with pytest.raises(UserError, match=r"SHIRG did not write train-00000\.parquet"):
         prepare(tmp_path)
 
 

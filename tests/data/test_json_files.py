@@ -13,7 +13,7 @@ from shirg.data import load_benchmark
 from shirg.data.sources import LlavaJson, find_source
 from shirg.data.sources import base as base_module
 from shirg.data.sources.base import iter_json_list
-from shirg.data.sources.llava_pretrain import LlavaPretrain
+from shirg.data.sources.llava import LlavaPretrain
 from shirg.errors import UserError
 from tests.data.preparing import put_image, put_json
 
@@ -75,7 +75,7 @@ def test_llava_form_of_any_name_with_broken_lines(tmp_path: Path):
         "My Mix.jsonl line 8",
         "entry 6",
     ]
-    assert "twice" in index.rejected[1].reason
+    assert "duplicate question" in index.rejected[1].reason
 
 
 VALUES = st.recursive(

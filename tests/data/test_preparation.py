@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from shirg.data import SHIRGDatasetConfig, SHIRGDatasetProcessor
-from shirg.data.checking import check_folder
-from shirg.data.composition import SPLITS
+from shirg.data.manifest import check_folder
 from shirg.data.records import image_id
-from shirg.data.shards import sha256_of
+from shirg.data.shards import SPLITS, sha256_of
 from shirg.errors import UserError
 from tests.data.preparing import config, manifest, prepare, records
 
@@ -24,15 +23,15 @@ def test_defaults_are_the_promised_numbers():
     )
 
 
-def test_counts_are_exact_and_the_manifest_tells_them(whole: Path):
+def test_counts_are_exact_and_in_the_manifest(whole: Path):
     train, held = records(whole, "train"), records(whole, "validation")
     assert (len(train), len(held)) == (66, 4)  # 5% of 70, rounded
-    told = manifest(whole)
-    assert told["splits"]["train"] == {"records": 66, "images": len({r.image_id for r in train})}
-    assert told["sources"] == {"rendered": 70}
-    assert told["parts"]["base"] == {"asked": 50, "records": 50, "real": 0, "rendered": 50}
-    assert [shard["records"] for shard in told["shards"]] == [4, 30, 30, 6]
-    assert all(sha256_of(whole / shard["file"]) == shard["sha256"] for shard in told["shards"])
+    result = manifest(whole)
+    assert result["splits"]["train"] == {"records": 66, "images": len({r.image_id for r in train})}
+    assert result["sources"] == {"rendered": 70}
+    assert result["parts"]["base"] == {"asked": 50, "records": 50, "real": 0, "rendered": 50}
+    assert [shard["records"] for shard in result["shards"]] == [4, 30, 30, 6]
+    assert all(sha256_of(whole / shard["file"]) == shard["sha256"] for shard in result["shards"])
     assert {r.split for r in train} == {"train"}
     assert len({r.id for r in train + held}) == 70
     assert all(r.image_id == image_id(r.image) for r in train)
@@ -84,10 +83,10 @@ def test_real_sets_in_the_layouts_of_their_releases(shared: Path, tmp_path: Path
     asked = {"data_dir": lab, "base_dataset_size": 0, "ocr_enhancement_size": 300, "exclude_datasets": ("DocVQA",)}
     folder = tmp_path / "data"
     prepare(folder, **asked, images="link", shard_size=100)
-    told = manifest(folder)
-    assert told["total_samples"] == sum(told["sources"].values()) == 300
-    assert told["sources"].keys() == {"opencqa", "tabmwp", "funsd"}
-    assert told["excluded"]["images"] == {"docvqa": 7}
+    result = manifest(folder)
+    assert result["total_samples"] == sum(result["sources"].values()) == 300
+    assert result["sources"].keys() == {"opencqa", "tabmwp", "funsd"}
+    assert result["excluded"]["images"] == {"docvqa": 7}
     assert check_folder(folder) == []
     found = [r for split in SPLITS for r in records(folder, split) if r.source == "opencqa"]
     suffixes = {Path(r.path).suffix for r in found}

@@ -15,8 +15,8 @@ from shirg.data import load_benchmark
 from shirg.data.images import encode_png
 from shirg.data.sources import BENCHMARKS, EMBEDDED, HELD_OUT, OCR_SOURCES, RenderedPages, find_source, hub
 from shirg.data.sources.base import Index
-from shirg.data.sources.funsd import linked_pairs
-from shirg.data.sources.llava_pretrain import LlavaPretrain
+from shirg.data.sources.documents import linked_pairs
+from shirg.data.sources.llava import LlavaPretrain
 from shirg.errors import UserError
 from tests.data.preparing import put_image, put_json
 
@@ -396,7 +396,7 @@ def test_ai2d_letters_need_pictures_with_letters(tmp_path: Path):
         questions = {"imageName": f"{number}.png", "questions": {"Which is the egg?": about}}
         put_json(tmp_path / f"ai2d/questions/{number}.png.json", questions)
     index = of("ai2d", tmp_path, "train")
-    assert not index.groups and "abc_images/ is not there" in index.rejected[0].reason
+    assert not index.groups and "abc_images/ is missing" in index.rejected[0].reason
     assert [group.name for group in of("ai2d", tmp_path, "test").groups] == ["images/7.png"]
     with pytest.raises(UserError, match=r"no usable record \(1 rejected; the first: about letters"):
         load_benchmark("AI2D", tmp_path)

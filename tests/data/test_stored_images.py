@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shirg.data import preparation
-from shirg.data.composition import SPLITS
 from shirg.data.records import image_id
+from shirg.data.shards import SPLITS
 from shirg.data.sources.rendered import RECORDS_PER_SLOT
 from shirg.errors import UserError
 from tests.data.preparing import picture, prepare, put_captions, records
@@ -63,5 +63,5 @@ def test_image_that_changes_meanwhile_stops_the_run(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(preparation, "write_shard", changed)
     asked = {"base_dataset_size": 1, "ocr_enhancement_size": 0, "validation_fraction": 0.0, "base_json": (file,)}
-    with pytest.raises(UserError, match=r"a\.png: changed since it was looked at"):
+    with pytest.raises(UserError, match=r"a\.png: changed since the scan"):
         prepare(tmp_path / "data", **asked)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from shirg.data.images import encode_png
 from shirg.data.sources import HELD_OUT, LlavaJson, hub, values
-from shirg.data.sources.ai2d import AI2D
 from shirg.data.sources.base import Index
+from shirg.data.sources.charts import AI2D
 from shirg.errors import UserError
 from tests.data.preparing import put_json
 
@@ -368,20 +368,23 @@ def test_a_conversation_that_cannot_be_used_says_why(entry, reason, tmp_path):
 @given(
     image=NAMES,
     asked=QUESTIONS,
-    told=TEXTS | NOTHING,
+    result=TEXTS | NOTHING,
     keys=st.tuples(
         *(st.sampled_from(names) for names in (("image", "images"), values.CONVERSATION_FIELDS)),
-        *(st.sampled_from(names) for names in (values.ROLE_FIELDS, values.SAID_FIELDS, values.ASKING, values.TELLING)),
+        *(
+            st.sampled_from(names)
+            for names in (values.ROLE_FIELDS, values.CONTENT_FIELDS, values.HUMAN, values.ASSISTANT)
+        ),
     ),
 )
-def test_a_conversation_is_read_or_listed_with_the_field(image, asked, told, keys, tmp_path_factory):
+def test_a_conversation_is_read_or_listed_with_the_field(image, asked, result, keys, tmp_path_factory):
     where, turns, role, said, asker, teller = keys
-    entry = {where: image[0], turns: [{role: asker, said: asked[0]}, {role: teller, said: told[0]}]}
+    entry = {where: image[0], turns: [{role: asker, said: asked[0]}, {role: teller, said: result[0]}]}
     folder = tmp_path_factory.getbasetemp() / "values-llava"
     one_file(folder, "mix.json", [entry])
     index = LlavaJson(folder / "mix.json").index("train")
-    wrong = [name for name, (_, text) in (("image", image), ("question", asked), ("answer", told)) if text is None]
-    check(index, [(asked[1], (told[1],))], [*wrong, *(["turn"] if wrong else [])])
+    wrong = [name for name, (_, text) in (("image", image), ("question", asked), ("answer", result)) if text is None]
+    check(index, [(asked[1], (result[1],))], [*wrong, *(["turn"] if wrong else [])])
     if not wrong:
         assert [group.name for group in index.groups] == [image[1]]
 

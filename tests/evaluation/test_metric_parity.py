@@ -160,7 +160,7 @@ def test_ai2d_is_asked_as_by_lmms_eval(lmms_tasks):
 
     from lmms_eval.tasks.ai2d.utils import ai2d_doc_to_target, ai2d_doc_to_text
 
-    from shirg.data.sources.ai2d import lettered_choices
+    from shirg.data.sources.values import lettered_choices
 
     keywords = prompts_of(Path(lmms_tasks.__file__).parent / "ai2d" / "ai2d.yaml")
     doc = {"question": "What comes first?", "options": ["egg", "larva", "pupa"], "answer": "2"}

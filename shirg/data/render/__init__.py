@@ -65,8 +65,8 @@ def render_page(
             used; a page holds fewer fields the larger they are.
         split: one of `SPLITS`. Splits share label words and no value of four characters or more; "heldout" also has
             faces of its own.
-        strange: share of the fields' and columns' values that are any string: a name where a date would stand, or no word
-            of any language. A reader that has seen some reads what is there instead of what is likely.
+        strange: share of the fields' and columns' values that are random strings instead of their type, so that a
+            model learns to read what is printed instead of what is likely.
 
     Returns:
         A page with 4 to 12 questions, in most cases 6 or more.

@@ -66,7 +66,7 @@ def _measure(file: str, size: float, word: str) -> tuple[tuple[float, ...], int,
 
 @functools.lru_cache(maxsize=16384)
 def _mask(file: str, size: float, word: str) -> tuple[Image.Image, int, int]:
-    """Coverage of `word` (mode "L"), and where its left top stands relative to the word's start on the baseline."""
+    """Coverage of `word` (mode "L"), and the position of its top left relative to the word's start on the baseline."""
     font = _load(file, size)
     left, top, right, bottom = font.getbbox(word, anchor="ls")
     mask = Image.new("L", (int(right - left), int(bottom - top)))

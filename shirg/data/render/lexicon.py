@@ -1,7 +1,7 @@
 """The closed vocabulary of rendered pages: labels, items, categories, and the templates of the questions.
 
-What a page *names* comes from here and is shared by all splits; what it *says* (numbers, dates, codes, names) is open
-and comes from `shirg.data.render.values`.
+Labels come from here and are shared by all splits; values (numbers, dates, codes, names) are open and come
+from `shirg.data.render.values`.
 """
 
 from __future__ import annotations

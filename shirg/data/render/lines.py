@@ -119,7 +119,7 @@ def _draw_lines(sheet: Sheet, plot: Box, both: list[Series], scale: Scale, print
             neighbours = ys[max(0, index - 1) : index + 2]
             above, below = y - gap - face.cap, y + gap
             sides = (above, below) if 2 * y <= min(neighbours) + max(neighbours) else (below, above)
-            # Below the axis stand the names, so a value never goes there.
+            # The names are below the axis, so no value is printed there.
             order = [place for place in sides if place + face.size < plot[3]]
             words: Printed = ()
             for place in order:

@@ -94,7 +94,7 @@ def _disc(
 def _with_legend(
     sheet: Sheet, box: Box, names: list[str], series: Series, colours: list[Colour], shares_inside: bool
 ) -> tuple[list[Printed], list[Printed]]:
-    """A disc beside or above a list of swatches and names; the shares stand in the slices or in the list."""
+    """A disc beside or above a list of swatches and names; the shares are in the slices or in the list."""
     rng, face = sheet.rng, sheet.look.body
     left, top, right, bottom = box
     texts = [name if shares_inside else f"{name} {text}" for name, text in zip(names, series.texts, strict=True)]

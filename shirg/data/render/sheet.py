@@ -1,4 +1,4 @@
-"""The sheet a page is composed on: it prints words, remembers where they stand, and collects questions."""
+"""The sheet a page is composed on: it prints words, keeps their positions, and collects questions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from shirg.data.render.looks import Colour, Look
 from shirg.data.render.values import Values
 
 Printed = tuple[int, ...]
-"""Indices of the words that a phrase became; empty where it did not fit and was not printed."""
+"""Indices of the words of a printed phrase; empty if it did not fit."""
 
 
 class Sheet:
-    """A square page in the making.
+    """A square page while it is composed.
 
-    Words are printed only where the page is free, so no two boxes overlap whatever a layout asks for; a layout that
-    needs a phrase looks at what `put` returns.
+    Words are printed only where the page is free, so no two boxes overlap. A layout that needs a phrase checks what `put`
+    returns.
 
     Args:
         size: side of the page in pixels.
@@ -59,7 +59,7 @@ class Sheet:
     def put(
         self, text: str, x: float, y: float, face: Face, colour: Colour | None = None, align: str = "left"
     ) -> Printed:
-        """Print `text` on one line, or nothing if any of its words would not stand free.
+        """Print `text` on one line, or nothing if any of its words has no free space.
 
         Args:
             text: one or more words; the gap between them is the face's.

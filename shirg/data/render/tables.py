@@ -37,7 +37,7 @@ class Table:
 
 
 def compose_table(sheet: Sheet) -> None:
-    """Fill `sheet` with a table and what stands around it."""
+    """Fill `sheet` with a table and its surroundings."""
     rng, look = sheet.rng, sheet.look
     edge = margin(sheet)
     left, right, bottom = edge, sheet.size - edge, sheet.size - edge
@@ -99,7 +99,7 @@ def _column_widths(sheet: Sheet, header: list[str], rows: list[list[str]], width
 
 
 def draw_table(sheet: Sheet, box: PixelBox, header: list[str], rows: list[list[str]], height: int) -> Table:
-    """Print `rows` under `header` inside `box`, `height` pixels a row; the first column stands left, the rest right.
+    """Print `rows` under `header` inside `box`, `height` pixels a row; the first column is aligned left, the others right.
 
     Columns that do not fit are left out, as are rows below the box.
     """
@@ -123,7 +123,7 @@ def draw_table(sheet: Sheet, box: PixelBox, header: list[str], rows: list[list[s
 def _print_row(
     sheet: Sheet, texts: list[str], widths: list[int], left: int, y: int, height: int, face: Face, colour: Colour
 ) -> list[Printed]:
-    """Print one row; the first text stands at the left of its column, the others at the right."""
+    """Print one row; the first text is at the left of its column, the others at the right."""
     gap = int(sheet.look.body.size / 2)
     printed, x = [], left
     for column, (text, width) in enumerate(zip(texts, widths, strict=True)):

@@ -1,4 +1,4 @@
-"""Where questions about images come from: files in the layouts of their releases, and the renderer."""
+"""Sources of records: data sets in the layouts of their releases, and the renderer."""
 
 from __future__ import annotations
 
@@ -7,21 +7,13 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from shirg.data.sources.ai2d import AI2D
 from shirg.data.sources.base import LocalSource, Records, find_source
-from shirg.data.sources.chartqa import ChartQA
-from shirg.data.sources.docvqa import DocVQA, InfoVQA
-from shirg.data.sources.funsd import FUNSD
+from shirg.data.sources.charts import AI2D, ChartQA, OpenCQA, TabMWP
+from shirg.data.sources.documents import FUNSD, SROIE, DocVQA, InfoVQA
 from shirg.data.sources.hub import HUB, hub_records
-from shirg.data.sources.llava_json import LlavaJson
-from shirg.data.sources.llava_pretrain import LlavaPretrain
-from shirg.data.sources.ocrbench import OCRBench
-from shirg.data.sources.ocrvqa import OCRVQA
-from shirg.data.sources.opencqa import OpenCQA
+from shirg.data.sources.llava import LlavaJson, LlavaPretrain
 from shirg.data.sources.rendered import EMBEDDED, EmbeddedSet, RenderedPages
-from shirg.data.sources.sroie import SROIE
-from shirg.data.sources.tabmwp import TabMWP
-from shirg.data.sources.textvqa import TextVQA
+from shirg.data.sources.scene_text import OCRVQA, OCRBench, TextVQA
 from shirg.errors import UserError
 
 __all__ = [
@@ -43,7 +35,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 BASE_SOURCE: type[LocalSource] = LlavaPretrain
-"""What `base_dataset_size` counts."""
+"""Source of the base part."""
 
 BENCHMARKS: dict[str, type[LocalSource]] = {
     source.name: source for source in (ChartQA, DocVQA, InfoVQA, TextVQA, TabMWP, AI2D, OCRBench, SROIE, FUNSD)
@@ -51,21 +43,12 @@ BENCHMARKS: dict[str, type[LocalSource]] = {
 """Readers of evaluation sets by lower-case name."""
 
 HELD_OUT: dict[str, type[LocalSource]] = BENCHMARKS | {source.name: source for source in (OCRVQA, OpenCQA)}
-"""Sets whose test parts may be kept out of training: what SHIRG evaluates on, and more."""
+"""Sets whose test parts can be excluded from training: the benchmarks and more."""
 
 OCR_SOURCES: tuple[type[LocalSource], ...] = (
-    ChartQA,
-    DocVQA,
-    InfoVQA,
-    TextVQA,
-    OCRVQA,
-    TabMWP,
-    AI2D,
-    OpenCQA,
-    SROIE,
-    FUNSD,
-)
-"""What `ocr_enhancement_size` is filled from: the training parts of these."""
+    ChartQA, DocVQA, InfoVQA, TextVQA, OCRVQA, TabMWP, AI2D, OpenCQA, SROIE, FUNSD,
+)  # fmt: skip
+"""Sources of the OCR part: their training parts."""
 
 
 def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | None = None, seed: int = 0) -> Records:
@@ -73,13 +56,13 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | N
 
     Args:
         name: `documents` or `charts` (embedded), or a key of `BENCHMARKS`, see `benchmark_key`.
-        data_dir: folder that holds one folder per data set (`chartqa`, `docvqa`, ...; longer names with that beginning
-            serve too), or is the data set's folder itself. `docs/data.md` shows the layouts.
-        limit: how many records; a sample drawn with `seed`. None takes all.
+        data_dir: folder with one folder per data set (`chartqa`, `docvqa`, ...), or the data set's own folder; layouts
+            are in docs/data.md.
+        limit: size of the sample; None takes all records.
         seed: of the sample.
 
     Returns:
-        A list of records; its `rejected` tells what was skipped (broken images, unusable entries) and why.
+        A list of records; its `rejected` lists broken images and unusable entries with reasons.
 
     Raises:
         UserError: if the name is unknown, the limit is below 1, or the set is neither local nor reachable.
@@ -97,10 +80,10 @@ def load_benchmark(name: str, data_dir: str | Path | None = None, limit: int | N
 
 
 def benchmark_key(name: str) -> str:
-    """The name by which `EMBEDDED` or `BENCHMARKS` knows the data set; case, blanks and dashes do not matter.
+    """The key of a data set in `EMBEDDED` or `BENCHMARKS`; case, blanks and dashes are ignored.
 
     Raises:
-        UserError: if neither does; the message lists all names.
+        UserError: if there is none; the message lists all names.
     """
     key, known = re.sub(r"[^a-z0-9]", "", name.lower()), [*EMBEDDED, *BENCHMARKS]
     if key in known:

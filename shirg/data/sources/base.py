@@ -1,4 +1,4 @@
-"""What every source gives: questions grouped by image, and a list of what it could not use."""
+"""Base class of sources: questions grouped by image, and a list of the entries that are unusable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,12 +18,15 @@ from shirg.data.sources.values import as_object
 from shirg.errors import UserError
 
 JSON_CHUNK = 2**20
-"""Characters of a long list that are read at once."""
+"""Characters of a JSON list that are read at once."""
+
+LONGEST_ENTRY = 64 * JSON_CHUNK
+"""Characters of a JSON list's entry at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question and its accepted answers, before the image was opened."""
+    """A question and its accepted answers, before the image is opened. Its `repr` is part of `Catalogue.digest`."""
 
     question: str
     answers: tuple[str, ...]
@@ -32,16 +35,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Something a source holds that cannot be used: which, why, and how many records went with it."""
+    """An unusable entry of a source, the reason, and how many records it would have given."""
 
     source: str
     item: str
     reason: str
     records: int = 1
-
-    def as_dict(self) -> dict[str, object]:
-        """For the manifest."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,8 @@ class ImageGroup:
     name: str
     drafts: tuple[Draft, ...]
 
-    @property
-    def item(self) -> str:
-        """How a list of rejected things names the group."""
-        return self.name
-
     def records(self, split: str) -> list[Record]:
-        """Opens the image and makes one record per question.
+        """Open the image and make one record per question.
 
         Raises:
             UserError: if the image is missing, damaged or too large.
@@ -69,7 +63,7 @@ class ImageGroup:
         return self.records_from(data, image_id(data), (width, height), split)
 
     def records_from(self, data: bytes, name: str, size: tuple[int, int], split: str, path: str = "") -> list[Record]:
-        """One record per question about an image of that content, id and size (width, height)."""
+        """One record per question, for image bytes, `image_id` and size (width, height) that are known."""
         width, height = size
         return [
             Record(
@@ -92,12 +86,12 @@ class ImageGroup:
 
 @dataclass
 class Index:
-    """A source's questions grouped by image, in the order of its files, and its unusable entries."""
+    """A source's questions grouped by image, in file order, and its unusable entries."""
 
     groups: list[ImageGroup]
     rejected: list[Rejected]
     note: str = ""
-    """What a reader of results has to know about these records, e.g. that they are of another part than usual."""
+    """A remark for the report, e.g. that the records are of another part than usual."""
 
     @property
     def num_records(self) -> int:
@@ -106,7 +100,7 @@ class Index:
 
 
 class Records(list[Record]):
-    """A list of records that remembers what was skipped while it was made, and the note of its `Index`."""
+    """A list of records with the entries that were rejected, and the note of its `Index`."""
 
     def __init__(self, records: Iterable[Record] = (), rejected: Iterable[Rejected] = (), note: str = ""):
         super().__init__(records)
@@ -114,14 +108,14 @@ class Records(list[Record]):
         self.note = note
 
 
-TWICE = "the same question with the same answer stands there twice"
+DUPLICATE = "duplicate question: the same question with the same answer occurs twice"
 
 
 class Collector:
-    """Gathers a source's entries into an `Index`; whatever is wrong with one becomes a reason in its list."""
+    """Collects a source's entries into an `Index`; unusable ones are listed with a reason."""
 
     note = ""
-    """What the source says about all its records, see `Index`."""
+    """See `Index`."""
 
     def __init__(self, source: str, licence: str, root: Path):
         self.source, self.licence, self.root = source, licence, root
@@ -129,24 +123,23 @@ class Collector:
         self._rejected: list[Rejected] = []
 
     def objects(self, values: Iterable[object], what: str = "entry") -> Iterator[dict[str, Any]]:
-        """Those entries that are JSON objects; others are listed as `what` and their number."""
-        for place, value in enumerate(values, start=1):
+        """The entries that are JSON objects; others are rejected as `what` and their number."""
+        for number, value in enumerate(values, start=1):
+            with self.listing(f"{what} {number}"):
+                as_object(value, "the entry")
             if isinstance(value, dict):
                 yield value
-                continue
-            with self.listing(f"{what} {place}"):
-                as_object(value, "the entry")
 
     @contextmanager
     def listing(self, item: object, records: int = 1) -> Iterator[None]:
-        """What a `UserError` in the block says becomes the reason why `item`, and so many records, cannot be used."""
+        """Turns a `UserError` of the block into the reason why `item`, and so many records, are rejected."""
         try:
             yield
         except UserError as error:
             self.reject(_shown(item), str(error), records)
 
     def add(self, folder: Path, name: str, draft: Draft) -> None:
-        """Adds one question about the image `folder / name`; `folder` lies in the root.
+        """Add a question about the image `folder / name`; `folder` is inside the root.
 
         Raises:
             UserError: if the name leaves the folder.
@@ -154,18 +147,18 @@ class Collector:
         self.take((folder / safe_relative(name)).relative_to(self.root).as_posix(), draft)
 
     def take(self, name: str, draft: Draft) -> None:
-        """Keeps a sound question about the image `root / name`; one that was asked before is listed instead."""
+        """Keep a question about the image `root / name`; a duplicate is rejected."""
         drafts = self._drafts.setdefault(name, {})
         if draft in drafts:
-            self.reject(name, TWICE)
+            self.reject(name, DUPLICATE)
         drafts[draft] = None
 
     def reject(self, item: str, reason: str, records: int = 1) -> None:
-        """Lists an entry that cannot be used."""
+        """List an unusable entry."""
         self._rejected.append(Rejected(self.source, item, reason, records))
 
     def index(self) -> Index:
-        """Everything gathered so far."""
+        """Everything collected so far."""
         groups = [
             ImageGroup(self.source, self.licence, self.root, name, tuple(drafts))
             for name, drafts in self._drafts.items()
@@ -176,7 +169,7 @@ class Collector:
 class LocalSource(ABC):
     """A data set in a local folder, in the layout of its release.
 
-    Subclasses name themselves and turn their files into an `Index`. They are built with the folder of the layout.
+    Subclasses describe themselves and read their files. They are constructed with the folder of the layout.
     """
 
     name: str
@@ -184,11 +177,11 @@ class LocalSource(ABC):
     layout: str
     """The files it needs, one line, for messages and documentation."""
     folders: tuple[str, ...]
-    """Folder names it goes by; also as the beginning of a longer name, in any case."""
+    """Names of its folder, in any case; a longer name that begins with one of them counts too."""
     size: str
-    """How much the release holds, for `shirg prepare --list`."""
+    """Size of the release, for `shirg prepare --list`."""
     home: str
-    """Where the release is to be had."""
+    """Where to get the release."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -200,14 +193,14 @@ class LocalSource(ABC):
 
     @abstractmethod
     def read(self, split: str, collector: Collector) -> None:
-        """Gives every entry of the annotation files to `collector`; images are not opened.
+        """Give each entry of the annotation files to `collector`; images are not opened.
 
         Raises:
             UserError: if an annotation file cannot be read.
         """
 
     def index(self, split: str = "test") -> Index:
-        """Everything of a split in memory, grouped by image.
+        """All questions of a split, grouped by image.
 
         Raises:
             UserError: as `read`.
@@ -216,48 +209,42 @@ class LocalSource(ABC):
         self.read(split, collector)
         return collector.index()
 
-    def askable(self, split: str) -> Index:
-        """What of the index can be asked: all of it, unless a source knows better."""
+    def answerable(self, split: str) -> Index:
+        """The index without questions that the images cannot answer."""
         return self.index(split)
 
     def records(self, limit: int | None = None, seed: int = 0, split: str = "test") -> Records:
         """A seeded sample of `limit` records (all when None, in file order), images opened.
 
-        An image that cannot be opened is skipped and listed, and the sample drawn on until it is full.
+        Unusable images are rejected, and other records take their place in the sample.
 
         Raises:
-            UserError: if nothing usable is left.
+            UserError: if no record is usable.
         """
-        index = self.askable(split)
+        index = self.answerable(split)
         places = [(group, number) for group in index.groups for number in range(len(group.drafts))]
         if limit is not None and limit < len(places):
             random.Random(f"{self.name}:{seed}").shuffle(places)
         chosen = Records(rejected=index.rejected, note=index.note)
-        opened: dict[str, list[Record] | None] = {}
+        opened: dict[str, list[Record]] = {}
         for group, number in places:
             if limit is not None and len(chosen) == limit:
                 break
             if group.name not in opened:
-                opened[group.name] = self._open(group, split, chosen.rejected)
-            records = opened[group.name]
-            if records is not None:
-                chosen.append(records[number])
+                opened[group.name] = []
+                try:
+                    opened[group.name] = group.records(split)
+                except UserError as error:
+                    chosen.rejected.append(Rejected(group.source, group.name, str(error), len(group.drafts)))
+            chosen += opened[group.name][number : number + 1]
         if not chosen:
             first = f"; the first: {chosen.rejected[0].reason}" if chosen.rejected else ""
             raise UserError(f"{self.name} in {self.folder}: no usable record ({len(chosen.rejected)} rejected{first})")
         return chosen
 
-    @staticmethod
-    def _open(group: ImageGroup, split: str, rejected: list[Rejected]) -> list[Record] | None:
-        try:
-            return group.records(split)
-        except UserError as error:
-            rejected.append(Rejected(group.source, group.item, str(error), len(group.drafts)))
-            return None
-
 
 def find_source(kind: type[LocalSource], data_dir: Path, split: str) -> LocalSource | None:
-    """The source in `data_dir`, which holds one folder per data set or is that folder itself; None if it is missing.
+    """The source in `data_dir`, which holds one folder per data set or is the set's own folder; None if absent.
 
     Raises:
         UserError: if the folder cannot be listed.
@@ -279,11 +266,16 @@ def glob_upto(folder: Path, pattern: str, depth: int) -> list[Path]:
     return sorted(path for level in range(depth + 1) for path in folder.glob("*/" * level + pattern) if path.is_file())
 
 
+def first_file(paths: Iterable[Path]) -> Path | None:
+    """The first path that is a file."""
+    return next((path for path in paths if path.is_file()), None)
+
+
 def read_json(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        UserError: if it cannot be read or is not JSON; the message names the file and the place.
+        UserError: if it cannot be read or is not JSON; the message names the file and the position.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -301,86 +293,67 @@ def read_json_list(path: Path, key: str | None = None) -> list[object]:
     if key is not None:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, list):
-        where = f"a list under {key!r}" if key else "a list"
-        raise UserError(f"{path}: {where} was expected")
+        raise UserError(f"{path}: expected a list{f' under {key!r}' if key else ''}")
     return value
 
 
-def iter_json_list(path: Path) -> Iterator[object]:
-    """The entries of a file that holds one JSON list, in the memory of one entry and `JSON_CHUNK` characters.
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
 
     Raises:
-        UserError: if the file cannot be read, is no list, or is broken somewhere; what stands before that was given.
+        UserError: if the file has another form.
+    """
+    return as_object(read_json(path), str(path))
+
+
+def iter_json_list(path: Path) -> Iterator[object]:
+    """The entries of a file with one JSON list, with one entry and `JSON_CHUNK` characters in memory.
+
+    Raises:
+        UserError: if the file cannot be read, is no list, or is damaged; entries before the damage are yielded.
     """
     try:
         with open(path, encoding="utf-8-sig") as handle:
-            yield from _Pieces(handle).entries()
+            yield from _list_entries(handle)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a JSON list ({error})") from error
 
 
-class _Pieces:
-    """A JSON list, read a piece at a time; what lies before `place` was given and goes with the next piece."""
+def _list_entries(handle: TextIO) -> Iterator[object]:
+    decode, blanks = json.JSONDecoder().raw_decode, re.compile(r"[ \t\r\n]*")
+    text, place, sign = "", 0, "["  # `sign` precedes the next entry
 
-    blanks = re.compile(r"[ \t\r\n]*")
-    longest_entry = 64 * JSON_CHUNK
-
-    def __init__(self, handle: TextIO):
-        self.handle, self.text, self.place = handle, "", 0
-        self.decode = json.JSONDecoder().raw_decode
-
-    def entries(self) -> Iterator[object]:
-        if self._sign() != "[":
-            raise ValueError("a list was expected")
-        self.place += 1
-        if self._sign() == "]":
-            return
-        while True:
-            yield self._value()
-            sign = self._sign()
-            if sign == "]":
-                return
-            if sign != ",":
-                raise ValueError(f"',' or ']' was expected, not {self.text[self.place : self.place + 20]!r}")
-            self.place += 1
-
-    def _value(self) -> object:
-        self._sign()
-        while True:
-            try:
-                value, end = self.decode(self.text, self.place)
-                behind = self._behind_blanks(end)
-                # Without a comma or bracket behind it the value may go on in the next piece: "1" as "1.5".
-                if self.text[behind : behind + 1] in (",", "]") or not self._more():
-                    self.place = end
-                    return value
-            except ValueError:
-                if len(self.text) - self.place > self.longest_entry or not self._more():
-                    raise
-
-    def _behind_blanks(self, place: int) -> int:
-        found = self.blanks.match(self.text, place)
-        assert found is not None, "no blanks match, too"
+    def skip_blanks(start: int) -> int:
+        found = blanks.match(text, start)
+        assert found is not None, "the pattern matches an empty string"
         return found.end()
 
-    def _sign(self) -> str:
-        """The next character that is not blank; `place` moves to it."""
-        while True:
-            self.place = self._behind_blanks(self.place)
-            if self.place < len(self.text):
-                return self.text[self.place]
-            if not self._more():
-                raise ValueError("the list does not end")
-
-    def _more(self) -> bool:
-        rest = self.text[self.place :]
-        piece = self.handle.read(max(JSON_CHUNK, len(rest)))  # at least doubled, so that long entries are read quickly
-        self.text, self.place = rest + piece, 0
-        return bool(piece)
+    while True:
+        try:
+            start = skip_blanks(place)
+            if text[start] == "]" and sign == ",":
+                return
+            if text[start] != sign:
+                raise ValueError(f"expected {sign!r}, not {text[start : start + 20]!r}")
+            start = skip_blanks(start + 1)
+            if text[start] == "]" and sign == "[":
+                return
+            value, end = decode(text, start)
+            text[skip_blanks(end)]  # at the end of `text` a number may be incomplete
+        except (ValueError, IndexError) as error:
+            rest = text[place:]
+            # The piece at least doubles the text, so that long entries need few attempts.
+            piece = handle.read(max(JSON_CHUNK, len(rest))) if len(rest) <= LONGEST_ENTRY else ""
+            if not piece:
+                raise ValueError("the list does not end" if isinstance(error, IndexError) else error) from error
+            text, place = rest + piece, 0
+        else:
+            yield value
+            place, sign = end, ","
 
 
 def iter_json_lines(path: Path, collector: Collector) -> Iterator[object]:
-    """The entries of a file with one JSON value a line; a broken line is listed and left out.
+    """The entries of a JSON Lines file; invalid lines are rejected.
 
     Raises:
         UserError: if the file cannot be read.
@@ -399,7 +372,7 @@ def iter_json_lines(path: Path, collector: Collector) -> Iterator[object]:
 
 
 def _shown(item: object) -> str:
-    """How a list of rejected things names an entry by its image or number, whatever these are."""
+    """An entry's name in the list of rejected entries: its image or number, if that is printable."""
     one = item[0] if isinstance(item, list) and len(item) == 1 else item
     plain = isinstance(one, (str, int)) and not isinstance(one, bool) and one != ""
     return str(one).encode(errors="replace").decode() if plain else "entry without image"

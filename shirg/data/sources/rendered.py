@@ -1,39 +1,40 @@
-"""Rendered pages: training data without files, and the two embedded evaluation sets."""
+"""Rendered pages: training data that needs no files, and the two embedded evaluation sets."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from shirg.data.images import encode_png
 from shirg.data.pages import Page
 from shirg.data.records import Record, image_id
 from shirg.data.render import KINDS, render_page
-from shirg.data.sources.base import Records
+from shirg.data.sources.base import Draft, ImageGroup, Records
 
 LICENCE = "Apache-2.0"
 SEEDS_PER_RUN = 10_000_000
-"""Pages that one seed of a preparation can render before it reaches the next seed's pages."""
+"""Pages per seed of a preparation; seeds share no page."""
 
 RECORDS_PER_SLOT = 8
-"""Records that a place in the series gives, so that any record can be made without those before it."""
+"""Records per slot of the series, so that any record can be rendered without those before it."""
 
 SPARE_PAGES = 5_000_000
-"""Where the pages begin that help out those with fewer questions."""
+"""Offset of the spare pages, which complete slots whose page has too few questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPages:
-    """An endless series of pages for training, one kind after the other.
+    """An endless series of pages for training; kinds alternate.
 
     Attributes:
         seed: of the series; series of different seeds share no page.
         size: side of the square pages, pixels.
         text_px: smallest and largest font size, pixels of the page.
-        split: `train` or `validation`: the renderer draws their texts from separate lists.
-        kinds: of pages, in turn.
+        split: `train` or `validation`: their texts come from separate lists.
+        kinds: of pages.
     """
 
     seed: int = 0
@@ -54,7 +55,7 @@ class RenderedPages:
         return records_of_page(page, self.name, self.split)
 
     def slot_records(self, number: int) -> list[Record]:
-        """`RECORDS_PER_SLOT` records about page `number`; a spare page gives what it lacks (fewer than one in ten)."""
+        """`RECORDS_PER_SLOT` records about page `number`; fewer than one slot in ten needs a spare page."""
         records, page = self.page_records(number), number
         while len(records) < RECORDS_PER_SLOT:
             page += SPARE_PAGES
@@ -62,7 +63,7 @@ class RenderedPages:
         return records[:RECORDS_PER_SLOT]
 
     def records(self, limit: int | None = None, seed: int = 0) -> Iterator[Record]:
-        """The first `limit` records of series `seed` (without end when None)."""
+        """The first `limit` records of series `seed` (endless when None)."""
         series = RenderedPages(seed, self.size, self.text_px, self.split, self.kinds)
         pages = (series.page_records(number) for number in itertools.count())
         return itertools.islice(itertools.chain.from_iterable(pages), limit)
@@ -128,24 +129,10 @@ EMBEDDED = {
 def records_of_page(page: Page, source: str, split: str) -> list[Record]:
     """One record per question of a page; they share the PNG bytes. `kind` is the page's."""
     data = encode_png(page.image)
-    name = image_id(data)
-    return [
-        Record(
-            id=f"{source}:{split}-{page.kind}-{page.seed}:{number}",
-            image=data,
-            image_id=name,
-            question=question.question,
-            answers=tuple(question.answers),
-            source=source,
-            licence=LICENCE,
-            width=page.image.width,
-            height=page.image.height,
-            kind=page.kind,
-            text_px=question.text_px,
-            split=split,
-        )
-        for number, question in enumerate(page.questions)
-    ]
+    drafts = tuple(Draft(question.question, question.answers, page.kind) for question in page.questions)
+    group = ImageGroup(source, LICENCE, Path(), f"{split}-{page.kind}-{page.seed}", drafts)
+    records = group.records_from(data, image_id(data), page.image.size, split)
+    return [replace(record, text_px=q.text_px) for record, q in zip(records, page.questions, strict=True)]
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -1,52 +1,50 @@
-"""The one parser of what records of data sets hold: texts, answers, image names, choices, conversations.
+"""Parser of the values in data set records: texts, answers, image names, choices, conversations.
 
-Every function takes a value as JSON or a table has it and the name of its field, and gives what a person would read
-there, or raises `UserError` with a reason that names the field. The rules are the same for every source:
+Each function takes a value from JSON or a table and the name of its field. It returns what a person would read there, or
+raises `UserError` with a reason that names the field, if the value is missing, of another type or out of range. The rules are
+the same for every source:
 
-* A number is its text, 0 too. Nothing (null, NaN), an empty text and one of blanks alone are missing.
-* A boolean is no text: whether `true` should be read as "yes", "true" or 1 is not in the file.
-* A list or an object is never turned into text as a whole; where one may stand, its parts are read.
+* A number is its text, 0 too. Null, NaN, an empty text and blanks are missing.
+* A boolean is no text: the file does not say whether `true` means "yes", "true" or 1.
+* A list or an object is never converted to a text; where it is allowed, its entries are read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from shirg.data.records import IMAGE_PLACEHOLDER
 from shirg.errors import UserError
 
 ANSWER_FIELDS = ("answer", "answers", "text", "value")
-"""Where an answer that is an object holds its text: VQA's lists of annotators, and SQuAD's and ShareGPT's forms."""
+"""Fields with the text of an answer that is an object: VQA's annotators, SQuAD's and ShareGPT's formats."""
 
 IMAGE_FIELDS = ("path", "file_name", "image", "image_url", "url")
-"""Where an image that is an object holds its name."""
+"""Fields with the name of an image that is an object."""
 
-DEEPEST = 3
-"""Lists and objects that may lie in each other around an answer or an image's name."""
+MAX_DEPTH = 3
+"""Nested lists and objects around an answer or an image's name."""
 
 CONVERSATION_FIELDS = ("conversations", "messages", "conversation")
-ROLE_FIELDS, SAID_FIELDS = ("from", "role"), ("value", "content", "text")
-ASKING, TELLING = ("human", "user"), ("gpt", "assistant", "model", "chatgpt", "bot")
-"""Names of the two who speak, in LLaVA's, OpenAI's and ShareGPT's files."""
+ROLE_FIELDS, CONTENT_FIELDS = ("from", "role"), ("value", "content", "text")
+HUMAN, ASSISTANT = ("human", "user"), ("gpt", "assistant", "model", "chatgpt", "bot")
+"""Names of the two roles in LLaVA's, OpenAI's and ShareGPT's files."""
 
 _TYPES = {dict: "an object", list: "a list", tuple: "a list", bool: "a boolean", bytes: "bytes"}
 
 
 def is_missing(value: object) -> bool:
-    """Whether there is nothing: null, NaN, a text of blanks, or a list or object without entries."""
+    """Whether the value is null, NaN, a text of blanks, or a list or object without entries."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}, ())
 
 
 def text(value: object, field: str) -> str:
-    """A text without blanks around it, or a number's.
-
-    Raises:
-        UserError: if it is missing or of another type, or cannot be written to a file.
-    """
+    """A text without surrounding blanks, or a number's text."""
     if is_missing(value):
         raise UserError(f"{field} is missing or empty")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -56,13 +54,13 @@ def text(value: object, field: str) -> str:
     found = str(value).strip()
     try:
         found.encode()
-    except UnicodeEncodeError as error:  # JSON can spell halves of a pair, which no path and no Parquet file can hold
+    except UnicodeEncodeError as error:  # JSON allows lone surrogates, which paths and Parquet files cannot hold
         raise UserError(f"{field} holds half a character ({error.reason})") from error
     return found
 
 
 def label(value: object) -> str:
-    """A text that may be missing, such as a kind: of a list the first; empty for what is no text."""
+    """An optional text, such as a kind: the first one of a list; empty for anything else."""
     first = value[0] if isinstance(value, list) and value else value
     try:
         return text(first, "label")
@@ -71,26 +69,18 @@ def label(value: object) -> str:
 
 
 def question(value: object, field: str = "question") -> str:
-    """A question without its image placeholder, which may stand anywhere in it; blanks around that become one.
-
-    Raises:
-        UserError: as `text`, or if there are several placeholders: a record has one image.
-    """
+    """A question without its image placeholder and the blanks around that."""
     asked = text(value, field)
-    places = asked.count(IMAGE_PLACEHOLDER)
-    if places > 1:
-        raise UserError(f"{field} has {places} image placeholders, but records have one image")
+    count = asked.count(IMAGE_PLACEHOLDER)
+    if count > 1:
+        raise UserError(f"{field} has {count} image placeholders, but records have one image")
     before, _, after = (part.strip(" \t") for part in asked.partition(IMAGE_PLACEHOLDER))
     gap = "\n" if before.endswith("\n") or after.startswith("\n") else " "
-    return text(f"{before.rstrip()}{gap}{after.lstrip()}" if places else asked, field)
+    return text(f"{before.rstrip()}{gap}{after.lstrip()}" if count else asked, field)
 
 
 def answers(value: object, field: str = "answers") -> tuple[str, ...]:
-    """Accepted answers: one, or a list of which missing ones are left out; each a text or an object that holds one.
-
-    Raises:
-        UserError: if none is left, or one is of another type, or holds an image placeholder.
-    """
+    """Accepted answers: one, or a list without its missing ones; each a text or an object that holds one."""
     found = tuple(_answers(value, field))
     if not found:
         raise UserError(f"{field} is missing or empty")
@@ -100,23 +90,19 @@ def answers(value: object, field: str = "answers") -> tuple[str, ...]:
 def _answers(value: object, field: str, depth: int = 0) -> Iterator[str]:
     if is_missing(value):
         return
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise UserError(f"{field} is nested too deeply")
     if isinstance(value, (list, tuple)):
         for one in value:
             yield from _answers(one, field, depth + 1)
     elif isinstance(value, dict):
-        yield from _answers(_of(value, ANSWER_FIELDS, field), field, depth + 1)
+        yield from _answers(_one_of(value, ANSWER_FIELDS, field), field, depth + 1)
     else:
         yield answer(value, field)
 
 
 def answer(value: object, field: str = "answer") -> str:
-    """The one answer of a turn.
-
-    Raises:
-        UserError: as `text`, or if it holds an image placeholder.
-    """
+    """A single answer."""
     found = text(value, field)
     if IMAGE_PLACEHOLDER in found:
         raise UserError(f"{field} holds an image placeholder")
@@ -124,52 +110,42 @@ def answer(value: object, field: str = "answer") -> str:
 
 
 def image_name(value: object, field: str = "image") -> str:
-    """The one image's name: a text or whole number, an object that holds it, or a list of one of these.
-
-    Raises:
-        UserError: if it is missing, of another type, or there are several.
-    """
-    for _ in range(DEEPEST):
+    """The image's name: a text or whole number, an object that holds it, or a list with one of these."""
+    for _ in range(MAX_DEPTH):
         if isinstance(value, (list, tuple)) and len(value) > 1:
             raise UserError(f"{field} names {len(value)} images, but records have one")
         if isinstance(value, (list, tuple)) and value:
             value = value[0]
         elif isinstance(value, dict) and value:
-            value = _of(value, IMAGE_FIELDS, field)
+            value = _one_of(value, IMAGE_FIELDS, field)
     if isinstance(value, float) and not math.isnan(value):
         raise UserError(f"{field} is {value}, not a name")
     return text(value, field)
 
 
 def choices(value: object, field: str) -> list[str]:
-    """The choices of a question, at least one; a missing one is empty, since its place counts.
-
-    Raises:
-        UserError: if it is no list, or one of them is of another type.
-    """
-    return [
-        "" if is_missing(one) else text(one, f"{field}[{place}]") for place, one in enumerate(entries(value, field))
-    ]
+    """The choices of a question, at least one; a missing one is an empty text, so that numbers stay right."""
+    return ["" if is_missing(one) else text(one, f"{field}[{n}]") for n, one in enumerate(entries(value, field))]
 
 
 def choice_number(value: object, field: str, count: int) -> int:
-    """The place of the right one of `count` choices, from 0: a whole number or its digits.
-
-    Raises:
-        UserError: if it is something else, or no choice has that place.
-    """
+    """The number of the right one of `count` choices, from 0: a whole number or its digits."""
     shown = text(value, field)
     if not shown.isdecimal() or len(shown) > len(str(count)) or int(shown) >= count:
         raise UserError(f"{field} is {shown[:20]}, which fits no choice: there are {count}, counted from 0")
     return int(shown)
 
 
-def entries(value: object, field: str) -> list[Any]:
-    """A list that has something in it.
+def lettered_choices(question: str, choices: Sequence[str], right: int) -> tuple[str, str]:
+    """A question with a line per choice, "A. egg", and the letter of the right one."""
+    if len(choices) > len(ascii_uppercase):
+        raise UserError(f"{len(choices)} choices, but there are letters for {len(ascii_uppercase)}")
+    lines = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
+    return "\n".join([question, *lines]), ascii_uppercase[right]
 
-    Raises:
-        UserError: if it is missing, empty or something else.
-    """
+
+def entries(value: object, field: str) -> list[Any]:
+    """A list that is not empty."""
     if is_missing(value):
         raise UserError(f"{field} is missing or empty")
     if not isinstance(value, list):
@@ -178,65 +154,53 @@ def entries(value: object, field: str) -> list[Any]:
 
 
 def as_object(value: object, field: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UserError: if it is something else.
-    """
+    """A JSON object."""
     if not isinstance(value, dict):
         raise UserError(f"{field} is {'missing' if value is None else _type(value)}, not an object")
     return value
 
 
 def conversation(entry: Mapping[str, Any]) -> tuple[object, list[tuple[object, object]]]:
-    """The image that an entry names, and (question, answer) for every question, None where no answer follows.
+    """An entry's image, and (question, answer) per human turn, with None where no answer follows.
 
-    LLaVA's form and its kin are read: `conversations`, `messages`; `from`, `role`; `human`, `user`; `value`, `content`,
-    whose list of parts is joined; `image`, `images`, or the images among the parts. What they hold is given unchanged,
-    for `image_name`, `question` and `text`.
-
-    Raises:
-        UserError: if there is no conversation, it is of another form, or nobody asks in it.
-    """
-    turns = _first(entry, CONVERSATION_FIELDS)
-    if turns is None:
+    Reads LLaVA's format and similar ones: `conversations`, `messages`; `from`, `role`; `human`, `user`; `value`,
+    `content`, whose parts are joined if it is a list; `image`, `images`, or images among the parts. The values are
+    returned unchanged, for `image_name`, `question` and `answer`."""
+    found = _first(entry, CONVERSATION_FIELDS)
+    if found is None:
         raise UserError(f"{' or '.join(CONVERSATION_FIELDS[:2])} is missing or empty")
-    spoken = [_turn(turn, f"turn {place}") for place, turn in enumerate(entries(turns, "conversations"), start=1)]
-    after = [*spoken[1:], ("", None, [])]
+    turns = [_turn(turn, f"turn {number}") for number, turn in enumerate(entries(found, "conversations"), start=1)]
+    following = [*turns[1:], ("", None, [])]
     pairs = [
-        (asked, told if teller in TELLING else None)
-        for (asker, asked, _), (teller, told, _) in zip(spoken, after, strict=True)
-        if asker in ASKING
+        (content, reply if next_role in ASSISTANT else None)
+        for (role, content, _), (next_role, reply, _) in zip(turns, following, strict=True)
+        if role in HUMAN
     ]
     if not pairs:
-        names = ", ".join(dict.fromkeys(who or "nobody" for who, _, _ in spoken))
-        raise UserError(f"conversations: no question of {' or '.join(ASKING)}; turns are of {names[:80]}")
-    shown = [image for _, _, images in spoken for image in images if not is_missing(image)]
+        names = ", ".join(dict.fromkeys(role or "nobody" for role, _, _ in turns))
+        raise UserError(f"conversations: no question of {' or '.join(HUMAN)}; turns are of {names[:80]}")
+    images = [image for _, _, among_parts in turns for image in among_parts if not is_missing(image)]
     named = _first(entry, ("image", "images"))
-    return (shown if named is None else named), pairs
+    return (images if named is None else named), pairs
 
 
 def _turn(value: object, field: str) -> tuple[str, object, list[object]]:
-    """Who speaks, what, and the images among its parts; parts are a list in OpenAI's form."""
+    """Role, content, and the images among its parts; OpenAI's format has a list of parts."""
     turn = as_object(value, field)
-    who, said = label(_first(turn, ROLE_FIELDS)).lower(), _first(turn, SAID_FIELDS)
-    if not isinstance(said, list):
-        return who, said, []
-    parts = [as_object(part, f"{field}: a part") for part in said]
-    images = [part.get("type") in ("image", "image_url") for part in parts]
-    texts = [
-        IMAGE_PLACEHOLDER if is_image else label(part.get("text")) for part, is_image in zip(parts, images, strict=True)
-    ]
-    named = [_first(part, IMAGE_FIELDS) for part, is_image in zip(parts, images, strict=True) if is_image]
-    return who, "\n".join(texts), named
+    role, content = label(_first(turn, ROLE_FIELDS)).lower(), _first(turn, CONTENT_FIELDS)
+    if not isinstance(content, list):
+        return role, content, []
+    parts = [as_object(part, f"{field}: a part") for part in content]
+    images = [part for part in parts if part.get("type") in ("image", "image_url")]
+    texts = [IMAGE_PLACEHOLDER if part in images else label(part.get("text")) for part in parts]
+    return role, "\n".join(texts), [_first(part, IMAGE_FIELDS) for part in images]
 
 
 def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> object:
     return next((entry[name] for name in names if not is_missing(entry.get(name))), None)
 
 
-def _of(value: dict[str, Any], names: tuple[str, ...], field: str) -> object:
-    """The one of `names` that an object has."""
+def _one_of(value: dict[str, Any], names: tuple[str, ...], field: str) -> object:
     found = [name for name in names if name in value]
     if not found:
         raise UserError(f"{field} is an object without {' or '.join(names)}")

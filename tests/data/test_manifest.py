@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from shirg.data import SHIRGDatasetConfig, SHIRGDatasetProcessor
-from shirg.data.checking import check_folder
+from shirg.data.manifest import check_folder
 from shirg.data.shards import sha256_of
 from shirg.errors import UserError
 
@@ -36,13 +36,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def told(folder: Path) -> dict:
+def content(folder: Path) -> dict:
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
 def forge(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Changes the first training shard, and the manifest with it."""
-    path, manifest = folder / "train-00000.parquet", told(folder)
+    path, manifest = folder / "train-00000.parquet", content(folder)
     pq.write_table(change(pq.read_table(path)), path)
     (shard,) = (shard for shard in manifest["shards"] if shard["file"] == path.name)
     shard |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -94,12 +94,12 @@ def test_flipped_bit_is_found(prepared: Path, tmp_path: Path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert check_folder(tmp_path / "data") == ["train-00000.parquet: its checksum is another"]
+    assert check_folder(tmp_path / "data") == ["train-00000.parquet: its checksum differs"]
 
 
 def test_unfinished_folder_cannot_be_checked(tmp_path: Path):
-    with pytest.raises(UserError, match=r"manifest\.json: No such file .*finished when"):
+    with pytest.raises(UserError, match=r"manifest\.json: No such file .*writes it when the folder is complete"):
         check_folder(tmp_path)
     (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="it lacks entries"):
+    with pytest.raises(UserError, match="entries are missing"):
         check_folder(tmp_path)

@@ -1,4 +1,4 @@
-"""Copies of a picture are found, other pictures of the same series are not."""
+"""Near-duplicates of an image are found, other images of the same series are not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shirg.data.likeness import BITS, THRESHOLD, Lookalikes, perceptual_hash
+from shirg.data.near_duplicates import BITS, THRESHOLD, NearDuplicateIndex, perceptual_hash
 from shirg.images import open_image
 
 
@@ -33,13 +33,13 @@ def test_nearest_within_the_threshold_is_found():
         known[299],
         rng.bytes(BITS // 8),
     ]
-    assert Lookalikes(words(*known)).find(words(*asked)).tolist() == [7, -1, 299, -1]
-    near = Lookalikes(words(flipped(known[0], 1, 2), flipped(known[0], 3)))
+    assert NearDuplicateIndex(words(*known)).find(words(*asked)).tolist() == [7, -1, 299, -1]
+    near = NearDuplicateIndex(words(flipped(known[0], 1, 2), flipped(known[0], 3)))
     assert near.find(words(known[0])).tolist() == [1]
-    assert Lookalikes(words()).find(words(known[0])).tolist() == [-1]
+    assert NearDuplicateIndex(words()).find(words(known[0])).tolist() == [-1]
 
 
-def test_blank_paper_has_no_likeness():
+def test_a_blank_image_has_no_hash():
     assert perceptual_hash(Image.new("RGB", (100, 80), (250, 250, 240))) == b""
     assert len(perceptual_hash(Image.effect_noise((100, 80), 60))) == BITS // 8
 
@@ -54,8 +54,8 @@ def test_real_pages(folder: str, shared: Path):
     table = words(*hashes)
     for place in range(len(table)):
         others = np.delete(table, place, axis=0)
-        assert Lookalikes(others).find(table[place : place + 1]).tolist() == [-1]
-    assert Lookalikes(table).find(words(*copies)).tolist() == list(range(len(table)))
+        assert NearDuplicateIndex(others).find(table[place : place + 1]).tolist() == [-1]
+    assert NearDuplicateIndex(table).find(words(*copies)).tolist() == list(range(len(table)))
 
 
 def _open(path: Path) -> Image.Image:

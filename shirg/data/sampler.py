@@ -1,4 +1,4 @@
-"""The order in which training meets its records: a function of seed, epoch and process alone."""
+"""Sampler of training batches: the order depends on seed, epoch and process only."""
 
 from __future__ import annotations
 
@@ -13,28 +13,16 @@ from shirg.errors import UserError
 from shirg.seeds import generator
 
 
-def deal(batches: list[list[int]], rank: int, processes: int) -> list[list[int]]:
-    """The batches of one process, dealt in turn.
-
-    Where they do not come out even, the last processes get an empty one, so that every process makes the same number
-    of steps and no record counts twice.
-    """
-    dealt = batches + [[]] * (-len(batches) % processes)
-    return dealt[rank::processes]
-
-
 class EpochOrder:
-    """Deals the batches of a `DataLoader`, shuffled by a seed, to the processes of a run.
+    """Distributes the shuffled batches of a `DataLoader` over the processes of a run.
 
-    A loader made with `shuffle=True` would shuffle by a generator that goes on from epoch to epoch; here its order follows
-    from the seed and the epoch alone, so a resumed run goes on at the exact record without reading those before it. A
-    loader that does not shuffle, or has a sampler of its own, keeps its order (which must then be repeatable for a
-    resume to be exact), unless images are dealt.
+    For a loader with `shuffle=True` the order depends on seed and epoch only, so a run resumes at the exact record without
+    reading earlier ones. A loader without it, or with its own sampler, keeps its order, unless `by_image` is set.
 
     Example:
         >>> order = EpochOrder(loader, seed=0)
         >>> for epoch in range(3):
-        ...     for records in order.batches(epoch):  # to go on later: order.batches(epoch, skip=batches_done)
+        ...     for records in order.batches(epoch):  # to resume: order.batches(epoch, skip=batches_done)
         ...         step(records)
     """
 
@@ -51,16 +39,16 @@ class EpochOrder:
         """
         Args:
             loader: yields lists of records.
-            seed: of the order, another one for every name.
-            name: how messages call it.
+            seed: of the order; combined with `name`.
+            name: the loader's name in messages.
             rank: this process, from 0.
-            processes: how many share the epoch; each gets as many batches, the last may be empty.
-            by_image: shuffle images instead of records, the records of one image beside each other; needs a data set
-                with `image_ids()`, one per record.
+            processes: number of processes; each gets the same number of batches, the last may be empty.
+            by_image: shuffle images, and keep the records of one image together; needs a data set with `image_ids()`, one
+                per record.
 
         Raises:
-            UserError: if it is no DataLoader over a data set with a length, has no batches or does not know its images, or
-                if rank and processes make no share.
+            UserError: if it is no DataLoader over a data set with a length, has no batches or no `image_ids`, or if rank
+                is out of range.
         """
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             kind = type(loader.dataset if isinstance(loader, DataLoader) else loader).__name__
@@ -71,11 +59,8 @@ class EpochOrder:
         if not 0 <= rank < processes:
             raise UserError(f"rank: {rank}; from 0 to below processes ({processes})")
         if by_image and not hasattr(dataset, "image_ids"):
-            raise UserError(
-                f"share_prefix: {name} is over a {type(dataset).__name__}, which has no image_ids() to tell which"
-                " records are of one image"
-            )
-        self.images = _places(dataset.image_ids()) if by_image else None
+            raise UserError(f"share_prefix: {name} is over a {type(dataset).__name__}, which has no image_ids()")
+        self.images = _records_by_image(dataset.image_ids()) if by_image else None
         self.loader = loader
         self._dataset = dataset
         self._batch_sampler: Iterable[list[int]] = loader.batch_sampler
@@ -87,29 +72,34 @@ class EpochOrder:
     @property
     def batch_size(self) -> int:
         """Records in a full batch of one process."""
-        told = self.loader.batch_size or getattr(self._batch_sampler, "batch_size", None)
-        return told or max(len(batch) for batch in self._batch_sampler)
+        size = self.loader.batch_size or getattr(self._batch_sampler, "batch_size", None)
+        return size or max(len(batch) for batch in self._batch_sampler)
 
     @property
     def records(self) -> int:
-        """Records of an epoch, of all processes."""
+        """Records per epoch over all processes."""
         return len(self._dataset)
 
     @property
     def records_per_image(self) -> float:
-        """Records about one image on average, where images are dealt; 1 where records are."""
+        """Mean number of records per image with `by_image`, else 1."""
         return len(self._dataset) / len(self.images) if self.images else 1.0
 
     def __len__(self) -> int:
-        """Batches per epoch for one process; the same for every process."""
+        """Batches per epoch and process."""
         return math.ceil(len(self.loader) / self.processes)
 
     def indices(self, epoch: int, skip: int = 0) -> list[list[int]]:
-        """Record numbers of this process's batches in `epoch`, without the first `skip` batches; see `deal`."""
-        return deal(self._epoch(epoch), self.rank, self.processes)[skip:]
+        """Record numbers of this process's batches in `epoch`, without the first `skip` batches.
+
+        The processes take turns. If the batches do not divide evenly, the last processes get an empty one.
+        """
+        batches = self._epoch(epoch)
+        batches += [[]] * (-len(batches) % self.processes)
+        return batches[self.rank :: self.processes][skip:]
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[list[Any]]:
-        """The batches themselves: lists of records."""
+        """This process's batches: lists of records."""
         indices = self.indices(epoch, skip)
         filled = [batch for batch in indices if batch]
         records = iter(
@@ -130,7 +120,7 @@ class EpochOrder:
     def _epoch(self, epoch: int) -> list[list[int]]:
         parts: tuple[Any, ...] = (self._dataset, self.loader.sampler, self._batch_sampler)
         for part in parts:
-            if hasattr(part, "set_epoch"):  # augmentation and seeded samplers, as accelerate tells them too
+            if hasattr(part, "set_epoch"):  # of augmenting data sets and seeded samplers
                 part.set_epoch(epoch)
         kept = type(self.loader.sampler) is not RandomSampler or self.loader.sampler.replacement
         if kept and self.images is None:
@@ -147,8 +137,10 @@ class EpochOrder:
 
 
 def _whole_batches_first(images: Iterable[Sequence[int]], size: int) -> list[int]:
-    """The images' records in an order whose batches of `size` are of one image each, as far as there are so many of it; what
-    is left of several images makes a batch when there is enough."""
+    """Record numbers in an order in which as many batches of `size` as possible are of one image each.
+
+    The remaining records of several images form a batch as soon as there are `size` of them.
+    """
     order: list[int] = []
     left: list[int] = []
     for records in images:
@@ -161,8 +153,8 @@ def _whole_batches_first(images: Iterable[Sequence[int]], size: int) -> list[int
     return order + left
 
 
-def _places(image_ids: Sequence[str]) -> list[list[int]]:
-    """Numbers of the records of every image, images by their first record."""
+def _records_by_image(image_ids: Sequence[str]) -> list[list[int]]:
+    """Record numbers per image, images in the order of their first record."""
     found: dict[str, list[int]] = {}
     for number, image in enumerate(image_ids):
         found.setdefault(image, []).append(number)

@@ -12,28 +12,30 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shirg.data.catalogue import CatalogueWriter
-from shirg.data.composition import PARTS, SPLITS, HeldOut, Plan, Pool, compose
+from shirg.data.image_scan import ImageInfo, ImageTable
 from shirg.data.images import encode_png
+from shirg.data.shards import SPLITS
 from shirg.data.sources import LlavaJson
-from shirg.data.survey import Look, Looks
+from shirg.data.splits import PARTS, EvaluationImages, ImagePool, SplitPlan, assign_splits
 from shirg.errors import UserError
 from tests.data.preparing import manifest, picture, prepare, put_captions, records
 
 
 def plan_of(
     counts: dict[str, list[int]], sizes: dict[str, int], fraction: float, missing: str, shas: list[int]
-) -> Plan:
+) -> SplitPlan:
     pools, begin = {}, 0
     for part in PARTS:
         groups = np.arange(begin, begin + len(counts[part]))
-        looks = Looks(
-            Look("", "", 0, 0, False, "broken") if not shas[g] else Look(f"{shas[g]:064x}", "", 1, 1, True)
+        table = ImageTable(
+            ImageInfo(reason="broken") if not shas[g] else ImageInfo(f"{shas[g]:064x}", "", 1, 1, True)
             for g in groups.tolist()
         )
-        looks.table["sha256"][:, 0] = looks.table["sha256"][:, 3]  # the word that differs comes first
-        pools[part] = Pool(groups, np.array(counts[part], dtype=np.int64), looks, lambda place: ("s", str(place)))
+        table.rows["sha256"][:, 0] = table.rows["sha256"][:, 3]  # the word that differs comes first
+        pools[part] = ImagePool(groups, np.array(counts[part], dtype=np.int64), table, lambda place: ("s", str(place)))
         begin += len(groups)
-    return compose(pools, HeldOut(str, Looks()), sizes, fraction, missing)
+    nothing = ImagePool(np.zeros(0, np.int64), np.zeros(0, np.int64), ImageTable(), lambda place: ("", ""))
+    return assign_splits(pools, EvaluationImages(nothing), sizes, fraction, missing)
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,28 +54,26 @@ def plan_of(
 def test_any_composition_is_exact_and_never_shares_an_image(base, ocr, sizes, fraction, missing, shas):
     asked = dict(zip(PARTS, sizes, strict=True))
     plan = plan_of({"base": base, "ocr": ocr}, asked, fraction, missing, shas)
-    total, held = sum(sizes), plan.total("validation")
+    total, held, trained = sum(sizes), plan.splits["validation"].total, plan.splits["train"].total
     if missing == "render":
-        assert held + plan.total("train") == total
+        assert held + trained == total
         target = min(max(round(fraction * total), 1), total - 1) if fraction else 0
         rendered = total - sum(plan.real.values())
         assert held == target or rendered < target or held <= 4
     else:
-        assert held + plan.total("train") == sum(plan.real.values())
+        assert held + trained == sum(plan.real.values())
     assert {part: plan.real[part] + plan.lacking[part] for part in PARTS} == asked
     counts, images = [*base, *ocr], {}
     for split in SPLITS:
-        runs = [run for run in plan.runs[split] if run.groups is not None]
-        used = [group for run in runs for group in run.groups.tolist()]
+        used = plan.splits[split].groups.tolist()
         assert len(set(used)) == len(used) and all(shas[group] for group in used)
         images[split] = {shas[group] for group in used}
-        for run in runs:
-            taken = np.diff(run.ends, prepend=0).tolist()
-            assert all(1 <= n <= counts[g] for n, g in zip(taken, run.groups.tolist(), strict=True))
-            cut = [g for n, g in zip(taken, run.groups.tolist(), strict=True) if n < counts[g]]
-            assert split == "train" or not cut
-            assert len(cut) <= 1
-        assert plan.total(split) == sum(last - first for _, first, last in plan.pieces(split, 0, plan.total(split)))
+        taken = np.diff(plan.splits[split].ends, prepend=0).tolist()
+        assert all(1 <= n <= counts[g] for n, g in zip(taken, used, strict=True))
+        cut = [g for n, g in zip(taken, used, strict=True) if n < counts[g]]
+        assert split == "train" or not cut
+        assert len({g < len(base) for g in cut}) == len(cut)  # at most one per part
+        assert plan.splits[split].total == sum(taken) + plan.splits[split].rendered
     assert images["train"].isdisjoint(images["validation"])
     unique = [sha for sha in shas[: len(counts)] if sha]
     if len(set(unique)) == len(unique):  # nothing is lost to copies
@@ -92,12 +92,12 @@ def test_real_sets_come_first_and_the_renderer_fills(lab: Path, tmp_path: Path):
     folder = tmp_path / "data"
     asked = {"base_dataset_size": 30, "ocr_enhancement_size": 8, "validation_fraction": 0.1}
     prepare(folder, data_dir=lab, render_missing=True, **asked)
-    told = manifest(folder)
-    assert told["splits"]["train"]["records"] + told["splits"]["validation"]["records"] == 38
-    assert told["sources"]["llava_pretrain"] == 22
-    assert told["sources"]["chartqa"] == 3
-    assert sum(told["sources"].values()) == 38
-    reasons = {entry["item"]: entry["reason"] for entry in told["rejected"]}
+    result = manifest(folder)
+    assert result["splits"]["train"]["records"] + result["splits"]["validation"]["records"] == 38
+    assert result["sources"]["llava_pretrain"] == 22
+    assert result["sources"]["chartqa"] == 3
+    assert sum(result["sources"].values()) == 38
+    reasons = {entry["item"]: entry["reason"] for entry in result["rejected"]}
     assert reasons.keys() == {"00000/3.png", "00000/5.png", "../../secret.png"}
     assert "cannot be read" in reasons["00000/3.png"]
     held = records(folder, "validation")
@@ -116,22 +116,22 @@ def test_fewer_asked_than_there_are_takes_a_seeded_choice(lab: Path, tmp_path: P
 
 def test_fewer_records_than_asked_are_an_error_unless_allowed(lab: Path, tmp_path: Path):
     asked = {"data_dir": lab, "base_dataset_size": 30, "ocr_enhancement_size": 3}
-    with pytest.raises(UserError, match=r"base part: 30 records asked, 24 there.*--dataset-size 24.*--allow-fewer"):
+    with pytest.raises(UserError, match=r"base part: 30 records requested, 24 found.*--dataset-size 24.*--allow-fewer"):
         prepare(tmp_path / "data", **asked)
     asked["base_dataset_size"] = 24  # as many as the file tells of, but two images are not there
-    with pytest.raises(UserError, match=r"base part: 24 records asked, 22 there \(3 rejected; the first, \.\./"):
+    with pytest.raises(UserError, match=r"base part: 24 records requested, 22 found \(3 rejected; the first, \.\./"):
         prepare(tmp_path / "data", **asked)
     assert not list((tmp_path / "data").glob("*.parquet"))
     prepare(tmp_path / "data", **asked, allow_fewer=True)
-    told = manifest(tmp_path / "data")
-    assert told["total_samples"] == 25
-    assert told["parts"]["base"] == {"asked": 24, "records": 22, "real": 22, "rendered": 0}
-    assert told["configuration"]["missing"] == "fewer"
+    result = manifest(tmp_path / "data")
+    assert result["total_samples"] == 25
+    assert result["parts"]["base"] == {"asked": 24, "records": 22, "real": 22, "rendered": 0}
+    assert result["configuration"]["missing"] == "fewer"
 
 
 def test_a_folder_without_anything_usable_is_never_an_empty_data_set(tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"ocr part: 20 records asked, 0 there\. `shirg prepare --list` says which files"
+        UserError, match=r"ocr part: 20 records requested, 0 found\. Get data \(`shirg prepare --list` names the files"
     ):
         prepare(tmp_path / "data", data_dir=tmp_path, allow_fewer=True)
     assert not (tmp_path / "data/manifest.json").exists()
@@ -141,9 +141,9 @@ def test_image_in_validation_is_refused_for_training_under_another_name(tmp_path
     file = put_captions(tmp_path / "own", [("a.png", picture(1)), ("b.png", picture(1))])
     asked = {"base_dataset_size": 2, "ocr_enhancement_size": 0, "validation_fraction": 0.5, "base_json": (file,)}
     prepare(tmp_path / "data", render_missing=True, **asked)
-    told = manifest(tmp_path / "data")
-    assert told["sources"] == {"captions": 1, "rendered": 1}
-    assert [entry["reason"] for entry in told["rejected"]] == ["the same image is in the validation split"]
+    result = manifest(tmp_path / "data")
+    assert result["sources"] == {"captions": 1, "rendered": 1}
+    assert [entry["reason"] for entry in result["rejected"]] == ["the same image is in the validation split"]
     (held,) = records(tmp_path / "data", "validation")
     assert held.source == "captions"
 
@@ -163,14 +163,14 @@ def test_no_evaluation_image_is_trained_on(tmp_path: Path):
     for name, where in (("found", {"data_dir": lab}), ("named", {"exclude_data_dir": lab})):
         named = {"exclude_datasets": ("ChartQA", "documents")} if name == "named" else {}
         prepare(tmp_path / name, **asked, **where, **named)
-        told = manifest(tmp_path / name)
-        assert told["excluded"]["images"] == {"chartqa": 2}
-        assert {entry["item"]: entry["reason"] for entry in told["rejected"]} == {
+        result = manifest(tmp_path / name)
+        assert result["excluded"]["images"] == {"chartqa": 2}
+        assert {entry["item"]: entry["reason"] for entry in result["rejected"]} == {
             "same.png": "the same file as chartqa test/png/1.png, which is evaluated on",
-            "smaller.jpg": "the same picture as chartqa test/png/2.png, which is evaluated on",
+            "smaller.jpg": "near-duplicate of chartqa test/png/2.png, which is evaluated on",
         }
         assert {r.id for r in records(tmp_path / name, "train")} == {"captions:c.png:0", "captions:d.png:0"}
-    with pytest.raises(UserError, match="base part: 3 records asked, 2 there .*2 rejected; the first, "):
+    with pytest.raises(UserError, match="base part: 3 records requested, 2 found .*2 rejected; the first, "):
         prepare(tmp_path / "more", **(asked | {"base_dataset_size": 3}), data_dir=lab)
     with pytest.raises(UserError, match="exclude_datasets: docvqa is not in"):
         prepare(tmp_path / "gone", **asked, data_dir=lab, exclude_datasets=("DocVQA",))
@@ -195,9 +195,9 @@ def test_forms_that_evaluation_reads_are_not_trained_on(tmp_path: Path):
     asked["data_dir"] = tmp_path / "lab"
     part("training_data")
     prepare(tmp_path / "alone", **asked)
-    told = manifest(tmp_path / "alone")
-    assert told["sources"] == {"rendered": 5}
-    (entry,) = told["rejected"]
+    result = manifest(tmp_path / "alone")
+    assert result["sources"] == {"rendered": 5}
+    (entry,) = result["rejected"]
     assert (entry["source"], entry["item"], entry["records"]) == ("funsd", "training_data", 1)
     assert "evaluation reads these forms" in entry["reason"]
     part("testing_data")
@@ -205,7 +205,7 @@ def test_forms_that_evaluation_reads_are_not_trained_on(tmp_path: Path):
     assert manifest(tmp_path / "both")["sources"] == {"funsd": 1, "rendered": 4}
 
 
-def test_digest_tells_catalogues_apart(tmp_path: Path):
+def test_digest_differs_between_catalogues(tmp_path: Path):
     def digest(name: str, answer: str) -> str:
         folder = tmp_path / "own"
         folder.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
-from shirg.data.order import EpochOrder, _whole_batches_first
+from shirg.data.sampler import EpochOrder, _whole_batches_first
 from shirg.errors import UserError
 
 
