@@ -7,7 +7,7 @@ file is no part of it. `answer` is everything from these bytes to the ids of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -65,7 +65,8 @@ class PathsPart:
         scenario = costs.Scenario(
             prompt_tokens=size.text_tokens, answer_tokens=size.answer_tokens, steps=size.steps, dtype=DTYPE
         )
-        computed = costs.path_cost(size.config, self._shape(variant), scenario)
+        shape = costs.vision_shape(size.config, variant.mode, budget=variant.budget)
+        computed = costs.path_cost(size.config, shape, scenario)
         stages = self._stages(variant, features, question, prefix, cache)
         stages |= {
             name: self._answer(views, prompt, question, variant, prefix_cache=name == "answer")
@@ -87,14 +88,6 @@ class PathsPart:
             "kv_bytes_computed": computed.kv_bytes,
             "stages": {name: {**found, "floor": floors[name]} for name, found in stages.items()},
         }
-
-    def _shape(self, variant: Variant) -> costs.VisionShape:
-        if variant.mode == "hd-flat":
-            return costs.vision_shape(self.size.flat_config, "hd")
-        if variant.mode == "multiview-all":
-            tiles = costs.vision_shape(self.size.config, "multiview", budget=1)
-            return replace(tiles, mode="hd", budget=None, tokens=tiles.encoded)
-        return costs.vision_shape(self.size.config, variant.mode, budget=variant.budget)
 
     def _stages(
         self, variant: Variant, features: VisionFeatures, question: Tensor, prefix: Tensor, cache: PrefixCache

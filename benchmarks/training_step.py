@@ -30,7 +30,7 @@ from shirg.evaluation.environment import processor
 from shirg.files import write_json
 from shirg.lavida import Lavida
 from shirg.lavida.adapter import attach_lora
-from shirg.lavida.costs import projector_flops, tower_flops
+from shirg.lavida.costs import flops
 from shirg.lavida.shapes import PUBLISHED, published_config
 from shirg.training.effort import language_flops
 from shirg.training.loss_model import Example, LossModel, draw_mask
@@ -156,15 +156,18 @@ def measure(arguments: argparse.Namespace) -> dict:
 def computed(name: str, budget: int, prompt: int, answer: int, turns: int, question: int) -> dict:
     """FLOPs per record of a published shape. Attention of a row is counted dense, as kernels without blocks compute it."""
     config = published_config(name)
-    prefix, large = budget + 1 + prompt, (config.vision.resolution // 14) ** 2
-    layouts = {
-        "packed": [(prefix + 2 * answer,) * 2],
-        "two rows": [(prefix + answer,) * 2] * 2,
+    prefix, side = budget + 1 + prompt, config.vision.resolution
+    language = {
+        "packed": language_flops(config, 1, prefix + 2 * answer, answer),
+        "two rows": language_flops(config, 2, prefix + answer, answer),
     }
-    language = {kind: language_flops(config, [(*row, 1) for row in rows], answer) for kind, rows in layouts.items()}
-    look = tower_flops(config, 1, large) + projector_flops(config, large) + 3 * projector_flops(config, budget + 1)
+    tower, projected = (
+        flops(config, "tower", 1, side),
+        ((side // 14) ** 2, *[budget + 1] * 3),
+    )  # relevance, and three passes
+    look = tower + sum(flops(config, "projector", tokens) for tokens in projected)
     shared_row = prefix - question + turns * (question + 2 * answer)
-    shared = (language_flops(config, [(shared_row, shared_row, 1)], turns * answer) + look) / turns
+    shared = (language_flops(config, 1, shared_row, turns * answer) + look) / turns
     return {
         "language_flops": language,
         "vision_flops": look,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from shirg.lavida import LavidaConfig
     from shirg.lavida.costs import Scenario
+
+Rows = list[list[str] | None]
+"""Cells of a table; None is a gap."""
 
 TARGET = 0.3
 """Least share of the cache that SHIRG promises to save; 50% is the other end of its range."""
@@ -112,21 +116,25 @@ def command(flags: Flags) -> None:
 
     from shirg.cli.models import usual_dtype
     from shirg.files import write_json
-    from shirg.lavida.costs import Scenario, check_sizes, describe, vision_shape
+    from shirg.lavida.costs import Scenario, describe, vision_shape
     from shirg.lavida.shapes import PUBLISHED
     from shirg.training.budgets import check_budgets
 
     budgets = check_budgets(flags.token_budgets)
     config = load_config(flags.model, flags.revision)
     if flags.image_resolution is not None:
-        own = dataclasses.replace(config.vision, resolution=flags.image_resolution)
-        config = dataclasses.replace(config, vision=own)
-    check_sizes(config)
-    most = vision_shape(config, "highres").tokens
-    if max(budgets) > most:
+        run = dataclasses.replace(config.vision, resolution=flags.image_resolution)
+        config = dataclasses.replace(config, vision=run)
+    large = vision_shape(config, "highres")
+    if max(budgets) > large.tokens:
         raise UserError(
-            f"--token-budgets: got {max(budgets)}, must be at most {most}, the grid at "
-            f"{config.vision.resolution} pixels; a larger --image-resolution has more"
+            f"--token-budgets: got {max(budgets)}, must be at most {large.tokens}, the grid at {large.side} pixels; a larger "
+            "--image-resolution has more"
+        )
+    if flags.steps > flags.answer_tokens:
+        raise UserError(
+            f"--steps: got {flags.steps} for {flags.answer_tokens} answer tokens; every step fills in at least one, so at most "
+            f"{flags.answer_tokens}"
         )
     scenario = Scenario(
         image_size=parse_size(flags.image_size),
@@ -142,41 +150,44 @@ def command(flags: Flags) -> None:
     if flags.json is not None:
         write_json(flags.json, found)
     console = Console(highlight=False)
-    tables = Console(highlight=False, width=max(console.width, MAX_WIDTH))
-    show(found, console, tables)
-    if flags.train:
-        console.print()
-        tables.print(training_table(found["training_memory"]))
-        console.print(TRAINING_NOTES, style="dim")
+    show(found, console, Console(highlight=False, width=max(console.width, MAX_WIDTH)))
 
 
 def training_rows(
     config: LavidaConfig, budgets: Sequence[int], scenario: Scenario, objective: str
 ) -> list[dict[str, Any]]:
-    """Peak bytes of a training step for every ratio and for `BATCHES`; see `shirg.training.memory`."""
-    from shirg.training.budgets import POOLED
-    from shirg.training.memory import memory_table
+    """Peak bytes of a training step for every ratio and for `BATCHES`, plain and checkpointed; see `shirg.training.memory`."""
+    from shirg.training.budgets import POOLED, Ratio
+    from shirg.training.memory import Step, training_memory
 
-    return memory_table(
-        config,
-        [*budgets, POOLED],
-        list(BATCHES),
-        prompt_tokens=scenario.prompt_tokens,
-        answer_tokens=scenario.answer_tokens,
-        objective=objective,
-        dtype=scenario.dtype,
-    )
+    rows, ratios = [], list[Ratio]([*budgets, POOLED])
+    for ratio, batch in itertools.product(ratios, BATCHES):
+        row: dict[str, Any] = {"ratio": ratio, "batch_size": batch}
+        for name in ("plain", "checkpointed"):
+            step = Step(
+                *(batch, scenario.prompt_tokens, scenario.answer_tokens, objective),
+                checkpointing=name == "checkpointed",
+                dtype=scenario.dtype,
+            )
+            memory = training_memory(config, ratio, step)
+            row[name] = {**dataclasses.asdict(memory), "total": memory.total}
+        rows.append(row)
+    return rows
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """ "1000x800" as (width, height).
 
     Raises:
-        UserError: for anything else.
+        UserError: for anything else, or no sensible size of an image.
     """
+    from shirg.images import MAX_PIXELS
+
     parts = re.fullmatch(r"(\d+)x(\d+)", text)
-    if parts is None:
-        raise UserError(f"--image-size: got {text!r}, must be width x height in pixels, such as 1000x1000")
+    if parts is None or not 0 < int(parts[1]) * int(parts[2]) <= MAX_PIXELS:
+        raise UserError(
+            f"--image-size: got {text!r}, must be width x height, such as 1000x1000, of at most {MAX_PIXELS:,} pixels"
+        )
     return int(parts[1]), int(parts[2])
 
 
@@ -223,111 +234,103 @@ def show(found: dict[str, Any], text: Console, tables: Console) -> None:
         f"--prompt-tokens), {scenario['answer_tokens']} answer tokens in {scenario['steps']} steps. "
         f"The cache takes {found['kv_bytes_per_token'] / 1024:,.4g} KiB per token of the prefix.\n"
     )
-    tables.print(token_table(found))
+    tables.print(token_table(found["paths"]))
     tables.print()
-    tables.print(work_table(found))
+    tables.print(work_table(found["paths"]))
     text.print(
         f"total = tower + gate + projector + prefill + {scenario['steps']} steps; without the cache there is no prefill, "
         "and every step runs the prefix again\n",
         style="dim",
     )
-    tables.print(saving_table(found))
-    text.print(saving_note(found), style="dim")
+    tables.print(saving_table(found["savings"], scenario["prompt_tokens"]))
+    flat = any(entry["against"] == "hd flat" for entry in found["savings"])
+    more = "; hd flat: the same tiles without un-padding and newlines" if flat else ""
+    text.print(
+        f"of the visual tokens (of the whole prefix); negative where the selection is the larger one{more}", style="dim"
+    )
     text.print("\n[bold]Promised[/]: 30 to 50% less KV cache, under 1% of the parameters trained")
     for line in verdicts(found):
         text.print(f"  {line}")
     text.print(f"\n{NOTES}", style="dim")
+    if "training_memory" in found:
+        text.print()
+        tables.print(training_table(found["training_memory"]))
+        text.print(TRAINING_NOTES, style="dim")
 
 
 def parameter_table(found: dict[str, Any]) -> Table:
     """Parameters and bytes by part, the adapter last."""
-    table = _table("part", "parameters", "exactly", "bytes", "trained", left=1)
-    for part, count in found["parameters"].items():
-        if part == "total":
-            table.add_section()
-        table.add_row(part, scaled(count), f"{count:,}", size(found["weight_bytes"][part]), "-")
-    adapter = found["adapter"]
-    count = adapter["parameters"]
-    table.add_row(
-        f"LoRA, rank {adapter['rank']}",
-        scaled(count),
-        f"{count:,}",
-        size(adapter["bytes"]),
-        f"{adapter['share']:.2%} of all" if adapter["share"] > 1e-3 else f"{adapter['share']:.4%} of all",
-    )
-    return table
+    rows: Rows = [
+        [part, scaled(count), f"{count:,}", size(found["weight_bytes"][part]), "-"]
+        for part, count in found["parameters"].items()
+    ]
+    adapter, count = found["adapter"], found["adapter"]["parameters"]
+    share = f"{adapter['share']:.{2 if adapter['share'] > 1e-3 else 4}%} of all"
+    last = [f"LoRA, rank {adapter['rank']}", scaled(count), f"{count:,}", size(adapter["bytes"]), share]
+    return _table(["part", "parameters", "exactly", "bytes", "trained"], [*rows[:-1], None, rows[-1], last])
 
 
-def token_table(found: dict[str, Any]) -> Table:
+def token_table(paths: list[dict[str, Any]]) -> Table:
     """Where each path's visual tokens come from, and what their cache takes."""
-    table = _table("vision path", "encoded", "kept", "visual\ntokens", "prefix\ntokens", "KV cache\nMB", left=3)
-    for row in _sectioned(table, found["paths"]):
-        views = f"{row['views']} x {row['grid'][0]}x{row['grid'][1]}"
-        cache = quantity(row["kv_bytes"], "MB")
-        table.add_row(row["path"], views, row["layout"], f"{row['tokens']:,}", f"{row['prefix_tokens']:,}", cache)
-    return table
+    rows = [
+        [row["path"], f"{row['views']} x {row['grid'][0]}x{row['grid'][1]}", row["layout"]]
+        + [f"{row['tokens']:,}", f"{row['prefix_tokens']:,}", quantity(row["kv_bytes"], "MB")]
+        for row in paths
+    ]
+    titles = ["vision path", "encoded", "kept", "visual\ntokens", "prefix\ntokens", "KV cache\nMB"]
+    return _table(titles, _sectioned(rows, [row["mode"] for row in paths]), left=3)
 
 
-def work_table(found: dict[str, Any]) -> Table:
+def work_table(paths: list[dict[str, Any]]) -> Table:
     """FLOPs by stage, in one unit for the whole table."""
-    rows = [{**row, "gate": row["gate_projection"] + row["gate_arithmetic"]} for row in found["paths"]]
-    unit = "TFLOP" if max(row["total_cached"] for row in rows) >= 1e12 else "GFLOP"
-    titles = ("tower", "gate", "pro-\njector", "pre-\nfill", "step", "step,\nno\ncache", "total", "total,\nno\ncache")
-    table = _table(unit, *titles, "cache\nsaves", left=1)
-    for row in _sectioned(table, rows):
-        saved = 1 - row["total_cached"] / row["total_uncached"]
-        table.add_row(row["path"], *(quantity(row[stage], unit) for stage in STAGES), f"{saved:.0%}")
-    return table
+    unit = "TFLOP" if max(row["total_cached"] for row in paths) >= 1e12 else "GFLOP"
+    titles = ["tower", "gate", "pro-\njector", "pre-\nfill", "step", "step,\nno\ncache", "total", "total,\nno\ncache"]
+    rows = []
+    for path in paths:
+        stages = {**path, "gate": path["gate_projection"] + path["gate_arithmetic"]}
+        saved = 1 - path["total_cached"] / path["total_uncached"]
+        rows.append([path["path"], *(quantity(stages[stage], unit) for stage in STAGES), f"{saved:.0%}"])
+    return _table([unit, *titles, "cache\nsaves"], _sectioned(rows, [row["mode"] for row in paths]))
 
 
-def saving_table(found: dict[str, Any]) -> Table:
+def saving_table(entries: list[dict[str, Any]], prompt: int) -> Table:
     """Share of the cache that a budget saves: the image's part, and the whole prefix; and which budget saves 30%."""
     from shirg.lavida.costs import largest_budget
 
-    entries, prompt = found["savings"], found["scenario"]["prompt_tokens"]
     against = {entry["against"]: entry["reference_tokens"] for entry in entries}
-    table = _table("KV cache saved", *(f"against {name}\n{count:,} tokens" for name, count in against.items()), left=1)
-    for budget in dict.fromkeys(entry["budget"] for entry in entries):
-        cells = [f"{e['visual']:.1%} ({e['prefix']:.1%})" for e in entries if e["budget"] == budget]
-        table.add_row(f"shirg-{budget}", *cells)
-    table.add_section()
+    rows: Rows = [
+        [f"shirg-{budget}", *(f"{e['visual']:.1%} ({e['prefix']:.1%})" for e in entries if e["budget"] == budget)]
+        for budget in dict.fromkeys(entry["budget"] for entry in entries)
+    ]
     limits = [(largest_budget(count, 30), largest_budget(count, 30, prompt)) for count in against.values()]
-    table.add_row("30% needs", *(f"K <= {visual:,} ({prefix:,})" for visual, prefix in limits))
-    return table
+    last = ["30% needs", *(f"K <= {visual:,} ({prefix:,})" for visual, prefix in limits)]
+    titles = ["KV cache saved", *(f"against {name}\n{count:,} tokens" for name, count in against.items())]
+    return _table(titles, [*rows, None, last])
 
 
-def training_table(rows: list[dict[str, Any]]) -> Table:
+def training_table(found: list[dict[str, Any]]) -> Table:
     """Peak memory of a training step: a row per ratio and batch size, with the parts of the plain one."""
-    parts = ("weights", "blocks", "head", "working")
-    table = _table("training", "batch", *parts, "peak", "peak with\ncheckpointing", left=1)
-    for place, row in enumerate(rows):
-        if place and row["ratio"] != rows[place - 1]["ratio"]:
-            table.add_section()
-        cells = [quantity(row["plain"][part], "GB") for part in (*parts, "total")]
-        ratio = f"shirg-{row['ratio']}" if isinstance(row["ratio"], int) else row["ratio"]
-        table.add_row(ratio, str(row["batch_size"]), *cells, quantity(row["checkpointed"]["total"], "GB"))
-    return table
-
-
-def saving_note(found: dict[str, Any]) -> str:
-    """How to read `saving_table`."""
-    flat = any(entry["against"] == "hd flat" for entry in found["savings"])
-    more = "; hd flat: the same tiles without un-padding and newlines" if flat else ""
-    return f"of the visual tokens (of the whole prefix); negative where the selection is the larger one{more}"
+    parts = ["weights", "blocks", "head", "working"]
+    rows: Rows = []
+    for row in found:
+        name = f"shirg-{row['ratio']}" if isinstance(row["ratio"], int) else row["ratio"]
+        if rows and row["batch_size"] == BATCHES[0]:
+            rows.append(None)
+        shown = [*(row["plain"][part] for part in (*parts, "total")), row["checkpointed"]["total"]]
+        rows.append([name, str(row["batch_size"]), *(quantity(count, "GB") for count in shown)])
+    return _table(["training", "batch", *parts, "peak", "peak with\ncheckpointing"], rows)
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
     """Whether SHIRG's promises about sizes are kept at this shape, one line each."""
     lines = []
     for name in dict.fromkeys(entry["against"] for entry in found["savings"]):
-        entries = [entry for entry in found["savings"] if entry["against"] == name]
-        kept = ", ".join(str(entry["budget"]) for entry in entries if entry["visual"] >= TARGET)
-        broken = ", ".join(str(entry["budget"]) for entry in entries if entry["visual"] < TARGET)
-        words = [f"[green]kept[/] at K = {kept}"] if kept else []
-        words += [f"[red]not kept[/] at K = {broken}"] if broken else []
+        saved = {str(entry["budget"]): entry["visual"] for entry in found["savings"] if entry["against"] == name}
+        kept = ", ".join(budget for budget, share in saved.items() if share >= TARGET)
+        broken = ", ".join(budget for budget, share in saved.items() if share < TARGET)
+        words = [f"[green]kept[/] at K = {kept}"] * bool(kept) + [f"[red]not kept[/] at K = {broken}"] * bool(broken)
         lines.append(f"30% less for the visual tokens than {name}: {', '.join(words)}")
-    share = found["adapter"]["share"]
-    word = "[green]kept[/]" if share < TRAINED_SHARE else "[red]not kept[/]"
+    word = "[green]kept[/]" if found["adapter"]["share"] < TRAINED_SHARE else "[red]not kept[/]"
     return [*lines, f"under 1% trained: {word}, {found['adapter']['parameters']:,} in the adapter"]
 
 
@@ -358,23 +361,29 @@ def figures(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.{2 if value >= 1 else 3}f}"
 
 
-def _sectioned(table: Table, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _sectioned(rows: list[list[str]], modes: list[str]) -> Rows:
     """The rows of paths, with a gap wherever a path with budgets begins or ends."""
-    modes = [row["mode"] for row in rows]
+    found: Rows = []
     for place, row in enumerate(rows):
-        if place and row["mode"] != modes[place - 1] and {"shirg", "multiview"} & {row["mode"], modes[place - 1]}:
-            table.add_section()
-        yield row
+        if place and modes[place] != modes[place - 1] and {"shirg", "multiview"} & {modes[place], modes[place - 1]}:
+            found.append(None)
+        found.append(row)
+    return found
 
 
-def _table(*titles: str, left: int) -> Table:
-    """A table without a frame; the first `left` columns are text, the others numbers."""
+def _table(titles: list[str], rows: Rows, left: int = 1) -> Table:
+    """A table without a frame, with a gap for every None; the first `left` columns are text, the others numbers."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for place, title in enumerate(titles):
         table.add_column(title, justify="left" if place < left else "right", no_wrap=True, vertical="bottom")
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*row)
     return table
 
 

@@ -1,31 +1,36 @@
 """What a model costs, from its configuration alone: parameters, bytes of the prefix cache, floating-point operations.
 
-How operations are counted: a product of [m, k] and [k, n] is 2 m k n FLOPs, and so attention of `q` queries to `k` keys
-of `d` channels (all heads together) is 2 * 2 q k d, one half for the scores and one for the values. Counted are the
-patch convolution, every linear layer and attention. Not counted: embedding look-ups, biases, norms, activations,
-softmax, rotary positions, the interpolation of the tower's position table, pooling, and a LoRA's own products, which
-add its share of the projector's weights (1% at LLaDA's size and rank 16). `torch.utils.flop_counter` counts alike.
+Parameters are those of the real modules, built on the "meta" device, where tensors have shapes and no memory. FLOPs are what
+`torch.utils.flop_counter` counts while these modules run there: a product of [m, k] and [k, n] is 2 m k n, and attention is
+its two products. Counted are the patch convolution, every linear layer and attention. Not counted: embedding look-ups, biases,
+norms, activations, softmax, rotary positions, the interpolation of the tower's position table, pooling, and a LoRA's own
+products, which add its share of the projector's weights (1% at LLaDA's size and rank 16).
 
-Everything is for one image and a batch of one. FLOPs are no times: a denoising step with few rows waits for memory.
+Everything is for one image and a batch of one, seen as `config.vision` says: where a run has other settings than its
+checkpoint, the caller puts the run's there. FLOPs are no times: a denoising step with few rows waits for memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import SiglipVisionConfig
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from shirg.errors import UserError
-from shirg.images import MAX_PIXELS
 from shirg.lavida import pooling, vision
-from shirg.lavida.config import LavidaConfig
+from shirg.lavida.config import BodyConfig, LavidaConfig
 from shirg.lavida.images import tile_grid
+from shirg.lavida.language import PrefixCache
+from shirg.lavida.model import Lavida
 from shirg.lavida.relevance import NULL_WORDS
 from shirg.lavida.settings import NO_FLOOR
-from shirg.lavida.tower import sides
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 SQUARE = (1000, 1000)
@@ -38,14 +43,13 @@ LORA_RANK = 16
 ADAPTER_BYTES = 4
 """Of one number of an adapter, which is kept in float32 whatever the base is."""
 
+DEPTH = 2
+"""Layers of tower and body that are run to count FLOPs: the first stands for all but the last."""
+
 
 @dataclass(frozen=True)
 class Scenario:
-    """The answer whose cost is computed.
-
-    Raises:
-        UserError: naming the field that makes no sense.
-    """
+    """The answer whose cost is computed."""
 
     image_size: tuple[int, int] = SQUARE
     """(width, height) of the image in pixels."""
@@ -57,21 +61,6 @@ class Scenario:
     """Denoising steps, at most one per answer token."""
     dtype: str = "bfloat16"
     """Precision of weights and cache, a key of `DTYPE_BYTES`."""
-
-    def __post_init__(self) -> None:
-        width, height = self.image_size
-        if min(width, height) < 1 or width * height > MAX_PIXELS:
-            raise UserError(f"image_size: {width}x{height} must have between 1 and {MAX_PIXELS:,} pixels")
-        for name in ("prompt_tokens", "answer_tokens", "steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: got {getattr(self, name)}, must be 1 or more")
-        if self.steps > self.answer_tokens:
-            raise UserError(
-                f"steps: got {self.steps} for {self.answer_tokens} answer tokens; every step fills in at least one, "
-                f"so at most {self.answer_tokens}"
-            )
-        if self.dtype not in DTYPE_BYTES:
-            raise UserError(f"dtype: {self.dtype!r} is unknown; choose from {', '.join(DTYPE_BYTES)}")
 
 
 @dataclass(frozen=True)
@@ -116,6 +105,7 @@ class PathCost:
     """The rest of the selection, roughly; see `gate_arithmetic_flops`."""
     projector: int
     prefill: int
+    """Encoding the prefix once. (Dream takes its first token from the last position's logits, which are not counted.)"""
     step_cached: int
     """One denoising step behind the cached prefix: the answer's rows only."""
     step_uncached: int
@@ -126,34 +116,126 @@ class PathCost:
     """The same with every step running the prefix again, and no prefill."""
 
 
-# ------------------------------------------------------------------ shapes
+# ------------------------------------------------------------------ real modules, and the counter
 
 
-def tower_sizes(config: LavidaConfig) -> SiglipVisionConfig:
-    """Sizes of the tower as built: what the file leaves out filled in, the layer that LaViDa removes taken off."""
-    sizes = SiglipVisionConfig(**config.vision_config)
-    sizes.num_hidden_layers -= 1
-    return sizes
+def modules(config: LavidaConfig, depth: int | None = None) -> Lavida:
+    """The model on the "meta" device, the same one for equal sizes; `depth`: with so many layers in tower and body.
+
+    Raises:
+        UserError: for sizes that no model can be built with.
+    """
+    body, tower = config.body, config.vision_config
+    if depth is not None:  # of the tower's layers LaViDa removes the last
+        body, tower = replace(body, num_layers=depth), {**tower, "num_hidden_layers": depth + 1}
+    return _modules(body, json.dumps(tower, sort_keys=True), config.patch_merge_type)
 
 
-def check_sizes(config: LavidaConfig) -> None:
-    """Raise UserError for sizes of the tower that no model can be built with."""
-    tower = tower_sizes(config)
-    for what, whole, part in (
-        ("the tower's width and heads", tower.hidden_size, tower.num_attention_heads),
-        ("shirg.resolution and the tower's patch size", config.vision.resolution, sides(tower)[1]),
-    ):
-        if whole < 1 or part < 1 or whole % part:
-            raise UserError(f"config: {what} are {whole} and {part}; the second must divide the first")
-    if tower.num_hidden_layers < 1:
-        raise UserError(
-            "config: vision_config.num_hidden_layers counts the layer that LaViDa removes, so it must be at least 2; "
-            f"got {tower.num_hidden_layers + 1}"
-        )
+@lru_cache(maxsize=16)
+def _modules(body: BodyConfig, tower: str, merge_type: str) -> Lavida:
+    config = LavidaConfig({}, body, json.loads(tower), 0, 0, 0, patch_merge_type=merge_type)
+    try:
+        with torch.device("meta"):
+            return Lavida(config).eval()
+    except (ValueError, ZeroDivisionError) as error:  # of transformers
+        raise UserError(f"config: vision_config: {error}") from error
+
+
+def flops(config: LavidaConfig, part: str, *sizes: int) -> int:
+    """FLOPs of a forward pass of one part of the model.
+
+    Args:
+        part: with `sizes`, what it runs on.
+            "tower": views, and pixels per side of each.
+            "layer", one of the tower's: views, and tokens of each.
+            "projector": tokens.
+            "head", which gives the logits: positions.
+            "body", the language model's blocks: positions, the positions at the end whose hidden states are used (of the others
+            the last block makes keys and values only), and the cached positions that they attend to beside each other.
+    """
+    return sum(flops_by_operation(config, part, *sizes).values())
+
+
+def flops_by_operation(config: LavidaConfig, part: str, *sizes: int) -> dict[Any, int]:
+    """`flops` by torch's operation; attention is `torch.ops.aten.bmm`."""
+    return _flops(modules(config), part, sizes)
+
+
+@lru_cache(maxsize=1024)
+@torch.no_grad()
+def _flops(model: Lavida, part: str, sizes: tuple[int, ...]) -> dict[Any, int]:
+    body, tower = model.config.body, model.tower.config
+    short = modules(model.config, DEPTH)
+    calls: dict[str, Callable[..., object]] = {
+        "tower": lambda views, side: short.tower(meta(views, tower.num_channels, side, side)),
+        "layer": lambda views, tokens: short.tower.vision_model.encoder.layers[0](
+            meta(views, tokens, tower.hidden_size), None
+        ),
+        "projector": lambda tokens: short.mm_projector(meta(tokens, tower.hidden_size)),
+        "head": lambda rows: short.language.logits(meta(rows, body.hidden_size)),
+        "body": lambda rows, read, cached: short.language(
+            meta(1, rows, body.hidden_size), cache=_prefix(body, cached), read_from=rows - read
+        ),
+    }
+    # Attention in plain products: the fused operations of some devices are not known to the counter.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        calls[part](*sizes)
+    found = counter.get_flop_counts()
+    more = {"tower": tower.num_hidden_layers - DEPTH, "body": body.num_layers - DEPTH}.get(part, 0)
+    layer: dict[Any, int] = next((counts for name, counts in found.items() if name.endswith("layers.0")), {})
+    return {operation: count + more * layer.get(operation, 0) for operation, count in found["Global"].items()}
+
+
+def meta(*shape: int) -> Tensor:
+    """A tensor of this shape without memory."""
+    return torch.empty(*shape, device="meta")
+
+
+def _prefix(body: BodyConfig, length: int) -> PrefixCache:
+    """A cache of `length` positions in `DEPTH` layers."""
+    kept = [meta(1, body.num_kv_heads, length, body.head_dim)] * DEPTH
+    return PrefixCache(kept, list(kept), frozen=True)
+
+
+# ------------------------------------------------------------------ parameters and bytes
+
+
+def parameters(config: LavidaConfig) -> dict[str, int]:
+    """Numbers of the base model by part, the tower's unused final norm included."""
+    counts = dict.fromkeys(("vision tower", "projector", "newline", "language"), 0)
+    names = {"tower": "vision tower", "mm_projector": "projector", "image_newline": "newline", "language": "language"}
+    for name, weight in modules(config).named_parameters():
+        counts[names[name.partition(".")[0]]] += weight.numel()
+    return counts
+
+
+def block_weights(config: LavidaConfig) -> int:
+    """Numbers in the matrices of one block of the language model."""
+    block = modules(config, DEPTH).language.layers[0]
+    return sum(weight.numel() for weight in block.parameters() if weight.ndim == 2)
+
+
+def adapter_parameters(config: LavidaConfig, rank: int = LORA_RANK) -> int:
+    """A LoRA of `rank` on both layers of the projector: rank * (inputs + outputs) each; 215,040 at LLaDA-8B's size."""
+    weights = modules(config, DEPTH).mm_projector.parameters()
+    return rank * sum(sum(weight.shape) for weight in weights if weight.ndim == 2)
+
+
+def kv_bytes_per_token(config: LavidaConfig, dtype: str = "bfloat16") -> int:
+    """Bytes of the prefix cache per position: 2 (keys and values) * layers * key-value heads * head width * bytes."""
+    body = config.body
+    return 2 * body.num_layers * body.num_kv_heads * body.head_dim * DTYPE_BYTES[dtype]
+
+
+# ------------------------------------------------------------------ vision paths
 
 
 def vision_shape(
-    config: LavidaConfig, mode: str, *, budget: int | None = None, image_size: tuple[int, int] = SQUARE
+    config: LavidaConfig,
+    mode: str,
+    *,
+    budget: int | None = None,
+    image_size: tuple[int, int] = SQUARE,
 ) -> VisionShape:
     """Views, grid and visual tokens of an image of `image_size` (width, height) in vision path `mode`.
 
@@ -161,221 +243,90 @@ def vision_shape(
         budget: tokens to keep in modes "shirg" and "multiview" (768 by default), ignored by the others.
 
     Raises:
-        UserError: for an unknown mode, or a budget below 1 or above the encoded tokens.
+        UserError: for an unknown mode, sizes that no model can have, a side that the patch size does not divide, or a budget
+            below 1 or above the encoded tokens.
     """
-    views_of = vision.path_of(mode).views
-    tile, patch = sides(tower_sizes(config))
-    tiles = views_of == "tiles"
-    side = config.vision.resolution if views_of == "large" else tile
-    rows, columns = tile_grid(image_size, config.pinpoints, tile) if tiles else (0, 0)
-    views, grid = 1 + rows * columns, (side // patch,) * 2
-    if mode == "hd":
-        tokens, layout = _pooled_layout(config, grid, (rows, columns), image_size)
-        return VisionShape(mode, None, views, grid, side, tokens, layout)
-    if mode not in vision.SELECTING:
-        return VisionShape(mode, None, views, grid, side, grid[0] * grid[1], f"{grid[0]}x{grid[1]}")
-    budget = vision.DEFAULT_BUDGET if budget is None else budget
-    vision.check_budget(budget, views * grid[0] * grid[1])
-    return VisionShape(mode, budget, views, grid, side, budget + 1, f"{budget} + 1")
+    path, tower = vision.path_of(mode), modules(config, DEPTH).tower
+    side = config.vision.resolution if path.views == "large" else tower.image_size
+    tiles = tile_grid(image_size, config.pinpoints, tower.image_size) if path.views == "tiles" else (0, 0)
+    views, grid = 1 + tiles[0] * tiles[1], tower.grid(side, side)
+    tokens, layout = views * grid[0] * grid[1], f"{grid[0]}x{grid[1]}"
+    if path.reduce == "select":
+        budget = vision.DEFAULT_BUDGET if budget is None else budget
+        vision.check_budget(budget, tokens)
+        return VisionShape(mode, budget, views, grid, side, budget + 1, f"{budget} + 1")
+    if path.reduce != "all":
+        merge_type = config.patch_merge_type if path.reduce == "pool" else "flat"
+        tokens, layout = _pooled_layout(merge_type, config.pool_mode, grid, tiles, image_size)
+    return VisionShape(mode, None, views, grid, side, tokens, layout)
 
 
-def path_tokens(
-    config: LavidaConfig, mode: str, *, budget: int | None = None, image_size: tuple[int, int] = SQUARE
-) -> int:
-    """Visual tokens of an image in vision path `mode`; see `vision_shape`. "hd" gives a square image 980 tokens (5
-    views of 14 x 14), 1008 with "spatial_unpad", whose page ends its 28 rows with a newline."""
-    return vision_shape(config, mode, budget=budget, image_size=image_size).tokens
+def path_tokens(config: LavidaConfig, mode: str, **keywords: Any) -> int:
+    """Visual tokens of an image in vision path `mode`; arguments as of `vision_shape`. "hd" gives a square image 980 tokens
+    (5 views of 14 x 14), 1008 with "spatial_unpad", whose page ends its 28 rows with a newline."""
+    return vision_shape(config, mode, **keywords).tokens
 
 
 def _pooled_layout(
-    config: LavidaConfig, grid: tuple[int, int], tiles: tuple[int, int], image_size: tuple[int, int]
+    merge_type: str, pool_mode: str, grid: tuple[int, int], tiles: tuple[int, int], image_size: tuple[int, int]
 ) -> tuple[int, str]:
     """Tokens of the pooled path and how they add up, found by sending tokens of one number each through the real code."""
     views = torch.zeros(1 + tiles[0] * tiles[1], grid[0] * grid[1], 1)  # on "meta", interpolation takes 20 ms
-    pooled = pooling.pool_views(views, grid, config.pool_mode)
-    newline = torch.zeros(1) if config.has_newline else None
-    tokens = len(pooling.merge_views(pooled, config.patch_merge_type, image_size, tiles, newline))
-    side = round(pooled.shape[1] ** 0.5)
-    view = f"{side}x{side}"
-    if config.patch_merge_type == "flat":
-        return tokens, f"{len(views)} x {view}"
+    pooled, newline = pooling.pool_views(views, grid, pool_mode), torch.zeros(1) if "unpad" in merge_type else None
+    tokens, side = (
+        len(pooling.merge_views(pooled, merge_type, image_size, tiles, newline)),
+        round(pooled.shape[1] ** 0.5),
+    )
+    if merge_type == "flat":
+        return tokens, f"{len(views)} x {side}x{side}"
     page = torch.zeros(tiles[0] * side, tiles[1] * side)
-    if newline is None:
-        return tokens, f"{view} + {page.shape[0]}x{page.shape[1]}"
-    height, width = pooling.unpad(page, image_size).shape
-    return tokens, f"{view} + {height}x({width}+1)"
-
-
-# ------------------------------------------------------------------ parameters and bytes
-
-
-def parameters(config: LavidaConfig) -> dict[str, int]:
-    """Numbers of the base model by part; they agree with the modules, unused final norm of the tower included."""
-    return {
-        "vision tower": tower_parameters(config),
-        "projector": projector_parameters(config),
-        "newline": config.hidden_size if config.has_newline else 0,
-        "language": language_parameters(config),
-    }
-
-
-def tower_parameters(config: LavidaConfig) -> int:
-    """Patch convolution, position table, layers and final norm, without the removed layer and the pooling head."""
-    tower = tower_sizes(config)
-    width, inner = tower.hidden_size, tower.intermediate_size
-    image, side = sides(tower)
-    places = (image // side) ** 2
-    patch = tower.num_channels * side**2 * width + width
-    attention, mlp, norms = 4 * (width**2 + width), 2 * width * inner + inner + width, 4 * width
-    return patch + places * width + tower.num_hidden_layers * (attention + mlp + norms) + 2 * width
-
-
-def projector_parameters(config: LavidaConfig) -> int:
-    """Two linear layers with biases."""
-    return _projector_weights(config) + 2 * config.hidden_size
-
-
-def language_parameters(config: LavidaConfig) -> int:
-    """Embeddings, blocks, final norm and head; Dream's blocks have biases on queries, keys and values."""
-    body = config.body
-    biases = body.hidden_size + 2 * _kv_width(config) if body.family == "dream" else 0
-    block = block_weights(config) + biases + 2 * body.hidden_size
-    return 2 * body.vocab_size * body.hidden_size + body.num_layers * block + body.hidden_size
-
-
-def adapter_parameters(config: LavidaConfig, rank: int = LORA_RANK) -> int:
-    """A LoRA of `rank` on both layers of the projector: rank * (inputs + outputs) each; 215,040 at LLaDA-8B's size."""
-    width = config.hidden_size
-    return rank * (config.vision_hidden_size + width + width + width)
-
-
-def kv_bytes_per_token(config: LavidaConfig, dtype: str = "bfloat16") -> int:
-    """Bytes of the prefix cache per position: 2 (keys and values) * layers * key-value heads * head width * bytes."""
-    return 2 * config.body.num_layers * _kv_width(config) * DTYPE_BYTES[dtype]
-
-
-def _kv_width(config: LavidaConfig) -> int:
-    return config.body.num_kv_heads * config.body.head_dim
-
-
-def _projector_weights(config: LavidaConfig) -> int:
-    return config.vision_hidden_size * config.hidden_size + config.hidden_size**2
-
-
-def block_weights(config: LavidaConfig) -> int:
-    """Matrices of one block: q and o [H, H], k and v [H, kv], three of the MLP [H, inner]."""
-    width = config.hidden_size
-    return 2 * width**2 + 2 * width * _kv_width(config) + 3 * width * config.body.intermediate_size
-
-
-# ------------------------------------------------------------------ operations
-
-
-def tower_flops(config: LavidaConfig, views: int, tokens: int) -> int:
-    """The tower on `views` views of `tokens` tokens each (N), which see nothing of one another.
-
-    Per view 2 N C p^2 D for the patches, and per layer 2 N (4 D^2 + 2 D I) for its matrices and 4 N^2 D for attention.
-    """
-    tower = tower_sizes(config)
-    patch = tower.num_channels * sides(tower)[1] ** 2 * tower.hidden_size
-    return views * (2 * tokens * patch + tower.num_hidden_layers * _tower_layer_flops(tower, tokens))
-
-
-def _tower_layer_flops(tower: SiglipVisionConfig, tokens: int) -> int:
-    width = tower.hidden_size
-    matrices = 4 * width**2 + 2 * width * tower.intermediate_size
-    return 2 * tokens * matrices + 4 * tokens**2 * width
-
-
-def projector_flops(config: LavidaConfig, tokens: int) -> int:
-    """Both layers of the projector on `tokens` tokens: 2 n (D H + H^2)."""
-    return 2 * tokens * _projector_weights(config)
+    height, width = (page if newline is None else pooling.unpad(page, image_size)).shape
+    return tokens, f"{side}x{side} + {height}x{width if newline is None else f'({width}+1)'}"
 
 
 def relevance_flops(config: LavidaConfig, views: int, tokens: int) -> int:
-    """Bringing `tokens` (N) tokens of each view to where they can be compared with the question.
+    """Bringing `tokens` tokens of each view to where they can be compared with the question.
 
-    By the config's `relevance`: "llm" sends all of them through the base projector, whatever the budget; "siglip" through
-    the tower's removed layer and, N (4 D^2 + 4 D I) more per view, the pooling head's value, output and MLP. (The text
-    tower it needs is in no LaViDa checkpoint and not counted.)
+    By `config.vision.relevance`: "llm" sends all of them through the base projector, whatever the budget; "siglip" through
+    the tower's removed layer and the pooling head's value, output and MLP. (The text tower it needs is in no LaViDa checkpoint
+    and not counted.)
     """
-    if config.vision.relevance == "llm":
-        return projector_flops(config, views * tokens)
     if config.vision.relevance == "none":
         return 0
-    tower = tower_sizes(config)
-    head = 4 * tokens * tower.hidden_size * (tower.hidden_size + tower.intermediate_size)
-    return views * (_tower_layer_flops(tower, tokens) + head)
+    if config.vision.relevance == "llm":
+        return flops(config, "projector", views * tokens)
+    width, inner = config.vision_hidden_size, modules(config).tower.config.intermediate_size
+    return flops(config, "layer", views, tokens) + views * 4 * tokens * width * (width + inner)
 
 
 def gate_arithmetic_flops(config: LavidaConfig, tokens: int, pixels: int, question_tokens: int) -> int:
     """The selection from `tokens` (N) without `relevance_flops`, roughly: 8 N D + 12 pixels + (2 L + 6) N W.
 
-    8 per channel of a token: moments 3, sums and energies of the quadtree 4, summary 1. 12 per pixel: luminance, two
-    squared differences, a root and the mean. The last part, with a relevance, is the cosines to L vectors of the
-    question in a space of width W, with centre and lengths: L = `question_tokens` words and W = H for "llm", and without a
-    floor the words that tell what is chance; L = 1 and W = D for "siglip". Sorting is not counted.
+    8 per channel of a token: moments 3, sums and energies of the quadtree 4, summary 1. 12 per pixel: luminance, two squared
+    differences, a root and the mean. Cosines to L vectors of the question in a space of width W, with centre and lengths: for
+    "llm" L = `question_tokens`, without a floor also the words that measure chance, and W = H; for "siglip" L = 1, W = D.
     """
     width = config.vision_hidden_size
     words = question_tokens + (NULL_WORDS if config.vision.relevance_floor == NO_FLOOR else 0)
-    cosines = {
-        "llm": (2 * words + 6) * tokens * config.hidden_size,
-        "siglip": 8 * tokens * width,
-        "none": 0,
-    }
+    cosines = {"llm": (2 * words + 6) * tokens * config.hidden_size, "siglip": 8 * tokens * width, "none": 0}
     return 8 * tokens * width + 12 * pixels + cosines[config.vision.relevance]
-
-
-def body_flops(config: LavidaConfig, rows: int, keys: int, *, read: int | None = None) -> int:
-    """The language model's blocks on `rows` positions that each attend to `keys` positions, their own included.
-
-    Per block 2 rows (2 H^2 + 2 H kv + 3 H I) and 4 rows keys H: with grouped queries every query head still meets
-    every key.
-
-    Args:
-        read: positions whose hidden states are used; of the others the last block makes keys and values only,
-            2 rows 2 H kv. None: all of them.
-    """
-
-    def block(count: int) -> int:
-        return 2 * count * block_weights(config) + 4 * count * keys * config.hidden_size
-
-    unread = 0 if read is None else rows - read
-    keys_and_values = 2 * unread * 2 * config.hidden_size * _kv_width(config)
-    return (config.body.num_layers - 1) * block(rows) + block(rows - unread) + keys_and_values
-
-
-def head_flops(config: LavidaConfig, rows: int) -> int:
-    """Logits of `rows` positions: 2 rows H V."""
-    return 2 * rows * config.hidden_size * config.body.vocab_size
-
-
-def prefill_flops(config: LavidaConfig, prefix: int) -> int:
-    """Encoding the prefix once; of its last position alone the hidden state is made. (Dream takes its first token from that
-    position's logits, which are not counted.)"""
-    return body_flops(config, prefix, prefix, read=1)
-
-
-def step_flops(config: LavidaConfig, prefix: int, answer: int, *, cached: bool) -> int:
-    """One denoising step: the answer's rows behind a cached prefix, or prefix and answer together; logits of the answer
-    only."""
-    rows = answer if cached else prefix + answer
-    read = answer if cached else answer + 1
-    return body_flops(config, rows, prefix + answer, read=read) + head_flops(config, answer)
 
 
 def path_cost(config: LavidaConfig, shape: VisionShape, scenario: Scenario) -> PathCost:
     """Cost of one answer by the path of `shape`. The whole prompt is taken for the question that the gate compares
     with, which is a little more than it is."""
     prefix, answer = shape.tokens + scenario.prompt_tokens, scenario.answer_tokens
-    selects = shape.mode in vision.SELECTING
-    pixels, per_view = shape.views * shape.side**2, shape.grid[0] * shape.grid[1]
-    tower = tower_flops(config, shape.views, per_view)
-    relevance = relevance_flops(config, shape.views, per_view) if selects else 0
-    rest = gate_arithmetic_flops(config, shape.encoded, pixels, scenario.prompt_tokens) if selects else 0
-    projector = projector_flops(config, shape.tokens if selects else shape.encoded)  # pooling comes after it
-    prefill = prefill_flops(config, prefix)
-    cached, uncached = (step_flops(config, prefix, answer, cached=flag) for flag in (True, False))
+    tower = flops(config, "tower", shape.views, shape.side)
+    relevance = rest = 0
+    if shape.mode in vision.SELECTING:
+        pixels = shape.views * shape.side**2
+        relevance = relevance_flops(config, shape.views, shape.grid[0] * shape.grid[1])
+        rest = gate_arithmetic_flops(config, shape.encoded, pixels, scenario.prompt_tokens)
+    # Tokens that are pooled enter the projector as they left the tower.
+    projector = flops(config, "projector", shape.encoded if shape.budget is None else shape.tokens)
+    prefill, head = flops(config, "body", prefix, 1, 0), flops(config, "head", answer)
+    cached = flops(config, "body", answer, answer, prefix) + head
+    uncached = flops(config, "body", prefix + answer, answer + 1, 0) + head
     vision_part = tower + relevance + rest + projector
     return PathCost(
         prefix_tokens=prefix,
@@ -392,23 +343,17 @@ def path_cost(config: LavidaConfig, shape: VisionShape, scenario: Scenario) -> P
     )
 
 
-# ------------------------------------------------------------------ savings
-
-
-def references(config: LavidaConfig, image_size: tuple[int, int] = SQUARE) -> dict[str, int]:
-    """Visual tokens of what a selection is compared with: LaViDa's pooled path as the config has it, the same without
-    newlines and un-padding where that differs ("hd flat"), and all tokens of the large view."""
-    flat = path_tokens(replace(config, patch_merge_type="flat"), "hd", image_size=image_size)
-    counts = {"hd": path_tokens(config, "hd", image_size=image_size), "hd flat": flat}
-    if counts["hd"] == flat:
-        del counts["hd flat"]
-    return {**counts, "highres": path_tokens(config, "highres")}
+# ------------------------------------------------------------------ savings, and the whole
 
 
 def savings(config: LavidaConfig, budgets: Sequence[int], scenario: Scenario) -> list[dict[str, Any]]:
-    """Shares of the prefix cache that each budget saves against each reference: `visual` of the image's part, `prefix`
-    of the whole; negative where the selection is larger."""
-    text = scenario.prompt_tokens
+    """Shares of the prefix cache that each budget saves: `visual` of the image's part, `prefix` of the whole; negative where
+    the selection is larger. `against`: LaViDa's pooled path as the config has it; the same without newlines and un-padding
+    where that differs, "hd flat"; and all tokens of the large view."""
+    modes = {"hd": "hd", "hd flat": "hd-flat", "highres": "highres"}
+    against = {name: path_tokens(config, mode, image_size=scenario.image_size) for name, mode in modes.items()}
+    if against["hd"] == against["hd flat"]:
+        del against["hd flat"]
     return [
         {
             "budget": budget,
@@ -416,10 +361,10 @@ def savings(config: LavidaConfig, budgets: Sequence[int], scenario: Scenario) ->
             "tokens": budget + 1,
             "reference_tokens": count,
             "visual": 1 - (budget + 1) / count,
-            "prefix": 1 - (budget + 1 + text) / (count + text),
+            "prefix": 1 - (budget + 1 + scenario.prompt_tokens) / (count + scenario.prompt_tokens),
         }
         for budget in budgets
-        for name, count in references(config, scenario.image_size).items()
+        for name, count in against.items()
     ]
 
 
@@ -435,7 +380,6 @@ def describe(config: LavidaConfig, budgets: Sequence[int], scenario: Scenario) -
     Raises:
         UserError: for sizes that no model can have, or a budget above the tokens of the image.
     """
-    check_sizes(config)
     counts = parameters(config)
     base, adapter = sum(counts.values()), adapter_parameters(config)
     shapes = [

@@ -1,14 +1,13 @@
 """How much work a training step is, and how long it will take here: known before the first step.
 
-Operations are counted as `shirg.lavida.costs` counts them. The body is frozen, so the backward pass of a linear layer costs
-as much as its forward pass (gradients of activations, none of weights); attention's is counted as twice its forward.
-Attention of a row is counted dense, as kernels without blocks compute it.
+Forward passes are counted by `shirg.lavida.costs`. The body is frozen, so the backward pass of a linear layer costs as much as
+its forward pass (gradients of activations, none of weights), and that of attention twice its forward pass. Attention of a row
+is counted dense, as kernels without blocks compute it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import torch
 
@@ -38,50 +37,53 @@ UTILISATION = 0.5
 
 def language_flops(
     config: LavidaConfig,
-    rows: Sequence[tuple[int, int, float]],
+    rows: float,
+    length: int,
     answers: int,
     *,
     read: int | None = None,
     checkpointing: bool = False,
 ) -> float:
-    """Forward and backward of the body and the head, in FLOPs.
+    """Forward and backward pass of body and head, in FLOPs.
 
     Args:
-        rows: (positions, keys each of them may see, repeated so often).
+        rows: how many of `length` positions, which all see each other.
+        answers: positions that predict, of all rows.
         read: positions of a row whose hidden states the loss reads; None: all.
-        answers: positions that predict.
         checkpointing: blocks run forward once more.
     """
-    forward = sum(times * costs.body_flops(config, length, keys, read=read) for length, keys, times in rows)
-    attention = forward - sum(times * costs.body_flops(config, length, 0, read=read) for length, _, times in rows)
-    return (3 if checkpointing else 2) * forward + attention + 2 * costs.head_flops(config, answers)
+    body = costs.flops_by_operation(config, "body", length, read or length, 0)
+    forward, attention = sum(body.values()), body[torch.ops.aten.bmm]
+    return rows * ((3 if checkpointing else 2) * forward + attention) + 2 * costs.flops(config, "head", answers)
 
 
 def vision_flops(config: LavidaConfig, ratio: Ratio) -> int:
-    """The tower's pass over one image that is met for the first time, and the projector's three, in FLOPs."""
-    shape = costs.vision_shape(config, path_of(ratio), budget=None if ratio == POOLED else ratio)
-    per_view = shape.grid[0] * shape.grid[1]
-    look = costs.tower_flops(config, shape.views, per_view)
-    if ratio == POOLED:  # tokens are pooled behind the projector
-        return look + 3 * costs.projector_flops(config, shape.encoded)
-    return look + costs.relevance_flops(config, shape.views, per_view) + 3 * costs.projector_flops(config, shape.tokens)
+    """The tower's pass over one image that is new, and the projector's three, in FLOPs."""
+    budget = None if ratio == POOLED else ratio
+    shape = costs.vision_shape(config, path_of(ratio), budget=budget)
+    tower = costs.flops(config, "tower", shape.views, shape.side)
+    if budget is None:  # tokens are pooled after the projector
+        return tower + 3 * costs.flops(config, "projector", shape.encoded)
+    relevance = costs.relevance_flops(config, shape.views, shape.encoded // shape.views)
+    return tower + relevance + 3 * costs.flops(config, "projector", shape.tokens)
 
 
 def micro_batch_flops(config: LavidaConfig, ratio: Ratio, step: Step, turns: float = 1.0) -> int:
-    """Forward and backward of one micro-batch, in FLOPs.
+    """Forward and backward pass of one micro-batch, in FLOPs.
 
     Args:
-        turns: records about one image that stand behind one prefix; the image is looked at once for them.
+        turns: records about one image that share its prefix, and the tower's pass over it.
     """
     tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
     rows, length = step.rows(tokens)
     times, read = float(rows), step.read
-    if turns > 1 and step.objective == "packed":  # the others lay every answer out in rows of its own
+    if turns > 1 and step.objective == "packed":  # the other objectives give every answer rows of its own
         read = round(turns * (2 * step.answer_tokens + step.question_tokens))
         times, length = step.batch_size / turns, tokens + step.prompt_tokens - step.question_tokens + read
     language = language_flops(
         config,
-        [(length, length, times)],
+        times,
+        length,
         step.batch_size * step.answer_tokens,
         read=read if step.dense_mask else None,
         checkpointing=step.checkpointing,

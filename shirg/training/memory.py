@@ -16,9 +16,7 @@ counted: the allocator's fragments and the CUDA context, together commonly 1 to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
@@ -94,22 +92,21 @@ class TrainingMemory:
 
 def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingMemory:
     """Peak bytes of one process that trains `ratio` (a budget, or "pooled"); the feature cache comes on top."""
-    body = config.body
+    body, block = config.body, costs.block_weights(config)
     size, stored = (getattr(torch, name).itemsize for name in (step.dtype, step.weights_dtype or step.dtype))
     stream = max(size, stored)  # the residual stream takes the wider of both
-    tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
+    pooled = costs.vision_shape(config, "hd")
+    tokens = ratio_tokens(ratio, pooled.tokens)
     rows, length = step.rows(tokens)
-    positions = rows * length
-    kept = block_bytes(config, length, size, dense_mask=step.dense_mask)
-    working = positions * size * 3 * body.intermediate_size + positions * stream * 2 * body.hidden_size
-    casts = size * costs.block_weights(config) if step.weights_dtype not in (None, step.dtype) else 0
+    positions, kept = rows * length, block_bytes(config, length, size, dense_mask=step.dense_mask)
     weights = stored * sum(costs.parameters(config).values())
+    casts = size * block if step.weights_dtype not in (None, step.dtype) else 0
     if step.body_bits < 16:  # a layer's matrix is brought back while it is used, one at a time
-        spared = body.num_layers * costs.block_weights(config) * (stored - STORED_BITS[step.body_bits] / 8)
-        weights, casts = weights - round(spared), size * body.hidden_size * body.intermediate_size
+        weights -= round(body.num_layers * block * (stored - STORED_BITS[step.body_bits] / 8))
+        casts = size * body.hidden_size * body.intermediate_size
     if step.body_shares > 1:  # the block in use and the next one are there as a whole
-        spared = body.num_layers * (1 - 1 / step.body_shares) - 2
-        weights -= round(max(spared, 0) * stored * costs.block_weights(config))
+        weights -= round(max(body.num_layers * (1 - 1 / step.body_shares) - 2, 0) * stored * block)
+    working = positions * (3 * size * body.intermediate_size + 2 * stream * body.hidden_size)
     if step.checkpointing:
         blocks, working = body.num_layers * positions * stream * body.hidden_size, working + positions * kept
     else:
@@ -118,16 +115,14 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
         unread = rows * (length - step.read) if step.dense_mask else 0
         blocks = body.num_layers * positions * kept - unread * (kept - (4 + 2 * size) * body.hidden_size)
         casts *= body.num_layers if step.body_bits == 16 else 1
-    predicted = step.batch_size * step.answer_tokens
-    # Tokens enter the projector as they left the tower; pooling comes behind it.
-    entering = costs.vision_shape(config, "hd").encoded if ratio == POOLED else tokens
+    entering = pooled.encoded if ratio == POOLED else tokens  # pooling comes after the projector
     return TrainingMemory(
         weights=weights,
         adapter=TRAINED_BYTES * costs.adapter_parameters(config),
         blocks=blocks,
         casts=casts,
-        head=predicted * body.vocab_size * (size + HEAD_BYTES),
-        projector=step.batch_size * entering * (4 * config.vision_hidden_size + 4 * size * config.hidden_size),
+        head=step.batch_size * step.answer_tokens * body.vocab_size * (size + HEAD_BYTES),
+        projector=step.batch_size * entering * 4 * (config.vision_hidden_size + size * config.hidden_size),
         working=working,
     )
 
@@ -138,26 +133,3 @@ def block_bytes(config: LavidaConfig, length: int, size: int, *, dense_mask: boo
     width = body.hidden_size
     attention = size * 4 * width + 4 * body.num_heads
     return 8 * width + attention + 3 * size * body.intermediate_size + (size * length if dense_mask else 0)
-
-
-def memory_table(
-    config: LavidaConfig, ratios: Sequence[Ratio], batches: Sequence[int], **keywords: Any
-) -> list[dict[str, Any]]:
-    """Peak bytes of every ratio and batch size, plain and checkpointed; JSON values."""
-    rows = []
-    for ratio in ratios:
-        for batch in batches:
-            peaks = [
-                training_memory(config, ratio, Step(batch_size=batch, checkpointing=flag, **keywords))
-                for flag in (False, True)
-            ]
-            plain, checkpointed = peaks
-            rows.append(
-                {
-                    "ratio": ratio,
-                    "batch_size": batch,
-                    "plain": {**asdict(plain), "total": plain.total},
-                    "checkpointed": {**asdict(checkpointed), "total": checkpointed.total},
-                }
-            )
-    return rows

@@ -148,8 +148,8 @@ def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
         (["llada-8b", "--revision", "v1"], "--revision: got v1, but llada-8b is a shape"),
         (["nano", "--revision", "v1"], "'nano' is no hub id"),
         (["."], "holds no config.json"),
-        (["nano", "--image-size", "1000"], "must be width x height in pixels, such as 1000x1000"),
-        (["nano", "--image-size", "0x10"], "--image-size: 0x10"),
+        (["nano", "--image-size", "1000"], "must be width x height, such as 1000x1000"),
+        (["nano", "--image-size", "0x10"], "--image-size: got '0x10'"),
         (
             ["nano", "--token-budgets", "3000"],
             "--token-budgets: got 3000, must be at most 2304, the grid at 672 pixels",

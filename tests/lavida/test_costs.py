@@ -1,4 +1,4 @@
-"""Costs computed from a configuration, against the modules, torch's own count of operations, and real caches."""
+"""Costs from a configuration, against numbers worked by hand, the modules at full depth, and real caches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from shirg.errors import UserError
 from shirg.lavida import Lavida, LavidaConfig, PrefixCache, adapter, costs
 from shirg.lavida.shapes import PUBLISHED, published_config
-from tests.tiny import tiny_config, tiny_model, tiny_page
+from tests.tiny import VISION, tiny_config, tiny_model, tiny_page
 
 CONFIGS = {
     "tiny llada": lambda: tiny_config("llada", mm_patch_merge_type="spatial_unpad"),
@@ -26,10 +26,8 @@ PREFIX, ANSWER = 833, 32
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def model(request) -> Lavida:
-    """A model without memory: modules on the "meta" device have shapes and no content."""
-    with torch.device("meta"):
-        return Lavida(CONFIGS[request.param]()).eval()
+def config(request) -> LavidaConfig:
+    return CONFIGS[request.param]()
 
 
 @torch.no_grad()
@@ -40,20 +38,25 @@ def counted(action) -> int:
     return counter.get_total_flops()
 
 
-def meta(*shape: int) -> torch.Tensor:
-    return torch.empty(*shape, device="meta")
-
-
 # -------------------- parameters and bytes
 
 
-def test_parameters_are_those_of_the_modules(model):
-    found = costs.parameters(model.config)
+def test_parameters_are_those_of_the_modules(config):
+    with torch.device("meta"):
+        model = Lavida(config)
+    found = costs.parameters(config)
     assert found["vision tower"] == sum(p.numel() for p in model.tower.parameters())
     assert found["projector"] == sum(p.numel() for p in model.mm_projector.parameters())
     assert found["language"] == sum(p.numel() for p in model.language.parameters())
     assert found["newline"] == (0 if model.image_newline is None else model.image_newline.numel())
     assert sum(found.values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_building_without_memory_draws_nothing():
+    """A run that forecasts its costs trains as one that does not."""
+    before = torch.get_rng_state()
+    costs.parameters(tiny_config(vocab_size=301, embedding_size=301))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -73,8 +76,10 @@ def test_published_sizes_by_hand():
     assert costs.adapter_parameters(llada) == 16 * (1152 + 4096) + 16 * (4096 + 4096) == 215_040
     assert costs.kv_bytes_per_token(llada) == 2 * 32 * 32 * 128 * 2 == 512 * 1024
     assert costs.kv_bytes_per_token(dream) == 2 * 28 * 4 * 128 * 2 == 56 * 1024
-    assert costs.language_parameters(llada) == 8_015_581_184  # LLaDA-8B
-    assert costs.language_parameters(dream) == 7_615_616_512  # Qwen2.5-7B, whose shape Dream-7B has
+    assert costs.parameters(llada)["language"] == 8_015_581_184  # LLaDA-8B
+    assert costs.parameters(dream)["language"] == 7_615_616_512  # Qwen2.5-7B, whose shape Dream-7B has
+    assert costs.block_weights(llada) == 4 * 4096**2 + 3 * 4096 * 12288
+    assert costs.block_weights(dream) == 2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -92,7 +97,7 @@ def test_bytes_of_the_reference_models_cache(request, family):
 
 
 @torch.no_grad()
-def test_the_nano_agrees_with_its_formulas():
+def test_the_nano_costs_what_is_computed():
     model = Lavida.from_pretrained("nano")
     assert sum(costs.parameters(model.config).values()) == sum(p.numel() for p in model.parameters())
     scenario = costs.Scenario(prompt_tokens=36, dtype="float32")
@@ -153,6 +158,18 @@ def test_tokens_are_as_many_as_the_model_makes(size, overrides):
         assert len(embeds) == costs.path_tokens(model.config, mode, budget=100, image_size=size)
 
 
+def test_the_resolution_of_a_run_is_not_the_checkpoints():
+    config = tiny_config(shirg={"resolution": 112})
+    assert costs.path_tokens(config, "highres") == 64
+    run = replace(config, vision=replace(config.vision, resolution=896))
+    assert costs.path_tokens(run, "highres") == 4096
+    assert costs.path_tokens(run, "shirg", budget=3000) == 3001
+    assert costs.path_tokens(run, "hd") == 980  # tiles are as large as the tower's images
+    rows = costs.describe(run, [3000], costs.Scenario())
+    assert {row["path"]: row["side"] for row in rows["paths"]}["shirg-3000"] == 896
+    assert rows["savings"][-1]["reference_tokens"] == 4096
+
+
 def test_mistakes_about_tokens_are_named():
     config = tiny_config(shirg={"resolution": 112})
     with pytest.raises(UserError, match="budget=65: expected a whole number from 1 to 64"):
@@ -164,35 +181,44 @@ def test_mistakes_about_tokens_are_named():
 # -------------------- operations
 
 
-@pytest.mark.parametrize("mode", ["lowres", "hd", "highres"])
-def test_tower_and_projector_as_torch_counts_them(model, mode):
-    shape = costs.vision_shape(model.config, mode)
-    pixels = meta(shape.views, 3, shape.side, shape.side)
-    assert counted(lambda: model.tower(pixels)) == costs.tower_flops(
-        model.config, shape.views, shape.encoded // shape.views
-    )
-    tokens = meta(shape.views, shape.encoded // shape.views, model.config.vision_hidden_size)
-    assert counted(lambda: model.mm_projector(tokens)) == costs.projector_flops(model.config, shape.encoded)
+def test_flops_by_hand(config):
+    """All of them; tokens N, tower of width D, MLP I and patches of p pixels, body of width H."""
+    tower, body = costs.modules(config).tower.config, config.body
+    width, inner, tokens = tower.hidden_size, tower.intermediate_size, 48 * 48
+    layer = 2 * tokens * (4 * width**2 + 2 * width * inner) + 4 * tokens**2 * width
+    patches = 2 * tokens * 3 * 14**2 * width
+    assert costs.flops(config, "layer", 5, tokens) == 5 * layer
+    assert costs.flops(config, "tower", 5, 672) == 5 * (patches + tower.num_hidden_layers * layer)
+    hidden = body.hidden_size
+    assert costs.flops(config, "projector", 769) == 2 * 769 * (width * hidden + hidden**2)
+    assert costs.flops(config, "head", 32) == 2 * 32 * hidden * body.vocab_size
+    keys = body.num_kv_heads * body.head_dim
+    weights = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * body.intermediate_size
+
+    def block(rows: int, seen: int) -> int:
+        return 2 * rows * weights + 4 * rows * seen * hidden
+
+    # Of positions that nobody reads the last block makes keys and values.
+    whole = (body.num_layers - 1) * block(PREFIX, PREFIX) + block(1, PREFIX) + 4 * (PREFIX - 1) * hidden * keys
+    assert costs.flops(config, "body", PREFIX, 1, 0) == whole
+    assert costs.flops(config, "body", ANSWER, ANSWER, PREFIX) == body.num_layers * block(ANSWER, PREFIX + ANSWER)
 
 
-def test_prefill_and_steps_as_torch_counts_them(model):
-    """Published sizes and grouped queries included."""
-    config, width, cache = model.config, model.config.hidden_size, PrefixCache()
+def test_flops_are_those_of_all_layers(config):
+    """Two layers are run and counted as many; here are all of them."""
+    model, hidden = costs.modules(config), config.hidden_size
+    shape = costs.vision_shape(config, "hd")
+    pixels = costs.meta(shape.views, 3, shape.side, shape.side)
+    assert counted(lambda: model.tower(pixels)) == costs.flops(config, "tower", shape.views, shape.side)
+    cache = PrefixCache()
 
     def prefill():
-        model.language(meta(1, PREFIX, width), cache=cache, read_from=PREFIX - 1)
+        model.language(costs.meta(1, PREFIX, hidden), cache=cache, read_from=PREFIX - 1)
 
-    assert counted(prefill) == costs.prefill_flops(config, PREFIX)
+    assert counted(prefill) == costs.flops(config, "body", PREFIX, 1, 0)
     assert cache.freeze().nbytes == PREFIX * costs.kv_bytes_per_token(config, "float32")
-
-    def cached_step():
-        model.language.logits(model.language(meta(1, ANSWER, width), cache=cache))
-
-    def uncached_step():
-        model.language.logits(model.language(meta(1, PREFIX + ANSWER, width), read_from=PREFIX - 1)[:, 1:])
-
-    assert counted(cached_step) == costs.step_flops(config, PREFIX, ANSWER, cached=True)
-    assert counted(uncached_step) == costs.step_flops(config, PREFIX, ANSWER, cached=False)
+    step = counted(lambda: model.language(costs.meta(1, ANSWER, hidden), cache=cache))
+    assert step == costs.flops(config, "body", ANSWER, ANSWER, PREFIX)
 
 
 @pytest.mark.parametrize("prefix_lm", [True, False])
@@ -220,7 +246,7 @@ def test_a_whole_answer_as_torch_counts_it(family, mode, prefix_lm):
         )
     )
     assert len(passes) == 4
-    extra = costs.head_flops(model.config, 1) if family == "dream" and prefix_lm else 0
+    extra = costs.flops(model.config, "head", 1) if family == "dream" and prefix_lm else 0
     total = (cost.total_cached if prefix_lm else cost.total_uncached) + extra
     assert total - cost.gate_arithmetic <= found <= total
     if mode != "shirg":
@@ -245,7 +271,7 @@ def test_siglip_relevance_as_torch_counts_it():
     with torch.device("meta"):
         whole = SiglipVisionModel(SiglipVisionConfig(**config.vision_config, vision_use_head=True))
     whole.encoder.layers = whole.encoder.layers[-1:]
-    head, tokens = whole.head, meta(5, 729, 1152)
+    head, tokens = whole.head, costs.meta(5, 729, 1152)
 
     def compare():
         hidden = whole.encoder(inputs_embeds=tokens).last_hidden_state
@@ -259,8 +285,8 @@ def test_siglip_relevance_as_torch_counts_it():
 
 def test_savings_by_hand():
     config = published_config("llada-8b")
-    assert costs.references(config) == {"hd": 1008, "hd flat": 980, "highres": 2304}
-    assert costs.references(tiny_config()) == {"hd": 980, "highres": 2304}
+    flat = costs.savings(tiny_config(), [512], costs.Scenario())
+    assert {e["against"]: e["reference_tokens"] for e in flat} == {"hd": 980, "highres": 2304}
     found = {(e["budget"], e["against"]): e for e in costs.savings(config, [512, 768, 1024], costs.Scenario())}
     assert found[768, "hd"]["visual"] == pytest.approx(0.2371, abs=5e-5)
     assert found[768, "hd flat"]["visual"] == pytest.approx(0.2153, abs=5e-5)
@@ -294,24 +320,10 @@ def test_description_is_json_and_sums_up():
 
 
 @pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"image_size": (0, 5)}, "image_size: 0x5"),
-        ({"image_size": (10**5, 10**5)}, "80,000,000 pixels"),
-        ({"prompt_tokens": 0}, "prompt_tokens: got 0"),
-        ({"steps": 33}, "steps: got 33 for 32 answer tokens"),
-        ({"dtype": "int8"}, "choose from bfloat16, float16, float32"),
-    ],
-)
-def test_impossible_scenarios_are_named(keywords, message):
-    with pytest.raises(UserError, match=message):
-        costs.Scenario(**keywords)
-
-
-@pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"shirg": {"resolution": 670}}, "are 670 and 14"),
+        ({"shirg": {"resolution": 670}}, "multiple of the patch size 14; got 670"),
+        ({"vision_config": {**VISION, "num_attention_heads": 3}}, "config: vision_config: .*num_heads"),
         (
             {"vision_config": {"hidden_size": 16, "num_attention_heads": 2, "patch_size": 14, "num_hidden_layers": 1}},
             "at least 2",
@@ -320,7 +332,7 @@ def test_impossible_scenarios_are_named(keywords, message):
 )
 def test_impossible_sizes_are_named(raw, message):
     with pytest.raises(UserError, match=message):
-        costs.check_sizes(tiny_config("llada", **raw))
+        costs.describe(tiny_config("llada", **raw), [1], costs.Scenario())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from shirg import precision
 from shirg.errors import UserError
-from shirg.lavida.shapes import published_config
-from shirg.precision import Precision
 from shirg.training import effort
-from shirg.training.budgets import BudgetSampler
-from shirg.training.memory import Step
 from shirg.training.progress import Progress, in_units, in_words
 from shirg.training.report import step_line
 from shirg.training.trackers import log_folder, step_values, validation_values
-from tests.tiny import tiny_model
 from tests.training.helpers import fake_records, loader, small_config, small_trainer
 
 ENTRY = {"step": 3, "loss": 1.5, "budget": 8, "lr": 1e-4, "grad_norm": None, "tokens": 500, "seconds": 2.0}
 ENTRY["memory"] = 3 * 10**9
-
-
-def test_work_of_llada_8b_by_hand():
-    """One record at K = 768: forward and backward of 6.6 billion weights on 897 rows, attention, head, and the vision."""
-    config, step = published_config("llada-8b"), Step(batch_size=1)
-    rows, weights = 769 + 64 + 64, 32 * (4 * 4096**2 + 3 * 4096 * 12288)
-    attention = 32 * 4 * rows * rows * 4096
-    language = 2 * 2 * rows * weights + 3 * attention + 2 * 2 * 32 * 4096 * 126464
-    assert effort.micro_batch_flops(config, 768, step) == language + effort.vision_flops(config, 768)
-    again = effort.micro_batch_flops(config, 768, Step(batch_size=1, checkpointing=True))
-    assert again - effort.micro_batch_flops(config, 768, step) == 2 * rows * weights + attention
-
-
-def test_work_of_a_run_is_the_sum_over_what_is_drawn():
-    """Uniform draws give every ratio once per window, so whole windows cost what their steps cost one by one."""
-    config, step = published_config("llada-8b"), Step(batch_size=2)
-    sampler = BudgetSampler([512, 768], total_steps=30, seed=1)
-    drawn = sum(effort.micro_batch_flops(config, sampler(number), step) for number in range(6, 30))
-    assert effort.run_flops(config, sampler, step, range(6, 30), 4) == pytest.approx(4 * drawn, rel=1e-9)
-    assert effort.run_flops(config, sampler, step, range(30, 30), 4) == 0
-
-
-def test_the_probe_of_speed_draws_nothing():
-    before = torch.get_rng_state()
-    assert 1e8 < effort.matmul_speed(torch.device("cpu"), torch.float32) < 1e15
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_bar_shows_loss_rate_ratio_speed_memory(capsys):
@@ -116,47 +84,12 @@ def test_the_log_says_how_long_is_left():
     assert step_line({**ENTRY, "step": 3}, 10, 360.0).endswith("lr 1.00e-04, 2.00 s, about 14 min left")
 
 
-NANO, LARGE = tiny_model().config, published_config("llada-8b")
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-FLOAT32, BF16 = Precision("no", "float32"), Precision("bf16", "bf16")
-
-
-@pytest.mark.parametrize(
-    ("config", "device", "chosen", "others", "way"),
-    [
-        (LARGE, CPU, FLOAT32, 1.0, "train where there is a GPU"),
-        (NANO, CPU, BF16, 1.0, "leave --mixed-precision at auto"),
-        (NANO, CPU, FLOAT32, 1.0, "other programs keep 1.0 of"),
-        (NANO, CPU, FLOAT32, 0.0, "train on fewer records"),
-        (LARGE, GPU, BF16, 5.0, "train on fewer records"),  # a busy CPU is not what keeps a GPU
-    ],
-)
-def test_what_helps_where_a_run_takes_too_long(config, device, chosen, others, way, monkeypatch):
-    monkeypatch.setattr(effort, "bfloat16_speedup", lambda: 0.1)
-    assert effort.remedy(config, device, chosen, others).startswith(way)
-
-
-def test_a_forecast_is_held_against_the_documented_speed():
-    assert effort.times_as_documented(2.0, effort.CPU_SPEED, NANO) == 2.0
-    assert effort.times_as_documented(10.0, effort.GPU_SPEED, LARGE) == 10.0
-
-
 @pytest.mark.parametrize(("speed", "told"), [(1e15, False), (1e6, True)])
 def test_an_absurd_forecast_is_told_before_the_first_step(speed, told, tmp_path, monkeypatch):
     monkeypatch.setattr(effort, "matmul_speed", lambda *_: speed)
     small_trainer(tmp_path).train(loader(fake_records(2)))
     log = (tmp_path / "logs" / "training.log").read_text(encoding="utf-8")
     assert ("times as long as docs/training.md says" in log.split("step 1")[0]) == told
-
-
-def test_only_packed_rows_share_an_image():
-    """Eight questions of one image: packed saves most of the work, two rows each save the tower's alone."""
-    steps = {name: Step(batch_size=8, objective=name) for name in ("packed", "prefix")}
-    gain = {
-        name: effort.micro_batch_flops(LARGE, 768, one) / effort.micro_batch_flops(LARGE, 768, one, 8)
-        for name, one in steps.items()
-    }
-    assert gain["packed"] > 3 and 1 < gain["prefix"] < 1.2
 
 
 def test_a_resumed_run_keeps_its_precision(tmp_path, monkeypatch):
