@@ -19,7 +19,7 @@ from full_size_model import FIRST_WORD, LAST_WORD, Size, look, random_model, ran
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.adapter import attach_lora, lora_parameters
 from shirg.lavida.costs import block_weights, path_tokens
-from shirg.training.budgets import POOLED, Ratio, path_of, ratio_tokens
+from shirg.training.budgets import Component, components_of
 from shirg.training.effort import micro_batch_flops
 from shirg.training.loss_model import Example, LossModel, draw_mask
 from shirg.training.memory import Step, training_memory
@@ -36,7 +36,7 @@ OBJECTIVES = {"packed": "packed", "two-copy": "prefix"}
 ASSUMPTIONS = (
     f"hours_for_all: {SAMPLES:,} samples, each with an image that is new, on {CARDS_USED} cards like this one that never wait"
     " for data or for each other: samples / cards / micro-batch * (look of that many images + step). One epoch of one"
-    " ratio; a run that draws its ratios evenly takes the mean over them.",
+    " component; a run that draws its components evenly takes the mean over them.",
     f"under 40 GB: {LIMIT_BYTES:,} bytes, against what the allocator took at the peak; the CUDA context comes on top.",
 )
 
@@ -46,14 +46,14 @@ class Case:
     """One kind of step."""
 
     objective: str
-    ratio: Ratio
+    component: Component
     micro_batch: int
     checkpointing: bool
 
     @property
     def key(self) -> str:
         how = "checkpointed" if self.checkpointing else "plain"
-        return f"{self.objective} {self.ratio} x{self.micro_batch} {how}"
+        return f"{self.objective} {self.component} x{self.micro_batch} {how}"
 
 
 class TrainPart:
@@ -67,10 +67,10 @@ class TrainPart:
     def cases(self) -> list[Case]:
         """All rows, the main budget first; small steps before large ones, so that what fits is known early."""
         main = self.size.main_budget
-        ratios: list[Ratio] = sorted([*self.size.budgets, POOLED], key=lambda ratio: ratio != main)
+        components = sorted(components_of(self.size.budgets), key=lambda one: one.budget != main)
         return [
-            Case(objective, ratio, micro_batch, checkpointing)
-            for ratio in ratios
+            Case(objective, component, micro_batch, checkpointing)
+            for component in components
             for micro_batch in self.size.micro_batches
             for objective in OBJECTIVES
             for checkpointing in (False, True)
@@ -117,7 +117,7 @@ class TrainPart:
         model.mm_projector.train()  # as the trainer does: dropout in the adapter, checkpoints in the blocks
         model.language.set_gradient_checkpointing(case.checkpointing)
         model.language.train(case.checkpointing)
-        path = path_of(case.ratio)
+        path = case.component.path
         views = random_views(self.config, path, clock.device)
         loss_model = LossModel(model, OBJECTIVES[case.objective])
         optimizer = torch.optim.AdamW(lora_parameters(model).values(), lr=1e-4, weight_decay=0.0)
@@ -131,7 +131,7 @@ class TrainPart:
 
         def step() -> None:
             with torch.autocast(clock.device.type, getattr(torch, DTYPE)):
-                losses, tokens = loss_model(examples, case.ratio)
+                losses, tokens = loss_model(examples, case.component)
             losses.mean().backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -172,11 +172,11 @@ class TrainPart:
         )
 
     def _shape(self, case: Case) -> dict:
-        tokens = ratio_tokens(case.ratio, path_tokens(self.config, "hd"))
+        tokens = case.component.tokens(path_tokens(self.config, "hd"))
         rows, length = self._step(case).rows(tokens)
         return {
             "objective": case.objective,
-            "ratio": case.ratio,
+            "ratio": case.component.name,
             "visual_tokens": tokens,
             "micro_batch": case.micro_batch,
             "checkpointing": case.checkpointing,
@@ -190,7 +190,7 @@ class TrainPart:
         step = self._step(case)
         whole_ms = timed["median_ms"] + case.micro_batch * looked["median_ms"]
         body = self.config.body.num_layers * block_weights(self.config) * getattr(torch, DTYPE).itemsize
-        flops = micro_batch_flops(self.config, case.ratio, step)
+        flops = micro_batch_flops(self.config, case.component, step)
         return {
             "step": timed,
             "look_per_image": looked,
@@ -199,14 +199,14 @@ class TrainPart:
             "samples_per_second": round(case.micro_batch / whole_ms * 1e3, 3),
             "hours_for_all": round(SAMPLES / CARDS_USED / case.micro_batch * whole_ms / 3.6e6, 3),
             **peak,
-            "peak_bytes_computed": training_memory(self.config, case.ratio, step).total,
+            "peak_bytes_computed": training_memory(self.config, case.component, step).total,
             # The look and both passes; weights once a pass, once more where blocks are computed again
             "floor": floor(self.clock.device_name, (3 if case.checkpointing else 2) * body, flops),
         }
 
 
 def summary(rows: list[dict]) -> dict:
-    """Per objective, ratio and way: the largest micro-batch under 40 GB, and the hours at the fastest under it.
+    """Per objective, component and way: the largest micro-batch under 40 GB, and the hours at the fastest under it.
 
     Rows without memory (no CUDA device, or out of memory) are not under it.
     """

@@ -38,6 +38,7 @@ from shirg.data.sampler import EpochOrder
 from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import write_shard
 from shirg.data.sources import RenderedPages
+from shirg.files import read_lines
 from shirg.lavida import Lavida
 from shirg.lavida.vision import ViewShapes
 from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
@@ -109,15 +110,15 @@ def train(model: Lavida, loader: DataLoader, steps: int, cache_mb: int) -> tuple
             mixed_precision="no",
             output_dir=folder,
         )
-        trainer, times = SHIRGLoRATrainer(config, model), StepTimes()
+        times = StepTimes()
         log = logging.getLogger("shirg.training.trainer")
         log.addHandler(times)
         try:
-            trainer.train(loader)
+            SHIRGLoRATrainer(config, model).train(loader)
         finally:
             log.removeHandler(times)
             model.unload_adapter()
-        inside = [entry["seconds"] for entry in trainer.metrics.read()]
+        inside = [entry["seconds"] for entry in read_lines(Path(folder) / "logs" / "metrics.jsonl")]
     return inside, [after - before for before, after in itertools.pairwise(times.times)]
 
 

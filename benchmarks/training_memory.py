@@ -32,6 +32,7 @@ from shirg.files import write_json
 from shirg.lavida import Lavida, LavidaConfig
 from shirg.lavida.adapter import attach_lora
 from shirg.lavida.shapes import PUBLISHED
+from shirg.training.budgets import Component
 from shirg.training.loss_model import Example, LossModel, draw_mask
 from shirg.training.memory import Step, training_memory
 
@@ -104,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> int:
 
     def step(count: int, budget: int) -> None:
         with mixed:
-            losses, _ = loss_model(examples[:count], budget)
+            losses, _ = loss_model(examples[:count], Component("shirg", budget))
         losses.mean().backward()
 
     step(1, arguments.budget // 10)
@@ -145,7 +146,7 @@ def in_fresh_process(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> dict:
     """Measured and computed growth of one setting."""
-    memory = training_memory(shape(arguments), arguments.budget, step_of(arguments))
+    memory = training_memory(shape(arguments), Component("shirg", arguments.budget), step_of(arguments))
     parts = {name: size for name, size in asdict(memory).items() if name not in ("weights", "adapter")}
     measured, computed = in_fresh_process(arguments), memory.total - memory.weights - memory.adapter
     return {

@@ -32,6 +32,7 @@ from shirg.lavida import Lavida
 from shirg.lavida.adapter import attach_lora
 from shirg.lavida.costs import flops
 from shirg.lavida.shapes import PUBLISHED, published_config
+from shirg.training.budgets import Component
 from shirg.training.effort import language_flops
 from shirg.training.loss_model import Example, LossModel, draw_mask
 from shirg.training.objective import answer_losses
@@ -79,7 +80,7 @@ def step(model: Lavida, examples: list[Example], objective: str, budget: int, *,
     """Seconds of one forward and backward pass from given features."""
     loss_model = LossModel(model, objective, share)
     began = time.perf_counter()
-    losses, _ = loss_model(examples, budget)
+    losses, _ = loss_model(examples, Component("shirg", budget))
     losses.mean().backward()
     return finished(model) - began
 

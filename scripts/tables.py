@@ -241,10 +241,10 @@ def gpu_memory(_run: dict) -> Rows:
     from shirg.cli.checkup import RUNTIME_BYTES
     from shirg.lavida.costs import Scenario, parameters, path_cost, vision_shape
     from shirg.lavida.shapes import published_config
-    from shirg.training.budgets import POOLED
+    from shirg.training.budgets import components_of
     from shirg.training.memory import Step, training_memory
 
-    ratios = (512, 768, 1024, POOLED)
+    components = components_of((512, 768, 1024))
     trainings = {
         "train": Step(),
         "train, `--gradient-checkpointing`": Step(checkpointing=True),
@@ -254,10 +254,12 @@ def gpu_memory(_run: dict) -> Rows:
         config = published_config(shape)
         weights = 2 * sum(parameters(config).values())  # bfloat16
         paths = [vision_shape(config, "hd")]
-        paths[:0] = [vision_shape(config, "shirg", budget=one) for one in ratios if one != POOLED]
+        paths[:0] = [vision_shape(config, "shirg", budget=one.budget) for one in components if one.budget]
         answering = [weights + path_cost(config, path, Scenario()).kv_bytes for path in paths]
         peaks = {"answer: weights and cache": answering}
-        peaks |= {way: [training_memory(config, one, step).total for one in ratios] for way, step in trainings.items()}
+        peaks |= {
+            way: [training_memory(config, one, step).total for one in components] for way, step in trainings.items()
+        }
         for what, bytes_ in peaks.items():
             card = next(size for size in CARDS if max(bytes_) + RUNTIME_BYTES <= size * 10**9)
             yield [f"{name}, {what}", *(f"{one / 1e9:.1f}" for one in bytes_), f"{card} GB"]

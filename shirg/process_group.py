@@ -1,4 +1,4 @@
-"""How processes that computed together part."""
+"""The end of processes that computed together."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ GRACE = 0.2
 lock that gloo's threads wait for. The rest is for busy machines."""
 
 
-def part() -> None:
-    """Let go of the other processes, where there are any; to be called when all work is done.
+def shut_down_process_group() -> None:
+    """Shut the process group down, where there is one; to be called when all work is done.
 
-    gloo's threads drop the tensors of the last collective after its caller has gone on. One that does so while the interpreter
+    gloo's threads drop the tensors of the last collective after it has returned. One that does so while the interpreter
     ends is stopped in the middle of a destructor, and the process is aborted after all its work ("terminate called without an
     active exception"; pytorch issue 190489). Destroying the group joins these threads only where nobody else holds the group,
     and torch's own default arguments (`torch.distributed.nn.functional`) and caches (DTensor's) do. There is no call that

@@ -8,6 +8,7 @@ on its image's tokens, an answer on its positions) is checked where the model is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from shirg.errors import UserError
 
@@ -45,6 +46,33 @@ class Range:
         """Raise `UserError`, beginning with `name`, unless `value` is such a number."""
         if not self.holds(value):
             raise UserError(f"{name}: got {value!r}, must be {self}")
+
+
+def check_fields(settings: Any, prefix: str = "") -> None:
+    """Compare every field of a dataclass, or every item of it, with the `Range` or the `Literal` in its annotation.
+
+    Args:
+        prefix: "--" where fields are flags.
+
+    Raises:
+        UserError: naming the field, its value and what would do.
+    """
+    for field, hint in get_type_hints(type(settings), include_extras=True).items():
+        value, words = getattr(settings, field), _words(hint)
+        name = prefix + field.replace("_", "-") if prefix else field
+        if get_origin(hint) is Literal and value not in words:
+            raise UserError(f"{name}: got {value!r}, must be one of {', '.join(map(str, get_args(hint)))}")
+        for allowed in (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Range)):
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if number not in words:
+                    allowed.check(name, number)
+
+
+def _words(hint: Any) -> set[object]:
+    """What an annotation allows beside numbers: its literals, and None."""
+    if get_origin(hint) is Literal:
+        return set(get_args(hint))
+    return {None} if hint is type(None) else set().union(*map(_words, get_args(hint)))
 
 
 def _plain(number: float) -> str:

@@ -58,6 +58,7 @@ NOT_RUN = {
     "--relevance none --output-dir premise_dream": WEIGHTS,
     "shirg sweep --answers --pages 28 --token-budgets 256": LONG,
     "shirg train --token-budgets 512 768": LONG,
+    "shirg train --token-budgets auto 768": LONG,
     "shirg train --model DIR --prepared-dir ./shirg_data --token-budgets 512 768 1024 --mixed-precision bf16 --resume": (
         WEIGHTS
     ),

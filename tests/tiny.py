@@ -147,6 +147,15 @@ def counted_gates() -> Iterator[list[int]]:
         hook.remove()
 
 
+def printed_page(lines: int) -> Image.Image:
+    """A white square page with so many lines of small print, at most twenty."""
+    page = Image.new("RGB", (336, 336), "white")
+    draw = ImageDraw.Draw(page)
+    for line in range(lines):
+        draw.text((10, 10 + 16 * line), "Total 12.50 of seven items in stock", fill="black", font_size=12)
+    return page
+
+
 def name_a_token(model: Lavida, features: VisionFeatures, ids: torch.Tensor, place: int) -> None:
     """Let all these words mean one patch, as they do in a trained model: a question with them is then about it."""
     tokens = base_projection(model.mm_projector, features.tokens.flatten(0, 1)).detach()

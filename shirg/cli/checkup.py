@@ -249,11 +249,11 @@ def memory(config: LavidaConfig, step: Step, free: int) -> Finding:
 def peak(config: LavidaConfig, step: Step) -> int:
     """Bytes of the largest training step of the default budgets and the pooled path, computed."""
     from shirg.cli.flags import TrainingFlags
-    from shirg.training.budgets import POOLED, Ratio
+    from shirg.training.budgets import components_of
     from shirg.training.memory import training_memory
 
-    ratios: list[Ratio] = [*TrainingFlags().token_budgets, POOLED]
-    return RUNTIME_BYTES + max(training_memory(config, ratio, step).total for ratio in ratios)
+    components = components_of(TrainingFlags().token_budgets)
+    return RUNTIME_BYTES + max(training_memory(config, one, step).total for one in components)
 
 
 def tower_methods(model: Lavida) -> Finding:

@@ -156,20 +156,20 @@ def command(flags: Flags) -> None:
 def training_rows(
     config: LavidaConfig, budgets: Sequence[int], scenario: Scenario, objective: str
 ) -> list[dict[str, Any]]:
-    """Peak bytes of a training step for every ratio and for `BATCHES`, plain and checkpointed; see `shirg.training.memory`."""
-    from shirg.training.budgets import POOLED, Ratio
+    """Peak bytes of a training step for every component and for `BATCHES`, plain and checkpointed; see `shirg.training.memory`."""
+    from shirg.training.budgets import components_of
     from shirg.training.memory import Step, training_memory
 
-    rows, ratios = [], list[Ratio]([*budgets, POOLED])
-    for ratio, batch in itertools.product(ratios, BATCHES):
-        row: dict[str, Any] = {"ratio": ratio, "batch_size": batch}
+    rows = []
+    for component, batch in itertools.product(components_of(budgets), BATCHES):
+        row: dict[str, Any] = {"ratio": component.name, "batch_size": batch}
         for name in ("plain", "checkpointed"):
             step = Step(
                 *(batch, scenario.prompt_tokens, scenario.answer_tokens, objective),
                 checkpointing=name == "checkpointed",
                 dtype=scenario.dtype,
             )
-            memory = training_memory(config, ratio, step)
+            memory = training_memory(config, component, step)
             row[name] = {**dataclasses.asdict(memory), "total": memory.total}
         rows.append(row)
     return rows
@@ -309,7 +309,7 @@ def saving_table(entries: list[dict[str, Any]], prompt: int) -> Table:
 
 
 def training_table(found: list[dict[str, Any]]) -> Table:
-    """Peak memory of a training step: a row per ratio and batch size, with the parts of the plain one."""
+    """Peak memory of a training step: a row per component and batch size, with the parts of the plain one."""
     parts = ["weights", "blocks", "head", "working"]
     rows: Rows = []
     for row in found:

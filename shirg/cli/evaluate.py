@@ -75,11 +75,15 @@ def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: Any) -> S
     """
     from shirg.evaluation.config import SHIRGEvaluationConfig
 
+    numbers = [budget for budget in flags.token_budgets if budget != "auto"]
+    if len(numbers) < len(flags.token_budgets):
+        raise UserError("--token-budgets: auto can be trained, not evaluated; give numbers")
+
     if flags.eval_data_dir is not None and not flags.eval_data_dir.is_dir():  # the embedded sets would never miss it
         raise UserError(f"--eval-data-dir: {flags.eval_data_dir} is no folder; give the one that holds the benchmarks")
     return SHIRGEvaluationConfig(
         datasets=list(flags.eval_datasets) or None,
-        token_budgets=list(flags.token_budgets),
+        token_budgets=numbers,
         sample_size=flags.eval_samples,
         data_dir=flags.eval_data_dir,
         output_dir=folder,

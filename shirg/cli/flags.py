@@ -126,8 +126,11 @@ class DataFlags(SeedFlags):
 class BudgetFlags(CommonFlags):
     """Which costs are served."""
 
-    token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (512, 768)
-    """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped."""
+    token_budgets: Annotated[
+        tuple[int | Literal["auto"], ...], ranges.BUDGET, arg(metavar="INT|auto [INT|auto ...]")
+    ] = (512, 768)
+    """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped. auto keeps as many as the
+    print of each image needs, at most 1024."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +202,7 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     """Also log every step to trackio; the package must be installed."""
 
     resume: bool = False
-    """Go on from the newest checkpoint in the output folder."""
+    """Resume from the newest checkpoint in the output folder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shirg.locks import owned
-from shirg.process_group import part
+from shirg.process_group import shut_down_process_group
 
 PATIENCE = datetime.timedelta(days=7)
 """How long a process that is done waits for the others, whose pages may be harder."""
@@ -46,7 +46,7 @@ class Processes:
         try:
             yield
         finally:
-            part()
+            shut_down_process_group()
 
     def owning(self, folder: Path) -> contextlib.AbstractContextManager[None]:
         """`folder` owned by the first of the processes, for all of them."""

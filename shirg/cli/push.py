@@ -34,7 +34,7 @@ def command(flags: Flags) -> None:
     """Upload, and say where it is."""
     from rich.console import Console
 
-    from shirg.training.publishing import push_to_hub
+    from shirg.integrations.hub import push_to_hub
 
     where = push_to_hub(flags.adapter, flags.repo, base_model=flags.base_model, private=flags.private)
     Console(soft_wrap=True).print(f"adapter: {where}", highlight=False)

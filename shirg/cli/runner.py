@@ -10,15 +10,15 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import NoReturn, TypeVar, get_type_hints
+from typing import NoReturn, TypeVar
 
 import tyro
 
 from shirg.cli import config_file
 from shirg.cli.flags import CommonFlags
 from shirg.errors import UserError, missing_package
-from shirg.process_group import part
-from shirg.ranges import Range
+from shirg.process_group import shut_down_process_group
+from shirg.ranges import check_fields
 
 USER_MISTAKE = 2
 STOPPED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
@@ -61,7 +61,7 @@ def run_command(
     flags = parse(flags_type, sys.argv[1:] if argv is None else argv, prog)
 
     def work() -> None:
-        check_numbers(flags)
+        check_fields(flags, "--")
         command(flags)
 
     sys.exit(guarded(work, debug=flags.debug, flags=[field.name for field in fields(flags_type)]))
@@ -93,21 +93,6 @@ def _shortened(words: str) -> str:
     return f"{found[1]}: no such option or argument; {hint}--help lists what there is"
 
 
-def check_numbers(flags: CommonFlags) -> None:
-    """Compare every number with the range in its flag's annotation, before any work begins.
-
-    Raises:
-        UserError: naming the flag, the number and the range.
-    """
-    hints = get_type_hints(type(flags), include_extras=True)
-    for field in fields(flags):
-        given = getattr(flags, field.name)
-        numbers = () if given is None else given if isinstance(given, tuple) else (given,)
-        for allowed in (one for one in getattr(hints[field.name], "__metadata__", ()) if isinstance(one, Range)):
-            for number in (one for one in numbers if not isinstance(one, str)):  # a word that stands for a number
-                allowed.check(f"--{field.name.replace('_', '-')}", number)
-
-
 def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = ()) -> int:
     """Run `action`; its exit code, after saying in one line on stderr what the user should know.
 
@@ -129,7 +114,7 @@ def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = (
         print(f"shirg: error: {_as_flag(message, flags)}", file=sys.stderr)
         return USER_MISTAKE
     finally:
-        part()
+        shut_down_process_group()
     return 0
 
 

@@ -43,7 +43,7 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
         UserError: for a value that cannot be trained with.
     """
     from shirg.training.config import SHIRGLoRAConfig
-    from shirg.training.trackers import TRACKERS
+    from shirg.training.logs import TRACKERS
 
     return SHIRGLoRAConfig(
         lora_rank=flags.lora_rank,
@@ -69,8 +69,8 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
 
 
 def resumed_from(folder: Path) -> Path | None:
-    """The checkpoint in an output folder that --resume goes on from. Loaded with the model, it brings its settings along where
-    the flags are silent, and where they are not the trainer compares."""
+    """The checkpoint in an output folder that --resume continues from. Loaded with the model, it brings its settings along
+    where the flags are silent, and where they are not the trainer compares."""
     from shirg.training.checkpoints import find_latest
 
     return find_latest(folder / "checkpoints")

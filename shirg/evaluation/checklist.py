@@ -18,6 +18,7 @@ from shirg.evaluation.markdown import NOT_MEASURED, count, milliseconds, percent
 from shirg.evaluation.takeaway import verdict
 from shirg.evaluation.variants import BUDGETED_MODES
 from shirg.lavida import Lavida
+from shirg.lavida.vision import Budget
 
 MET, NOT_MET = "met", "not met"
 
@@ -258,7 +259,7 @@ def after_training(results: dict[str, Any] | None, reload: Item | None) -> list[
 
 
 def adapter_reloads(
-    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[int]
+    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[Budget]
 ) -> Item:
     """Load the saved adapter onto a fresh base and compare what it makes of a page, number for number.
 
@@ -283,6 +284,6 @@ def adapter_reloads(
     return judged(name, worst == 0.0, f"largest difference of an image embedding {worst:g}")
 
 
-def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: int) -> float:
+def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: Budget) -> float:
     pair = [model.encode_images([image], mode="shirg", budget=budget)[0].float() for model in (one, other)]
     return (pair[0] - pair[1]).abs().max().item()

@@ -63,7 +63,7 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
             s=22,
             alpha=0.75,
             linewidths=0,
-            label=f"K = {ratio}" if ratio.isdigit() else "pooled (hd)",
+            label="pooled (hd)" if ratio == "pooled" else f"K = {ratio}",
         )
     losses = np.array([step["loss"] for step in steps])
     window = max(1, min(len(losses) // 5, 50))

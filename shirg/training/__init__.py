@@ -9,18 +9,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shirg.training.budgets import POOLED, BudgetSampler
+    from shirg.training.budgets import POOLED, BudgetSampler, Component
     from shirg.training.config import SHIRGLoRAConfig
     from shirg.training.trainer import SHIRGLoRATrainer
 
 _HOMES = {
     "POOLED": "shirg.training.budgets",
     "BudgetSampler": "shirg.training.budgets",
+    "Component": "shirg.training.budgets",
     "SHIRGLoRAConfig": "shirg.training.config",
     "SHIRGLoRATrainer": "shirg.training.trainer",
 }
 
-__all__ = ["POOLED", "BudgetSampler", "SHIRGLoRAConfig", "SHIRGLoRATrainer"]
+__all__ = ["POOLED", "BudgetSampler", "Component", "SHIRGLoRAConfig", "SHIRGLoRATrainer"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent: an adapter folder, the optimizer's moments, and where the run stood."""
+"""Checkpoints that are complete or absent: an adapter folder, the optimizer's moments, and the state of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shirg.errors import UserError
-from shirg.files import atomic_path, remove_folder, write_json
+from shirg.files import atomic_path, json_line, read_lines, remove_folder, write_json, write_text
 from shirg.identity import check_same_run
 from shirg.lavida.adapter import ADAPTER_FILES, SETTINGS_FILE, lora_parameters, write_adapter
 from shirg.lavida.settings import FIELDS
@@ -31,7 +31,7 @@ NAME = re.compile(r"checkpoint-(\d+)")
 
 @dataclass
 class RunState:
-    """Where a run stands between two optimizer steps. Order, ratios, rates and noise all follow from `step`."""
+    """The state of a run between two optimizer steps. Order, components, rates and noise all follow from `step`."""
 
     step: int = 0
     """Optimizer steps done, those that fp16 skipped for an overflow included."""
@@ -40,14 +40,14 @@ class RunState:
     tokens: int = 0
     """Language-model tokens processed in training, on all processes."""
     seconds: float = 0.0
-    """Wall time spent in training steps, over all resumed parts."""
+    """Wall time spent in training steps, over all sessions."""
     validated_step: int = -1
     """Step of the last complete validation."""
     best_step: int | None = None
     best_loss: float | None = None
-    """Lowest mean validation loss over the ratios, and where it was reached."""
+    """Lowest mean validation loss over the components, and where it was reached."""
     drawn: dict[str, int] = field(default_factory=dict)
-    """Optimizer steps per ratio."""
+    """Optimizer steps per component."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Records left out because their image cannot be opened, their question cannot be asked or they are longer than the
     model, and why."""
@@ -72,12 +72,12 @@ def save_checkpoint(
         folder: the run's `checkpoints` folder.
         model: with its adapter.
         optimizer: AdamW over the adapter's tensors.
-        state: where the run stands.
+        state: of the run.
         settings: for the adapter's card; see `write_adapter`.
         run: what a resumed run must share (`check_same_run`).
 
     Raises:
-        UserError: if the disk is full or the folder not writable; checkpoints that stood there before still do.
+        UserError: if the disk is full or the folder not writable; earlier checkpoints are still there.
     """
     from safetensors.torch import save_file
 
@@ -103,7 +103,7 @@ def save_best(folder: Path, model: Lavida, *, settings: dict[str, Any]) -> Path:
 
 
 def load_state(checkpoint: Path, *, run: dict[str, Any]) -> RunState:
-    """Where the run of `checkpoint` stood. What earlier versions did not store of the selection is taken from the adapter.
+    """The state of the run of `checkpoint`. What earlier versions did not store of the selection is taken from the adapter.
 
     Raises:
         OtherRunError: if that run had other settings, data or weights than `run`, naming the first that differs.
@@ -126,12 +126,12 @@ def load_optimizer(checkpoint: Path, model: Lavida, optimizer: torch.optim.Optim
 
 
 def find_latest(folder: Path) -> Path | None:
-    """The complete checkpoint with the highest step, or None. Incomplete folders are passed over with a warning."""
+    """The complete checkpoint with the highest step, or None. Incomplete folders are skipped with a warning."""
     for checkpoint in reversed(all_checkpoints(folder)):
         missing = [name for name in (*ADAPTER_FILES, OPTIMIZER_FILE, STATE_FILE) if not (checkpoint / name).is_file()]
         if not missing:
             return checkpoint
-        logger.warning("%s is incomplete (no %s) and is passed over", checkpoint, ", ".join(missing))
+        logger.warning("%s is incomplete (no %s) and is skipped", checkpoint, ", ".join(missing))
     return None
 
 
@@ -165,10 +165,15 @@ def set_aside(path: Path) -> None:
         number += 1
     path.rename(aside)
     logger.warning(
-        "%s is from an earlier run and was renamed to %s; --resume (resume=True in Python) would have gone on from it",
+        "%s is from an earlier run and was renamed to %s; --resume (resume=True in Python) would have continued it",
         path,
         aside,
     )
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the lines after `step` from a JSON Lines file whose values have one: a resumed run writes them again."""
+    write_text(path, "".join(json_line(entry) for entry in read_lines(path) if entry["step"] <= step))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from shirg.lavida import costs
 from shirg.lavida.config import LavidaConfig
 from shirg.precision import Precision, bfloat16_speedup
 from shirg.threads import usable_processors
-from shirg.training.budgets import POOLED, BudgetSampler, Ratio, path_of, ratio_tokens
+from shirg.training.budgets import BudgetSampler, Component
 from shirg.training.memory import Step
 
 CPU_SPEED, GPU_SPEED = 0.06e12, 0.5 * 312e12
@@ -57,10 +57,10 @@ def language_flops(
     return rows * ((3 if checkpointing else 2) * forward + attention) + 2 * costs.flops(config, "head", answers)
 
 
-def vision_flops(config: LavidaConfig, ratio: Ratio) -> int:
+def vision_flops(config: LavidaConfig, component: Component) -> int:
     """The tower's pass over one image that is new, and the projector's three, in FLOPs."""
-    budget = None if ratio == POOLED else ratio
-    shape = costs.vision_shape(config, path_of(ratio), budget=budget)
+    budget = None if component.most is None else min(component.most, costs.path_tokens(config, "highres"))
+    shape = costs.vision_shape(config, component.path, budget=budget)
     tower = costs.flops(config, "tower", shape.views, shape.side)
     if budget is None:  # tokens are pooled after the projector
         return tower + 3 * costs.flops(config, "projector", shape.encoded)
@@ -68,13 +68,13 @@ def vision_flops(config: LavidaConfig, ratio: Ratio) -> int:
     return tower + relevance + 3 * costs.flops(config, "projector", shape.tokens)
 
 
-def micro_batch_flops(config: LavidaConfig, ratio: Ratio, step: Step, turns: float = 1.0) -> int:
+def micro_batch_flops(config: LavidaConfig, component: Component, step: Step, turns: float = 1.0) -> int:
     """Forward and backward pass of one micro-batch, in FLOPs.
 
     Args:
         turns: records about one image that share its prefix, and the tower's pass over it.
     """
-    tokens = ratio_tokens(ratio, costs.path_tokens(config, "hd"))
+    tokens = component.tokens(costs.path_tokens(config, "hd"))
     rows, length = step.rows(tokens)
     times, read = float(rows), step.read
     if turns > 1 and step.objective == "packed":  # the other objectives give every answer rows of its own
@@ -88,16 +88,16 @@ def micro_batch_flops(config: LavidaConfig, ratio: Ratio, step: Step, turns: flo
         read=read if step.dense_mask else None,
         checkpointing=step.checkpointing,
     )
-    return round(language + step.batch_size / turns * vision_flops(config, ratio))
+    return round(language + step.batch_size / turns * vision_flops(config, component))
 
 
 def run_flops(
     config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int, turns: float = 1.0
 ) -> float:
     """Expected FLOPs of one process in the optimizer steps `steps`, validation not counted."""
-    cost = {ratio: micro_batch_flops(config, ratio, step, turns) for ratio in sampler.ratios}
+    cost = {one: micro_batch_flops(config, one, step, turns) for one in sampler.components}
     return micro_batches * sum(
-        chance * cost[ratio] for number in steps for ratio, chance in sampler.probabilities(number).items()
+        chance * cost[one] for number in steps for one, chance in sampler.probabilities(number).items()
     )
 
 

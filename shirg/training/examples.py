@@ -3,52 +3,67 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from shirg.errors import ItemError
-from shirg.training.budgets import Ratio, path_of
+import torch
+from torch import Tensor
+
+from shirg.data.samples import Sample
+from shirg.errors import ItemError, UserError
+from shirg.lavida.samples import answer_ids
+from shirg.lavida.vision import VisionFeatures, path_of
+from shirg.training.budgets import Component
 from shirg.training.checkpoints import RunState
-from shirg.training.features import FeatureCache
 from shirg.training.loss_model import Example, draw_mask
-from shirg.training.records import TrainingRecord
-from shirg.training.targets import AnswerTargets
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from shirg.lavida import Lavida
+    from shirg.training.plan import Plan
+
+Read = TypeVar("Read")
 
 logger = logging.getLogger(__name__)
 
 
-class ExampleMaker:
-    """Makes examples of records, and keeps count of what had to be left out or cut."""
+class TrainingRecord(Protocol):
+    """A question about an image. `shirg.data.Record` is one, and so is anything else that has these."""
 
-    def __init__(
-        self,
-        model: Lavida,
-        cache: FeatureCache,
-        targets: AnswerTargets,
-        state: RunState,
-        *,
-        image_tokens: int,
-        seed: int,
-    ):
-        """
-        Args:
-            state: its `skipped` and `cut` are added to.
-            image_tokens: most that an image takes in any of the run's ratios: a record must fit with all of them, so that
-                every ratio sees the same records.
-            seed: the run's seed, for the noise.
-        """
-        self.model = model
-        self.cache = cache
-        self.targets = targets
-        self.state = state
-        self.image_tokens = image_tokens
-        self.seed = seed
+    @property
+    def id(self) -> str:
+        """Names the record in messages."""
+
+    @property
+    def image_id(self) -> str:
+        """Names the image's pixels: records about one image share it."""
+
+    @property
+    def question(self) -> str:
+        """As it is put to the model."""
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """Accepted ones; the first is trained."""
+
+    def open_image(self) -> Image.Image:
+        """The image, upright and RGB; raises `UserError` if it cannot be read."""
+
+
+@dataclass(frozen=True)
+class ExampleMaker:
+    """Makes examples of records, and counts those that are left out or cut in `state`."""
+
+    plan: Plan
+    model: Lavida
+    cache: FeatureCache
+    state: RunState
 
     def __call__(
-        self, records: Sequence[TrainingRecord], ratio: Ratio, ordinal: int, *purpose: int | str
+        self, records: Sequence[TrainingRecord], component: Component, ordinal: int, *purpose: int | str
     ) -> list[Example]:
         """The examples of `records`; one that cannot be opened, asked or fitted into the model (`ItemError`) is left out,
         counted and listed.
@@ -60,25 +75,103 @@ class ExampleMaker:
         examples = []
         for number, record in enumerate(records, start=ordinal):
             try:
-                examples.append(self._example(record, ratio, number, purpose))
+                examples.append(self._example(record, component, number, purpose))
             except ItemError as error:
                 if record.id not in self.state.skipped:
                     logger.warning("record %s is skipped: %s", record.id, error)
                 self.state.skipped[record.id] = str(error)
         return examples
 
-    def _example(self, record: TrainingRecord, ratio: Ratio, number: int, purpose: tuple[int | str, ...]) -> Example:
-        prompt = self.model.prompt_ids(record.question)
-        self.model.check_length(self.image_tokens + len(prompt) - 1, self.targets.length)
-        features = self.cache.get(record, path_of(ratio))
-        target, was_cut = self.targets(record.answers[0])
+    def _example(
+        self, record: TrainingRecord, component: Component, number: int, purpose: tuple[int | str, ...]
+    ) -> Example:
+        model, length = self.model, self.plan.answer_tokens
+        prompt = model.prompt_ids(record.question)
+        model.check_length(self.plan.image_tokens + len(prompt) - 1, length)
+        features = self.cache.get(record, component.path)
+        target, was_cut = answer_target(model, record.answers[0], length)
         if was_cut and record.id not in self.state.cut:
             self.state.cut.append(record.id)
-        masked = draw_mask(self.targets.length, self.seed, *purpose, number)
-        question = self.model.question_ids(prompt)
-        return Example(record.id, record.image_id, features, prompt, question, target, masked)
+        masked = draw_mask(length, self.plan.config.seed, *purpose, number)
+        return Example(record.id, record.image_id, features, prompt, model.question_ids(prompt), target, masked)
 
 
-def first_ordinal(batch: int, batch_size: int, *, rank: int, processes: int) -> int:
-    """Number of the first record of this process's `batch`-th micro-batch among those of all processes."""
-    return (batch * processes + rank) * batch_size
+def answer_target(model: Lavida, answer: str, length: int) -> tuple[Tensor, bool]:
+    """Ids [length] Long: the answer and its end of turn as in LaViDa's own samples, then end-of-text. And whether it was cut.
+
+    The end-of-text padding is a target like any other: generation denoises a whole block at once, so the model itself has to
+    write where the answer ends (LaViDa llava_llada.py:131-132).
+    """
+    assert model.tokenizer is not None, "the trainer refuses a model without one"
+    _header, ids = answer_ids(model.tokenizer, model.config.family, answer.strip())
+    padded = ids[:length] + [model.config.eos_token_id] * (length - len(ids))
+    return torch.tensor(padded, dtype=torch.long), len(ids) > length
+
+
+class FeatureCache:
+    """`model.image_features` with a memory, least recently used first out.
+
+    The tower is frozen and encodes one image at a time, so a cached feature is bit-equal to a fresh one and a run gives
+    the same losses with any cache size. Images are identified by `record.image_id`, which must therefore name the
+    pixels; augmented ones are not kept, as they do not come again.
+    """
+
+    def __init__(self, model: Lavida, max_bytes: int):
+        """
+        Args:
+            model: a `Lavida`.
+            max_bytes: most bytes of tensors held; 0 holds nothing.
+        """
+        self.model = model
+        self.shapes = model.view_shapes()
+        self.max_bytes = max_bytes
+        self.nbytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._known: OrderedDict[tuple[str, str], VisionFeatures] = OrderedDict()
+
+    def get(self, record: TrainingRecord, path: str) -> VisionFeatures:
+        """The tower's features of a record's image on `path` ("hd" or "shirg").
+
+        Raises:
+            ItemError: if the image cannot be opened.
+        """
+        key = (record.image_id, path)
+        if key in self._known:
+            self.hits += 1
+            self._known.move_to_end(key)
+            return self._known[key]
+        self.misses += 1
+        with torch.no_grad():
+            features = self._encode(record, path)
+        if not getattr(record, "augmented", False):
+            self._keep(key, features)
+        return features
+
+    def _encode(self, record: TrainingRecord, path: str) -> VisionFeatures:
+        if isinstance(record, Sample) and record.shapes == self.shapes:
+            views, size = path_of(path).views, (record.width, record.height)
+            return self.model.encode_views(_opened(lambda: record.view(views)), size, views)
+        return self.model.image_features(_opened(record.open_image), path)
+
+    def _keep(self, key: tuple[str, str], features: VisionFeatures) -> None:
+        size = _bytes(features)
+        if size > self.max_bytes:
+            return
+        self._known[key] = features
+        self.nbytes += size
+        while self.nbytes > self.max_bytes:
+            _, oldest = self._known.popitem(last=False)
+            self.nbytes -= _bytes(oldest)
+
+
+def _opened(read: Callable[[], Read]) -> Read:
+    """What `read` returns. It raises `UserError` where a record's image is damaged, which concerns no other record."""
+    try:
+        return read()
+    except UserError as error:
+        raise ItemError(str(error)) from error
+
+
+def _bytes(features: VisionFeatures) -> int:
+    return features.tokens.nbytes + features.pixels.nbytes

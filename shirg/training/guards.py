@@ -1,24 +1,34 @@
-"""What is watched while a run goes on: numbers that stop being numbers, losses that do not fall, memory that creeps."""
+"""What can go wrong in a run: it is asked to stop, numbers are not finite, losses do not fall, memory creeps up."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
+import signal
 import statistics
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.files import write_json
-from shirg.training.budgets import BudgetSampler, Ratio
+from shirg.training.budgets import BudgetSampler, Component
+from shirg.training.checkpoints import RunState
 from shirg.training.loss_model import Example
 
 logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REQUEUE = 75
+"""Exit code of a run that a scheduler stopped and that can be resumed: "temporary failure, try again" (sysexits.h
+EX_TEMPFAIL). Ctrl-C leaves with 130, as a shell reports it."""
 
 CREEP_SHARE, CREEP_BYTES = 0.4, 2**29
 """Memory creeps when it has grown by more than two fifths and by more than 512 MiB, since allocators and caches breathe."""
@@ -27,7 +37,71 @@ LEAST_STEPS = 40
 """Optimizer steps before memory is judged; an early quarter is then compared with the last."""
 
 LEAST_LOSSES = 32
-"""Steps of a ratio before its losses are judged."""
+"""Steps of a component before its losses are judged."""
+
+Entry = Mapping[str, Any]
+"""An optimizer step: its line of `metrics.jsonl`."""
+
+Finding = tuple[bool | None, str]
+"""Whether something is as it should be, None where a run is too short to tell, and what was found."""
+
+
+# ------------------------------------------------------------------ asked to stop
+
+
+@dataclass
+class StopRequest:
+    """The signal that asked for an end since `deferred_interrupt` began, if one did."""
+
+    signal: signal.Signals | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
+
+
+class StopRequested(Exception):
+    """Ends a loop between two steps, where everything is consistent and can be saved."""
+
+
+def stopped_by(request: StopRequest) -> BaseException:
+    """What a run that has saved raises: `KeyboardInterrupt` after Ctrl-C, otherwise a `SystemExit` with `REQUEUE`.
+
+    A process that got no signal itself, but stops with the others of its run, leaves like them.
+    """
+    return KeyboardInterrupt() if request.signal == signal.SIGINT else SystemExit(REQUEUE)
+
+
+@contextlib.contextmanager
+def deferred_interrupt(notify: Callable[[str], None] | None = None) -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM inside the block into a request; a second one of its kind acts at once, as usual.
+
+    `notify` gets a line at the first one, since a step can take long. Signals reach the main thread alone: elsewhere the block
+    changes nothing.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    usual = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        request.signal = asked = signal.Signals(number)
+        signal.signal(asked, usual[asked])
+        if notify is not None:
+            with contextlib.suppress(RuntimeError):  # the signal came while another line was being written
+                notify("stopping: this step is finished and saved first; a second time stops at once")
+
+    for number in SIGNALS:
+        signal.signal(number, remember)
+    try:
+        yield request
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+# ------------------------------------------------------------------ a step that cannot be taken
 
 
 def described(examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -36,13 +110,14 @@ def described(examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def check_finite(
-    values: Tensor, batch: Sequence[dict[str, Any]], *, file: Path, step: int, ratio: Ratio, what: str
+    values: Tensor, batch: Sequence[Mapping[str, Any]], *, file: Path, step: int, component: Component, what: str
 ) -> None:
     """Raise unless all of `values` are finite; the batch is then written to `file`.
 
     Args:
         values: [B, N] losses of the batch, or one number of all of it, such as the gradient's norm.
         batch: its records, from `described`.
+        step: optimizer steps done before.
         what: "loss" or "gradient".
 
     Raises:
@@ -53,30 +128,43 @@ def check_finite(
         return
     good = finite.all(dim=1).tolist() if finite.ndim == 2 else [False] * len(batch)
     bad = [entry["record"] for entry, is_good in zip(batch, good, strict=True) if not is_good]
-    content = {"what": what, "after_steps": step, "ratio": ratio, "not_finite": bad, "batch": list(batch)}
+    content = {"what": what, "after_steps": step, "budget": component.name, "not_finite": bad, "batch": list(batch)}
     write_json(file, content)
     shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
     raise UserError(
-        f"the {what} is not finite after {step} steps (ratio {ratio}) for record(s) {shown}; look at them (the batch is in"
-        f" {file}), or lower learning_rate. The checkpoints written before are good"
+        f"the {what} is not finite after {step} steps (budget {component}) for record(s) {shown}; look at them (the batch is"
+        f" in {file}), or lower learning_rate. The checkpoints written before are good"
     )
 
 
+def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raise unless every LoRA tensor got a gradient.
+
+    Meant for a step after the first update: LoRA's B is zero before, and so is the gradient of A.
+
+    Raises:
+        UserError: naming the tensors without one.
+    """
+    silent = [name for name, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()]
+    if silent:
+        raise UserError(
+            f"no gradient reaches {', '.join(silent)}; check target_modules and that the base weights are finite"
+        )
+
+
 @contextlib.contextmanager
-def memory_advice(*, step: int, ratio: Ratio, records: int, checkpointing: bool) -> Iterator[None]:
+def memory_advice(*, step: int, component: Component, records: int, checkpointing: bool) -> Iterator[None]:
     """Turn "out of memory" inside the block into a `UserError` that says what to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's
         if not (isinstance(error, MemoryError) or _is_out_of_memory(error)):
             raise
-        advice = [f"batch_size (now {records}; more accumulation steps keep the optimizer step as it is)"] * (
-            records > 1
-        )
-        advice += [f"the largest token budget (this step's ratio was {ratio})"]
+        smaller = f"batch_size (now {records}; more accumulation steps keep the optimizer step as it is) or "
         tail = "" if checkpointing else ", or turn gradient_checkpointing on (the same losses, about half more work)"
         raise UserError(
-            f"out of memory after {step} steps: lower {' or '.join(advice)}{tail}; resume goes on from the last checkpoint"
+            f"out of memory after {step} steps: lower {smaller if records > 1 else ''}the largest token budget (this step's"
+            f" was {component}){tail}; resume continues from the last checkpoint"
         ) from error
 
 
@@ -84,101 +172,101 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-class Watch:
-    """Keeps an eye on a run; warns once per trouble while it goes on, and sums up at the end."""
+# ------------------------------------------------------------------ what is watched
 
-    def __init__(self, sampler: BudgetSampler):
-        self.sampler = sampler
-        self.losses: dict[str, list[float]] = {}
-        self.memory: list[int] = []
-        self.warned: set[str] = set()
 
-    def step(self, entry: dict[str, Any], cache_bytes: int) -> None:
-        """Take note of one optimizer step, given as its line of `metrics.jsonl`.
+def warn(steps: Sequence[Entry], before: int, warned: set[str]) -> None:
+    """Log what is wrong after every `LEAST_STEPS` steps of a session, each trouble once.
 
-        Args:
-            cache_bytes: held by the feature cache, which may grow up to its limit.
-        """
-        self._note_loss(entry)
-        self.memory.append(entry["memory"] - cache_bytes)
-        if len(self.memory) % LEAST_STEPS == 0:
-            for name, (passed, found) in (("loss", self.loss_falls()), ("memory", self.memory_stays())):
-                if passed is False and name not in self.warned:
-                    self.warned.add(name)
-                    logger.warning("step %d: %s", entry["step"], found)
+    Args:
+        steps: of the whole run so far.
+        before: how many of them earlier sessions took.
+        warned: names of the troubles that were logged before; new ones are added.
+    """
+    if len(steps) == before or (len(steps) - before) % LEAST_STEPS:
+        return
+    for name, (passed, found) in (("loss", loss_falls(steps)), ("memory", memory_stays(steps[before:]))):
+        if passed is False and name not in warned:
+            warned.add(name)
+            logger.warning("step %d: %s", steps[-1]["step"], found)
 
-    def recall(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Take the losses of the steps before a resume into account, given as their lines of `metrics.jsonl`."""
-        for entry in entries:
-            self._note_loss(entry)
 
-    def _note_loss(self, entry: dict[str, Any]) -> None:
+def loss_falls(steps: Sequence[Entry]) -> Finding:
+    """Whether the loss is lower in the last quarter than in the first, each component compared with itself.
+
+    Losses scatter with the records and the noise of a step, and those of steps about the same images alike; so a change
+    within three standard errors decides nothing.
+    """
+    losses: dict[str, list[float]] = {}
+    for entry in steps:
         if entry["loss"] is not None:
-            self.losses.setdefault(str(entry["budget"]), []).append(entry["loss"])
+            losses.setdefault(str(entry["budget"]), []).append(entry["loss"])
+    quarters = [_first_and_last_quarter(values) for values in losses.values() if len(values) >= LEAST_LOSSES]
+    if not quarters:
+        return None, f"fewer than {LEAST_LOSSES} steps of any component"
+    first, last = (statistics.fmean(statistics.fmean(pair[side]) for pair in quarters) for side in (0, 1))
+    squared = sum(statistics.variance(side) / len(side) for pair in quarters for side in pair) / len(quarters) ** 2
+    change, noise = last - first, 3 * math.sqrt(squared)
+    found = f"{first:.4f} in the first quarter, {last:.4f} in the last"
+    if -noise <= change < noise:
+        return None, f"the training loss stays within its scatter of {noise:.4f}: {found}"
+    return change < 0, f"the training loss {'falls' if change < 0 else 'does not fall'}: {found}"
 
-    def loss_falls(self) -> tuple[bool | None, str]:
-        """Whether the loss is lower in the last quarter than in the first, each ratio compared with itself.
 
-        Losses scatter with the records and the noise of a step, and those of steps about the same images alike; so a change
-        within three standard errors decides nothing.
-        """
-        quarters = [_first_and_last_quarter(losses) for losses in self.losses.values() if len(losses) >= LEAST_LOSSES]
-        if not quarters:
-            return None, f"fewer than {LEAST_LOSSES} steps of any ratio"
-        first, last = (statistics.fmean(statistics.fmean(pair[side]) for pair in quarters) for side in (0, 1))
-        squared = sum(statistics.variance(side) / len(side) for pair in quarters for side in pair) / len(quarters) ** 2
-        change, noise = last - first, 3 * math.sqrt(squared)
-        found = f"{first:.4f} in the first quarter, {last:.4f} in the last"
-        if -noise <= change < noise:
-            return None, f"the training loss stays within its scatter of {noise:.4f}: {found}"
-        return change < 0, f"the training loss {'falls' if change < 0 else 'does not fall'}: {found}"
+def memory_stays(session: Sequence[Entry]) -> Finding:
+    """Whether memory in use, cached features left out, stays where it was; the first quarter, in which everything is met
+    once, does not count."""
+    if len(session) < LEAST_STEPS:
+        return None, f"fewer than {LEAST_STEPS} steps in this session"
+    memory = [entry["memory"] - entry["cached"] for entry in session]
+    second, last = map(statistics.fmean, _first_and_last_quarter(memory[len(memory) // 4 :]))
+    creeps = last - second > max(CREEP_SHARE * second, CREEP_BYTES)
+    verb = "creeps up" if creeps else "stays"
+    return not creeps, f"memory in use {verb}: {second / 2**20:,.0f} MiB early, {last / 2**20:,.0f} MiB late"
 
-    def memory_stays(self) -> tuple[bool | None, str]:
-        """Whether memory in use stays where it was; the first quarter, in which everything is met once, is left out."""
-        if len(self.memory) < LEAST_STEPS:
-            return None, f"fewer than {LEAST_STEPS} steps in this part of the run"
-        second, last = map(statistics.fmean, _first_and_last_quarter(self.memory[len(self.memory) // 4 :]))
-        creeps = last - second > max(CREEP_SHARE * second, CREEP_BYTES)
-        verb = "creeps up" if creeps else "stays"
-        return not creeps, f"memory in use {verb}: {second / 2**20:,.0f} MiB early, {last / 2**20:,.0f} MiB late"
 
-    def budgets_fit(self, drawn: dict[str, int]) -> tuple[bool | None, str]:
-        """Whether every ratio was drawn as often as its probabilities say: under "uniform", which deals each once per
-        window, within one draw, else within four standard deviations and one draw.
+def budgets_fit(drawn: Mapping[str, int], sampler: BudgetSampler) -> Finding:
+    """Whether every component was drawn as often as its probabilities say: under "uniform", which deals each once per
+    window, within one draw, else within four standard deviations and one draw.
 
-        Draws are dealt in strata, which only makes them more even than independent ones.
-        """
-        steps = sum(drawn.values())
-        if not steps:
-            return None, "no step was taken"
-        wanted, variance = dict.fromkeys(drawn, 0.0), dict.fromkeys(drawn, 0.0)
-        for step in range(steps):
-            for ratio, chance in self.sampler.probabilities(step).items():
-                wanted[str(ratio)] += chance
-                variance[str(ratio)] += chance * (1 - chance)
-        spread = 0 if self.sampler.sampling == "uniform" else 4
-        fits = all(abs(drawn[name] - wanted[name]) <= 1 + spread * math.sqrt(variance[name]) for name in drawn)
-        return fits, ", ".join(f"{name}: {drawn[name]} of {wanted[name]:.1f} expected" for name in drawn)
+    Draws are dealt in strata, which only makes them more even than independent ones.
+    """
+    steps = sum(drawn.values())
+    if not steps:
+        return None, "no step was taken"
+    wanted, variance = dict.fromkeys(drawn, 0.0), dict.fromkeys(drawn, 0.0)
+    for step in range(steps):
+        for component, chance in sampler.probabilities(step).items():
+            wanted[str(component)] += chance
+            variance[str(component)] += chance * (1 - chance)
+    spread = 0 if sampler.sampling == "uniform" else 4
+    fits = all(abs(drawn[name] - wanted[name]) <= 1 + spread * math.sqrt(variance[name]) for name in drawn)
+    return fits, ", ".join(f"{name}: {drawn[name]} of {wanted[name]:.1f} expected" for name in drawn)
 
-    def summary(self, drawn: dict[str, int], gradients_checked: bool) -> list[dict[str, Any]]:
-        """The checklist, JSON values: `passed` is None where the run was too short to tell."""
-        gradients = "none without one after the first update" if gradients_checked else "fewer than two updates"
-        steps = sum(drawn.values())
-        found = {
-            "losses and gradients are finite": (
-                True if steps else None,
-                f"in {steps:,} steps; another one ends the run",
-            ),
-            "training loss falls": self.loss_falls(),
-            "budgets drawn as configured": self.budgets_fit(drawn),
-            "gradients reach all LoRA tensors": (gradients_checked or None, gradients),
-            "memory stays": self.memory_stays(),
-        }
-        return [{"name": name, "passed": passed, "found": words} for name, (passed, words) in found.items()]
+
+def watched(steps: Sequence[Entry], before: int, state: RunState, sampler: BudgetSampler) -> list[dict[str, Any]]:
+    """The checklist of a finished run, JSON values: `passed` is None where it was too short to tell.
+
+    Args:
+        steps, before: as of `warn`.
+    """
+    checked = state.updates > 1 or None
+    gradients = "none without one after the first update" if checked else "fewer than two updates"
+    found: dict[str, Finding] = {
+        "losses and gradients are finite": (
+            state.step > 0 or None,
+            f"in {state.step:,} steps; another one ends the run",
+        ),
+        "training loss falls": loss_falls(steps),
+        "budgets drawn as configured": budgets_fit(state.drawn, sampler),
+        "gradients reach all LoRA tensors": (checked, gradients),
+        "memory stays": memory_stays(steps[before:]),
+    }
+    return [{"name": name, "passed": passed, "found": words} for name, (passed, words) in found.items()]
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes: those of tensors on a GPU, the process's resident ones elsewhere (0 where the system does not tell)."""
+    """Bytes: those of tensors on a GPU, the process's resident ones elsewhere (0 where the system does not say)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     with contextlib.suppress(OSError):

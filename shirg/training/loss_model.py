@@ -13,7 +13,7 @@ from shirg.errors import UserError
 from shirg.lavida.adapter import lora_parameters
 from shirg.lavida.diffusion.noise import draw_noise
 from shirg.seeds import generator
-from shirg.training.budgets import POOLED, Ratio, path_of
+from shirg.training.budgets import Component
 from shirg.training.objective import answer_losses
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Example:
     Attributes:
         record_id: for messages.
         image_id: tells which examples are about one image.
-        features: the tower's view of its image, on the path of the step's ratio.
+        features: the tower's features of its image, on the path of the step's component.
         prompt: [L] Long, prompt ids with one image placeholder.
         question: [Q] Long, the part of the prompt that asks, for the gate's relevance term.
         target: [N] Long, answer ids with end-of-text padding.
@@ -71,20 +71,20 @@ class LossModel(nn.Module):
         self.objective = objective
         self.share_prefix = share_prefix
         self.sharded = False
-        """Whether processes hold shares of the body (`shirg.training.sharding`)."""
+        """Whether processes hold shares of the body (`shirg.training.body`)."""
 
-    def forward(self, examples: Sequence[Example], ratio: Ratio) -> tuple[Tensor, int]:
+    def forward(self, examples: Sequence[Example], component: Component) -> tuple[Tensor, int]:
         """Cross-entropy [B, N], float32 or better, of every target, and the number of tokens that the language model
         processed.
 
-        Without examples an empty [0, 1] comes back, still tied to the adapter, so that a process with no data can take
+        Without examples the result is an empty [0, 1], still tied to the adapter, so that a process with no data can take
         part in the backward pass of the others.
         """
         if not examples:
             return self._nothing(), 0
         groups = self._groups(examples)
         order = [number for group in groups for number in group]
-        prefixes, questions = self._embedded([[examples[number] for number in group] for group in groups], ratio)
+        prefixes, questions = self._embedded([[examples[number] for number in group] for group in groups], component)
         targets = torch.stack([examples[number].target for number in order]).to(prefixes[0].device)
         masked = torch.stack([examples[number].masked for number in order]).to(prefixes[0].device)
         losses = answer_losses(
@@ -99,6 +99,17 @@ class LossModel(nn.Module):
         )
         return losses[torch.tensor(order).argsort()], self._row_tokens(prefixes, questions, targets)
 
+    def set_training(self, training: bool, *, checkpointing: bool = False) -> None:
+        """Dropout of the adapter on or off; the frozen rest stays in evaluation mode.
+
+        Args:
+            checkpointing: recompute blocks. transformers does so in train mode only; these blocks have no dropout, so nothing
+                else changes.
+        """
+        self.model.eval()
+        self.model.mm_projector.train(training)
+        self.model.language.train(training and checkpointing)
+
     def _nothing(self) -> Tensor:
         """An empty [0, 1] that hangs on every LoRA tensor, and on the body where others wait for this process's share."""
         sums = torch.stack([parameter.sum() for parameter in lora_parameters(self.model).values()])
@@ -108,22 +119,22 @@ class LossModel(nn.Module):
         return sums[:0, None]
 
     def _groups(self, examples: Sequence[Example]) -> list[list[int]]:
-        """Numbers of the examples that stand behind one prefix: those of one image, or each for itself."""
+        """Numbers of the examples that share a prefix: those of one image, or each alone."""
         groups: dict[object, list[int]] = {}
         for number, example in enumerate(examples):
             groups.setdefault(example.image_id if self.share_prefix else number, []).append(number)
         return list(groups.values())
 
-    def _embedded(self, groups: list[list[Example]], ratio: Ratio) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Per group the shared prefix [P, H], up to the image's last token, and the questions [Q, H] behind it. An example
-        that shares nothing has all of its prompt in the prefix."""
+    def _embedded(self, groups: list[list[Example]], component: Component) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Per group the shared prefix [P, H], up to the image's last token, and the questions [Q, H] after it. An example
+        that shares nothing has all of its prompt in the prefix. P differs between images, as their tokens may."""
         prefixes, questions = [], []
         for group in groups:
             prompts = [example.prompt for example in group]
             ends = [len(prompts[0])]
             if self.share_prefix:
                 ends = [int((ids == self.model.config.image_token_index).nonzero().max()) + 1 for ids in prompts]
-            image = self._image(group[0], ratio)
+            image = self._image(group[0], component)
             prefixes.append(self.model.splice(prompts[0][: ends[0]], [image]))
             tails = [ids[end:].to(image.device) for ids, end in zip(prompts, ends, strict=True)]
             questions.append([self.model.language.embed_tokens(tail).to(image.dtype) for tail in tails])
@@ -138,11 +149,10 @@ class LossModel(nn.Module):
             own += times * len(prefix) + copies * sum(map(len, asked))
         return own
 
-    def _image(self, example: Example, ratio: Ratio) -> Tensor:
-        """What stands for the image in the prompt, [n, H]."""
-        budget = None if ratio == POOLED else ratio
+    def _image(self, example: Example, component: Component) -> Tensor:
+        """The image's embeddings in the prompt, [n, H]."""
         question = None if self.share_prefix else example.question
         try:
-            return self.model.image_embeds(example.features, path_of(ratio), budget, question)
+            return self.model.image_embeds(example.features, component.path, component.budget, question)
         except ValueError as error:
             raise UserError(f"record {example.record_id}: its image's tokens cannot be ranked ({error})") from error

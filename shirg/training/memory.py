@@ -22,8 +22,10 @@ import torch
 
 from shirg.lavida import costs
 from shirg.lavida.config import LavidaConfig
-from shirg.training.budgets import POOLED, Ratio, ratio_tokens
-from shirg.training.quantized import STORED_BITS
+from shirg.training.budgets import POOLED, Component
+
+STORED_BITS = {8: 8.0, 4: 4.127}
+"""Per weight of a quantized body, scales included: NF4 has one 8-bit scale per 64 weights, and a float32 one per 256 of those."""
 
 TRAINED_BYTES = 16
 """Per number of the adapter: weight, gradient and AdamW's two moments in float32."""
@@ -47,9 +49,9 @@ class Step:
     weights_dtype: str | None = None
     """Precision of the frozen weights; None is that of the arithmetic, another one means autocast."""
     body_bits: int = 16
-    """Of the body's linear layers, below 16 as `shirg.training.quantized` stores them."""
+    """Of the body's linear layers, below 16 as `shirg.training.body` stores them."""
     body_shares: int = 1
-    """Processes that hold a share of every block (`shirg.training.sharding`)."""
+    """Processes that hold a share of every block (`shirg.training.body`)."""
     question_tokens: int = 8
     """The part of the prompt that questions do not share."""
     dense_mask: bool = False
@@ -90,13 +92,13 @@ class TrainingMemory:
         return sum(asdict(self).values()) - min(self.head, self.working)
 
 
-def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingMemory:
-    """Peak bytes of one process that trains `ratio` (a budget, or "pooled"); the feature cache comes on top."""
+def training_memory(config: LavidaConfig, component: Component, step: Step) -> TrainingMemory:
+    """Peak bytes of one process that trains `component`; the feature cache comes on top."""
     body, block = config.body, costs.block_weights(config)
     size, stored = (getattr(torch, name).itemsize for name in (step.dtype, step.weights_dtype or step.dtype))
     stream = max(size, stored)  # the residual stream takes the wider of both
     pooled = costs.vision_shape(config, "hd")
-    tokens = ratio_tokens(ratio, pooled.tokens)
+    tokens = component.tokens(pooled.tokens)
     rows, length = step.rows(tokens)
     positions, kept = rows * length, block_bytes(config, length, size, dense_mask=step.dense_mask)
     weights = stored * sum(costs.parameters(config).values())
@@ -115,7 +117,7 @@ def training_memory(config: LavidaConfig, ratio: Ratio, step: Step) -> TrainingM
         unread = rows * (length - step.read) if step.dense_mask else 0
         blocks = body.num_layers * positions * kept - unread * (kept - (4 + 2 * size) * body.hidden_size)
         casts *= body.num_layers if step.body_bits == 16 else 1
-    entering = pooled.encoded if ratio == POOLED else tokens  # pooling comes after the projector
+    entering = pooled.encoded if component == POOLED else tokens  # pooling comes after the projector
     return TrainingMemory(
         weights=weights,
         adapter=TRAINED_BYTES * costs.adapter_parameters(config),

@@ -1,4 +1,4 @@
-"""Masked-diffusion loss of answers behind an image-and-prompt prefix.
+"""Masked-diffusion loss of answers after an image-and-prompt prefix.
 
 Every answer is trained as two complementary noisy copies: what is masked in one is visible in the other, so each target
 is predicted exactly once (LaViDa llava/model/language_model/llava_llada.py:165-189). The loss is the plain mean of the
@@ -8,7 +8,7 @@ cross-entropies over all targets, without the 1/t weight of the likelihood bound
 Three objectives lay the copies A and B out in rows for the language model:
 
 * `packed`: one row [prefix | A | B]. The prefix sees itself, each copy sees the prefix and itself, and both copies sit
-  at the positions behind the prefix. This is what inference with a cached prefix computes, and the long prefix is
+  at the positions after the prefix. This is what inference with a cached prefix computes, and the long prefix is
   encoded once.
 * `prefix`: two rows [prefix | A], [prefix | B] under LaViDa's prefix-LM mask (modeling_llada.py:1339-1356). Same loss
   and gradients.
@@ -61,12 +61,12 @@ def answer_losses(
         prefixes: [P_i, H] each: image and prompt embeddings.
         targets: [T, N] Long, answer tokens with their end-of-text padding; one row per prefix, or per question.
         masked: [T, N] Boolean, True where copy A hides the target; copy B hides the others.
-        mask_token_id: the token that stands at a hidden position.
+        mask_token_id: the token at a hidden position.
         objective: "packed", "prefix" or "bidirectional".
         shift: position i-1 predicts token i, as Dream was trained (LaViDa dream/modeling_dream.py:917); the first
             token is predicted from the last position before the answer.
-        questions: per prefix the questions [Q, H] asked behind it, as embeddings, in the order of `targets`; None puts
-            one answer right behind each prefix.
+        questions: per prefix the questions [Q, H] that follow it, as embeddings, in the order of `targets`; None puts
+            one answer right after each prefix.
     """
     if questions is None:
         questions = [[prefix[:0]] for prefix in prefixes]
@@ -107,7 +107,7 @@ class Layout:
     copies: Tensor
     """[R, L] Long."""
     positions: Tensor
-    """[R, L] Long: every copy goes on where its question ends, every question where the shared prefix ends."""
+    """[R, L] Long: every copy continues where its question ends, every question where the shared prefix ends."""
     rows: Tensor
     """[T, 2] Long: the row that holds copy A, copy B, of each answer."""
     starts: Tensor

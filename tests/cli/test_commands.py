@@ -147,7 +147,7 @@ NUMERIC = numeric_flags()
 def test_every_number_has_one_range_and_its_default_is_in_it():
     assert len(NUMERIC) > 60 and {len(allowed) for _, _, allowed in NUMERIC} == {1}
     for module in DOORS.values():
-        runner.check_numbers(module.Flags(**dict.fromkeys(needed(module), "x")))
+        ranges.check_fields(module.Flags(**dict.fromkeys(needed(module), "x")), "--")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_every_number_is_checked_before_work_begins(name, field, allowed, capsys
     listed = isinstance(getattr(flags, field), tuple)
     for value in (-7, 10**30, float("nan"), float("inf"), -float("inf")):
         with pytest.raises(UserError, match=f"^{flag}: got .*, must be {re.escape(str(wanted))}"):
-            runner.check_numbers(dataclasses.replace(flags, **{field: (1, value) if listed else value}))
+            ranges.check_fields(dataclasses.replace(flags, **{field: (1, value) if listed else value}), "--")
 
 
 def needed(module) -> list[str]:

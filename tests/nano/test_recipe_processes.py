@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from shirg.nano.recipe.stage import Stage, _from_first, descend
-from shirg.process_group import part
+from shirg.process_group import shut_down_process_group
 from tests.forked import TORCHRUN, launched
 
 
@@ -40,4 +40,4 @@ def one_step(folder: Path) -> None:
         "own": stage.own_seed(1),
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    part()
+    shut_down_process_group()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from shirg.errors import UserError
+from shirg.files import read_lines
 from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
 from tests.tiny import tiny_model, tiny_page
 
@@ -87,5 +88,15 @@ def small_trainer(folder, *, family: str = "llada", **overrides) -> SHIRGLoRATra
     return SHIRGLoRATrainer(small_config(folder, **overrides), model)
 
 
+def steps_of(trainer) -> list[dict]:
+    """The lines of the run's `metrics.jsonl`."""
+    return read_lines(trainer.folder / "logs" / "metrics.jsonl")
+
+
 def losses_of(trainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.metrics.read()]
+    return [entry["loss"] for entry in steps_of(trainer)]
+
+
+def validations_of(trainer) -> list[dict]:
+    """The lines of its `validation.jsonl`."""
+    return read_lines(trainer.folder / "logs" / "validation.jsonl")

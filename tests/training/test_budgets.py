@@ -1,4 +1,4 @@
-"""The ratio of a step: a pure function with the right histogram."""
+"""The component of a step: a pure function with the right histogram."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shirg.errors import UserError
-from shirg.training.budgets import POOLED, BudgetSampler, ratio_tokens
+from shirg.training.budgets import POOLED, BudgetSampler, Component, components_of
 
 BUDGETS = [512, 768, 1024]
 
 
 def histogram(sampler: BudgetSampler, steps) -> Counter:
-    return Counter(sampler(step) for step in steps)
+    return Counter(sampler(step).name for step in steps)
 
 
-def test_uniform_takes_every_ratio_once_per_window():
+def by_name(sampler: BudgetSampler) -> dict:
+    """The chances of a step by the components' names."""
+    return {component.name: chance for component, chance in sampler.probabilities(0).items()}
+
+
+def test_uniform_takes_every_component_once_per_window():
     sampler = BudgetSampler(BUDGETS, seed=3)
-    assert sampler.ratios == (512, 768, 1024, POOLED)
+    assert sampler.components == (*(Component("shirg", budget) for budget in BUDGETS), POOLED)
     for window in range(50):
-        assert histogram(sampler, range(4 * window, 4 * window + 4)) == Counter(sampler.ratios)
-    orders = {tuple(sampler(4 * window + place) for place in range(4)) for window in range(200)}
+        assert histogram(sampler, range(4 * window, 4 * window + 4)) == Counter([*BUDGETS, "pooled"])
+    orders = {tuple(sampler(4 * window + place).name for place in range(4)) for window in range(200)}
     assert len(orders) == 24  # all orders occur
 
 
@@ -48,21 +53,21 @@ def test_weighted_histogram_follows_the_weights():
 
 
 def test_weighted_without_weights_prefers_what_drops_most():
-    chances = BudgetSampler(BUDGETS, sampling="weighted").probabilities(0)
+    chances = by_name(BudgetSampler(BUDGETS, sampling="weighted"))
     assert chances[512] / chances[1024] == pytest.approx(1025 / 513)
-    assert chances[POOLED] / chances[512] == pytest.approx(513 / 980)
+    assert chances["pooled"] / chances[512] == pytest.approx(513 / 980)
     assert sum(chances.values()) == pytest.approx(1)
-    with_newlines = BudgetSampler(BUDGETS, sampling="weighted", pooled_tokens=1008).probabilities(0)
-    assert with_newlines[POOLED] / with_newlines[512] == pytest.approx(513 / 1008)
+    with_newlines = by_name(BudgetSampler(BUDGETS, sampling="weighted", pooled_tokens=1008))
+    assert with_newlines["pooled"] / with_newlines[512] == pytest.approx(513 / 1008)
 
 
 def test_curriculum_opens_from_gentle_to_hard():
     sampler = BudgetSampler(BUDGETS, sampling="curriculum", total_steps=800, seed=2)
-    assert histogram(sampler, range(100)).keys() == {POOLED}
-    assert histogram(sampler, range(100, 200)).keys() == {POOLED, 1024}
-    assert histogram(sampler, range(200, 300)).keys() == {POOLED, 1024, 768}
+    assert histogram(sampler, range(100)).keys() == {"pooled"}
+    assert histogram(sampler, range(100, 200)).keys() == {"pooled", 1024}
+    assert histogram(sampler, range(200, 300)).keys() == {"pooled", 1024, 768}
     late = histogram(sampler, range(400, 800))
-    assert set(late) == set(sampler.ratios)
+    assert set(late) == {*BUDGETS, "pooled"}
     assert max(late.values()) - min(late.values()) <= 4
 
 
@@ -71,13 +76,26 @@ def test_curriculum_without_the_pooled_path_begins_with_the_largest_budget():
     assert histogram(sampler, range(10)).keys() == {64}
 
 
-def test_one_ratio_is_always_drawn():
+def test_one_component_is_always_drawn():
     assert histogram(BudgetSampler([100], include_pooled=False), range(20)) == {100: 20}
 
 
-def test_tokens_of_a_ratio():
-    assert ratio_tokens(768, 1008) == 769
-    assert ratio_tokens(POOLED, 1008) == 1008
+def test_a_component_is_a_path_and_a_budget():
+    fixed, auto, pooled = components_of([768, "auto"])
+    assert [(one.path, one.name, str(one)) for one in (fixed, auto, pooled)] == [
+        ("shirg", 768, "768"),
+        ("shirg", "auto", "auto"),
+        ("hd", "pooled", "pooled"),
+    ]
+    assert [one.tokens(1008) for one in (fixed, auto, pooled)] == [769, 1025, 1008]  # auto by its upper bound
+    assert components_of([8], include_pooled=False) == (Component("shirg", 8),)
+
+
+def test_auto_is_weighted_and_opened_by_its_upper_bound():
+    weighted = by_name(BudgetSampler(["auto", 512], sampling="weighted"))
+    assert weighted["auto"] / weighted[512] == pytest.approx(513 / 1025)
+    sampler = BudgetSampler([512, "auto"], include_pooled=False, sampling="curriculum", total_steps=40)
+    assert histogram(sampler, range(10)).keys() == {"auto"}
 
 
 @pytest.mark.parametrize(
@@ -87,9 +105,11 @@ def test_tokens_of_a_ratio():
         ({"budgets": [0]}, "0 is not a budget"),
         ({"budgets": [512.0]}, "512.0 is not a budget"),
         ({"budgets": [8, 8]}, "twice"),
+        ({"budgets": ["auto", 8, "auto"]}, "twice"),
+        ({"budgets": ["all"]}, "'all' is not a budget; .* or 'auto'"),
         ({"budgets": [8], "sampling": "sometimes"}, "uniform, weighted, curriculum"),
         ({"budgets": [8], "weights": [1, 1]}, "only ratio_sampling='weighted'"),
-        ({"budgets": [8], "sampling": "weighted", "weights": [1]}, "1 given for 2 ratios"),
+        ({"budgets": [8], "sampling": "weighted", "weights": [1]}, "1 given for 2 components"),
         ({"budgets": [8], "sampling": "weighted", "weights": [1, 0]}, "positive"),
     ],
 )

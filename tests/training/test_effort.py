@@ -13,7 +13,7 @@ from shirg.lavida import costs
 from shirg.lavida.shapes import published_config
 from shirg.precision import Precision
 from shirg.training import SHIRGLoRATrainer, effort
-from shirg.training.budgets import BudgetSampler
+from shirg.training.budgets import BudgetSampler, Component
 from shirg.training.memory import Step
 from tests.tiny import tiny_config, tiny_model
 from tests.training.helpers import fake_records, loader, small_config
@@ -21,6 +21,7 @@ from tests.training.helpers import fake_records, loader, small_config
 NANO, LARGE = tiny_model().config, published_config("llada-8b")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FLOAT32, BF16 = Precision("no", "float32"), Precision("bf16", "bf16")
+K512, K768 = Component("shirg", 512), Component("shirg", 768)
 
 
 def test_work_of_llada_8b_by_hand():
@@ -29,13 +30,13 @@ def test_work_of_llada_8b_by_hand():
     rows, weights = 769 + 64 + 64, 32 * (4 * 4096**2 + 3 * 4096 * 12288)
     attention = 32 * 4 * rows * rows * 4096
     language = 2 * 2 * rows * weights + 3 * attention + 2 * 2 * 32 * 4096 * 126464
-    assert effort.micro_batch_flops(config, 768, step) == language + effort.vision_flops(config, 768)
-    again = effort.micro_batch_flops(config, 768, Step(batch_size=1, checkpointing=True))
-    assert again - effort.micro_batch_flops(config, 768, step) == 2 * rows * weights + attention
+    assert effort.micro_batch_flops(config, K768, step) == language + effort.vision_flops(config, K768)
+    again = effort.micro_batch_flops(config, K768, Step(batch_size=1, checkpointing=True))
+    assert again - effort.micro_batch_flops(config, K768, step) == 2 * rows * weights + attention
 
 
 def test_work_of_a_run_is_the_sum_over_what_is_drawn():
-    """Uniform draws give every ratio once per window, so whole windows cost what their steps cost one by one."""
+    """Uniform draws give every component once per window, so whole windows cost what their steps cost one by one."""
     config, step = published_config("llada-8b"), Step(batch_size=2)
     sampler = BudgetSampler([512, 768], total_steps=30, seed=1)
     drawn = sum(effort.micro_batch_flops(config, sampler(number), step) for number in range(6, 30))
@@ -65,14 +66,14 @@ def test_a_forecast_follows_the_resolution_of_the_run():
     """The tower's pass grows with it; the checkpoint's own is 672."""
     config = published_config("llada-8b")
     runs = {side: replace(config, vision=replace(config.vision, resolution=side)) for side in (336, 672, 896)}
-    found = {side: effort.micro_batch_flops(run, 512, Step(batch_size=1)) for side, run in runs.items()}
-    assert found[336] < found[672] == effort.micro_batch_flops(config, 512, Step(batch_size=1)) < found[896]
+    found = {side: effort.micro_batch_flops(run, K512, Step(batch_size=1)) for side, run in runs.items()}
+    assert found[336] < found[672] == effort.micro_batch_flops(config, K512, Step(batch_size=1)) < found[896]
     tokens = {side: (side // 14) ** 2 for side in (336, 672)}
     tower = {
         side: costs.flops(config, "tower", 1, side) + costs.flops(config, "projector", tokens[side]) for side in tokens
     }
     assert found[672] - found[336] == tower[672] - tower[336]
-    assert effort.vision_flops(runs[896], 3000) > effort.vision_flops(runs[896], 512)
+    assert effort.vision_flops(runs[896], Component("shirg", 3000)) > effort.vision_flops(runs[896], K512)
 
 
 def test_the_trainer_forecasts_its_own_resolution(tmp_path, monkeypatch):
@@ -80,7 +81,7 @@ def test_the_trainer_forecasts_its_own_resolution(tmp_path, monkeypatch):
     monkeypatch.setattr(
         effort,
         "vision_flops",
-        lambda config, ratio: seen.append((ratio, config.vision.resolution)) or real(config, ratio),
+        lambda config, one: seen.append((one.name, config.vision.resolution)) or real(config, one),
     )
     model = tiny_model(shirg={"resolution": 112})  # 64 tokens
     model.vision = replace(model.vision, resolution=224)
@@ -112,7 +113,14 @@ def test_only_packed_rows_share_an_image():
     """Eight questions of one image: packed saves most of the work, two rows each save the tower's alone."""
     steps = {name: Step(batch_size=8, objective=name) for name in ("packed", "prefix")}
     gain = {
-        name: effort.micro_batch_flops(LARGE, 768, one) / effort.micro_batch_flops(LARGE, 768, one, 8)
+        name: effort.micro_batch_flops(LARGE, K768, one) / effort.micro_batch_flops(LARGE, K768, one, 8)
         for name, one in steps.items()
     }
     assert gain["packed"] > 3 and 1 < gain["prefix"] < 1.2
+
+
+def test_auto_counts_as_its_upper_bound_within_the_grid():
+    auto, most, step = Component("shirg", "auto"), Component("shirg", 1024), Step(batch_size=2)
+    assert effort.micro_batch_flops(LARGE, auto, step) == effort.micro_batch_flops(LARGE, most, step)
+    small = replace(LARGE, vision=replace(LARGE.vision, resolution=140))  # 100 tokens
+    assert effort.vision_flops(small, auto) == effort.vision_flops(small, Component("shirg", 100))

@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 
 import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.training.budgets import BudgetSampler
-from shirg.training.guards import Watch, check_finite, memory_advice, memory_in_use
+from shirg.training.budgets import BudgetSampler, Component
+from shirg.training.guards import (
+    StopRequest,
+    budgets_fit,
+    check_finite,
+    deferred_interrupt,
+    loss_falls,
+    memory_advice,
+    memory_in_use,
+    memory_stays,
+    stopped_by,
+    warn,
+)
 
 CPU = torch.device("cpu")
 
 
-def watched(losses, memory=lambda step: 2**30) -> Watch:
-    """A watch that has seen a step per loss, its ratios in turn."""
-    watch = Watch(BudgetSampler([8, 16], include_pooled=False))
-    for step, loss in enumerate(losses):
-        entry = {"step": step + 1, "loss": loss, "budget": (8, 16)[step % 2], "memory": memory(step)}
-        watch.step(entry, cache_bytes=0)
-    return watch
+def taken(losses, memory=lambda step: 2**30) -> list[dict]:
+    """A step per loss, two components in turn."""
+    return [
+        {"step": step + 1, "loss": loss, "budget": (8, 16)[step % 2], "memory": memory(step), "cached": 0}
+        for step, loss in enumerate(losses)
+    ]
+
+
+def warn_all(steps) -> None:
+    """What is logged while a session takes these steps."""
+    warned = set()
+    for count in range(1, len(steps) + 1):
+        warn(steps[:count], 0, warned)
 
 
 def test_a_loss_that_falls_passes_and_one_that_does_not_is_said_while_it_runs(caplog):
-    assert watched([5 - step / 40 for step in range(80)]).loss_falls()[0] is True
+    falling, flat = taken([5 - step / 40 for step in range(80)]), taken([3.0] * 120)
+    assert loss_falls(falling)[0] is True
+    warn_all(falling)
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        flat = watched([3.0] * 120)
-    assert flat.loss_falls() == (
+        warn_all(flat)
+    assert loss_falls(flat) == (
         False,
         "the training loss does not fall: 3.0000 in the first quarter, 3.0000 in the last",
     )
@@ -38,19 +59,18 @@ def test_a_loss_that_falls_passes_and_one_that_does_not_is_said_while_it_runs(ca
 def test_a_rise_within_the_scatter_of_single_steps_is_not_reported(caplog):
     """Quarters of ten steps a ratio, means 1.0 and 1.2: three standard errors of their difference are 0.5 (by hand)."""
     scattered = [(0.5, 0.5, 1.5, 1.5)[step % 4] + (0.2 if step >= 60 else 0) for step in range(80)]
-    passed, found = watched(scattered).loss_falls()
+    passed, found = loss_falls(taken(scattered))
     assert passed is None and "stays within its scatter of 0.5000" in found
+    warn_all(taken(scattered))
     assert not caplog.records
-    assert watched([loss + (2 if step >= 60 else 0) for step, loss in enumerate(scattered)]).loss_falls()[0] is False
+    assert loss_falls(taken([loss + (2 if step >= 60 else 0) for step, loss in enumerate(scattered)]))[0] is False
 
 
-def test_each_ratio_is_compared_with_itself():
-    """The costlier ratio comes late: a mean over all steps would rise, though both ratios fall."""
-    watch = Watch(BudgetSampler([8, 16], include_pooled=False))
-    for step in range(80):
-        ratio, base = (8, 1.0) if step < 40 else (16, 9.0)
-        watch.step({"step": step + 1, "loss": base - step / 100, "budget": ratio, "memory": 0}, cache_bytes=0)
-    assert watch.loss_falls()[0] is True
+def test_each_component_is_compared_with_itself():
+    """The costlier one comes late: a mean over all steps would rise, though both fall."""
+    early = [{"loss": 1.0 - step / 100, "budget": 8} for step in range(40)]
+    late = [{"loss": 9.0 - step / 100, "budget": "auto"} for step in range(40)]
+    assert loss_falls([*early, *late])[0] is True
 
 
 def test_memory_that_creeps_is_told_from_one_that_fills_up_once():
@@ -60,41 +80,48 @@ def test_memory_that_creeps_is_told_from_one_that_fills_up_once():
     def creeping(step):
         return 2**30 + step * 2**24
 
-    assert watched([1.0] * 80, filling).memory_stays()[0] is True
-    passed, found = watched([1.0] * 80, creeping).memory_stays()
+    assert memory_stays(taken([1.0] * 80, filling))[0] is True
+    passed, found = memory_stays(taken([1.0] * 80, creeping))
     assert passed is False and "creeps up: 1,456 MiB early, 2,176 MiB late" in found
 
 
 def test_short_runs_are_not_judged():
-    watch = watched([1.0] * 39)
-    assert watch.loss_falls()[0] is watch.memory_stays()[0] is None
+    steps = taken([1.0] * 39)
+    assert loss_falls(steps)[0] is memory_stays(steps)[0] is None
+
+
+def test_a_cache_that_fills_is_no_creep():
+    steps = taken([1.0] * 80, lambda step: 2**30 + step * 2**24)
+    for step, entry in enumerate(steps):
+        entry["cached"] = step * 2**24
+    assert memory_stays(steps)[0] is True
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "weighted", "curriculum"])
 def test_the_samplers_own_draws_fit_and_others_do_not(sampling):
     sampler = BudgetSampler([8, 16, 32], sampling=sampling, total_steps=200, seed=4)
-    watch, drawn = Watch(sampler), {str(ratio): 0 for ratio in sampler.ratios}
+    drawn = {str(component): 0 for component in sampler.components}
     for step in range(200):
         drawn[str(sampler(step))] += 1
-    assert watch.budgets_fit(drawn)[0] is True
+    assert budgets_fit(drawn, sampler)[0] is True
     off = 2 if sampling == "uniform" else 40
     moved = {**drawn, "8": drawn["8"] + off, "pooled": drawn["pooled"] - off}
-    assert watch.budgets_fit(moved)[0] is False
+    assert budgets_fit(moved, sampler)[0] is False
 
 
 def test_numbers_of_a_batch_that_are_not_finite_are_written_down(tmp_path):
     batch = [{"record": name, "image": "p", "hidden": 1} for name in "ab"]
     file = tmp_path / "found.json"
-    place = {"file": file, "step": 3, "ratio": 8}
+    place = {"file": file, "step": 3, "component": Component("shirg", 8)}
     check_finite(torch.zeros(2, 4), batch, what="loss", **place)
     assert not file.exists()
-    with pytest.raises(UserError, match="the gradient is not finite after 3 steps .ratio 8. for record.s. a, b;"):
+    with pytest.raises(UserError, match="the gradient is not finite after 3 steps .budget 8. for record.s. a, b;"):
         check_finite(torch.tensor(torch.inf), batch, what="gradient", **place)
     assert file.exists()
 
 
 def test_only_lack_of_memory_is_translated():
-    advice = {"step": 0, "ratio": 16, "records": 1, "checkpointing": True}
+    advice = {"step": 0, "component": Component("shirg", 16), "records": 1, "checkpointing": True}
     with pytest.raises(RuntimeError, match="shapes"), memory_advice(**advice):
         raise RuntimeError("shapes do not fit")
     for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")):
@@ -109,7 +136,30 @@ def test_memory_in_use_is_what_the_system_says():
     assert 2**26 < memory_in_use(CPU) < 2**37
 
 
-def test_losses_before_a_resume_count():
-    watch = Watch(BudgetSampler([8, 16], include_pooled=False))
-    watch.recall([{"loss": 5 - step / 40, "budget": (8, 16)[step % 2]} for step in range(64)])
-    assert watch.loss_falls()[0] is True and watch.memory_stays()[0] is None
+def test_losses_before_a_resume_count(caplog):
+    """The memory of another process does not."""
+    steps = taken([3.0] * 40, lambda step: 2**40) + taken([3.0] * 40)
+    with caplog.at_level(logging.WARNING):
+        warn(steps, 40, warned := set())
+    assert warned == {"loss"} and "does not fall" in caplog.text
+
+
+def test_second_ctrl_c_interrupts_at_once():
+    handler = signal.getsignal(signal.SIGINT)
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt(lines.append) as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.requested and "a second time stops at once" in lines[0]
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_the_signal_decides_how_a_saved_run_leaves():
+    """Ctrl-C as a shell knows it; SIGTERM, and a process that stops with others, by a code to requeue on."""
+    handler = signal.getsignal(signal.SIGTERM)
+    for number, kind in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
+        with deferred_interrupt() as request:
+            os.kill(os.getpid(), number)
+        assert request.requested and isinstance(stopped_by(request), kind)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert stopped_by(StopRequest()).code == 75

@@ -15,9 +15,9 @@ from shirg.data.images import encode_png
 from shirg.data.records import image_id
 from shirg.data.shards import write_shard
 from shirg.lavida.vision import ViewShapes
-from shirg.training.features import FeatureCache
+from shirg.training.examples import FeatureCache
 from tests.tiny import tiny_model, tiny_page
-from tests.training.helpers import RESOLUTION, losses_of, small_trainer
+from tests.training.helpers import RESOLUTION, losses_of, small_trainer, validations_of
 
 
 def record(number: int, split: str) -> Record:
@@ -60,7 +60,7 @@ def test_augmented_images_are_not_remembered(folder: Path, shapes: ViewShapes):
 def losses(folder: Path, where: Path, **how: object) -> tuple[list[float], list[dict]]:
     trainer = small_trainer(where, num_epochs=2, include_pooled=True)
     trainer.train(*build_loaders(folder, 3, **how))
-    return losses_of(trainer), trainer.validations.read()
+    return losses_of(trainer), validations_of(trainer)
 
 
 def test_workers_and_views_change_no_loss(folder: Path, shapes: ViewShapes, tmp_path: Path):
@@ -95,7 +95,7 @@ def test_ctrl_c_while_workers_read_ahead_is_resumed_exactly(folder: Path, shapes
             stopped.train(loader)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert 8 < stopped.state.step < 16
+    assert 8 < len(losses_of(stopped)) < 16
     resumed = small_trainer(tmp_path / "stopped", resume=True, **settings)
     resumed.train(build_loaders(folder, 1, **how)[0])
     assert losses_of(resumed) == losses_of(whole)

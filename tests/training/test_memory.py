@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from shirg.lavida.shapes import published_config
-from shirg.training.memory import Step, block_bytes, training_memory
+from shirg.training.budgets import Component, components_of
+from shirg.training.memory import STORED_BITS, Step, block_bytes, training_memory
 from shirg.training.objective import answer_losses
 from tests import forked
 from tests.tiny import tiny_model
+
+K768 = Component("shirg", 768)
 
 
 def kept_bytes(model, length: int, batch: int, objective: str) -> int:
@@ -56,7 +59,7 @@ def test_what_is_computed_is_what_autograd_keeps(objective):
 
 def test_llada_8b_by_hand():
     """Batch 1, K = 768, 64 prompt and 32 answer tokens: one row of 769 + 64 + 64 = 897 positions."""
-    found = training_memory(published_config("llada-8b"), 768, Step(batch_size=1))
+    found = training_memory(published_config("llada-8b"), K768, Step(batch_size=1))
     assert found.blocks == 32 * 897 * (8 * 4096 + 2 * 4 * 4096 + 4 * 32 + 3 * 2 * 12288)
     assert found.head == 32 * 126464 * 14
     assert found.adapter == 16 * 215_040
@@ -69,21 +72,22 @@ def test_llada_8b_by_hand():
 def test_checkpointing_and_packing_save_and_larger_batches_cost():
     config = published_config("llada-8b")
     totals = {}
-    for ratio, batch in itertools.product((512, 1024, "pooled"), (1, 4)):
+    for component, batch in itertools.product(components_of([512, 1024]), (1, 4)):
         plain, checkpointed = (
-            training_memory(config, ratio, Step(batch_size=batch, checkpointing=flag)).total for flag in (False, True)
+            training_memory(config, component, Step(batch_size=batch, checkpointing=flag)).total
+            for flag in (False, True)
         )
         assert checkpointed < plain
-        totals[ratio, batch] = plain
+        totals[component.name, batch] = plain
     assert totals[512, 1] < totals[1024, 1] < totals[1024, 4]
-    packed, twice = (training_memory(config, 768, Step(objective=name)).blocks for name in ("packed", "prefix"))
+    packed, twice = (training_memory(config, K768, Step(objective=name)).blocks for name in ("packed", "prefix"))
     assert 1.9 < twice / packed < 2
 
 
 def test_a_divided_body_by_hand():
     """Eight processes: an eighth of 32 blocks, and two blocks gathered."""
     config, block = published_config("llada-8b"), 2 * (4 * 4096**2 + 3 * 4096 * 12288)
-    whole, shared = (training_memory(config, 768, Step(body_shares=count)) for count in (1, 8))
+    whole, shared = (training_memory(config, K768, Step(body_shares=count)) for count in (1, 8))
     assert whole.weights - shared.weights == (28 - 2) * block
     assert whole.total - whole.weights == shared.total - shared.weights
 
@@ -94,7 +98,18 @@ def test_autocast_keeps_copies_of_the_weights():
     block = 2 * (4 * 4096**2 + 3 * 4096 * 12288)
     for checkpointing, copies in ((False, 32), (True, 1)):
         step = Step(batch_size=1, checkpointing=checkpointing, weights_dtype="float32")
-        assert training_memory(config, 768, step).casts == copies * block
+        assert training_memory(config, K768, step).casts == copies * block
+
+
+def test_memory_of_a_quantized_body_by_hand():
+    config = published_config("llada-8b")
+    body = 32 * (4 * 4096**2 + 3 * 4096 * 12288)
+    full = training_memory(config, K768, Step(batch_size=1, checkpointing=True))
+    for bits in (8, 4):
+        found = training_memory(config, K768, Step(batch_size=1, checkpointing=True, body_bits=bits))
+        assert full.weights - found.weights == pytest.approx(body * (16 - STORED_BITS[bits]) / 8, abs=1)
+        assert found.casts == 2 * 4096 * 12288  # one matrix at a time is brought back to 16 bits
+    assert found.total < 12e9
 
 
 def run_forked(command: list[str], *, env: dict[str, str]) -> subprocess.CompletedProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -14,9 +15,19 @@ from shirg.gate import GateConfig
 from shirg.identity import OtherRunError
 from shirg.lavida.settings import FIELDS
 from shirg.training import SHIRGLoRATrainer
-from shirg.training.checkpoints import STATE_FILE
+from shirg.training.checkpoints import STATE_FILE, stored_run
 from tests.tiny import tiny_model
-from tests.training.helpers import RESOLUTION, FakeRecord, fake_records, loader, losses_of, small_config, small_trainer
+from tests.training.helpers import (
+    RESOLUTION,
+    FakeRecord,
+    fake_records,
+    loader,
+    losses_of,
+    small_config,
+    small_trainer,
+    steps_of,
+    validations_of,
+)
 
 SETTINGS = {"num_epochs": 2, "save_steps": 2}
 
@@ -41,11 +52,12 @@ def half(whole, tmp_path):
 
 def test_a_resumed_run_sees_as_the_run_did_before_anything_reads_it(whole, half):
     resumed = small_trainer(half, resume=True, **SETTINGS)
-    assert resumed.num_tokens == whole.num_tokens == 144
     resumed.train(loader(fake_records(4)), loader(fake_records(2), shuffle=False))
-    assert losses_of(resumed) == losses_of(whole) and resumed.validations.read() == whole.validations.read()
-    assert (resumed.run, resumed.run_name) == (whole.run, whole.run_name)
-    assert {row["run"] for row in [*resumed.metrics.read(), *resumed.validations.read()]} == {whole.run_name}
+    assert losses_of(resumed) == losses_of(whole) and validations_of(resumed) == validations_of(whole)
+    assert stored_run(half / "checkpoints" / "checkpoint-4") == stored_run(whole.checkpoints / "checkpoint-4")
+    rows = [rows_of(trainer) for trainer in (whole, resumed) for rows_of in (steps_of, validations_of)]
+    assert len({row["run"] for row in itertools.chain(*rows)}) == 1
+    assert "144 before selection" in (half / "logs" / "training.log").read_text().split("from step 2")[0][-500:]
     stored = json.loads((half / "checkpoints" / "checkpoint-4" / "shirg_settings.json").read_text())
     assert (stored["resolution"], stored["fit"], stored["relevance"]) == (168, "pad", "none")
 

@@ -14,6 +14,7 @@ from shirg.lavida import adapter
 from shirg.precision import choose_precision
 from shirg.training import SHIRGLoRATrainer, checkpoints
 from shirg.training.loss_model import LossModel
+from shirg.training.trainer import Session
 from tests.tiny import tiny_model
 from tests.training.helpers import (
     RESOLUTION,
@@ -24,7 +25,11 @@ from tests.training.helpers import (
     losses_of,
     small_config,
     small_trainer,
+    steps_of,
+    validations_of,
 )
+
+STEP_KEYS = {"run", "step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds", "memory", "cached"}
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +45,11 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
     assert results["steps"] == results["updates"] == 8
     assert results["steps_per_ratio"] == {"8": 4, "16": 4}
     assert results["validation_after"]["mean"] < results["validation_before"]["mean"]
-    assert results["best_validation_loss"] == min(entry["mean"] for entry in trainer.validations.read())
+    assert results["best_validation_loss"] == min(entry["mean"] for entry in validations_of(trainer))
     assert results["parameters"]["projector"]["trainable"] == 4 * (16 + 32) + 4 * (32 + 32)
     assert results["parameters"]["vision"]["trainable"] == results["parameters"]["language"]["trainable"] == 0
-    for entry in trainer.metrics.read():
-        assert entry.keys() == {"run", "step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds", "memory"}
+    for entry in steps_of(trainer):
+        assert entry.keys() == STEP_KEYS
     watched = {check["name"]: check["passed"] for check in results["watched"]}
     assert watched["budgets drawn as configured"] and watched["gradients reach all LoRA tensors"]
     assert watched["training loss falls"] is watched["memory stays"] is None  # eight steps tell nothing
@@ -93,25 +98,25 @@ def test_ctrl_c_saves_and_resume_gives_the_losses_of_the_whole_run(finished, tmp
     half = stopped.checkpoints / "checkpoint-7"  # as a crash of another program might leave one
     half.mkdir()
     (half / "adapter_config.json").write_text("{}")
-    with open(stopped.metrics.path, "a") as handle:
+    with open(tmp_path / "logs" / "metrics.jsonl", "a") as handle:
         handle.write('{"step": 7, "loss": 0.0}\n{"step": 8, "lo')
     resumed = small_trainer(tmp_path, resume=True, **settings)
     other = resumed.train(loader(fake_records(8)), validation)
     assert losses_of(resumed) == losses_of(trainer)
-    assert resumed.validations.read() == trainer.validations.read()
+    assert validations_of(resumed) == validations_of(trainer)
     assert other["steps_per_ratio"] == results["steps_per_ratio"]
     for name, value in adapter.lora_parameters(trainer.model).items():
         assert torch.equal(adapter.lora_parameters(resumed.model)[name], value)
 
 
 def test_ctrl_c_while_the_last_files_are_written_is_not_lost(tmp_path, monkeypatch):
-    finish = SHIRGLoRATrainer._finish
+    finish = Session.finish
 
     def interrupted(self):
         os.kill(os.getpid(), signal.SIGINT)
         return finish(self)
 
-    monkeypatch.setattr(SHIRGLoRATrainer, "_finish", interrupted)
+    monkeypatch.setattr(Session, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         small_trainer(tmp_path).train(loader(fake_records(2)))
     assert (tmp_path / "logs" / "training_results.json").is_file()
@@ -127,7 +132,7 @@ def test_sigterm_saves_and_leaves_with_the_code_to_requeue_on(tmp_path):
 
 def test_resume_where_there_is_nothing_begins_anew_and_says_so(tmp_path, caplog):
     small_trainer(tmp_path, resume=True).train(loader(fake_records(2)))
-    assert f"no checkpoint in {tmp_path / 'checkpoints'} to go on from: beginning anew" in caplog.text
+    assert f"no checkpoint in {tmp_path / 'checkpoints'} to resume from: starting over" in caplog.text
 
 
 def test_resume_refuses_another_run(finished, tmp_path):
@@ -156,7 +161,7 @@ def test_split_of_the_batch_does_not_matter(tmp_path):
     split = small_trainer(tmp_path / "split", gradient_accumulation_steps=4)
     split.train(loader(fake_records(8), batch_size=2, shuffle=False))
     assert losses_of(split) == pytest.approx(losses_of(whole), abs=1e-5)
-    norms = [entry["grad_norm"] for trainer in (whole, split) for entry in trainer.metrics.read()]
+    norms = [entry["grad_norm"] for trainer in (whole, split) for entry in steps_of(trainer)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
@@ -166,15 +171,15 @@ def test_packed_and_prefix_runs_agree_and_packed_is_shorter(tmp_path):
         runs[objective] = small_trainer(tmp_path / objective, objective=objective)
         runs[objective].train(loader(fake_records(4)))
     assert losses_of(runs["packed"]) == pytest.approx(losses_of(runs["prefix"]), abs=1e-4)
-    tokens = {name: run.state.tokens for name, run in runs.items()}
+    tokens = {name: sum(entry["tokens"] for entry in steps_of(run)) for name, run in runs.items()}
     assert tokens["packed"] < 0.6 * tokens["prefix"]
 
 
 def test_loss_scale_does_not_depend_on_the_budget(tmp_path):
-    """With a rate of nearly zero the model stays as it is; what a ratio costs must not grow with its tokens."""
+    """With a rate of nearly zero the model stays as it is; what a component costs must not grow with its tokens."""
     trainer = small_trainer(tmp_path, num_epochs=4, token_budgets=[2, 60], learning_rate=1e-9)
     trainer.train(loader([FakeRecord("a", "one"), FakeRecord("b", "two")], shuffle=False))
-    losses = {entry["budget"]: entry["loss"] for entry in trainer.metrics.read()}
+    losses = {entry["budget"]: entry["loss"] for entry in steps_of(trainer)}
     assert losses[2] == pytest.approx(losses[60], rel=0.2)
 
 
@@ -201,12 +206,12 @@ def test_a_step_without_any_readable_image_changes_nothing(tmp_path):
 def test_a_loss_that_is_not_finite_names_the_records_and_keeps_checkpoints(tmp_path, monkeypatch):
     original = LossModel._image
 
-    def poisoned(self, example, ratio):
-        return original(self, example, ratio) * (float("nan") if example.record_id == "r3" else 1)
+    def poisoned(self, example, component):
+        return original(self, example, component) * (float("nan") if example.record_id == "r3" else 1)
 
     monkeypatch.setattr(LossModel, "_image", poisoned)
     trainer = small_trainer(tmp_path, save_steps=1)
-    with pytest.raises(UserError, match=r"not finite after 1 steps \(ratio \d+\) for record\(s\) r3;"):
+    with pytest.raises(UserError, match=r"not finite after 1 steps \(budget \d+\) for record\(s\) r3;"):
         trainer.train(loader(fake_records(4), shuffle=False))
     assert checkpoints.find_latest(tmp_path / "checkpoints").name == "checkpoint-1"
     saved = json.loads((tmp_path / "logs" / "not_finite_0.json").read_text())
@@ -230,7 +235,7 @@ def test_out_of_memory_says_what_to_change(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(LossModel, "forward", full)
-    with pytest.raises(UserError, match=r"lower batch_size \(now 2.*ratio was \d+.*gradient_checkpointing"):
+    with pytest.raises(UserError, match=r"lower batch_size \(now 2.*step's was \d+.*gradient_checkpointing"):
         small_trainer(tmp_path).train(loader(fake_records(2)))
 
 
@@ -244,8 +249,9 @@ def test_tokens_that_cannot_be_ranked_name_the_record(tmp_path, monkeypatch):
 
 def test_gradients_are_checked_from_the_second_step(tmp_path):
     trainer = small_trainer(tmp_path)
-    assert not trainer.train(loader(fake_records(4)))["skipped_records"]
-    assert trainer.gradients_checked
+    results = trainer.train(loader(fake_records(4)))
+    assert not results["skipped_records"]
+    assert {check["name"]: check["passed"] for check in results["watched"]}["gradients reach all LoRA tensors"]
     dead = small_trainer(tmp_path / "dead")
     weight = dead.model.mm_projector[2].base_layer.weight
     weight.data.zero_()
@@ -276,7 +282,7 @@ def test_dream_mixed_precision_pooled_path_and_checkpointed_blocks(tmp_path, cap
     assert results["steps_per_ratio"] == {"8": 1, "pooled": 1}
     assert results["mixed_precision"] == choose_precision("auto", "cpu").mixed  # what is fast here
     assert "fp16 is for GPUs" in caplog.text
-    tokens = {str(entry["budget"]): entry["tokens"] for entry in trainer.metrics.read()}
+    tokens = {str(entry["budget"]): entry["tokens"] for entry in steps_of(trainer)}
     assert tokens["pooled"] - tokens["8"] == 2 * (3 * 196 - 9)  # a 300x200 page makes three views
 
 
@@ -284,7 +290,7 @@ def test_the_log_counts_the_newlines_of_the_pooled_path(tmp_path):
     model = tiny_model(shirg={"resolution": RESOLUTION}, mm_patch_merge_type="spatial_unpad")
     config = small_config(tmp_path, token_budgets=[8], include_pooled=True)
     SHIRGLoRATrainer(config, model).train(loader(fake_records(2)))
-    assert "per ratio (square image): 8 -> 9, pooled -> 1008;" in (tmp_path / "logs" / "training.log").read_text()
+    assert "per budget (square image): 8 -> 9, pooled -> 1008;" in (tmp_path / "logs" / "training.log").read_text()
 
 
 def test_recomputed_blocks_give_the_same_run(tmp_path):

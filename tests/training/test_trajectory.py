@@ -12,17 +12,16 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 from shirg.errors import UserError
 from shirg.lavida import adapter
-from shirg.process_group import part
+from shirg.process_group import shut_down_process_group
 from shirg.training import SHIRGLoRATrainer
-from shirg.training.loss_model import Example, LossModel
 from tests.forked import TORCHRUN, Ended, launched
-from tests.tiny import name_a_token, tiny_model, tiny_page
+from tests.tiny import printed_page, tiny_model
 from tests.training.helpers import (
     RESOLUTION,
+    FakeRecord,
     Interrupting,
     Records,
     fake_records,
@@ -30,6 +29,8 @@ from tests.training.helpers import (
     losses_of,
     small_config,
     small_trainer,
+    steps_of,
+    validations_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,12 +47,12 @@ def wide_trainer(folder, accumulation: int, **overrides) -> SHIRGLoRATrainer:
 def trajectory(trainer, batch_size: int) -> dict[str, list]:
     """Losses, gradient norms and budgets of a run over two optimizer steps of eight records."""
     trainer.train(loader(fake_records(8 * STEPS), batch_size=batch_size, shuffle=False))
-    assert len(trainer.metrics.read()) == STEPS
+    assert len(steps_of(trainer)) == STEPS
     return trajectory_of(trainer)
 
 
 def trajectory_of(trainer) -> dict[str, list]:
-    entries = trainer.metrics.read()
+    entries = steps_of(trainer)
     return {name: [entry[name] for entry in entries] for name in ("loss", "grad_norm", "budget")}
 
 
@@ -71,6 +72,35 @@ def test_micro_batches_do_not_change_the_trajectory(tmp_path, whole, batch_size,
     check_equal(trajectory(wide_trainer(tmp_path, accumulation), batch_size), whole)
 
 
+class Printed(FakeRecord):
+    """A record whose page has more print the higher its image's number: `auto` keeps another number of tokens of each."""
+
+    def open_image(self):
+        return printed_page(lines=6 * int(self.image_id.removeprefix("page ")) + 2)
+
+
+def test_micro_batches_of_unequal_budgets_do_not_change_the_trajectory(tmp_path):
+    """A step of each component, four records at once and two at a time, whose rows of unequal length are padded."""
+    records, found = [Printed(**vars(record)) for record in fake_records(4)], {}
+    for accumulation in (1, 2):
+        model = tiny_model(shirg={"resolution": 336})
+        settings = {"token_budgets": ["auto", 8], "num_epochs": 2, "gradient_accumulation_steps": accumulation}
+        trainer = SHIRGLoRATrainer(small_config(tmp_path / str(accumulation), **settings), model)
+        model.double()
+        results = trainer.train(
+            loader(records, batch_size=4 // accumulation, shuffle=False), loader(records[:3], shuffle=False)
+        )
+        found[accumulation] = trajectory_of(trainer)
+    check_equal(found[2], found[1])
+    assert results["steps_per_ratio"] == {"auto": 1, "8": 1}
+    assert results["validation_after"]["losses"].keys() == {"auto", "8"}
+    assert sorted(map(str, found[1]["budget"])) == ["8", "auto"]
+    log = (trainer.folder / "logs" / "training.log").read_text()
+    assert "auto -> at most 1025" in log and "auto counts as its upper bound 1024" in log
+    settings = json.loads((trainer.checkpoints / "best_model" / "shirg_settings.json").read_text())
+    assert settings["token_budgets"] == ["auto", 8] and settings["validation_loss"].keys() == {"auto", "8"}
+
+
 ACCELERATE = ("accelerate.commands.launch", "--config_file", str(ROOT / "configs" / "accelerate" / "multi_gpu.yaml"))
 
 
@@ -80,7 +110,7 @@ def make_runs(runs: dict[str, Path]) -> None:
         found = RUNS[name](out)
         if os.environ["RANK"] == "0":
             (out / "trajectory.json").write_text(json.dumps(found))
-    part()
+    shut_down_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +158,7 @@ def test_a_divided_body_does_not_change_the_trajectory(tmp_path, torchrun):
     whole.train(*broken_loaders(2))
     divided = written(torchrun / "divided")
     check_equal(divided, trajectory_of(whole))
-    assert divided["validation"] == pytest.approx([entry["mean"] for entry in whole.validations.read()], abs=1e-9)
+    assert divided["validation"] == pytest.approx([entry["mean"] for entry in validations_of(whole)], abs=1e-9)
     assert divided["local"] == 0.5
 
 
@@ -155,7 +185,7 @@ def test_questions_of_one_image_share_its_tokens(tmp_path):
     runs = {share: sharing_trainer(tmp_path / str(share), share) for share in (True, False)}
     for run in runs.values():
         run.train(loader(records, batch_size=4))
-    shared, alone = (run.metrics.read()[0]["tokens"] for run in (runs[True], runs[False]))
+    shared, alone = (steps_of(run)[0]["tokens"] for run in (runs[True], runs[False]))
     assert shared < 0.5 * alone
     assert all(value.abs().sum() > 0 for value in adapter.lora_parameters(runs[True].model).values())
 
@@ -168,20 +198,7 @@ def test_one_question_per_image_shares_nothing_but_its_own_mask(tmp_path):
         run.train(loader(records, shuffle=False, batch_size=4))
     assert losses_of(runs[0])[0] == pytest.approx(losses_of(runs[1])[0], rel=0.2)
     assert losses_of(runs[0]) != losses_of(runs[1])
-    assert runs[0].state.tokens == runs[1].state.tokens
-
-
-def test_shared_tokens_are_chosen_by_the_image_alone(tmp_path):
-    """With relevance on, where the same question changes what is kept if nothing is shared."""
-    model = small_trainer(tmp_path).model
-    features, prompt = model.image_features(tiny_page(), "shirg"), model.prompt_ids("Which total?")
-    question, nothing = model.question_ids(prompt), torch.zeros(6, dtype=torch.long)
-    name_a_token(model, features, question[-2:], 5)
-    example = Example("r", "page", features, prompt, question, nothing, nothing.bool())
-    kept = {share: LossModel(model, "packed", share)._image(example, 16) for share in (True, False)}
-    assert torch.equal(kept[True], model.image_embeds(features, "shirg", 16))
-    assert torch.equal(kept[False], model.image_embeds(features, "shirg", 16, question))
-    assert not torch.equal(kept[True], kept[False])
+    assert steps_of(runs[0])[0]["tokens"] == steps_of(runs[1])[0]["tokens"]
 
 
 def divided_run(out: Path) -> dict[str, list]:
@@ -190,7 +207,7 @@ def divided_run(out: Path) -> dict[str, list]:
     trainer.train(*broken_loaders(1))
     weights = list(trainer.model.language.layers.parameters())
     local = sum(weight.to_local().numel() for weight in weights) / sum(weight.numel() for weight in weights)
-    validation = [entry["mean"] for entry in trainer.validations.read()]
+    validation = [entry["mean"] for entry in validations_of(trainer)]
     return {**trajectory_of(trainer), "validation": validation, "local": local}
 
 

@@ -25,7 +25,7 @@ from shirg.nano.recipe.reader import Reader, train_reader
 from shirg.nano.recipe.stage import Stage, rank
 from shirg.nano.recipe.tower import TowerLesson, train_tower
 from shirg.precision import choose_precision
-from shirg.process_group import part
+from shirg.process_group import shut_down_process_group
 
 SEED = 1
 SHARES = {"glyphs": 0.2, "look": 0.2, "together": 0.6}  # of the hours
@@ -61,7 +61,7 @@ def main() -> None:
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     finally:
-        part()
+        shut_down_process_group()
 
 
 def run(work: Path, seconds: float, device: str, output: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from shirg.errors import UserError
+from shirg.integrations.hub import push_to_hub
 from shirg.lavida.adapter import ADAPTER_FILES, attach_lora, lora_parameters
-from shirg.training.publishing import push_to_hub
 from tests.tiny import tiny_model
 
 

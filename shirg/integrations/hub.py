@@ -58,7 +58,7 @@ def push_to_hub(
 
 
 def _stage(folder: Path, target: Path, base_model: str | None) -> None:
-    """The adapter's files with the name of its base in all three places that tell it, in `target`."""
+    """The adapter's files with the name of its base in all three places that name it, in `target`."""
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"adapter {folder}: no {', '.join(missing)}; give a `best_model` or `checkpoint-N` folder")

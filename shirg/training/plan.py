@@ -1,0 +1,241 @@
+"""What is decided before the first optimizer step of a run: where it computes, on which data, in which steps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from shirg import identity
+from shirg.data.sampler import EpochOrder
+from shirg.errors import UserError
+from shirg.lavida.costs import SQUARE, path_tokens
+from shirg.precision import Precision, choose_precision
+from shirg.training.body import check_sharding
+from shirg.training.budgets import BudgetSampler, check_grid
+from shirg.training.config import SHIRGLoRAConfig
+from shirg.training.examples import TrainingRecord
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from shirg.lavida import Lavida
+
+METRICS, VALIDATIONS = "logs/metrics.jsonl", "logs/validation.jsonl"
+"""In a run's folder: a line for every optimizer step and every validation."""
+
+KINDS = ("NO", "MULTI_CPU", "MULTI_GPU")
+"""Ways of accelerate to run that the trainer knows: alone, or a whole copy of the model per process."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that stays as it is from before the first step to the end."""
+
+    config: SHIRGLoRAConfig
+    """Resolved for the model."""
+    rank: int
+    processes: int
+    device: torch.device
+    precision: Precision
+    order: EpochOrder
+    """Of the training records, for this process."""
+    val_order: EpochOrder | None
+    sampler: BudgetSampler
+    """The components of the mixture, and which one a step trains."""
+    grid_tokens: int
+    """Of the large view, before selection."""
+    image_tokens: int
+    """Most that an image takes in any component, whatever its shape: a record must fit with all of them."""
+    steps_per_epoch: int
+    run: dict[str, Any]
+    """What the losses depend on, JSON values; a resumed run must share it."""
+    run_name: str
+    """Fingerprint of `run`."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps."""
+        return self.steps_per_epoch * self.config.num_epochs
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Positions of an answer."""
+        assert self.config.max_answer_tokens is not None, "resolved"
+        return self.config.max_answer_tokens
+
+    @property
+    def records_per_step(self) -> int:
+        """Of a full optimizer step, over all processes."""
+        return self.order.batch_size * self.config.gradient_accumulation_steps * self.processes
+
+    @property
+    def folder(self) -> Path:
+        """Gets everything that the run writes."""
+        return Path(self.config.output_dir)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def not_finite_file(self) -> Path:
+        """Gets the batch whose loss or gradient is not finite."""
+        return self.folder / "logs" / f"not_finite_{self.rank}.json"
+
+    def rate(self, step: int) -> float:
+        """Learning rate of optimizer step `step` (counted from 0)."""
+        return cosine_with_warmup(step, self.total_steps, self.config.learning_rate, self.config.warmup_ratio)
+
+    def micro_batches(self, step: int) -> Iterator[list[list[TrainingRecord]]]:
+        """The lists of records of every optimizer step from `step` on, for this process."""
+        count = self.config.gradient_accumulation_steps
+        first_epoch, place = divmod(step, self.steps_per_epoch)
+        for epoch in range(first_epoch, self.config.num_epochs):
+            batches = self.order.batches(epoch, skip=place * count if epoch == first_epoch else 0)
+            while chunk := list(itertools.islice(batches, count)):
+                yield chunk
+
+    def ordinal(self, batch: int, order: EpochOrder) -> int:
+        """Number of the first record of this process's `batch`-th micro-batch among those of all processes."""
+        return (batch * self.processes + self.rank) * order.batch_size
+
+    def validates_at(self, step: int) -> bool:
+        """Whether there is a validation after `step` steps: before the first, every `validation_steps`, at the end."""
+        every = self.config.validation_steps or self.steps_per_epoch
+        return self.val_order is not None and (step % every == 0 or step == self.total_steps)
+
+
+def make_plan(
+    config: SHIRGLoRAConfig,
+    model: Lavida,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
+    accelerator: Accelerator,
+    precision: Precision,
+    *,
+    started_from: str | None,
+) -> Plan:
+    """All that follows from settings, model, data and processes; writes nothing.
+
+    Args:
+        config: as given, where `share_prefix` is None unless it was asked for.
+        started_from: fingerprint of the adapter that training began with; None for a fresh one.
+
+    Raises:
+        UserError: for loaders that cannot be used, or a body that cannot be divided.
+    """
+    resolved = config.resolved(model)
+    place = {"rank": accelerator.process_index, "processes": accelerator.num_processes, "seed": config.seed}
+    if config.shard_body:
+        check_sharding(accelerator.num_processes, config.body_bits)
+    dataset: Any = train_loader.dataset if isinstance(train_loader, DataLoader) else None
+    by_image = bool(resolved.share_prefix) and (config.share_prefix is not None or hasattr(dataset, "image_ids"))
+    order = EpochOrder(train_loader, name="train_loader", by_image=by_image, **place)
+    val_order = None if val_loader is None else EpochOrder(val_loader, name="val_loader", **place)
+    steps_per_epoch = math.ceil(len(order) / config.gradient_accumulation_steps)
+    sampler = config.sampler(steps_per_epoch * config.num_epochs, path_tokens(model.config, "hd"))
+    grid_tokens = check_grid(config.token_budgets, model)
+    # A page of another shape than a square may take more tiles, where the checkpoint has canvases for it.
+    most_pooled = max(path_tokens(model.config, "hd", image_size=size) for size in (SQUARE, *model.config.pinpoints))
+    kept = [min(one.most, grid_tokens) + 1 if one.most else most_pooled for one in sampler.components]
+    assert isinstance(dataset, Sized), "EpochOrder takes no other"
+    run = {
+        **identity.of_base(model),
+        **resolved.trajectory(),
+        "batch_size": order.batch_size,
+        "records": len(dataset),
+        "augment": bool(getattr(dataset, "augment", False)),
+        "training_data": identity.of_data(dataset),
+        "validation_data": None if val_loader is None else identity.of_data(val_loader.dataset),
+        "started_from": started_from,
+        "processes": accelerator.num_processes,
+        "mixed_precision": precision.mixed,  # "auto" may come to something else on the machine that resumes
+    }
+    return Plan(
+        config=resolved,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+        device=accelerator.device,
+        precision=precision,
+        order=order,
+        val_order=val_order,
+        sampler=sampler,
+        grid_tokens=grid_tokens,
+        image_tokens=max(kept),
+        steps_per_epoch=steps_per_epoch,
+        run=run,
+        run_name=identity.fingerprint(run),
+    )
+
+
+def make_accelerator(
+    mixed_precision: str, device: torch.device, *, trackers: Sequence[str] = (), log_folder: Path | None = None
+) -> tuple[Accelerator, Precision]:
+    """An `accelerate.Accelerator` for this run, and why it computes in the precision that it does.
+
+    It takes the GPU if CUDA has one, and otherwise stays on the model's device: a Mac's GPU is used only by a model put
+    there. Of several processes the first one's measurement decides.
+
+    Args:
+        mixed_precision: one of `shirg.precision.MIXED_PRECISIONS`.
+        device: where the model is now.
+        trackers: names of accelerate's trackers to log to.
+        log_folder: for those that write files.
+
+    Raises:
+        UserError: where accelerate would shard what is trained.
+    """
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import ProjectConfiguration, broadcast_object_list
+
+    on_cpu = device.type == "cpu" and not torch.cuda.is_available()
+    # accelerate keeps the first precision of a process for good; a notebook may train twice (transformers' Trainer does
+    # the same).
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(cpu=on_cpu)
+    chosen = [choose_precision(mixed_precision, device if on_cpu or device.type != "cpu" else "cuda")]
+    precision = broadcast_object_list(chosen)[0]
+    place = ProjectConfiguration(logging_dir=str(log_folder)) if trackers else None
+    accelerator = Accelerator(
+        mixed_precision=precision.mixed, cpu=on_cpu, log_with=list(trackers) or None, project_config=place
+    )
+    kind = accelerator.distributed_type.value
+    if kind not in KINDS:
+        raise UserError(
+            f"distributed_type: {kind} shards the trained weights, which are less than a megabyte here; use MULTI_GPU, and"
+            " --shard-body (shard_body) to divide the frozen ones"
+        )
+    return accelerator, precision
+
+
+def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """The sums of every process's values, in float64 where the device has it."""
+    wide = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    return accelerator.reduce(values.to(accelerator.device, wide))
+
+
+def cosine_with_warmup(step: int, total_steps: int, peak: float, warmup_ratio: float) -> float:
+    """Rate of optimizer step `step` (from 0): linear up to `peak`, then half a cosine that would reach 0 at
+    `total_steps`. A function of the step alone, so that a resumed run needs no scheduler state.
+
+    The first step's rate is above zero: with a rate of zero LoRA's B would stay zero, and so A's gradient.
+    """
+    warmup = math.ceil(warmup_ratio * total_steps)
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(total_steps - warmup, 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * done))
