@@ -156,7 +156,7 @@ def command(flags: Flags) -> None:
 def training_rows(
     config: LavidaConfig, budgets: Sequence[int], scenario: Scenario, objective: str
 ) -> list[dict[str, Any]]:
-    """Peak bytes of a training step for every component and for `BATCHES`, plain and checkpointed; see `shirg.training.memory`."""
+    """Peak bytes of a training step for every component and `BATCHES`, plain and checkpointed (`shirg.training.memory`)."""
     from shirg.training.budgets import components_of
     from shirg.training.memory import Step, training_memory
 

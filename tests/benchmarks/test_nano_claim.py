@@ -260,7 +260,7 @@ def test_what_would_mix_two_runs_is_refused_in_one_line(small, tmp_path, monkeyp
         ("--shard-index 1", "must be from 0 to --num-shards - 1 = 0"),
         ("--num-shards 0", "--num-shards: got 0, must be 1 or more"),
         ("--questions -5", "--questions: got -5, must be 0 or more"),
-        ("--learning-rate 0", "learning_rate: got 0.0, must be a positive number"),
+        ("--learning-rate 0", "learning_rate: got 0.0, must be a number above 0"),
         ("--mixed-budgets 24 5000", "--mixed-budgets: 5000 exceeds the 144 tokens of a page"),
         ("--epochs 0", "num_epochs: got 0"),
         ("--dataset-size -1", "dataset_size"),

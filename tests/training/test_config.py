@@ -30,6 +30,8 @@ def test_defaults_are_the_promised_ones():
         ("objective", "causal"),
         ("target_modules", []),
         ("save_total_limit", 0),
+        ("save_steps", None),
+        ("batch_size", "4"),
         ("validation_steps", 2.5),
         ("ratio_sampling", "random"),
         ("token_budgets", [0]),
