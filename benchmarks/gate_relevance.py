@@ -11,9 +11,14 @@ budget, with paired 95 % intervals over pages:
 * page area: the same for all words of the page.
 
 A second table looks at the similarities themselves: where the lifted tokens lie, and how well the cosine alone tells the
-question's label words, and its answer, from other printed words (area under the ROC curve, 50 % is chance). Last comes
+question's label words, and its answer, from other printed words (area under the ROC curve, 50 % is chance). Then comes
 what decides whether any of this can work: of all words in the vocabulary, how many are nearer to a printed word's patches
 than the word itself (50 % is chance)?
+
+The last table is about harm. For every question the word embeddings are turned by a random rotation, so that tokens and words
+do not meet in one space, and the floor that the nano was trained to have is taken away. Counted are the words of the same pages
+of which every patch is kept (`shirg.evaluation.recall`), by preset "runs": without a question, with six random ids of the
+vocabulary ("calibrated"), and with their bare cosines ("bare"), which is what `calibrated_relevance` replaced.
 """
 
 from __future__ import annotations
@@ -38,17 +43,20 @@ from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.environment import describe_environment, processor
-from shirg.gate import GateConfig
+from shirg.evaluation.recall import PageWords, word_recall
+from shirg.gate import GateConfig, ShirgGate
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.prompt import naming_part
 from shirg.lavida.relevance import word_relevance
+from shirg.lavida.settings import NO_FLOOR
 
 SIZE, TEXT_PX, BUDGETS = 672, (8.0, 16.0), (128, 256, 512)
 PRESETS = ("runs", "ocr", "shirg-v2")
 COVERED = 1 / 3
 """Share of a patch that words must cover for it to be one of theirs."""
 SHARES = ("answer whole", "answer area", "page area")
+UNALIGNED_BUDGETS, RANDOM_WORDS = (256, 512, 768), 6
 PLACES = ("answer", "label", "other words", "no words")
 ANSWER, LABEL, OTHER, BLANK = range(4)
 
@@ -190,6 +198,40 @@ def nearer_words(model: Lavida, features: VisionFeatures, case: Case) -> Iterato
             yield {"page": case.number, "nearer": float((cosines > cosines[ids[0]]).float().mean())}
 
 
+def measure_unaligned(model: Lavida, pages: Sequence[Page], per_page: int, seed: int) -> Iterator[dict]:
+    """One row per printed word, setting and budget: the share of random questions with which it is kept.
+
+    Turns the model's word embeddings.
+    """
+    draws, embed = torch.Generator().manual_seed(seed), model.language.embed_tokens
+    model.vision = dataclasses.replace(model.vision, relevance_floor=NO_FLOOR)
+    gate = ShirgGate(GateConfig.preset("runs"))
+    for number, page in enumerate(pages):
+        features = model.image_features(page.image, "shirg")
+        tokens = features.tokens.flatten(0, 1)
+        words = PageWords.of([word.box for word in page.words], page.image.size, features.grid)
+        relevances = {"without": [None], "calibrated": [], "bare": []}
+        for _ in range(per_page):
+            embed.weight.copy_(embed.weight @ random_rotation(embed.embedding_dim, draws))
+            ids = torch.randint(0, embed.num_embeddings, (RANDOM_WORDS,), generator=draws)
+            relevances["calibrated"].append(model.relevance(features, ids))
+            named = embed(naming_part(ids, model.tokenizer))
+            relevances["bare"].append(word_relevance(model.mm_projector, tokens, named)[None])
+        for name, settings in relevances.items():
+            for budget in UNALIGNED_BUDGETS:
+                kept = [
+                    gate(tokens[None], budget, features.grid, relevance=one, pixels=features.pixels) for one in settings
+                ]
+                found = np.mean([word_recall(one.assignment[0] >= 0, words).found for one in kept], axis=0)
+                row = {"page": number, "budget": budget, "preset": "runs", "setting": name}
+                yield from (row | {"words": share} for share in found.tolist())
+
+
+def random_rotation(width: int, draws: torch.Generator) -> Tensor:
+    """An orthogonal matrix [width, width]."""
+    return torch.linalg.qr(torch.randn(width, width, generator=draws)).Q
+
+
 def places(case: Case, grid: tuple[int, int]) -> np.ndarray:
     """What stands on every patch: [N], the answer before its label before other words."""
     rest = cover(case.page, range(len(case.page.words)), grid)
@@ -210,7 +252,7 @@ def area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float | None:
 # ---------------------------------------------------------------- tables
 
 
-def summarise(rows: Sequence[dict], seed: int) -> list[dict]:
+def summarise(rows: Sequence[dict], seed: int, shares: Sequence[str] = SHARES) -> list[dict]:
     """Means with intervals of every setting, and their paired differences to the choice without a question."""
     groups = defaultdict(list)
     for row in rows:
@@ -218,7 +260,7 @@ def summarise(rows: Sequence[dict], seed: int) -> list[dict]:
     table = []
     for (budget, preset, setting), group in groups.items():
         entry = {"budget": budget, "preset": preset, "setting": setting}
-        for share in SHARES:
+        for share in shares:
             pairs = [
                 (row[share], plain[share], str(row["page"]))
                 for row, plain in zip(group, groups[budget, preset, "without"], strict=True)
@@ -254,15 +296,7 @@ def _percent(interval: dict, signed: bool = False) -> str:
 def print_tables(record: dict) -> None:
     """What a reader wants to see."""
     print(f"{record['pages']} pages, {record['questions']} questions ({record['small']} cover no patch by a third)")
-    print(
-        f"{'K':>4}  {'gate, question':22}" + "".join(f"{share + ', %':>22}{'against without':>24}" for share in SHARES)
-    )
-    for entry in record["kept"]:
-        line = f"{entry['budget']:>4}  {entry['preset'] + ', ' + entry['setting']:22}"
-        for share in SHARES:
-            difference = entry.get(f"{share}, difference")
-            line += f"{_percent(entry[share]):>22}{_percent(difference, True) if difference else '-':>24}"
-        print(line)
+    _print_kept(record["kept"], SHARES)
     asked, unrelated = record["similarities"]
     print(f"\n{'similarities':26}{'asked':>24}{'unrelated':>24}")
     for key in (key for key in asked if key != "question"):
@@ -272,7 +306,20 @@ def print_tables(record: dict) -> None:
         ]
         print(f"{key:26}{shown[0]:>24}{shown[1]:>24}")
     nearer = record["vocabulary nearer than the printed word"]
-    print(f"\nnearer to a printed word's patches than the word: {_percent(nearer)} % of the vocabulary")
+    print(f"\nnearer to a printed word's patches than the word: {_percent(nearer)} % of the vocabulary\n")
+    _print_kept(record["unaligned"], ("words",))
+
+
+def _print_kept(entries: Sequence[dict], shares: Sequence[str]) -> None:
+    """What is kept by setting, with differences from the choice without a question."""
+    heads = (f"{share + ', %':>22}{'against without':>24}" for share in shares)
+    print(f"{'K':>4}  {'gate, question':22}" + "".join(heads))
+    for entry in entries:
+        line = f"{entry['budget']:>4}  {entry['preset'] + ', ' + entry['setting']:22}"
+        for share in shares:
+            difference = entry.get(f"{share}, difference")
+            line += f"{_percent(entry[share]):>22}{_percent(difference, True) if difference else '-':>24}"
+        print(line)
 
 
 def main() -> None:
@@ -288,6 +335,8 @@ def main() -> None:
     pages = held_out_pages(arguments.pages, arguments.seed)
     rows, looks, words = measure(model, pages, arguments.questions, arguments.seed)
     first = (BUDGETS[0], PRESETS[0], "without")
+    turned = Lavida.from_pretrained(arguments.model)
+    unaligned = list(measure_unaligned(turned, pages, arguments.questions, arguments.seed))
     plain = [row for row in rows if (row["budget"], row["preset"], row["setting"]) == first]
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -313,6 +362,7 @@ def main() -> None:
                 [word["nearer"] for word in words], [str(word["page"]) for word in words], seed=arguments.seed
             )
         ),
+        "unaligned": summarise(unaligned, arguments.seed, ("words",)),
     }
     print_tables(record)
     if arguments.json:

@@ -1,13 +1,15 @@
-"""All selectors side by side on one rendered page: kept patches bright, the others dim, lost words framed."""
+"""Selectors side by side on one rendered page: kept patches bright, the others dim, lost words framed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from noisy_pages import noisy_page
 from PIL import Image, ImageDraw
 
+from shirg.data.pages import Box
 from shirg.data.render.fonts import Face
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.files import atomic_path
@@ -19,7 +21,8 @@ COLUMNS, PANEL, GAP, MARGIN, CAPTION = 5, 528, 28, 40, 84
 COLOURS = 256
 """Of the picture's palette: a third of the bytes, and no difference that a reader would see."""
 
-INK, GREY, LOST, PAPER = (24, 27, 33), (92, 98, 108), (213, 94, 0), (255, 255, 255)
+INK, GREY, LOST, FOUND, PAPER = (24, 27, 33), (92, 98, 108), (213, 94, 0), (0, 158, 115), (255, 255, 255)
+"""LOST and FOUND are told apart by the colour-blind, too."""
 DIMMED, HAZE = 0.30, np.array((38.0, 42.0, 52.0))
 """What is left of a dropped patch, as grey, and the haze over it."""
 TITLE, NAME, NOTE = Face("DejaVuSans-Bold", 40.0), Face("DejaVuSans-Bold", 27.0), Face("DejaVuSans", 22.0)
@@ -70,13 +73,9 @@ def draw_selectors(path: Path, selecting, seed: int) -> None:
         note = f"{result.recall:.0%} of words, {result.empty_tiles:.0%} of tiles empty"
         lost = [box for box, found in zip(page.boxes, result.found, strict=True) if not found]
         panels.append((name, note, _draw(page.image, kept, selecting.grid, lost)))
-    sheet = _sheet(
-        panels, f"What is left of one page at K = {BUDGET} of {selecting.grid[0] * selecting.grid[1]:,} patches"
-    )
-    with atomic_path(path) as fresh:
-        sheet.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-            fresh, "PNG", optimize=True
-        )
+    title = f"What is left of one page at K = {BUDGET} of {selecting.grid[0] * selecting.grid[1]:,} patches"
+    legend = "bright: kept   dim: dropped   orange: a word that lost a patch   merging selectors: means of what shares a token"
+    save_sheet(path, panels, title, legend)
 
 
 def _draw(image: Image.Image, kept: Kept, grid: tuple[int, int], lost=()) -> Image.Image:
@@ -90,11 +89,22 @@ def _draw(image: Image.Image, kept: Kept, grid: tuple[int, int], lost=()) -> Ima
     grey = page @ np.array([0.299, 0.587, 0.114])
     page = np.where((groups < 0)[..., None], DIMMED * grey[..., None] + HAZE, page)
     drawn = Image.fromarray(page.round().clip(0, 255).astype(np.uint8))
-    pen = ImageDraw.Draw(drawn)
-    for box in lost:
-        left, top, right, bottom = (edge * PANEL / image.width for edge in box)
-        pen.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline=LOST, width=2)
+    draw_frames(drawn, lost, (0, 0, *image.size), LOST)
     return drawn
+
+
+def draw_frames(panel: Image.Image, boxes: Sequence[Box], area: Box, colour: tuple[int, int, int]) -> None:
+    """Frame boxes of a page on a panel that shows this area of it."""
+    pen, (x, y, right, bottom) = ImageDraw.Draw(panel), area
+    across, down = panel.width / (right - x), panel.height / (bottom - y)
+    for box in boxes:
+        edges = (
+            (box[0] - x) * across - 2,
+            (box[1] - y) * down - 2,
+            (box[2] - x) * across + 1,
+            (box[3] - y) * down + 1,
+        )
+        pen.rectangle(edges, outline=colour, width=2)
 
 
 def _blended(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -108,21 +118,26 @@ def _blended(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return shown.reshape(48, 48, side, side, 3).swapaxes(1, 2).reshape(PANEL, PANEL, 3)
 
 
-def _sheet(panels, title: str) -> Image.Image:
-    rows = -(-len(panels) // COLUMNS)
+def save_sheet(
+    path: Path, panels: Sequence[tuple[str, str, Image.Image]], title: str, legend: str, columns: int = COLUMNS
+) -> None:
+    """Write panels, each with its name and a note, as one PNG; their pictures are of one size."""
+    rows, (wide, high) = -(-len(panels) // columns), panels[0][2].size
     top = MARGIN + 3 * MARGIN
-    width = 2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP
-    sheet = Image.new("RGB", (width, top + rows * (CAPTION + PANEL + GAP) + MARGIN - GAP), PAPER)
+    width = 2 * MARGIN + columns * wide + (columns - 1) * GAP
+    sheet = Image.new("RGB", (width, top + rows * (CAPTION + high + GAP) + MARGIN - GAP), PAPER)
     _write(sheet, TITLE, INK, MARGIN, MARGIN + 34, title)
-    legend = "bright: kept   dim: dropped   orange: a word that lost a patch   merging selectors: means of what shares a token"
     _write(sheet, NOTE, GREY, MARGIN, MARGIN + 84, legend)
     for place, (name, note, picture) in enumerate(panels):
-        row, column = divmod(place, COLUMNS)
-        x, y = MARGIN + column * (PANEL + GAP), top + row * (CAPTION + PANEL + GAP)
+        row, column = divmod(place, columns)
+        x, y = MARGIN + column * (wide + GAP), top + row * (CAPTION + high + GAP)
         _write(sheet, NAME, INK, x, y + 30, name)
         _write(sheet, NOTE, GREY, x, y + 64, note)
         sheet.paste(picture, (x, y + CAPTION - 6))
-    return sheet
+    with atomic_path(path) as fresh:
+        sheet.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+            fresh, "PNG", optimize=True
+        )
 
 
 def _write(sheet: Image.Image, face: Face, colour: tuple[int, int, int], left: int, baseline: int, text: str) -> None:

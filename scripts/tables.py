@@ -184,8 +184,24 @@ def relevance(run: dict) -> Rows:
             f"`{preset}`",
             str(budget),
             *(f"{100 * mean:.1f}" for mean in means),
-            *(f"{100 * one['mean']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]" for one in gains),
+            *map(_gain, gains),
         ]
+
+
+def _gain(interval: dict) -> str:
+    """A difference in points with its interval."""
+    return "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(
+        **{end: 100 * interval[end] for end in ("mean", "low", "high")}
+    )
+
+
+def unaligned(run: dict) -> Rows:
+    """Word recall without a question, and what a random one adds in a space that it has nothing to do with."""
+    found = {(one["budget"], one["setting"]): one for one in run["unaligned"]}
+    for budget in sorted({budget for budget, _ in found}):
+        plain = f"{100 * found[budget, 'without']['words']['mean']:.1f}"
+        gains = (_gain(found[budget, setting]["words, difference"]) for setting in ("calibrated", "bare"))
+        yield [str(budget), plain, *gains]
 
 
 def preparation(run: dict) -> Rows:
@@ -378,6 +394,7 @@ TABLES = (
     Table("docs/sweep.md", "K = 256", "gate_sweep.json", ablation(256)),
     Table("docs/sweep.md", "K = 512", "gate_sweep.json", ablation(512)),
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
+    Table("docs/relevance.md", "random question, K", "gate_relevance.json", unaligned),
     Table("docs/data.md", "", "prepare_data.json", preparation),
     Table("docs/data.md", "images", "loader.json", feeding),
     Table(CARD, "pages", "nano_score.json", large_print),

@@ -99,7 +99,7 @@ def calibrated_relevance(
     projector: nn.Module, tokens: Tensor, embed: nn.Embedding, ids: Tensor, sign: int = 1, floor: float = NO_FLOOR
 ) -> Tensor | None:
     """`word_relevance` of the words `ids`, where it cannot be chance; where the gate would lift a token by chance it is the
-    median: [N] float32.
+    greatest cosine that the gate does not lift, which leaves the median and the scale of all cosines alone: [N] float32.
 
     A space in which tokens and words do not meet still has cosines, and some are the greatest. What chance gives is measured
     with `NULL_WORDS` words drawn once for all from the vocabulary, the question's own left out: a token's cosine to the
@@ -127,7 +127,7 @@ def calibrated_relevance(
     chance = sign * directions @ functional.normalize(embed(drawn).float(), dim=-1).T  # [N, NULL_WORDS]
     sure = found > chance.mean(-1) + SURE * chance.std(-1)
     lifted = relevance_term(found[None])[0] > 0
-    return torch.where(lifted & ~sure, found.median(), found)
+    return torch.where(lifted & ~sure, found.masked_fill(lifted, -torch.inf).max(), found)
 
 
 def base_projection(projector: nn.Module, tokens: Tensor) -> Tensor:

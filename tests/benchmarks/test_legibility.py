@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import shirg
+from shirg.data.pages import Word
 from shirg.evaluation.boxed_pages import BoxedPage
 
 
@@ -40,6 +41,20 @@ def test_pixels_of_the_tower_are_the_picture_again(legibility):
     picture = torch.randint(0, 256, (6, 5, 3), dtype=torch.uint8)
     pixels = (picture.permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5
     assert (legibility.as_image(pixels) == picture.numpy()).all()
+
+
+def test_words_of_one_row_are_a_line_in_reading_order(legibility):
+    """Printed as receipts are: the item, its price, then the count before it; the next row is half a line lower."""
+    words = [
+        Word(text, box, ())
+        for text, box in (
+            ("Tea", (20, 10, 40, 18)),
+            ("$2", (90, 11, 99, 20)),
+            ("3", (5, 10, 9, 18)),
+            ("Tax", (5, 17, 20, 25)),
+        )
+    ]
+    assert legibility.printed_lines(words) == [("3 Tea $2", (5, 10, 99, 20)), ("Tax", (5, 17, 20, 25))]
 
 
 def test_spaces_and_case_do_not_count_and_the_same_line_is_read_once(legibility):

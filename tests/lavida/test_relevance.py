@@ -17,6 +17,7 @@ from shirg.data.render import KINDS, render_page
 from shirg.errors import UserError
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.gate import GateConfig, ShirgGate
+from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, LavidaConfig, VisionFeatures, adapter
 from shirg.lavida.relevance import base_projection, calibrated_relevance, word_relevance
 from shirg.lavida.text_tower import TextTower
@@ -350,6 +351,21 @@ def test_without_enough_words_to_tell_chance_nothing_is_relevant():
         for known in (128, 129)
     )
     assert few is None and enough[10].item() == pytest.approx(1)  # one of the words is the question's own
+
+
+@torch.no_grad()
+def test_what_is_no_chance_is_lifted_as_without_the_calibration_and_nothing_else_is():
+    """Random tokens and words; one token is a word that is asked for. Of 2304 others the gate alone would lift dozens."""
+    draws = torch.Generator().manual_seed(0)
+    words = nn.Embedding.from_pretrained(torch.randn(600, 32, generator=draws))
+    tokens, ids = torch.randn(2304, 32, generator=draws), torch.tensor([3, 40, 500])
+    tokens[9] = words.weight[40]
+    projector = nn.Linear(32, 32, bias=False)
+    projector.weight.copy_(torch.eye(32))
+    chance = relevance_term(word_relevance(projector, tokens, words(ids))[None])[0]
+    sure = relevance_term(calibrated_relevance(projector, tokens, words, ids)[None])[0]
+    assert (chance > 0).sum() > 24 and (sure > 0).sum() < 12 and sure[9] > 0
+    assert torch.equal(sure[sure > 0], chance[sure > 0])
 
 
 def test_questions_of_an_unaligned_space_cost_no_words():
