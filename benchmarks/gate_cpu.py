@@ -2,8 +2,9 @@
 
 One image of LaViDa's size: 2304 raw tokens of 1152 channels, 672 x 672 pixels, 32 text tokens, float32; K = 768. Reported are
 median and best of the runs and the ratio of medians to two yardsticks: keeping the tokens of greatest L2 norm (the cheapest
-rule that looks at tokens at all), and the byte floor, the time this machine takes to sum the tokens once and copy the kept
-ones. The load average is printed beside them: on a busy machine only the best says anything.
+selector that reads tokens at all), and the byte floor, the time this machine takes to sum the tokens once and copy the kept
+ones. Three published selectors are timed beside them on the same input; VisionZip's time leaves out the tower's attention and
+keys. The load average is printed, too: on a busy machine only the best means anything.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from shirg.evaluation.environment import processor
 from shirg.gate import GateConfig, ShirgGate
 
 GRID, WIDTH, BUDGET, WORDS = (48, 48), 1152, 768, 32
+SELECTORS = ("shirg", "random", "uniform", "divprune", "cdpruner", "visionzip")
 
 
 def time_call(call: Callable[[], object], warm_up: int, runs: int) -> tuple[float, float]:
@@ -55,12 +57,14 @@ def keep_longest(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def measure(batch: int, warm_up: int, runs: int) -> dict[str, list[float]]:
-    """Median and best milliseconds per image of every way to call the gate, and of the two yardsticks."""
+    """Median and best milliseconds per image of every way to call the gate, of three baselines and of the two yardsticks."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(batch, GRID[0] * GRID[1], WIDTH, generator=generator)
     text = torch.randn(batch, WORDS, WIDTH, generator=generator)
     pixels = torch.randn(batch, 3, GRID[0] * 14, GRID[1] * 14, generator=generator)
-    gates = {name: ShirgGate(GateConfig(selector=name)) for name in ("shirg", "random", "uniform")}
+    gates = {name: ShirgGate(GateConfig(selector=name)) for name in SELECTORS}
+    attention = torch.rand(batch, GRID[0] * GRID[1], generator=generator)
+    keys = torch.randn(batch, GRID[0] * GRID[1], WIDTH, generator=generator)
     first = ShirgGate(GateConfig.preset("shirg-v2"))
     calls = {
         "text and pixels": lambda: gates["shirg"](tokens, BUDGET, GRID, text, pixels),
@@ -70,6 +74,9 @@ def measure(batch: int, warm_up: int, runs: int) -> dict[str, list[float]]:
         "tokens only": lambda: gates["shirg"](tokens, BUDGET, GRID),
         "random": lambda: gates["random"](tokens, BUDGET, GRID),
         "uniform": lambda: gates["uniform"](tokens, BUDGET, GRID),
+        "DivPrune": lambda: gates["divprune"](tokens, BUDGET, GRID),
+        "CDPruner": lambda: gates["cdpruner"](tokens, BUDGET, GRID, text),
+        "VisionZip": lambda: gates["visionzip"](tokens, BUDGET, GRID, attention=attention, keys=keys),
         "L2-norm top-k": lambda: keep_longest(tokens),
         "byte floor": lambda: (tokens.sum(-1), tokens[:, :BUDGET].clone()),
     }

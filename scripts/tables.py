@@ -173,6 +173,35 @@ def ablation(budget: int) -> Callable[[dict], Rows]:
     return rows
 
 
+def _batch_times() -> dict[str, dict]:
+    """The gate's times per image in a batch of 8, by call."""
+    return json.loads((RESULTS / "gate_cpu_batch8.json").read_text(encoding="utf-8"))["milliseconds_per_image"]
+
+
+def gate_times(run: dict) -> Rows:
+    """Median milliseconds per image of every call of the gate and every yardstick, for one image and for a batch of 8."""
+    batch = _batch_times()
+    for name, one in run["milliseconds_per_image"].items():
+        yield [name, *(f"{times['median']:.2f}" for times in (one, batch[name]))]
+
+
+def gate_bars(run: dict) -> Rows:
+    """The gate's times against the bars that were set for them."""
+    one, batch = run["milliseconds_per_image"], _batch_times()
+    bars = (("text and pixels", "one image", one, 4.5), ("pixels", "one image", one, 2.5))
+    for call, images, times, most in (*bars, ("text and pixels", "batch of 8", batch, 5.0)):
+        median = times[call]["median"]
+        yield [f"{call}, {images}: at most {most} ms", f"{median:.2f}", "met" if median <= most else "not met"]
+
+
+def gate_scaling(run: dict) -> Rows:
+    """The gate's milliseconds by tokens and budget, and the byte floor."""
+    for tokens, times in run["milliseconds"].items():
+        cells = (times.get(str(budget)) for budget in (64, 128, 256, 512, 768, 1024, 2048))
+        floor = f"{run['byte_floor'][tokens]:.2f}"
+        yield [tokens, *("-" if one is None else f"{one:.1f}" for one in cells), floor]
+
+
 def relevance(run: dict) -> Rows:
     """Answers kept whole without a question, with it, and with one about something else."""
     found = {(one["preset"], one["budget"], one["setting"]): one for one in run["kept"]}
@@ -391,6 +420,9 @@ TABLES = (
     Table("docs/results.md", "lines read", "legibility.json", legible),
     Table("docs/method.md", "preset `runs`", "gate_recall.json", parts_out),
     Table("docs/method.md", "budget", "page_budget.json", page_budgets),
+    Table("docs/gate.md", "call", "gate_cpu.json", gate_times),
+    Table("docs/gate.md", "bar", "gate_cpu.json", gate_bars),
+    Table("docs/gate.md", "tokens", "gate_scaling.json", gate_scaling),
     Table("docs/sweep.md", "K = 256", "gate_sweep.json", ablation(256)),
     Table("docs/sweep.md", "K = 512", "gate_sweep.json", ablation(512)),
     Table("docs/relevance.md", "gate", "gate_relevance.json", relevance),
