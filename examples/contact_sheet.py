@@ -22,7 +22,7 @@ def main() -> None:
         pages.append(render_page(KINDS[place % len(KINDS)], seed=place, text_px=PRINT[(row + column) % len(PRINT)]))
     sheet = contact_sheet(pages, columns=4, gap=16)
     sheet = sheet.resize((WIDTH, round(sheet.height * WIDTH / sheet.width)), Image.Resampling.LANCZOS)
-    # An octree keeps the colours of charts, which a median cut spends on shades of paper; a third of the bytes of RGB.
+    # A third of the bytes of RGB. An octree keeps the colours of charts; a median cut uses them up for shades of paper.
     sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(output, optimize=True)
     print(f"{output}: {len(pages)} pages, {sheet.width} x {sheet.height} pixels")
 

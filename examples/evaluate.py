@@ -1,4 +1,4 @@
-"""Score and time vision paths on two questions, with the adapter of train.py if it is there.   python examples/evaluate.py"""
+"""Score and time vision paths on two questions, with the adapter of train.py if there is one.   python examples/evaluate.py"""
 
 from pathlib import Path
 

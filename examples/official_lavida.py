@@ -1,4 +1,4 @@
-"""SHIRG in a model that the official LaViDa code base has loaded; runs where that code base is installed.
+"""SHIRG in a model of the official LaViDa code base, which must be installed.
 
 python examples/official_lavida.py CHECKPOINT page.png "What is the total?"
 """
@@ -18,7 +18,7 @@ checkpoint, page, question = sys.argv[1:4]
 tokenizer, model, _, _ = load_pretrained_model(
     checkpoint, None, "llava_llada", device_map="cuda:0", torch_dtype="bfloat16"
 )
-model = model.eval().to(torch.bfloat16)  # as predict.py there does, whatever the loader left
+model = model.eval().to(torch.bfloat16)  # as in its predict.py
 
 conversation = conv_templates["llada"].copy()
 conversation.append_message(conversation.roles[0], f"<image>\n{question}")
@@ -26,7 +26,7 @@ conversation.append_message(conversation.roles[1], None)
 ids = tokenizer_image_token(conversation.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")[None]
 
 enable_shirg(model, budget=768, tokenizer=tokenizer)
-pixels = pixels_for_shirg([Image.open(page)])  # float32: edges are measured on them, the tower rounds them itself
+pixels = pixels_for_shirg([Image.open(page)])  # float32, for the edges; the tower casts them
 new = model.generate(
     ids.to(model.device),
     images=pixels.to(model.device),

@@ -1,4 +1,4 @@
-"""LaViDa's own fine-tuning: here the projector of the nano, on one page.   python examples/official_loss.py"""
+"""LaViDa's own fine-tuning loss: trains the projector of the nano on one page.   python examples/official_loss.py"""
 
 import torch
 from PIL import Image, ImageDraw
@@ -16,7 +16,7 @@ optimizer = torch.optim.AdamW(model.mm_projector.requires_grad_(True).parameters
 
 
 def loss(seed: int) -> torch.Tensor:
-    chance = torch.Generator().manual_seed(seed)  # question, padding, what is masked
+    chance = torch.Generator().manual_seed(seed)  # for question, padding and masks
     sample = chat_sample(model.tokenizer, model.config.family, conversation, generator=chance)
     batch = collate([sample], model.tokenizer.pad_token_id, generator=chance)
     return training_loss(model, embed_batch(model, batch, encode_for_training(model, [page])), generator=chance)

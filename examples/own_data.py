@@ -1,4 +1,4 @@
-"""Your images and questions as a training set: a file in LLaVA's form.   python examples/own_data.py"""
+"""Your images and questions as a training set: a file in LLaVA's format.   python examples/own_data.py"""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def main() -> None:
         )
     (FOLDER / "rooms.json").write_text(json.dumps(entries), encoding="utf-8")
 
-    # ------------------------------------------------------------- the same as shirg prepare --ocr-json rooms.json
+    # ------------------------------------------------------------- as shirg prepare --ocr-json rooms.json does
     config = SHIRGDatasetConfig(0, len(entries), FOLDER / "prepared", ocr_json=(FOLDER / "rooms.json",), num_workers=0)
     train, _ = build_loaders(SHIRGDatasetProcessor(config).prepare_full_dataset(), batch_size=2)
     record = next(iter(train))[0]

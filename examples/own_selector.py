@@ -1,4 +1,4 @@
-"""A rule of your own in the gate's place: the darkest patches.   python examples/own_selector.py"""
+"""A selector of your own: the darkest patches.   python examples/own_selector.py"""
 
 from dataclasses import replace
 
@@ -12,9 +12,9 @@ from shirg.gate import Request, Selection, register
 
 @register("ink")
 def select_ink(request: Request) -> Selection:
-    """Tokens by the darkness of the pixels that they came from."""
+    """The tokens whose patches are darkest."""
     _, rows, columns = request.grid
-    grey = request.pixels.mean(2)  # [batch, views, height, width], the pixels being in [-1, 1]
+    grey = request.pixels.mean(2)  # [batch, views, height, width], from -1 to 1
     scores = -functional.adaptive_avg_pool2d(grey, (rows, columns)).flatten(1)  # [batch, tokens]
     indices = scores.argsort(dim=1, descending=True, stable=True)[:, : request.budget].sort(dim=1).values
     return Selection(indices, scores, clusters=torch.zeros_like(scores, dtype=torch.long))

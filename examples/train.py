@@ -21,5 +21,5 @@ def main() -> None:
     print(f"adapter: {OUTPUT}/checkpoints/best_model")
 
 
-if __name__ == "__main__":  # preparing starts worker processes, which import this file again
+if __name__ == "__main__":  # preparation starts worker processes, which import this file
     main()
