@@ -44,7 +44,7 @@ class RecordDataset(Dataset[Record]):
         Args:
             folder: made by `SHIRGDatasetProcessor.prepare_full_dataset`.
             split: `train` or `validation`.
-            shapes: of a model's views, `ViewShapes.of(model)`: records become `Sample`s. A loader worker makes their views;
+            shapes: of a model's views, `model.view_shapes()`: records become `Sample`s. A loader worker makes their views;
                 in this process a view is made on first use.
             views: which ones a worker makes.
             augment: whether images are augmented on reading, see `augment_record`.
