@@ -27,6 +27,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -36,12 +37,7 @@ from pathlib import Path
 import nano_claim_figure
 from nano_claim_bars import LARGE, SMALL, print_report, record_of
 
-from shirg.cli.flags import DataFlags, ModelFlags, TrainingFlags
-from shirg.cli.models import check_writable, load_model
-from shirg.cli.prepare import Flags as PrepareFlags
-from shirg.cli.prepare import dataset_config
-from shirg.cli.runner import guarded
-from shirg.cli.train import train, training_config
+from shirg.data import build_loaders
 from shirg.data.pages import Page
 from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
 from shirg.data.render import KINDS
@@ -52,10 +48,13 @@ from shirg.evaluation.evaluator import progress_bar
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.metrics import METRICS
 from shirg.evaluation.variants import Variant
-from shirg.files import read_lines, write_json
+from shirg.files import check_writable, read_lines, write_json
 from shirg.lavida import Lavida
+from shirg.lavida.loading import load_model
+from shirg.lavida.vision import ViewShapes
 from shirg.nano.recipe import score
 from shirg.nano.recipe.score import PageSet
+from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
 
 FORMAT = "shirg-nano-claim-2"
 """Says how the output folder is laid out; a change of layout, pages or paths changes it."""
@@ -132,7 +131,7 @@ class Run:
     def load(self, adapter: str | None = None) -> Lavida:
         """The model, with an adapter on."""
         best = None if adapter is None else self.adapter(adapter) / "checkpoints" / "best_model"
-        return load_model(ModelFlags(model=self.model), best)
+        return load_model(self.model, best)
 
 
 def start(arguments: argparse.Namespace) -> Run:
@@ -148,7 +147,7 @@ def start(arguments: argparse.Namespace) -> Run:
             f"--shard-index: got {arguments.shard_index}, must be from 0 to --num-shards - 1 = {arguments.num_shards - 1}"
         )
     check_writable(arguments.output_dir)
-    model = load_model(ModelFlags(model=arguments.model))
+    model = load_model(arguments.model)
     settings = {
         "format": FORMAT,
         "weights": weights_digest(model),
@@ -246,28 +245,41 @@ def train_adapter(run: Run, name: str) -> None:
     """One adapter by the main job's own steps, from its latest checkpoint if it has one."""
     with turn(run.folder / ".data.lock", wait=True):
         folder = SHIRGDatasetProcessor(data_plan(run)).prepare_full_dataset()
-    flags = training_flags(run, name)
-    config = training_config(flags, run.model, run.adapter(name))
-    train(flags, dataclasses.replace(config, save_steps=SAVE_STEPS), run.load(), folder)
+    config, model = training_config(run, name), run.load()
+    views = ("large", "tiles") if config.include_pooled else ("large",)
+    loaders = build_loaders(folder, config.batch_size, shapes=ViewShapes.of(model), views=views)
+    SHIRGLoRATrainer(config, model).train(*loaders)
 
 
-def training_flags(run: Run, name: str) -> TrainingFlags:
-    """How an adapter is trained."""
-    return TrainingFlags(
-        token_budgets=run.adapters[name],
+def training_config(run: Run, name: str) -> SHIRGLoRAConfig:
+    """How an adapter is trained.
+
+    Raises:
+        UserError: for a setting that cannot be trained with.
+    """
+    return SHIRGLoRAConfig(
+        token_budgets=list(run.adapters[name]),
         include_pooled=name == MIXED,
-        epochs=run.settings["epochs"],
+        num_epochs=run.settings["epochs"],
         batch_size=run.settings["batch_size"],
         learning_rate=run.settings["learning_rate"],
+        save_steps=SAVE_STEPS,
+        base_model=run.model,
+        output_dir=str(run.adapter(name)),
         resume=True,
     )
 
 
 def data_plan(run: Run) -> SHIRGDatasetConfig:
     """What all adapters are trained on."""
-    data = DataFlags(dataset_size=run.settings["dataset_size"], ocr_samples=run.settings["ocr_samples"])
-    plan = dataset_config(data, PrepareFlags.image_resolution, run.folder / "data")
-    return dataclasses.replace(plan, num_workers=0)  # a share is one process
+    plan = SHIRGDatasetConfig(
+        base_dataset_size=run.settings["dataset_size"],
+        ocr_enhancement_size=run.settings["ocr_samples"],
+        output_dir=run.folder / "data",
+        num_workers=0,  # a share is one process
+    )
+    plan.check()
+    return plan
 
 
 def check_trainings(run: Run) -> None:
@@ -278,7 +290,7 @@ def check_trainings(run: Run) -> None:
     """
     data_plan(run)
     for name, budgets in run.adapters.items():
-        training_config(training_flags(run, name), run.model, run.adapter(name))
+        training_config(run, name)
         if max(budgets) > run.all_tokens:
             raise UserError(f"--mixed-budgets: {max(budgets)} exceeds the {run.all_tokens} tokens of a page")
 
@@ -399,16 +411,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where to write the record")
     parser.add_argument("--figure", type=Path, help="where to draw small print: score against visual tokens")
     training = parser.add_argument_group("training of the adapters")
-    training.add_argument("--dataset-size", type=int, default=DataFlags.dataset_size, help="default: %(default)s")
-    training.add_argument("--ocr-samples", type=int, default=DataFlags.ocr_samples, help="default: %(default)s")
-    training.add_argument("--epochs", type=int, default=TrainingFlags.epochs, help="default: %(default)s")
-    training.add_argument("--batch-size", type=int, default=TrainingFlags.batch_size, help="default: %(default)s")
+    training.add_argument("--dataset-size", type=int, default=1000, help="default: %(default)s")
+    training.add_argument("--ocr-samples", type=int, default=200, help="default: %(default)s")
+    training.add_argument("--epochs", type=int, default=1, help="default: %(default)s")
+    training.add_argument("--batch-size", type=int, default=4, help="default: %(default)s")
     training.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="default: %(default)s")
     training.add_argument(
         "--mixed-budgets",
         type=int,
         nargs="+",
-        default=TrainingFlags.token_budgets,
+        default=(512, 768),
         help="of the mixed adapter, beside the pooled path (default: %(default)s)",
     )
     return parser.parse_args(argv)
@@ -417,7 +429,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0, 2 for what the user can mend, 130 for Ctrl-C; these two with one line on standard error."""
     arguments = parse(argv)
-    return guarded(lambda: work(arguments), debug=False)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("shirg").setLevel(logging.INFO)
+    try:
+        work(arguments)
+    except UserError as error:
+        print(f"nano_claim: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nano_claim: stopped by Ctrl-C; what was finished before is kept", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from shirg.errors import UserError
+
 SCRATCH = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 """Names of the temporary folders of `atomic_path`, as `tempfile.mkdtemp` makes them."""
 
@@ -70,6 +72,25 @@ def remove_folder(folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     os.replace(folder, scratch / folder.name)
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and try a small file in it, so that hours of work do not end at a closed door.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"shirg")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        if folder.is_file():
+            raise UserError(f"output_dir: {folder} is a file; give a folder, new or not") from error
+        raise UserError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another folder") from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -39,8 +39,8 @@ def command(flags: Flags) -> None:
     """Assemble, save, and say what it became."""
     from rich.console import Console
 
-    from shirg.cli.models import quiet_libraries
     from shirg.lavida.assemble import assemble
+    from shirg.lavida.loading import quiet_libraries
 
     if flags.output.exists() and not (flags.output.is_dir() and not any(flags.output.iterdir())):
         raise UserError(f"--output: {flags.output} is not empty; give a new folder")

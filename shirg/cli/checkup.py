@@ -129,9 +129,9 @@ def load(folder: Path) -> Lavida:
     Raises:
         UserError: for what is missing, damaged or does not fit.
     """
-    from shirg.cli.models import quiet_libraries
     from shirg.lavida import Lavida, checkpoint
     from shirg.lavida.config import read_config
+    from shirg.lavida.loading import quiet_libraries
 
     read_config(folder)  # a folder without it holds no model, whatever else is wrong
     files = checkpoint.weight_files(folder)
@@ -179,7 +179,7 @@ def device_and_memory(config: LavidaConfig) -> list[Finding]:
     """Where a run would compute, and whether one training step of the default budgets fits there."""
     import torch
 
-    from shirg.cli.models import usual_dtype
+    from shirg.lavida.loading import usual_dtype
     from shirg.training.effort import needs_gpu
     from shirg.training.memory import Step
 

@@ -114,9 +114,9 @@ def command(flags: Flags) -> None:
     """Compute, print, and write the numbers if asked to."""
     from rich.console import Console
 
-    from shirg.cli.models import usual_dtype
     from shirg.files import write_json
     from shirg.lavida.costs import Scenario, describe, vision_shape
+    from shirg.lavida.loading import usual_dtype
     from shirg.lavida.shapes import PUBLISHED
     from shirg.training.budgets import check_budgets
 

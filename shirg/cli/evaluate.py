@@ -13,7 +13,7 @@ from shirg import ranges
 from shirg.cli import config_file
 from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
-from shirg.cli.runner import run_command
+from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
 from shirg.locks import owned
 
@@ -153,8 +153,6 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     Raises:
         UserError: for a value that cannot be evaluated with, or shards given by hand under torchrun.
     """
-    from shirg.cli.run import command_line
-
     by_hand = flags.num_shards is not None or flags.shard_index is not None
     if processes.number > 1 and by_hand:
         raise UserError("--num-shards, --shard-index: torchrun shares the pages out itself; leave them out")

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from tyro.conf import arg
 from shirg import ranges
 from shirg.cli import config_file, evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
-from shirg.cli.runner import run_command
+from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
 from shirg.locks import owned
 
@@ -253,12 +251,6 @@ def free_name(path: Path) -> Path:
     """The first of `NAME.old-1.md`, `NAME.old-2.md`, ... that is not taken."""
     numbered = (path.with_name(f"{path.stem}.old-{number}{path.suffix}") for number in itertools.count(1))
     return next(name for name in numbered if not name.exists())
-
-
-def command_line() -> str:
-    """How this process was called, as it would be typed again."""
-    called = Path(sys.argv[0])
-    return shlex.join([*(("python", sys.argv[0]) if called.suffix == ".py" else (called.name,)), *sys.argv[1:]])
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

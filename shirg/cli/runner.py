@@ -7,9 +7,11 @@ import errno
 import io
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -65,6 +67,12 @@ def run_command(
         command(flags)
 
     sys.exit(guarded(work, debug=flags.debug, flags=[field.name for field in fields(flags_type)]))
+
+
+def command_line() -> str:
+    """How this process was called, as it would be typed again."""
+    called = Path(sys.argv[0])
+    return shlex.join([*(("python", sys.argv[0]) if called.suffix == ".py" else (called.name,)), *sys.argv[1:]])
 
 
 def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> Flags:

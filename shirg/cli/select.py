@@ -60,7 +60,8 @@ def command(flags: Flags) -> None:
     """Choose, draw, and say what was kept."""
     from rich.console import Console
 
-    from shirg.cli.models import check_writable, load_model
+    from shirg.cli.models import load_model
+    from shirg.files import check_writable
     from shirg.lavida.vision import check_budget
 
     pages = find_pages(flags.image)

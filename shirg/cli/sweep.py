@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 from shirg import ranges
 from shirg.cli.flags import AdaptedModelFlags, BudgetFlags, SeedFlags
-from shirg.cli.runner import run_command
+from shirg.cli.runner import command_line, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,6 @@ def command(flags: Flags) -> None:
     from rich.markdown import Markdown
 
     from shirg.cli.models import load_model
-    from shirg.cli.run import command_line
     from shirg.evaluation.sweep import REPORT_FILE, SHOWN, run_sweep, sweep_table
     from shirg.locks import owned
 

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
     from PIL import Image
 
-    from shirg.lavida import Lavida
-    from shirg.lavida.settings import VisionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -115,13 +114,16 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         for name, value in numbers.items():
             if value is not None:
                 RANGES[name].check(name, value)
+        from shirg.lavida.loading import load_model
+
         self._join_processes()
-        self.model = _load(
-            adapter,
-            preset=preset,
-            model=str(pretrained),
-            image_resolution=resolution,
+        self.model = load_model(
+            str(pretrained),
+            None if adapter is None else Path(adapter),
+            resolution=resolution,
             fit=fit,
+            preset=preset,
+            selector=selector,
             relevance=relevance,
             relevance_sign=relevance_sign,
             text_tower=text_tower,
@@ -129,8 +131,6 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         )
         if device is not None and self._world_size == 1:
             self.model.to(device)
-        if selector is not None:
-            self.model.vision = _with_selector(self.model.vision, selector)
         self.mode, self.budget, self.max_new_tokens, self.block_length = mode, budget, max_new_tokens, block_length
         self.keywords: dict[str, Any] = {
             "steps": steps,
@@ -292,21 +292,3 @@ def _check_preset(preset: str | None) -> None:
 
     if preset is not None and preset not in PRESETS:
         raise UserError(f"preset: got {preset!r}, must be one of {', '.join(PRESETS)}")
-
-
-def _load(adapter: str | None, **flags: Any) -> Lavida:
-    from pathlib import Path
-
-    from shirg.cli.flags import GateFlags
-    from shirg.cli.models import load_model
-
-    return load_model(GateFlags(**flags), None if adapter is None else Path(adapter))
-
-
-def _with_selector(settings: VisionSettings, selector: str) -> VisionSettings:
-    from dataclasses import replace
-
-    try:
-        return replace(settings, gate=replace(settings.gate, selector=selector))
-    except ValueError as error:
-        raise UserError(str(error)) from error

@@ -10,18 +10,14 @@ benchmark's metrics in `shirg.evaluation.metrics`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
-from shirg.cli.flags import EvaluationFlags
-from shirg.cli.runner import run_command
-from shirg.data import Record, load_benchmark
-from shirg.errors import UserError
+from shirg.data import Record
 from shirg.evaluation.tasks import find_task, prompt
 from shirg.files import atomic_path, write_text
 from shirg.images import open_image
@@ -100,25 +96,7 @@ def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, fl
     return find_task(doc["benchmark"]).marks(results[0], doc["answers"], doc["kind"])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(EvaluationFlags):
-    """Write benchmarks as local tasks of lmms-eval."""
-
-    prompt_suffix: Literal["official", "none"] = "none"
-    """`official` adds what the benchmark's usual harness adds to a question; the nano was trained without."""
-
-    output_dir: Path = Path("./lmms_tasks")
-    """Gets a YAML and a Parquet file for each benchmark; give it to lmms-eval as --include_path."""
-
-
-def command(flags: Flags) -> None:
-    """Write, and say how the tasks are called."""
-    if not flags.eval_datasets:
-        raise UserError("--eval-datasets: none given, must be at least one name")
-    for name in flags.eval_datasets:
-        records = load_benchmark(name, flags.eval_data_dir, flags.eval_samples, flags.seed)
-        print(f"task: {write_task(flags.output_dir, name, records, flags.prompt_suffix).stem}")
-
-
 if __name__ == "__main__":
-    run_command(command, Flags, None, prog="python -m shirg.integrations.lmms_task")
+    from shirg.cli.lmms_task import main
+
+    main(prog="python -m shirg.integrations.lmms_task")

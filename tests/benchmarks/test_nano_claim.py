@@ -150,7 +150,7 @@ def test_rows_of_the_small_print_table(claim):
 def small(claim, bars, monkeypatch):
     """The benchmark with a model of random weights and 144 patches instead of the nano."""
 
-    def load(flags, adapter=None) -> Lavida:
+    def load(name, adapter=None) -> Lavida:
         model = tiny_model(shirg={"resolution": SIDE, "answer_tokens": 16})
         if adapter is not None:
             model.load_adapter(adapter)
@@ -194,11 +194,11 @@ def test_a_stopped_run_ends_as_one_in_one_go(small, tmp_path, monkeypatch, capsy
         return ask(run, models, pages, number)
 
     monkeypatch.setattr(small, "ask", stopped)
-    monkeypatch.setattr(small, "train", None)  # the adapters are there
+    monkeypatch.setattr(small, "SHIRGLoRATrainer", None)  # the adapters are there
     folder = tmp_path / "parts"
     shutil.copytree(tmp_path / "whole" / "adapters", folder / "adapters")
     assert small.main(arguments(folder)) == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("shirg: stopped by Ctrl-C")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("nano_claim: stopped by Ctrl-C")
     with open(folder / "pages-0-of-1.jsonl", "a", encoding="utf-8") as handle:
         handle.write('{"page": "small print 1", "set": "sma')  # as a kill leaves it
     monkeypatch.setattr(small, "ask", lambda *told: asked.append((told[2].name, told[3])) or ask(*told))
@@ -243,7 +243,7 @@ def test_what_would_mix_two_runs_is_refused_in_one_line(small, tmp_path, monkeyp
     capsys.readouterr()
     assert small.main([*told, "--learning-rate", "0.5"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"shirg: error: --output-dir: {folder} holds a run with learning_rate 0.004, this one has 0.5; use another folder"
+        f"nano_claim: error: --output-dir: {folder} holds a run with learning_rate 0.004, this one has 0.5; use another folder"
     ]
     with small.turn(folder / "pages-0-of-1.lock", wait=False):
         assert small.main(told) == 2
@@ -298,8 +298,8 @@ def test_the_nano_itself(claim, bars, tmp_path, monkeypatch, capsys):
     """One page of each print through everything, with adapters of two steps; the large view is smaller than usual."""
     load = claim.load_model
 
-    def load_smaller(flags, adapter=None) -> Lavida:
-        return load(dataclasses.replace(flags, image_resolution=336), adapter)
+    def load_smaller(name, adapter=None) -> Lavida:
+        return load(name, adapter, resolution=336)
 
     monkeypatch.setattr(claim, "load_model", load_smaller)
     smaller_bars(claim, bars, monkeypatch, 128, 256)

@@ -32,7 +32,6 @@ from shirg.cli import (
     train,
 )
 from shirg.errors import UserError
-from shirg.integrations import lmms_task
 
 MODULES = {
     "doctor": doctor,
@@ -121,9 +120,7 @@ def test_flags_reach_the_configurations(tmp_path):
     )
 
 
-DOORS = {name: importlib.import_module(f"shirg.cli.{name}") for name in [*cli.COMMANDS, "components"]} | {
-    "lmms_task": lmms_task
-}
+DOORS = {name: importlib.import_module(f"shirg.cli.{name}") for name in [*cli.COMMANDS, "components", "lmms_task"]}
 """Everything that the runner parses."""
 
 
