@@ -6,20 +6,17 @@ import contextlib
 import signal
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from shirg.data.augmentation import augment_record
 from shirg.data.records import Record
-from shirg.data.samples import VIEWS, Sample
+from shirg.data.samples import VIEWS, Sample, Shapes
 from shirg.data.shards import SPLITS, ShardReader, column_values, shard_paths
 from shirg.errors import UserError
 from shirg.identity import of_values
-
-if TYPE_CHECKING:
-    from shirg.lavida.vision import ViewShapes
 
 
 class RecordDataset(Dataset[Record]):
@@ -34,7 +31,7 @@ class RecordDataset(Dataset[Record]):
         folder: str | Path,
         split: str = "train",
         *,
-        shapes: ViewShapes | None = None,
+        shapes: Shapes | None = None,
         views: tuple[str, ...] = VIEWS,
         augment: bool = False,
         seed: int = 0,
@@ -127,7 +124,7 @@ def build_loaders(
     seed: int = 0,
     augment: bool = False,
     num_workers: int = 0,
-    shapes: ViewShapes | None = None,
+    shapes: Shapes | None = None,
     views: tuple[str, ...] = VIEWS,
 ) -> tuple[Batches, Batches | None]:
     """The training and the validation loader of a prepared folder.

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from shirg.data.records import Record
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
-
-    from shirg.lavida.vision import ViewShapes
 
 VIEWS = ("large", "tiles")
 """What training looks at: the large view for every budget, base view and tiles for LaViDa's pooled path."""
+
+
+class Shapes(Protocol):
+    """What cuts images into a model's views: `shirg.lavida.vision.ViewShapes` does."""
+
+    def cut(self, image: Image.Image, views: str) -> Tensor:
+        """The RGB image's `views`, [V, H, W, 3] uint8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,12 @@ class Sample(Record):
         made: views by name, as far as they were made.
     """
 
-    shapes: ViewShapes = field(kw_only=True)
+    shapes: Shapes = field(kw_only=True)
     augmented: bool = False
     made: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, record: Record, shapes: ViewShapes, *, augmented: bool = False) -> Sample:
+    def of(cls, record: Record, shapes: Shapes, *, augmented: bool = False) -> Sample:
         """A record with views to be made."""
         known = {place.name: getattr(record, place.name) for place in fields(Record)}
         return cls(**known, shapes=shapes, augmented=augmented)
