@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .merge import sum_groups
+from .groups import sum_groups
 from .terms import pixel_edges, spread_edges
 
 PRINTED = 0.09

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..merge import take
+from ..groups import take
 from ..ranking import rank_tokens
 from ..selectors import Request, Selection, register
 from .common import attended, cosines, directions, marked, min_max, question_relevance, split_places

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..merge import sum_groups, take
+from ..groups import sum_groups, take
 from ..ranking import keep_best, rank_tokens
 from ..selectors import Request, Selection, register
 from .common import directions, marked, number_anchors, split_places, spread

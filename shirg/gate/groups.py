@@ -1,0 +1,27 @@
+"""Rows of every image, taken or summed by their numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def take(values: Tensor, places: Tensor) -> Tensor:
+    """Some rows of every image: [B, N, D], [B, M] long -> [B, M, D]."""
+    batch, count, width = values.shape
+    offsets = torch.arange(batch, device=values.device).unsqueeze(1) * count
+    return values.flatten(0, 1).index_select(0, (places + offsets).flatten()).view(batch, -1, width)
+
+
+def sum_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Sum of every group's rows: [B, N, D] float32, [B, N] long in 0 to count - 1 -> [B, count, D].
+
+    The same bits on every run: on a GPU `index_add` adds in the order in which threads arrive, while `index_put` sorts
+    first; on a CPU it is the other way about.
+    """
+    batch, _, width = values.shape
+    offsets = torch.arange(batch, device=values.device).unsqueeze(1) * count
+    rows, flat = (groups + offsets).flatten(), values.flatten(0, 1)
+    zeros = values.new_zeros(batch * count, width)
+    sums = zeros.index_put((rows,), flat, accumulate=True) if values.is_cuda else zeros.index_add(0, rows, flat)
+    return sums.view(batch, count, width)
