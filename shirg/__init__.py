@@ -9,6 +9,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from shirg.version import __version__
+
 if TYPE_CHECKING:
     from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
     from shirg.errors import UserError
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 # when torch is imported, results do not depend on it, and who has set one of the two has decided.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "GateConfig": "shirg.gate",

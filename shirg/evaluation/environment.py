@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from shirg import __version__, identity
+from shirg import identity
 from shirg.gate import GateConfig
 from shirg.gate.config import PRESETS
 from shirg.lavida import Lavida
+from shirg.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "pillow")
 
