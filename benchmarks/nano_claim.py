@@ -51,7 +51,6 @@ from shirg.evaluation.variants import Variant
 from shirg.files import check_writable, read_lines, write_json
 from shirg.lavida import Lavida
 from shirg.lavida.loading import load_model
-from shirg.lavida.vision import ViewShapes
 from shirg.nano.recipe import score
 from shirg.nano.recipe.score import PageSet
 from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
@@ -247,7 +246,7 @@ def train_adapter(run: Run, name: str) -> None:
         folder = SHIRGDatasetProcessor(data_plan(run)).prepare_full_dataset()
     config, model = training_config(run, name), run.load()
     views = ("large", "tiles") if config.include_pooled else ("large",)
-    loaders = build_loaders(folder, config.batch_size, shapes=ViewShapes.of(model), views=views)
+    loaders = build_loaders(folder, config.batch_size, shapes=model.view_shapes(), views=views)
     SHIRGLoRATrainer(config, model).train(*loaders)
 
 
