@@ -97,9 +97,9 @@ def test_revision_and_fit_reach_the_model(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     flags = tyro.cli(answer.Flags, args=["p.png", "What?", "--model", "a/b", "--revision", "v2"])
-    assert load_model(flags).fit == "pad" and asked == ["v2"]
+    assert load_model(flags).vision.fit == "pad" and asked == ["v2"]
     flags = tyro.cli(answer.Flags, args=["p.png", "What?", "--model", str(tmp_path / "tiny"), "--fit", "stretch"])
-    assert load_model(flags).fit == "stretch"
+    assert load_model(flags).vision.fit == "stretch"
     flags = tyro.cli(answer.Flags, args=["p.png", "What?", "--revision", "v2"])
     with pytest.raises(UserError, match="revision='v2'"):
         load_model(flags)
