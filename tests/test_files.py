@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from shirg import files
+from shirg.errors import UserError
 from shirg.files import atomic_path, clear_leftovers, remove_folder, write_json, write_text
 
 
@@ -110,3 +111,15 @@ def test_a_folder_is_removed_whole(tmp_path):
     (tmp_path / "old" / "inside").mkdir(parents=True)
     remove_folder(tmp_path / "old")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_folder_is_tried_before_work_begins(tmp_path):
+    files.check_writable(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir() and not any((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").write_text("")
+    for folder, says in (
+        (tmp_path / "file", "is a file; give a folder"),
+        (tmp_path / "file" / "in", "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=f"output_dir: .* {says}"):
+            files.check_writable(folder)
