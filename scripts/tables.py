@@ -283,11 +283,10 @@ def large_print(run: dict) -> Rows:
 
 def gpu_memory(_run: dict) -> Rows:
     """Peak memory of answering and training at the published shapes, computed, and the smallest common card for it."""
-    from shirg.cli.checkup import RUNTIME_BYTES
     from shirg.lavida.costs import Scenario, parameters, path_cost, vision_shape
     from shirg.lavida.shapes import published_config
     from shirg.training.budgets import components_of
-    from shirg.training.memory import Step, training_memory
+    from shirg.training.memory import RUNTIME_BYTES, Step, training_memory
 
     components = components_of((512, 768, 1024))
     trainings = {

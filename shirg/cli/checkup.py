@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida, LavidaConfig
     from shirg.training.memory import Step
 
-RUNTIME_BYTES = 3 * 10**9
-"""On top of what is computed for a training step: the feature cache (1 GiB) and the allocator's own (docs/training.md)."""
-
 SHOWN = ("torch", "transformers", "peft", "accelerate", "pillow")
 
 SHIRG_METHODS = ("get_multiview_tokens_for_shirg", "shirg_token_selection", "forward_with_shirg")
@@ -250,7 +247,7 @@ def peak(config: LavidaConfig, step: Step) -> int:
     """Bytes of the largest training step of the default budgets and the pooled path, computed."""
     from shirg.cli.flags import TrainingFlags
     from shirg.training.budgets import components_of
-    from shirg.training.memory import training_memory
+    from shirg.training.memory import RUNTIME_BYTES, training_memory
 
     components = components_of(TrainingFlags().token_budgets)
     return RUNTIME_BYTES + max(training_memory(config, one, step).total for one in components)

@@ -136,9 +136,10 @@ def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) 
 
     share = None if config.shard_index is None else (config.shard_index, config.num_shards)
     with owned(flags.output_dir, share):  # from here on, so that nobody loads a model in vain
-        config_file.write(flags, flags.output_dir, resumed=flags.resume)
         model = load_model(flags, flags.adapter)
-        results = evaluator(config, model).run_evaluation()
+        asked = evaluator(config, model)
+        config_file.write(flags, flags.output_dir, resumed=flags.resume)
+        results = asked.run_evaluation()
     if processes.number == 1:
         return results
     processes.wait()

@@ -79,7 +79,6 @@ def command(flags: Flags) -> None:
     with contextlib.ExitStack() as held:
         for folder in _filled(flags):
             held.enter_context(owned(folder))
-        config_file.write(flags, flags.output_dir, resumed=flags.resume)
         _run(flags, data, training, evaluation, stages)
 
 
@@ -125,6 +124,8 @@ def _run(
                 data.check()
         if not flags.skip_evaluation:
             evaluate.check_benchmarks(evaluation, model)
+
+    config_file.write(flags, flags.output_dir, resumed=flags.resume)
 
     # ------------------------------------------------------------- prepare and train
     report: dict[str, Any] = {"command": command_line()}

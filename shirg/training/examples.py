@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,39 +18,14 @@ from shirg.lavida.vision import VisionFeatures, path_of
 from shirg.training.budgets import Component
 from shirg.training.checkpoints import RunState
 from shirg.training.loss_model import Example, draw_mask
+from shirg.training.plan import Plan, TrainingRecord
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from shirg.lavida import Lavida
-    from shirg.training.plan import Plan
 
 Read = TypeVar("Read")
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingRecord(Protocol):
-    """A question about an image. `shirg.data.Record` is one, and so is anything else that has these."""
-
-    @property
-    def id(self) -> str:
-        """Names the record in messages."""
-
-    @property
-    def image_id(self) -> str:
-        """Names the image's pixels: records about one image share it."""
-
-    @property
-    def question(self) -> str:
-        """As it is put to the model."""
-
-    @property
-    def answers(self) -> Sequence[str]:
-        """Accepted ones; the first is trained."""
-
-    def open_image(self) -> Image.Image:
-        """The image, upright and RGB; raises `UserError` if it cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ TRAINED_BYTES = 16
 HEAD_BYTES = 12
 """Per logit beyond the model's own: float32 copy, its log-softmax, and the gradient."""
 
+RUNTIME_BYTES = 3 * 10**9
+"""On top of what is computed for a training step: the feature cache (1 GiB) and the allocator's own (docs/training.md)."""
+
 
 @dataclass(frozen=True)
 class Step:

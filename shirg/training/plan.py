@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ from shirg.precision import Precision, choose_precision
 from shirg.training.body import check_sharding
 from shirg.training.budgets import BudgetSampler, check_grid
 from shirg.training.config import SHIRGLoRAConfig
-from shirg.training.examples import TrainingRecord
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from PIL import Image
 
     from shirg.lavida import Lavida
 
@@ -33,6 +33,29 @@ METRICS, VALIDATIONS = "logs/metrics.jsonl", "logs/validation.jsonl"
 
 KINDS = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Ways of accelerate to run that the trainer knows: alone, or a whole copy of the model per process."""
+
+
+class TrainingRecord(Protocol):
+    """A question about an image. `shirg.data.Record` is one, and so is anything else that has these."""
+
+    @property
+    def id(self) -> str:
+        """Names the record in messages."""
+
+    @property
+    def image_id(self) -> str:
+        """Names the image's pixels: records about one image share it."""
+
+    @property
+    def question(self) -> str:
+        """As it is put to the model."""
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """Accepted ones; the first is trained."""
+
+    def open_image(self) -> Image.Image:
+        """The image, upright and RGB; raises `UserError` if it cannot be read."""
 
 
 @dataclass(frozen=True)

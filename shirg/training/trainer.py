@@ -23,9 +23,17 @@ from shirg.training.body import check_body_bits, quantize_body, shard_body
 from shirg.training.budgets import check_grid
 from shirg.training.checkpoints import RunState
 from shirg.training.config import SHIRGLoRAConfig
-from shirg.training.examples import ExampleMaker, FeatureCache, TrainingRecord
+from shirg.training.examples import ExampleMaker, FeatureCache
 from shirg.training.loss_model import LossModel
-from shirg.training.plan import METRICS, VALIDATIONS, Plan, make_accelerator, make_plan, sum_over_processes
+from shirg.training.plan import (
+    METRICS,
+    VALIDATIONS,
+    Plan,
+    TrainingRecord,
+    make_accelerator,
+    make_plan,
+    sum_over_processes,
+)
 from shirg.training.validation import validate
 
 if TYPE_CHECKING:
