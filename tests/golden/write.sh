@@ -17,6 +17,7 @@ shirg evaluate --adapter run/checkpoints/best_model --variants lowres hd shirg -
 rm -r run/checkpoints/checkpoint-6 run/evaluation/figures run/evaluation/*.md run/evaluation/*.html
 
 "$python" - <<'EOF'
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -43,6 +44,6 @@ Path(old, "README.md").unlink()
 
 # A checkpoint in LaViDa's layout, with all of our keys in its config.json.
 model = tiny_model(shirg={"answer_tokens": 4}, image_aspect_ratio="pad")
-model.config.relevance, model.config.relevance_sign, model.config.relevance_floor, model.resolution = "llm", -1, 0.1, 112
+model.vision = dataclasses.replace(model.vision, relevance_sign=-1, relevance_floor=0.1, resolution=112)
 model.to(torch.bfloat16).save_pretrained("checkpoint")
 EOF
