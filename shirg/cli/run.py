@@ -23,6 +23,7 @@ from shirg.locks import owned
 if TYPE_CHECKING:
     from shirg.data.preparation import SHIRGDatasetConfig
     from shirg.evaluation.config import SHIRGEvaluationConfig
+    from shirg.evaluation.results import Results
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
 
@@ -71,7 +72,7 @@ def command(flags: Flags) -> None:
     numbers = tuple(budget for budget in flags.token_budgets if budget != "auto")
     asked = dataclasses.replace(flags, token_budgets=numbers or evaluate.Flags.token_budgets)
     evaluation = evaluate.evaluation_config(
-        asked, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
+        flags, flags.token_budgets, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
     )
     # What is evaluated on is not trained on.
     data = _data(flags)
@@ -216,15 +217,18 @@ def _prepare_and_train(
     return {"settings": settings, "training": results, "before": before, "reload": reload}
 
 
-def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dict[str, Any]:
-    """Goes on after the answers of a stopped run, unless training has gone on since."""
+def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> Results:
+    """Continues after the answers of a stopped run, unless the adapter was trained further since."""
+    from shirg.evaluation.results import Results
     from shirg.identity import OtherRunError
 
     try:
-        return evaluate.evaluator(dataclasses.replace(config, resume=flags.resume), model).run_evaluation()
+        found = evaluate.evaluator(dataclasses.replace(config, resume=flags.resume), model).evaluate()
     except OtherRunError as error:
         logger.info("the evaluation starts over, since its answers are of another run (%s)", error)
-        return evaluate.evaluator(config, model).run_evaluation()
+        found = evaluate.evaluator(config, model).evaluate()
+    assert isinstance(found, Results), "a run has no shards"
+    return found
 
 
 def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:

@@ -1,20 +1,20 @@
-"""Everything an evaluation is told, in one place."""
+"""The settings of an evaluation."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from shirg.data.sources import EMBEDDED
 from shirg.errors import UserError
 from shirg.evaluation.answering import Decoding
+from shirg.evaluation.results import Settings, from_json
 from shirg.evaluation.tasks import OFFICIAL_DEFAULT, find_task
-from shirg.evaluation.variants import SELECTING_MODES, named_modes
+from shirg.evaluation.variants import ADAPTER, SELECTING_MODES, Budget, in_order, named_modes
 from shirg.lavida import Lavida
 
 NANO_BATCH = 8
@@ -34,8 +34,12 @@ class SHIRGEvaluationConfig:
     """Benchmarks by name, case ignored. None takes the embedded sets for the nano, ChartQA and DocVQA for other
     models."""
 
-    token_budgets: Sequence[int] = field(default_factory=lambda: [512, 768, 1024])
-    """Kept tokens per image, the summary token not counted."""
+    token_budgets: Sequence[Budget] = field(default_factory=lambda: [512, 768, 1024])
+    """Kept tokens per image, the summary token not counted; "auto" finds the number for each image, the same for every
+    selector."""
+
+    adapters: Mapping[str, Path | str] = field(default_factory=dict)
+    """Name -> folder of adapters to compare, beside the one that the model carries, which is called "adapter"."""
 
     sample_size: int = 500
     """Most questions per benchmark; a seeded sample where the benchmark has more."""
@@ -97,7 +101,15 @@ class SHIRGEvaluationConfig:
             self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
         _check("token_budgets", self.token_budgets, "whole numbers of tokens, 1 or more", self.token_budgets)
         for budget in self.token_budgets:
-            _check("token_budgets", budget, "whole numbers of tokens, 1 or more", _whole(budget, 1))
+            good = budget == "auto" or _whole(budget, 1)
+            _check("token_budgets", budget, 'whole numbers of tokens, 1 or more, or "auto"', good)
+        for name in self.adapters:
+            _check(
+                "adapters",
+                name,
+                f'a name without "+" that is not "{ADAPTER}"',
+                name not in ("", ADAPTER) and "+" not in name,
+            )
         _check("modes", self.modes, "at least one name", not isinstance(self.modes, str) and self.modes)
         named_modes(self.modes, flat=True)
         self._check_shards()
@@ -142,8 +154,8 @@ class SHIRGEvaluationConfig:
             return 1
         return min(torch.get_num_threads(), MOST_WORKERS)
 
-    def resolved(self, model: Lavida) -> dict[str, Any]:
-        """All settings as plain values, with what None stands for with this model.
+    def resolved(self, model: Lavida) -> Settings:
+        """All settings with what None stands for with this model.
 
         Raises:
             UserError: if a budget is larger than what the model's paths give to choose from.
@@ -152,19 +164,21 @@ class SHIRGEvaluationConfig:
         modes = named_modes(self.modes, flat=model.config.patch_merge_type == "flat")
         of_large_view = [mode for mode in modes if mode in SELECTING_MODES and mode != "multiview"]
         for budget in self.token_budgets if of_large_view else ():
-            _check(
-                "token_budgets", budget, f"at most {most}, the grid at {model.vision.resolution} pixels", budget <= most
-            )
-        return asdict(self) | {
+            fits = budget == "auto" or budget <= most
+            _check("token_budgets", budget, f"at most {most}, the grid at {model.vision.resolution} pixels", fits)
+        decoding = self.decoding(model)
+        found = asdict(self) | {
             "datasets": list(self.datasets or (EMBEDDED if model.config.is_nano else OFFICIAL_DEFAULT)),
-            "token_budgets": sorted(set(self.token_budgets)),
+            "token_budgets": in_order(self.token_budgets),
             "modes": modes,
-            "max_new_tokens": self.decoding(model).max_new_tokens,
-            "block_length": self.decoding(model).block_length,
+            "max_new_tokens": decoding.max_new_tokens,
+            "block_length": decoding.block_length,
             "prompt_suffix": self.prompt_suffix or ("none" if model.config.is_nano else "official"),
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "output_dir": str(self.output_dir),
+            "adapters": {name: str(folder) for name, folder in self.adapters.items()},
         }
+        return from_json(Settings, found)
 
 
 def _whole(value: object, least: int) -> bool:
