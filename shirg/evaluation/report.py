@@ -124,7 +124,7 @@ def overview_table(results: Results) -> str:
             others = [group.compared(variant.name, other) if other != variant.path else None for other in against]
             others += [group.compared(variant.name, variant.path)] if adapters else []
             row += [_score_cell(group.score(variant.name)), *map(_difference_cell, others)]
-        rows.append(row + (_cost_cells(costs.get(variant.path)) if costs else []))
+        rows.append(row + (_cost_cells(costs.get(variant.name)) if costs else []))
     note = "Brackets hold 95% intervals; differences are in points."
     note += " Costs were timed without the adapter." if adapters and costs else ""
     return join(table(header, rows), note, _path_list(results))
