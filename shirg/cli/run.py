@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from shirg import ranges
-from shirg.cli import config_file, evaluate, prepare, train
+from shirg.cli import checkup, config_file, evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
@@ -199,19 +199,21 @@ def _prepare_and_train(
     from shirg.cli.models import load_model
     from shirg.data.loader import RecordDataset
     from shirg.data.preparation import SHIRGDatasetProcessor
-    from shirg.evaluation.checklist import adapter_reloads, before_training
+    from shirg.evaluation.checklist import judged
 
     with stages.timed("pages"):
         folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
     logger.info("data: %s", prepare.summary(folder))
-    before = before_training(folder, flags.output_dir)
+    named = {"Training data readable": checkup.data(folder), "Room for the output": checkup.disk(flags.output_dir)}
+    before = [judged(name, finding.good, finding.found) for name, finding in named.items()]
     with stages.timed("training"):
         results = train.train(flags, training, model, folder)
 
     checkpoints = flags.output_dir / "checkpoints"
     page = RecordDataset(folder, "train")[0].open_image()
     last = checkpoints / f"checkpoint-{results['steps']}"
-    reload = adapter_reloads(model, lambda: load_model(flags), last, page, flags.token_budgets)
+    found = checkup.adapter_reloads(model, lambda: load_model(flags), last, page, flags.token_budgets)
+    reload = judged("Adapter saved and reloads with equal outputs", found.good, found.found)
     model.load_adapter(checkpoints / "best_model")
     settings = dataclasses.asdict(training.resolved(model))
     return {"settings": settings, "training": results, "before": before, "reload": reload}

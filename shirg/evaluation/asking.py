@@ -30,7 +30,7 @@ SHARDS = "shards"
 
 
 def row_key(row: dict[str, Any]) -> RowKey:
-    """What tells answers apart: data set, record and variant."""
+    """Key of an answer: data set, record and variant."""
     return row["dataset"], row["id"], row["variant"]
 
 

@@ -1,29 +1,19 @@
-"""The project's promises gone through line by line: met, not met or not measured, always with the number."""
+"""The project's promises line by line: met, not met or not measured, always with the number."""
 
 from __future__ import annotations
 
-import platform
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
-from shirg.errors import UserError
 from shirg.evaluation.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import NOT_MEASURED, count, milliseconds, percent, points
 from shirg.evaluation.results import Difference, Results
 from shirg.evaluation.takeaway import verdict
 from shirg.evaluation.variants import BUDGETED_MODES, in_order
-from shirg.lavida import Lavida
-from shirg.lavida.vision import Budget
 
 MET, NOT_MET = "met", "not met"
 
-PYTHON_RANGE = ((3, 11), (3, 13))
 KEPT_RANGE = (512, 1024)
 SELECTION_MS = 30.0
 KV_SAVING = 0.30
@@ -32,9 +22,6 @@ GAIN = "accuracy 5 to 10 points higher"
 TRAINABLE_SHARE = 0.01
 PEAK_BYTES = 40 * 10**9
 """Of GPU memory in training, the promise for an 80 GB A100."""
-FREE_BYTES = 2 * 10**9
-"""Room asked for before training: adapters of an 8B model take megabytes, the optimizer's state and page images most
-of it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,7 @@ def judged(name: str, good: object, number: str) -> Item:
 
 
 def unmeasured(name: str, reason: str) -> Item:
-    """A line that this run says nothing about."""
+    """A line that this run did not measure."""
     return Item(name, NOT_MEASURED, reason)
 
 
@@ -165,51 +152,6 @@ def _trainable_share(results: Results) -> Item:
     return judged(name, adapter < TRAINABLE_SHARE * total, f"{adapter:,} of {total:,} ({adapter / total:.3%})")
 
 
-# -------------------- before training
-
-
-def before_training(data_folder: Path | None, output_dir: Path) -> list[Item]:
-    """What should hold before a step is taken.
-
-    Args:
-        data_folder: prepared data, with `manifest.json` and Parquet shards; None when nothing is trained.
-        output_dir: where checkpoints will go.
-    """
-    return [_python_item(), _data_item(data_folder), _disk_item(output_dir)]
-
-
-def _python_item() -> Item:
-    version = tuple(map(int, platform.python_version_tuple()[:2]))
-    low, high = (".".join(map(str, edge)) for edge in PYTHON_RANGE)
-    return judged(
-        f"Python {low} to {high}", PYTHON_RANGE[0] <= version <= PYTHON_RANGE[1], f"{platform.python_version()}"
-    )
-
-
-def _data_item(folder: Path | None) -> Item:
-    name = "Training data readable"
-    if folder is None:
-        return unmeasured(name, "nothing was trained")
-    import pyarrow.parquet as parquet
-
-    shards = sorted(Path(folder).glob("*.parquet"))
-    try:
-        records = sum(parquet.read_metadata(shard).num_rows for shard in shards)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from both
-        return judged(name, False, f"{type(error).__name__} in {count(len(shards), 'Parquet shard')}")
-    return judged(name, records > 0, f"{count(records, 'record')} in {count(len(shards), 'Parquet shard')}")
-
-
-def _disk_item(output_dir: Path) -> Item:
-    place = Path(output_dir).resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    return judged(
-        f"At least {FREE_BYTES / 1e9:.0f} GB free for the output", free >= FREE_BYTES, f"{free / 1e9:.1f} GB free"
-    )
-
-
 # -------------------- during training
 
 
@@ -249,39 +191,8 @@ def _memory_item(training: dict[str, Any]) -> Item:
 
 
 def after_training(results: Results | None, reload: Item | None) -> list[Item]:
-    """What should hold once the adapter is there: the result of `adapter_reloads`, and that it raises accuracy by itself."""
+    """What should hold once the adapter is there: that it is saved, and that it raises accuracy by itself."""
     saved = reload or unmeasured("Adapter saved and reloads with equal outputs", "no adapter was saved in this run")
     if results is None:
         return [saved, unmeasured(f"Adapter: {GAIN}", "the evaluation was left out")]
     return [saved, *_gains(results, "Adapter: ", (), adapter=True)]
-
-
-def adapter_reloads(
-    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[Budget]
-) -> Item:
-    """Load the saved adapter onto a fresh base and compare what it makes of a page, number for number.
-
-    Args:
-        trained: the model whose adapter was saved to `folder`.
-        load_base: gives a fresh copy of the base model, for example `lambda: Lavida.from_pretrained("nano")`.
-        folder: the saved adapter.
-        image: any page.
-        budgets: token budgets to compare at.
-    """
-    name = "Adapter saved and reloads with equal outputs"
-    try:
-        fresh = load_base()
-        fresh.load_adapter(folder)
-    except UserError as error:
-        return judged(name, False, str(error))
-    was_training = trained.training
-    trained.eval(), fresh.eval()
-    with torch.no_grad():
-        worst = max(_difference(trained, fresh, image, budget) for budget in budgets)
-    trained.train(was_training)
-    return judged(name, worst == 0.0, f"largest difference of an image embedding {worst:g}")
-
-
-def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: Budget) -> float:
-    pair = [model.encode_images([image], mode="shirg", budget=budget)[0].float() for model in (one, other)]
-    return (pair[0] - pair[1]).abs().max().item()

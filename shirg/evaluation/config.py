@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from shirg import ranges
 from shirg.data.sources import EMBEDDED
 from shirg.errors import UserError
 from shirg.evaluation.answering import Decoding
@@ -24,6 +25,19 @@ MOST_WORKERS = 8
 """More than there are pages in most evaluations' last round."""
 
 PROMPT_SUFFIXES = ("official", "none")
+
+RANGES = {
+    "num_shards": ranges.PARTS,
+    "shard_index": ranges.PART,
+    "sample_size": ranges.COUNT,
+    "efficiency_repeats": ranges.REPEATS,
+    "max_new_tokens": ranges.TOKENS,
+    "block_length": ranges.TOKENS,
+    "step_ratio": ranges.STEP_RATIO,
+    "batch_size": ranges.BATCH,
+    "workers": ranges.BATCH,
+}
+"""Field -> its numbers; None is left open."""
 
 
 @dataclass
@@ -48,7 +62,7 @@ class SHIRGEvaluationConfig:
     """Folder with one folder per benchmark; None looks on the hub. The embedded sets need neither."""
 
     modes: Sequence[str] = ("lowres", "hd", "highres", "shirg")
-    """What to compare, of `variants.ALL_MODES`: vision paths, and rivals of `shirg` by name; selections are run once per
+    """What to compare, of `variants.ALL_MODES`: vision paths, and baselines by name; selections are run once per
     budget. ("core",) are those of the short table, ("all",) is every one."""
 
     max_new_tokens: int | None = None
@@ -68,7 +82,7 @@ class SHIRGEvaluationConfig:
     """Gets the results, the report and its figures."""
 
     seed: int = 0
-    """Decides the sample of questions, the rendered pages and the resampling behind the intervals."""
+    """Decides the sample of questions, the rendered pages and the resampling of the intervals."""
 
     efficiency_repeats: int = 5
     """Timed runs of every stage, after two untimed; the median is reported. 0 leaves the timing out."""
@@ -96,41 +110,27 @@ class SHIRGEvaluationConfig:
     """How the run was called, for its card."""
 
     def __post_init__(self) -> None:
-        if self.datasets is not None:
-            _check("datasets", self.datasets, "at least one name", not isinstance(self.datasets, str) and self.datasets)
-            self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
-        _check("token_budgets", self.token_budgets, "whole numbers of tokens, 1 or more", self.token_budgets)
-        for budget in self.token_budgets:
-            good = budget == "auto" or _whole(budget, 1)
-            _check("token_budgets", budget, 'whole numbers of tokens, 1 or more, or "auto"', good)
-        for name in self.adapters:
-            _check(
-                "adapters",
-                name,
-                f'a name without "+" that is not "{ADAPTER}"',
-                name not in ("", ADAPTER) and "+" not in name,
-            )
-        _check("modes", self.modes, "at least one name", not isinstance(self.modes, str) and self.modes)
-        named_modes(self.modes, flat=True)
-        self._check_shards()
-        open_ones = ("max_new_tokens", "batch_size", "workers")
-        for name, least in (("sample_size", 1), ("efficiency_repeats", 0), *((name, 1) for name in open_ones)):
+        for name in ("datasets", "token_budgets", "modes"):
             value = getattr(self, name)
-            left_open = name in open_ones and value is None
-            _check(name, value, f"a whole number, {least} or more", left_open or _whole(value, least))
-        block_given = self.block_length is None or _whole(self.block_length, 1)
-        _check("block_length", self.block_length, "a whole number, 1 or more", block_given)
-        _check("step_ratio", self.step_ratio, "above 0 and at most 1", 0 < self.step_ratio <= 1)
-        suffix_known = self.prompt_suffix is None or self.prompt_suffix in PROMPT_SUFFIXES
-        _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
-
-    def _check_shards(self) -> None:
-        _check("num_shards", self.num_shards, "a whole number, 1 or more", _whole(self.num_shards, 1))
+            _check(name, value, "at least one, in a list", value is None or (value and not isinstance(value, str)))
+        if self.datasets is not None:
+            self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
+        for budget in self.token_budgets:
+            if budget != "auto":
+                ranges.BUDGET.check("token_budgets", budget)
+        for name in self.adapters:
+            good = name not in ("", ADAPTER) and "+" not in name
+            _check("adapters", name, f'a name without "+" that is not "{ADAPTER}"', good)
+        named_modes(self.modes, flat=True)
+        for name, allowed in RANGES.items():
+            if getattr(self, name) is not None:
+                allowed.check(name, getattr(self, name))
         if self.shard_index is not None:
-            inside = _whole(self.shard_index, 0) and self.shard_index < self.num_shards
-            _check(
-                "shard_index", self.shard_index, f"0 to {self.num_shards - 1} of num_shards={self.num_shards}", inside
-            )
+            inside = self.shard_index < self.num_shards
+            wanted = f"0 to {self.num_shards - 1} of num_shards={self.num_shards}"
+            _check("shard_index", self.shard_index, wanted, inside)
+        suffix_known = self.prompt_suffix in (None, *PROMPT_SUFFIXES)
+        _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
 
     def decoding(self, model: Lavida) -> Decoding:
         """How `model` generates answers.
@@ -155,7 +155,7 @@ class SHIRGEvaluationConfig:
         return min(torch.get_num_threads(), MOST_WORKERS)
 
     def resolved(self, model: Lavida) -> Settings:
-        """All settings with what None stands for with this model.
+        """All settings with the model's own values in the place of None.
 
         Raises:
             UserError: if a budget is larger than what the model's paths give to choose from.
@@ -179,10 +179,6 @@ class SHIRGEvaluationConfig:
             "adapters": {name: str(folder) for name, folder in self.adapters.items()},
         }
         return from_json(Settings, found)
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _check(name: str, value: object, wanted: str, good: object) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from shirg.errors import ItemError
 from shirg.evaluation.answering import Decoding, Page, generated_texts, image_embeds
 from shirg.evaluation.results import Computed, ComputedCost, Cost, Efficiency, Saving, from_json
-from shirg.evaluation.variants import BUDGETED_MODES, RIVALS, Variant
+from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 from shirg.lavida.config import LavidaConfig
 from shirg.lavida.costs import Scenario, VisionShape, path_cost, vision_shape
@@ -200,7 +200,7 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
     config = replace(published, vision=replace(published.vision, resolution=resolution))
     rows = []
     for variant in variants:
-        shape = None if variant.mode in RIVALS else _shape(config, variant)
+        shape = None if variant.mode in BASELINES else _shape(config, variant)
         if shape is not None:
             cost = asdict(path_cost(config, shape, scenario))
             rows.append(from_json(ComputedCost, cost | {"variant": variant.name, "tokens": shape.tokens}))

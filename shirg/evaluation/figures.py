@@ -12,7 +12,7 @@ import numpy as np
 from shirg.evaluation.markdown import count, milliseconds
 from shirg.evaluation.results import Cost, DatasetFacts, Efficiency, Results, Score
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import RIVALS, SELECTING_MODES, Variant
+from shirg.evaluation.variants import BASELINES, SELECTING_MODES, Variant
 from shirg.files import atomic_path
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ def _score_series(
     y = 100 * np.array([entry.score for _, entry in points])
     low = [100 * (entry.score if entry.low is None else entry.low) for _, entry in points]
     high = [100 * (entry.score if entry.high is None else entry.high) for _, entry in points]
-    other, selects = variant.mode in RIVALS, variant.mode in SELECTING_MODES
-    marker = OTHER_MARKERS[RIVALS.index(variant.mode) % len(OTHER_MARKERS)] if other else ""
+    other, selects = variant.mode in BASELINES, variant.mode in SELECTING_MODES
+    marker = OTHER_MARKERS[BASELINES.index(variant.mode) % len(OTHER_MARKERS)] if other else ""
     colour, marker = STYLES.get(variant.mode, (OTHER_COLOUR, marker))
     axes.errorbar(
         x,
@@ -210,7 +210,7 @@ def latency_chart(efficiency: Efficiency) -> Figure:
 
 def kv_chart(efficiency: Efficiency) -> Figure:
     """Bytes of the prefix cache by vision path, prompt and picture apart."""
-    rows = [row for row in efficiency.rows if row.variant.mode not in RIVALS]  # their caches are those of `shirg`
+    rows = [row for row in efficiency.rows if row.variant.mode not in BASELINES]  # their caches are those of `shirg`
     figure = _figure(7.2, 1.2 + 0.5 * len(rows))
     axes = figure.add_subplot()
     names = [row.variant.name for row in rows]

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def set_aside(folder: Path, names: Sequence[str | Path] = EVERYTHING) -> None:
-    """Move what an earlier run left of `names` into the first free of `old-1`, `old-2`, ... in the folder, and say so.
+    """Move what an earlier run left of `names` into the first free of `old-1`, `old-2`, ... in the folder, and log it.
 
     Raises:
         UserError: if the folder cannot be written.

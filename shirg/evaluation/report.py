@@ -21,7 +21,7 @@ from shirg.evaluation.results import Cost, Difference, Examples, GateFacts, Resu
 from shirg.evaluation.summary import CAUSES, EXAMPLES, RIGHT, text_height_groups
 from shirg.evaluation.takeaway import RULE, takeaway, verdict
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import BUDGETED_MODES, PATHS, RIVALS, SELECTING_MODES, Variant
+from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, PATHS, SELECTING_MODES, Variant
 
 FIGURES = "figures"
 """Folder of the pictures."""
@@ -133,8 +133,8 @@ def overview_table(results: Results) -> str:
 def _path_list(results: Results) -> str:
     """How each vision path shows the page, a line each."""
     modes = results.config.modes
-    lines = [f"- `{mode}`: {PATHS[mode]}" for mode in modes if mode not in RIVALS]
-    others = ", ".join(f"`{mode}`" for mode in modes if mode in RIVALS)
+    lines = [f"- `{mode}`: {PATHS[mode]}" for mode in modes if mode not in BASELINES]
+    others = ", ".join(f"`{mode}`" for mode in modes if mode in BASELINES)
     lines += [f"- {others}: the same large page, tokens chosen or merged by that selector"] if others else []
     lines.append(
         f"- a number after the path: the token budget; `+{' `+'.join(results.adapters or ['adapter'])}`: the adapter is on"
@@ -189,7 +189,7 @@ def _differences(results: Results, title: str, metric: str, entries: Sequence[Di
     others: dict[str, dict[str, Difference]] = {}
     for entry in entries:
         ours, theirs = results.variant(entry.variant), results.variant(entry.against)
-        if ours.mode == "shirg" and theirs.mode in RIVALS:
+        if ours.mode == "shirg" and theirs.mode in BASELINES:
             of_selectors.setdefault(f"against {theirs.mode}", {})[ours.name] = entry
         else:
             itself = theirs == Variant(ours.mode, ours.budget) and ours.adapter

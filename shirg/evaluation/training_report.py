@@ -60,8 +60,8 @@ def write_training_report(
         settings: the fields of `SHIRGLoRAConfig` as a dictionary; None when nothing was trained.
         training: what `SHIRGLoRATrainer.train` returned; None when nothing was trained.
         evaluation: None when nothing was evaluated.
-        before: the lines of `before_training`.
-        reload: the line of `adapter_reloads`.
+        before: what was checked before training.
+        reload: whether the saved adapter reloads.
 
     Returns:
         The report's path.

@@ -1,4 +1,4 @@
-"""The ways of showing a page to the model that an evaluation compares."""
+"""The variants that an evaluation compares: vision path, budget, selector and adapter."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ WHOLE_MODES = ("lowres", "hd", "hd-flat", "highres", "multiview-all")
 BUDGETED_MODES = ("shirg", "multiview")
 """Vision paths of ours, which take a token budget."""
 
-RIVALS = tuple(sorted(name for name in SELECTORS if name != "shirg"))
-"""Other rules, which choose from the same large view as `shirg`, by their names among the gate's selectors."""
+BASELINES = tuple(sorted(name for name in SELECTORS if name != "shirg"))
+"""Other selectors, which choose from the same large view as `shirg`."""
 
-SELECTING_MODES = (*BUDGETED_MODES, *RIVALS)
+SELECTING_MODES = (*BUDGETED_MODES, *BASELINES)
 """Everything that is run once per budget."""
 
 ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
 CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune", "random")
-"""LaViDa's own paths, every token, and SHIRG beside the strongest rule of others and chance: at two budgets ten variants,
+"""LaViDa's own paths, every token, and SHIRG beside the strongest baseline and chance: at two budgets ten variants,
 nine where `hd` is flat."""
 
 NAMED_SETS = {"all": ALL_MODES, "core": CORE_MODES}
-"""What a word stands for where names are given."""
+"""Words for several modes."""
 
 QUESTION_BLIND = (
     "downsample", "pool", "random", "uniform", "dart", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
     "vispruner",
 )  # fmt: skip
-"""Rules that look at the page alone, so that all questions about it get the same tokens."""
+"""Selectors that use the page alone, so that all questions about it get the same tokens."""
 
 REFERENCE_MODES = ("lowres", "hd", "highres")
 """Vision paths that a selection is compared with."""
@@ -56,7 +56,7 @@ PATHS = {
     "shirg": "the same large page, the chosen tokens and one summary token",
     "multiview": "the page and its tiles without pooling, the chosen tokens and one summary token",
 }
-"""Mode -> what the model is shown, for reports; rivals choose from what `shirg` chooses from."""
+"""Mode -> what the model is shown, for reports; baselines choose from what `shirg` chooses from."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Variant:
     @property
     def vision_path(self) -> str:
         """The model's vision path that it is: baselines choose from what `shirg` chooses from."""
-        return "shirg" if self.mode in RIVALS else self.mode
+        return "shirg" if self.mode in BASELINES else self.mode
 
     @property
     def views(self) -> str:
@@ -88,18 +88,18 @@ class Variant:
         return VISION_PATHS[self.vision_path].views
 
     @property
-    def rule(self) -> str | None:
-        """The selector that stands in for the model's own; None leaves the model's gate as it is."""
-        return self.mode if self.mode in RIVALS else None
+    def selector(self) -> str | None:
+        """The selector in the place of the model's own; None leaves the model's gate as it is."""
+        return self.mode if self.mode in BASELINES else None
 
     def settings(self, own: VisionSettings) -> VisionSettings:
         """A model's vision settings with this variant's selector."""
-        return own if self.rule is None else replace(own, gate=replace(own.gate, selector=self.rule))
+        return own if self.selector is None else replace(own, gate=replace(own.gate, selector=self.selector))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What its rule wants of the tower beside the tokens: "attention", "keys"."""
-        return SELECTORS[self.rule].needs if self.rule else ()
+        """What its selector needs of the tower beside the tokens: "attention", "keys"."""
+        return SELECTORS[self.selector].needs if self.selector else ()
 
     @property
     def asks_the_question(self) -> bool:
@@ -119,7 +119,7 @@ class Variant:
 
 
 def named_modes(names: Sequence[str], *, flat: bool) -> list[str]:
-    """Modes by name, each once, in the order given; "core" and "all" stand for several, see `NAMED_SETS`.
+    """Modes by name, each once, in the order given; "core" and "all" are several, see `NAMED_SETS`.
 
     Args:
         flat: whether the model's own `hd` is flat already, so that neither need run it twice.
@@ -161,7 +161,7 @@ def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
 
     A selection is compared with the unselected paths as the model ships them, which is the question a user has; with
     an adapter on, also with itself before the adapter, with the unselected paths under the same adapter, because part of
-    a gain may come from training alone, and with itself under the first adapter. `shirg` is compared with every rival at
+    a gain may come from training alone, and with itself under the first adapter. `shirg` is compared with every baseline at
     its own budget and adapter, too. An unselected path is compared with `lowres`, and with an adapter on with itself
     before it.
     """
@@ -175,5 +175,5 @@ def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
         first = next(one.adapter for one in (*run, variant) if one.adapter is not None)
         wanted += [replace(variant, adapter=first)] if first != variant.adapter else []
     if variant.mode == "shirg":
-        wanted += [replace(variant, mode=rival) for rival in RIVALS]
+        wanted += [replace(variant, mode=other) for other in BASELINES]
     return [reference for reference in wanted if reference in run]

@@ -111,7 +111,7 @@ def test_flags_reach_the_configurations(tmp_path):
     assert (data.base_dataset_size, data.ocr_enhancement_size, data.image_resolution, data.seed) == (8, 2, 336, 5)
     training = train.training_config(flags, "folder", tmp_path)
     assert (training.token_budgets, training.num_epochs, training.seed, training.base_model) == ([64], 2, 5, "folder")
-    evaluation = evaluate.evaluation_config(flags, tmp_path)
+    evaluation = evaluate.evaluation_config(flags, flags.token_budgets, tmp_path)
     assert (evaluation.datasets, evaluation.token_budgets, evaluation.sample_size, evaluation.seed) == (
         None,
         [64],
@@ -130,7 +130,7 @@ def numeric_flags() -> list[tuple[str, str, list[ranges.Range]]]:
     for name, module in DOORS.items():
         for field, hint in get_type_hints(module.Flags, include_extras=True).items():
             plain = hint.__origin__ if hasattr(hint, "__metadata__") else hint
-            kinds = {plain, *get_args(plain)}
+            kinds = {plain, *get_args(plain), *(one for inner in get_args(plain) for one in get_args(inner))}
             if kinds & {int, float}:
                 found.append(
                     (name, field, [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, ranges.Range)])

@@ -11,8 +11,6 @@ from shirg.evaluation import checklist
 from shirg.evaluation.checklist import Item
 from shirg.evaluation.results import Difference, Results, Saving, Together, TokenCount
 from shirg.evaluation.variants import ADAPTER, Variant
-from tests.evaluation.conftest import RECORDS, adapted_model
-from tests.tiny import tiny_model
 
 TRAINING = {
     "watched": [
@@ -156,33 +154,3 @@ def test_training_that_goes_wrong_shows(changes, failing):
 def test_one_validation_says_nothing_of_a_loss_that_falls():
     for changes in ({"validation_after": TRAINING["validation_before"]}, {"validation_before": None}):
         assert by_name(checklist.during_training(TRAINING | changes))["Validation loss falls"].status == "not measured"
-
-
-def test_before_training(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    parquet.write_table(pa.table({"id": ["a", "b"]}), tmp_path / "train-00000.parquet")
-    items = by_name(checklist.before_training(tmp_path, tmp_path / "not" / "yet"))
-    assert items["Training data readable"].number == "2 records in 1 Parquet shard"
-    assert all(item.status == "met" for name, item in items.items() if "GB free" not in name)
-    (tmp_path / "train-00000.parquet").write_bytes(b"PAR1 damaged")
-    damaged = by_name(checklist.before_training(tmp_path, tmp_path))
-    assert damaged["Training data readable"].status == "not met"
-
-
-def test_adapter_that_reloads(tmp_path):
-    model, page = adapted_model(), RECORDS[0].open_image()
-    model.save_adapter(tmp_path / "adapter", settings={})
-
-    def load_base():
-        base = tiny_model()
-        base.vision = replace(base.vision, resolution=168)
-        return base
-
-    assert checklist.adapter_reloads(model, load_base, tmp_path / "adapter", page, [24, 48]).status == "met"
-    model.mm_projector[0].lora_B["default"].weight.data += 1
-    changed = checklist.adapter_reloads(model, load_base, tmp_path / "adapter", page, [24])
-    assert changed.status == "not met" and "largest difference" in changed.number
-    missing = checklist.adapter_reloads(model, load_base, tmp_path / "none", page, [24])
-    assert missing.status == "not met" and "none" in missing.number

@@ -14,7 +14,7 @@ from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.variants import (
     ADAPTER,
     ALL_MODES,
-    RIVALS,
+    BASELINES,
     SELECTING_MODES,
     Variant,
     list_variants,
@@ -44,7 +44,7 @@ def embeds_of(model, variant: Variant) -> torch.Tensor:
 
 
 def test_all_is_every_path_and_every_rule_of_the_gate():
-    assert {*RIVALS, "shirg"} == set(SELECTORS)
+    assert {*BASELINES, "shirg"} == set(SELECTORS)
     assert named_modes(["all"], flat=False) == list(ALL_MODES)
     assert "hd-flat" not in named_modes(["all"], flat=True) and named_modes(["hd-flat"], flat=True) == ["hd-flat"]
     assert named_modes(["uniform", "all"], flat=False)[0] == "uniform"
@@ -69,7 +69,7 @@ def test_core_is_nine_variants_at_two_budgets():
     assert len(list_variants(named_modes(["core"], flat=True), [512, 768])) == 9
 
 
-@pytest.mark.parametrize("rule", [*RIVALS, "shirg"])
+@pytest.mark.parametrize("rule", [*BASELINES, "shirg"])
 def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
     model, variant = small_model(), Variant(rule, BUDGET)
     model.vision = replace(model.vision, relevance="llm", relevance_floor=-1.0)
@@ -81,7 +81,7 @@ def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
     assert alike == (not variant.asks_the_question)
 
 
-@pytest.mark.parametrize("rule", RIVALS)
+@pytest.mark.parametrize("rule", BASELINES)
 def test_a_rule_by_name_is_that_gate(rule):
     model, variant = small_model(), Variant(rule, BUDGET)
     own = model.vision
@@ -129,7 +129,7 @@ def test_recomputing_the_towers_layer_is_part_of_the_selections_time(monkeypatch
         return real(self, *arguments)
 
     monkeypatch.setattr(SigLipVisionTower, "attention_and_keys", counting)
-    variant = next(Variant(rule, BUDGET) for rule in RIVALS if SELECTORS[rule].needs)
+    variant = next(Variant(rule, BUDGET) for rule in BASELINES if SELECTORS[rule].needs)
     found = measure_efficiency(
         model, tiny_page(), "What?", [variant, Variant("uniform", BUDGET)], DECODING, 1, lambda *_: None
     )
