@@ -1,5 +1,5 @@
 """The self-checks, one function each, with what was found and what would fix it: `shirg doctor` runs those about the machine
-and the files, the component test every part of a model once, and `shirg run` lists data, disk and the saved adapter in its report.
+and the files, the component test every part of a model, and `shirg run` lists data, disk and the saved adapter in its report.
 
 Nothing heavy is imported before Python and the packages are checked.
 """
