@@ -136,9 +136,8 @@ def _path_list(results: Results) -> str:
     lines = [f"- `{mode}`: {PATHS[mode]}" for mode in modes if mode not in BASELINES]
     others = ", ".join(f"`{mode}`" for mode in modes if mode in BASELINES)
     lines += [f"- {others}: the same large page, tokens chosen or merged by that selector"] if others else []
-    lines.append(
-        f"- a number after the path: the token budget; `+{' `+'.join(results.adapters or ['adapter'])}`: the adapter is on"
-    )
+    names = ", ".join(f"`+{name}`" for name in results.adapters or ["adapter"])
+    lines.append(f"- a number after the path: the token budget; {names}: the adapter is on")
     if "auto" in results.config.token_budgets:
         lines.append(
             "- `auto` after the path: the budget is found for each page from its print, the same for every selector"
@@ -394,15 +393,15 @@ def _what_was_run(results: Results) -> str:
         f"{dataset.name} ({count(dataset.questions, 'question')} on {count(dataset.pages, 'page')})"
         for dataset in results.datasets
     )
-    paths = count(len({variant.path for variant in results.variants}), "vision path and budget")
-    paths = paths.replace("path and budgets", "paths and budgets")
-    under = f", without an adapter and with {' and '.join(results.adapters)}" if results.adapters else ""
+    paths = count(len({variant.path for variant in results.variants}), "combination")
+    adapters = "it" if len(results.adapters) == 1 else "each"
+    under = f", without an adapter and with {adapters}" if results.adapters else ""
     name = "LaViDa-nano" if model.nano else f"A {model.family} model"
     used = results.gate and any(variant.mode in BUDGETED_MODES for variant in results.variants)
     gate = f" The gate's settings: {_gate_settings(results.gate)}." if results.gate and used else ""
     return (
         f"{name} with {model.parameters:,} parameters and {_adapters(results)}, asked about {sets}. "
-        f"Each question was asked in {count(len(results.variants), 'variant')}: {paths}{under}. "
+        f"Each question was asked in {count(len(results.variants), 'variant')}: {paths} of vision path and budget{under}. "
         f"Device {escape(environment.device)}, {count(environment.threads, 'thread')}, {environment.dtype}; Python "
         f"{environment.python}, {_packages(results)}; seed {results.config.seed}; {results.seconds:.0f} seconds in all.{gate}"
     )
