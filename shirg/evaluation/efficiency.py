@@ -18,8 +18,7 @@ from shirg.evaluation.answering import Decoding, Page, generated_texts, image_em
 from shirg.evaluation.results import Computed, ComputedCost, Cost, Efficiency, Saving, from_json
 from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
-from shirg.lavida.config import LavidaConfig
-from shirg.lavida.costs import Scenario, VisionShape, path_cost, vision_shape
+from shirg.lavida.costs import Scenario, path_cost, path_tokens, vision_shape
 from shirg.lavida.shapes import published_config
 from shirg.threads import LEAST_SECONDS, spare_threads
 
@@ -198,26 +197,15 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
     """
     published, scenario = published_config(SHAPE), Scenario()
     config = replace(published, vision=replace(published.vision, resolution=resolution))
-    rows = []
+    most, rows = path_tokens(config, "highres"), []
     for variant in variants:
-        shape = None if variant.mode in BASELINES else _shape(config, variant)
-        if shape is not None:
+        budget = variant.budget
+        if variant.mode not in BASELINES and budget != "auto" and (budget or 0) <= most:
+            shape = vision_shape(config, variant.mode, budget=budget)
             cost = asdict(path_cost(config, shape, scenario))
             rows.append(from_json(ComputedCost, cost | {"variant": variant.name, "tokens": shape.tokens}))
     plain = asdict(scenario) | {"image_size": list(scenario.image_size)}
     return Computed(shape=SHAPE, scenario=plain, rows=rows)
-
-
-def _shape(config: LavidaConfig, variant: Variant) -> VisionShape | None:
-    if variant.mode == "hd-flat":
-        return vision_shape(replace(config, patch_merge_type="flat"), "hd")
-    if variant.mode == "multiview-all":
-        tiles = vision_shape(config, "multiview", budget=1)
-        layout = f"{tiles.views} x {tiles.grid[0]}x{tiles.grid[1]}"
-        return replace(tiles, mode="hd", budget=None, tokens=tiles.encoded, layout=layout)
-    if variant.budget == "auto" or (variant.budget or 0) > vision_shape(config, "highres").tokens:
-        return None
-    return vision_shape(config, variant.mode, budget=variant.budget)
 
 
 class _Clock:
