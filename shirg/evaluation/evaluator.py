@@ -16,7 +16,7 @@ from shirg.data import load_benchmark
 from shirg.data.sources import Records
 from shirg.data.workers import ordered_map
 from shirg.errors import UserError
-from shirg.evaluation.answering import Models, models_of
+from shirg.evaluation.answering import models_of
 from shirg.evaluation.asking import (
     Asker,
     PageQuestions,
@@ -47,9 +47,8 @@ from shirg.evaluation.results import (
 )
 from shirg.evaluation.summary import summarise
 from shirg.evaluation.tasks import find_task
-from shirg.evaluation.variants import ADAPTER, Variant, list_variants
+from shirg.evaluation.variants import Variant, list_variants
 from shirg.lavida import Lavida, SigLipVisionTower
-from shirg.lavida.adapter import has_adapter
 from shirg.locks import owned
 
 __all__ = ["SHIRGEvaluationConfig", "SHIRGEvaluator"]
@@ -93,7 +92,8 @@ class SHIRGEvaluator:
         variants: what to run in the place of all combinations of `config.modes`, `token_budgets` and adapters.
 
     Raises:
-        UserError: for another tower than the model's own, which answers would not be read through.
+        UserError: for another tower than the model's own, settings that do not fit the model, or an adapter that cannot be
+            loaded.
     """
 
     def __init__(
@@ -114,9 +114,10 @@ class SHIRGEvaluator:
         self.model = model
         self.benchmarks = benchmarks or {}
         self.settings = config.resolved(model)
-        adapters = [*([ADAPTER] if has_adapter(model) else []), *config.adapters]
-        own = list_variants(self.settings.modes, self.settings.token_budgets, adapters)
-        self.variants = own if variants is None else list(variants)
+        self.models = models_of(model, config.adapters)
+        adapters = [name for name in self.models if name is not None]
+        self._all = list_variants(self.settings.modes, self.settings.token_budgets, adapters)
+        self.variants = self._all if variants is None else list(variants)
         self.folder = Path(config.output_dir)
 
     def run_evaluation(self) -> dict[str, Any]:
@@ -133,8 +134,7 @@ class SHIRGEvaluator:
         asked through a variant (`ItemError`) counts as one with an empty answer, and is listed as `unanswered`.
 
         Raises:
-            UserError: if a benchmark cannot be loaded, no page of any of them can be read, an adapter cannot be loaded, the
-                folder cannot be written or is being filled by another process, or what it holds was made with other settings.
+            UserError: if a benchmark cannot be loaded, no page of any of them can be read, the folder cannot be written or is being filled by another process, or what it holds was made with other settings.
         """
         index = self.config.shard_index
         with owned(self.folder, None if index is None else (index, self.config.num_shards)):
@@ -146,9 +146,8 @@ class SHIRGEvaluator:
         if not survey.pages:
             raise UserError(_nothing_to_ask(survey))
         with _evaluating(self.model):
-            models = models_of(self.model, self.config.adapters)
-            asker = Asker(models, self.variants, self.config.decoding(self.model))
-            run = self._run_settings(survey, models)
+            asker = Asker(self.models, self.variants, self.config.decoding(self.model))
+            run = self._run_settings(survey)
             if self.config.shard_index is not None:
                 return self._run_shard(survey, asker, run, self.config.shard_index)
             journal = self._journal(survey, asker, run)
@@ -164,7 +163,7 @@ class SHIRGEvaluator:
             config=self.settings,
             run=run,
             fingerprint=identity.fingerprint(run),
-            model=describe_model(self.model, models),
+            model=describe_model(self.model, self.models),
             gate=describe_gate(self.model.vision.gate),
             environment=from_json(Environment, describe_environment(self.model)),
             intervals=draws,
@@ -183,18 +182,15 @@ class SHIRGEvaluator:
         write_outputs(self.folder, results, rows, self.model, sample, survey)
         return results
 
-    def _run_settings(self, survey: Survey, models: Models) -> dict[str, Any]:
+    def _run_settings(self, survey: Survey) -> dict[str, Any]:
         """What answers must share to be compared in one table, as plain values."""
         environment = describe_environment(self.model)
-        named = {name: identity.of_adapter(models[name])["adapter_weights"] for name in self.config.adapters}
-        given = list_variants(
-            self.settings.modes, self.settings.token_budgets, [name for name in models if name is not None]
-        )
+        named = {name: identity.of_adapter(self.models[name])["adapter_weights"] for name in self.config.adapters}
         return {
             "format": FORMAT,
             **{name: getattr(self.settings, name) for name in ANSWERS_DEPEND_ON},
             **({"adapters": named} if named else {}),
-            **({"variants": [one.name for one in self.variants]} if self.variants != given else {}),
+            **({"variants": [one.name for one in self.variants]} if self.variants != self._all else {}),
             **identity.of_base(self.model),
             **identity.of_adapter(self.model),
             "questions": survey.fingerprint(),

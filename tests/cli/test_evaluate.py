@@ -93,7 +93,10 @@ def test_a_budget_of_the_pages_own():
     assert config_of("--token-budgets", "auto", "512").token_budgets == ["auto", 512]
 
 
-@pytest.mark.parametrize("wrong", [("--eval-datasets", "nothing"), ("--token-budgets", "200"), ("--adapter", "gone")])
+@pytest.mark.parametrize(
+    "wrong",
+    [("--eval-datasets", "nothing"), ("--token-budgets", "200"), ("--adapter", "gone"), ("--adapter", "mixed=gone")],
+)
 def test_a_refused_run_leaves_no_folder(wrong, checkpoint, tmp_path):
     asked = dict(zip(ASKED[::2], ASKED[1::2], strict=True)) | dict([wrong])
     flags = [part for pair in asked.items() for part in pair]
