@@ -134,7 +134,8 @@ class SHIRGEvaluator:
         asked through a variant (`ItemError`) counts as one with an empty answer, and is listed as `unanswered`.
 
         Raises:
-            UserError: if a benchmark cannot be loaded, no page of any of them can be read, the folder cannot be written or is being filled by another process, or what it holds was made with other settings.
+            UserError: if a benchmark cannot be loaded, no page of any of them can be read, the folder cannot be written or is
+                being filled by another process, or what it holds was made with other settings.
         """
         index = self.config.shard_index
         with owned(self.folder, None if index is None else (index, self.config.num_shards)):
