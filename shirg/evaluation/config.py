@@ -110,9 +110,10 @@ class SHIRGEvaluationConfig:
     """How the run was called, for its card."""
 
     def __post_init__(self) -> None:
-        for name in ("datasets", "token_budgets", "modes"):
+        for name, wanted in {"datasets": "name", "token_budgets": "number", "modes": "name"}.items():
             value = getattr(self, name)
-            _check(name, value, "at least one, in a list", value is None or (value and not isinstance(value, str)))
+            good = value is None or (value and not isinstance(value, str))
+            _check(name, value, f"at least one {wanted}, in a list", good)
         if self.datasets is not None:
             self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
         for budget in self.token_budgets:
