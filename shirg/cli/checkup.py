@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from shirg.lavida import Lavida, LavidaConfig
+    from shirg.lavida.vision import Budget
     from shirg.training.memory import Step
 
 SHOWN = ("torch", "transformers", "peft", "accelerate", "pillow")
@@ -325,7 +326,7 @@ def data(folder: Path | None) -> Finding:
 
 
 def adapter_reloads(
-    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[int]
+    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[Budget]
 ) -> Finding:
     """Load the saved adapter onto a fresh base and compare what it makes of a page, number for number.
 
@@ -351,6 +352,6 @@ def adapter_reloads(
     return Finding("save and load", worst == 0.0, f"largest difference of an image embedding {worst:g}")
 
 
-def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: int) -> float:
+def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: Budget) -> float:
     pair = [model.encode_images([image], mode="shirg", budget=budget)[0].float() for model in (one, other)]
     return (pair[0] - pair[1]).abs().max().item()

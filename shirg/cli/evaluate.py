@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from shirg.evaluation.config import SHIRGEvaluationConfig
     from shirg.evaluation.evaluator import Share, SHIRGEvaluator
     from shirg.evaluation.results import Results
-    from shirg.evaluation.variants import Budget
     from shirg.lavida import Lavida
 
 DEFAULT_VARIANTS = "(default: lowres hd highres shirg)"
@@ -47,12 +46,6 @@ class Flags(EvaluationFlags, GateFlags):
     adapter: Annotated[tuple[str, ...], arg(metavar="DIR|NAME=DIR [...]", help_behavior_hint="(default: none)")] = ()
     """Adapters trained before, `best_model` or `checkpoint-N` folders: one by its folder, whose rows are called +adapter, or
     one or more by names, whose rows are called +NAME."""
-
-    token_budgets: Annotated[
-        tuple[int | Literal["auto"], ...], ranges.BUDGET, arg(metavar="INT|auto [INT|auto ...]")
-    ] = (512, 768)
-    """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped. auto keeps as many as the
-    print of each image needs."""
 
     variants: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=DEFAULT_VARIANTS)] = ()
     """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
@@ -81,9 +74,7 @@ class Flags(EvaluationFlags, GateFlags):
     """Gets the answers, the results, the report and its figures."""
 
 
-def evaluation_config(
-    flags: EvaluationFlags, budgets: Sequence[Budget], folder: Path, **changes: Any
-) -> SHIRGEvaluationConfig:
+def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: Any) -> SHIRGEvaluationConfig:
     """The flags as the library's configuration, with `changes` to its fields.
 
     Raises:
@@ -91,15 +82,11 @@ def evaluation_config(
     """
     from shirg.evaluation.config import SHIRGEvaluationConfig
 
-    numbers = [budget for budget in flags.token_budgets if budget != "auto"]
-    if len(numbers) < len(flags.token_budgets):
-        raise UserError("--token-budgets: auto can be trained, not evaluated; give numbers")
-
     if flags.eval_data_dir is not None and not flags.eval_data_dir.is_dir():  # the embedded sets would never miss it
         raise UserError(f"--eval-data-dir: {flags.eval_data_dir} is no folder; give the one that holds the benchmarks")
     return SHIRGEvaluationConfig(
         datasets=list(flags.eval_datasets) or None,
-        token_budgets=list(budgets),
+        token_budgets=list(flags.token_budgets),
         sample_size=flags.eval_samples,
         data_dir=flags.eval_data_dir,
         output_dir=folder,
@@ -213,7 +200,7 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     chosen: dict[str, Any] = {"modes": names} if names else {}
     chosen["efficiency_repeats"] = flags.timing_repeats
     chosen |= {"adapters": adapters(flags.adapter)[1], "resume": flags.resume, "command": command_line()}
-    return evaluation_config(flags, flags.token_budgets, flags.output_dir, **chosen, **shards)
+    return evaluation_config(flags, flags.output_dir, **chosen, **shards)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

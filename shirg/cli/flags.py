@@ -206,7 +206,7 @@ class TrainingFlags(BudgetFlags, SeedFlags):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationFlags(SeedFlags):
+class EvaluationFlags(BudgetFlags, SeedFlags):
     """What is asked of the model."""
 
     eval_datasets: Annotated[

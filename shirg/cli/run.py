@@ -68,11 +68,8 @@ def command(flags: Flags) -> None:
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
     paths = {} if flags.skip_training else {"modes": FIRST_LOOK}
-    # "auto" is trained; the evaluation asks at the numbers beside it.
-    numbers = tuple(budget for budget in flags.token_budgets if budget != "auto")
-    asked = dataclasses.replace(flags, token_budgets=numbers or evaluate.Flags.token_budgets)
     evaluation = evaluate.evaluation_config(
-        flags, flags.token_budgets, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
+        flags, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
     )
     # What is evaluated on is not trained on.
     data = _data(flags)

@@ -111,7 +111,7 @@ def test_flags_reach_the_configurations(tmp_path):
     assert (data.base_dataset_size, data.ocr_enhancement_size, data.image_resolution, data.seed) == (8, 2, 336, 5)
     training = train.training_config(flags, "folder", tmp_path)
     assert (training.token_budgets, training.num_epochs, training.seed, training.base_model) == ([64], 2, 5, "folder")
-    evaluation = evaluate.evaluation_config(flags, flags.token_budgets, tmp_path)
+    evaluation = evaluate.evaluation_config(flags, tmp_path)
     assert (evaluation.datasets, evaluation.token_budgets, evaluation.sample_size, evaluation.seed) == (
         None,
         [64],
