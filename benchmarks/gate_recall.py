@@ -4,7 +4,7 @@ Every selector keeps K of the 2304 patches of a page at 672 x 672, without a que
 tower and the pixels as they are; counted are the words of which every patch is left (`shirg.evaluation.recall`), on
 
 * real pages of SROIE (receipts), FUNSD (forms), ICDAR 2015 (street scenes) and OpenCQA (charts), whose folders are looked
-  for in DATA; lines of text are cut into words (`shirg.evaluation.boxed_pages`);
+  for in DATA; lines of text are cut into words (`boxed_pages.py`);
 * rendered pages of the held-out split, with text of 6 to 20 pixels, grain, and a synthetic photograph where there is room.
 
 The presets "ocr" and "runs" were tuned on other pages: in each set's seeded order SROIE's from the 25th and the others' from
@@ -34,11 +34,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from boxed_pages import LAYOUTS, BoxedPage, boxed_pages
 from noisy_pages import noisy_pages
 from recall_figure import draw_selectors
 
 from shirg.evaluation.bootstrap import Interval, compare, mean_interval
-from shirg.evaluation.boxed_pages import LAYOUTS, BoxedPage, boxed_pages
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, WordRecall, word_recall

@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from boxed_pages import BoxedPage, boxed_pages
 from gate_recall import BUDGETS, OURS, REPORTED, Selecting, whole_rules
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
@@ -39,7 +40,6 @@ from rich.progress import track
 from shirg.data.pages import Box, Word
 from shirg.data.render import render_page
 from shirg.evaluation.bootstrap import compare, mean_interval
-from shirg.evaluation.boxed_pages import BoxedPage, boxed_pages
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.files import write_json

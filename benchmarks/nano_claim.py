@@ -4,60 +4,55 @@
 
 1. Large print (384 px pages, 14-22 px): `lowres`, shown the right page, another page of its kind, and a blank one.
 2. Four LoRA adapters are trained as the main job trains its one, same records, steps and seed, but at the rate that validates
-   best: one on mixed ratios, and one each for 512, 768 and all 2304 tokens alone. The step that validates best is measured.
+   best: one on mixed budgets, and one each for 512, 768 and all 2304 tokens alone. The step that validates best is measured.
 3. Small print (672 px pages, 8-13 px): every vision path without an adapter and with the mixed one; `highres`, `shirg-512` and
    `shirg-768` also with the one that was trained for that budget alone, their own.
 
 Pages are held out; the small print's are drawn by no other program of ours. Intervals are 95 %, by resampling pages, each for
 itself and given one training of every adapter; comparisons are paired. Bars are compared in points of exact match.
 
-Everything is kept in --output-dir: answers page by page, adapters with their checkpoints. The same command goes on where
-it was stopped, Ctrl-C and kill -9 included, and may ask for more questions. Several processes share the work:
+--output-dir gets the adapters with their checkpoints, and an evaluation for each set. The same command resumes where it was
+stopped. Several processes share the work, and a last call joins it:
 
     OMP_NUM_THREADS=1 python benchmarks/nano_claim.py --num-shards 2 --shard-index 0 &
     OMP_NUM_THREADS=1 python benchmarks/nano_claim.py --num-shards 2 --shard-index 1
-    python benchmarks/nano_claim.py --report --json benchmarks/results/nano_claim.json
+    python benchmarks/nano_claim.py --num-shards 2 --json benchmarks/results/nano_claim.json
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
+import io
 import json
 import logging
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import nano_claim_figure
+from filelock import FileLock, Timeout
 from nano_claim_bars import LARGE, SMALL, print_report, record_of
+from PIL import Image
 
-from shirg.data import build_loaders
+from shirg.data import Record, build_loaders
 from shirg.data.pages import Page
 from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
-from shirg.data.render import KINDS
+from shirg.data.sources import Records
 from shirg.errors import UserError
-from shirg.evaluation import answering
+from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.environment import describe_environment, processor
-from shirg.evaluation.evaluator import progress_bar
-from shirg.evaluation.journal import Journal
-from shirg.evaluation.metrics import METRICS
+from shirg.evaluation.evaluator import Share, SHIRGEvaluator
+from shirg.evaluation.figures import accuracy_chart, save_figure
+from shirg.evaluation.results import Answer, Results, from_json
 from shirg.evaluation.variants import Variant
-from shirg.files import check_writable, read_lines, write_json
+from shirg.files import check_writable, write_json
 from shirg.lavida import Lavida
 from shirg.lavida.loading import load_model
 from shirg.nano.recipe import score
 from shirg.nano.recipe.score import PageSet
 from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
 
-FORMAT = "shirg-nano-claim-2"
-"""Says how the output folder is laid out; a change of layout, pages or paths changes it."""
-RUN_FILE, JOURNALS = "run.json", "pages-*.jsonl"
 BUDGETS = (512, 768)
 MIXED = "mixed"
 LEARNING_RATE = 4e-3
@@ -65,131 +60,41 @@ LEARNING_RATE = 4e-3
 0.2915 at 1e-3 and to 0.2875 at this."""
 SAVE_STEPS = 20
 """Optimizer steps that a killed training loses at most."""
-
-
-# ---------------------------------------------------------------- what is asked
-
-
+TASK = "documents"
+"""The task whose metrics score all pages: exact match, and ANLS beside it."""
 SMALL_PRINT = PageSet(SMALL, 672, (8.0, 13.0), -2_000_001)
-SETS = {pages.name: pages for pages in (score.LARGE_PRINT, SMALL_PRINT)}
+SHOWN = ("right", "another", "blank")
+"""What is shown of large print, see `score.shown_pages`."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A row of the small-print table: a vision path, and the name of the adapter that is on."""
-
-    name: str
-    variant: Variant
-    adapter: str | None = None
-
-
-def readings(all_tokens: int) -> list[Reading]:
-    """The rows of the small-print table."""
+def variants(all_tokens: int) -> dict[str, Variant]:
+    """Rows of the small-print table by their names."""
     served = [Variant("highres"), *(Variant("shirg", budget) for budget in BUDGETS)]
     paths = [Variant("lowres"), Variant("hd"), *served]
-    plain = [Reading(variant.path, variant) for variant in paths]
-    mixed = [Reading(f"{variant.path}+adapter", variant, MIXED) for variant in paths]
-    alone = [Reading(f"{one.path}+own adapter", one, only(one.budget or all_tokens)) for one in served]
-    return [*plain, *mixed, *alone]
+    rows = {variant.path: variant for variant in paths}
+    rows |= {f"{variant.path}+adapter": dataclasses.replace(variant, adapter=MIXED) for variant in paths}
+    own = {one: only(one.budget or all_tokens) for one in served}
+    return rows | {f"{one.path}+own adapter": dataclasses.replace(one, adapter=name) for one, name in own.items()}
 
 
-def only(budget: int) -> str:
+def only(budget: int | str) -> str:
     """The adapter that is trained for one budget."""
     return f"only-{budget}"
 
 
-# ---------------------------------------------------------------- a run
-
-
-@dataclass
-class Run:
-    """What all stages share."""
-
-    folder: Path
-    model: str
-    settings: dict
-    all_tokens: int
-    shard: tuple[int, int]
-
-    @property
-    def adapters(self) -> dict[str, tuple[int, ...]]:
-        """Adapter -> the budgets that it is trained on; what takes longest first, so that two processes end together."""
-        alone = {only(budget): (budget,) for budget in (self.all_tokens, *BUDGETS)}
-        return alone | {MIXED: tuple(self.settings["mixed_budgets"])}
-
-    @property
-    def journal(self) -> Path:
-        """The file that gets the pages that this process reads."""
-        index, shards = self.shard
-        return self.folder / f"pages-{index}-of-{shards}.jsonl"
-
-    def adapter(self, name: str) -> Path:
-        """Where an adapter's training happens."""
-        return self.folder / "adapters" / name
-
-    def load(self, adapter: str | None = None) -> Lavida:
-        """The model, with an adapter on."""
-        best = None if adapter is None else self.adapter(adapter) / "checkpoints" / "best_model"
-        return load_model(self.model, best)
-
-
-def start(arguments: argparse.Namespace) -> Run:
-    """The run of the output folder, begun now or going on.
-
-    Raises:
-        UserError: if the folder is of a run with other settings, there is no such shard, or a training could not begin.
-    """
-    if arguments.num_shards < 1:
-        raise UserError(f"--num-shards: got {arguments.num_shards}, must be 1 or more")
-    if not 0 <= arguments.shard_index < arguments.num_shards:
-        raise UserError(
-            f"--shard-index: got {arguments.shard_index}, must be from 0 to --num-shards - 1 = {arguments.num_shards - 1}"
-        )
-    check_writable(arguments.output_dir)
-    model = load_model(arguments.model)
-    settings = {
-        "format": FORMAT,
-        "weights": weights_digest(model),
-        "pages": pages_digest(),
-        "decoding": dataclasses.asdict(score.DECODING),
-        **{name: getattr(arguments, name) for name in ("dataset_size", "ocr_samples", "epochs", "batch_size")},
-        "learning_rate": arguments.learning_rate,
-        "mixed_budgets": list(arguments.mixed_budgets),
-        "device": model.device.type,
-    }
-    rows, columns = model.tower.grid(model.vision.resolution, model.vision.resolution)
-    shard = arguments.shard_index, arguments.num_shards
-    run = Run(arguments.output_dir, arguments.model, settings, rows * columns, shard)
-    check_trainings(run)
-    settle(arguments.output_dir, settings, describe_environment(model) | {"processor": processor()})
-    return run
-
-
-def settle(folder: Path, settings: dict, environment: dict) -> None:
-    """Write down what the folder is for, or check it against what was written before."""
-    with turn(folder / ".run.lock", wait=True):
-        if not (folder / RUN_FILE).exists():
-            write_json(folder / RUN_FILE, {"settings": settings, "environment": environment})
-        before = read_run(folder)["settings"]
-    for name, value in settings.items():
-        if before.get(name) != value:
-            raise UserError(
-                f"--output-dir: {folder} holds a run with {name} {before.get(name)!r}, this one has {value!r}; "
-                "use another folder"
-            )
-
-
-def read_run(folder: Path) -> dict:
-    """Settings and environment of the run in a folder."""
-    try:
-        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"--output-dir: {folder} holds no run yet; leave --report out to begin one") from error
-    if run["settings"]["format"] != FORMAT:
-        raise UserError(
-            f"--output-dir: {folder} is of format {run['settings']['format']!r}, this program's is {FORMAT!r}; begin in another"
-        )
-    return run
+def asked(pages: PageSet, questions: int, image: Callable[[Page, int], Image.Image]) -> Records:
+    """At least so many questions about a set's pages, each shown as `image` gives it."""
+    found = Records()
+    for number in range(-(-questions // score.QUESTIONS_PER_PAGE)):
+        page, data = pages.page(number), io.BytesIO()
+        shown = image(page, number)
+        shown.save(data, "PNG")
+        about = dict(image=data.getvalue(), image_id=f"{pages.name} {number}", width=shown.width, height=shown.height)
+        about |= dict(kind=page.kind, source="rendered", licence="Apache-2.0", split="test")
+        for place, one in enumerate(pages.questions(page, number)):
+            record = Record(id=f"{number}:{place}", question=one.question, answers=tuple(one.answers), **about)
+            found.append(dataclasses.replace(record, text_px=one.text_px))
+    return found
 
 
 def weights_digest(model: Lavida) -> str:
@@ -200,39 +105,52 @@ def weights_digest(model: Lavida) -> str:
     return digest.hexdigest()[:12]
 
 
-def pages_digest() -> str:
-    """Changes with the renderer, its fonts and Pillow, as far as the first page of every kind shows it."""
-    digest = hashlib.sha256()
-    for pages in SETS.values():
-        for number in range(len(KINDS)):
-            page = pages.page(number)
-            digest.update(page.image.tobytes() + repr(pages.questions(page, number)).encode())
-    return digest.hexdigest()[:12]
-
-
-@contextlib.contextmanager
-def turn(lock: Path, wait: bool) -> Iterator[bool]:
-    """Whether this process holds `lock`, which one process at a time does until it ends, however it ends."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 # ---------------------------------------------------------------- adapters
 
 
-def train_adapters(run: Run) -> None:
+def train_adapters(arguments: argparse.Namespace, all_tokens: int) -> None:
     """All adapters that are not there yet. What another process is training is left to it, and waited for at the end."""
-    for wait in (False, True):
-        for name in run.adapters:
-            with turn(run.adapter(name).with_suffix(".lock"), wait) as mine:
-                if mine and not trained(run.adapter(name)):
-                    train_adapter(run, name)
+    folder: Path = arguments.output_dir
+    plan = SHIRGDatasetConfig(
+        base_dataset_size=arguments.dataset_size,
+        ocr_enhancement_size=arguments.ocr_samples,
+        output_dir=folder / "data",
+        num_workers=0,  # a share is one process
+    )
+    with FileLock(folder / "data.lock"):
+        prepared = SHIRGDatasetProcessor(plan).prepare_full_dataset()
+    for timeout in (0, -1):
+        for name, budgets in adapters(arguments, all_tokens).items():
+            try:
+                with FileLock(folder / f"{name}.lock", timeout=timeout):
+                    if not trained(folder / name):
+                        train_adapter(arguments, name, budgets, prepared)
+            except Timeout:
+                continue
+
+
+def train_adapter(arguments: argparse.Namespace, name: str, budgets: Sequence[int], prepared: Path) -> None:
+    """One adapter by the main job's own steps, from its latest checkpoint if it has one."""
+    config = SHIRGLoRAConfig(
+        token_budgets=list(budgets),
+        include_pooled=name == MIXED,
+        num_epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        save_steps=SAVE_STEPS,
+        base_model=arguments.model,
+        output_dir=str(arguments.output_dir / name),
+        resume=True,
+    )
+    model = load_model(arguments.model)
+    views = ("large", "tiles") if config.include_pooled else ("large",)
+    loaders = build_loaders(prepared, config.batch_size, shapes=model.view_shapes(), views=views)
+    SHIRGLoRATrainer(config, model).train(*loaders)
+
+
+def adapters(arguments: argparse.Namespace, all_tokens: int) -> dict[str, list[int]]:
+    """Adapter -> the budgets that it is trained on; what takes longest first, so that two processes end together."""
+    return {only(budget): [budget] for budget in (all_tokens, *BUDGETS)} | {MIXED: arguments.mixed_budgets}
 
 
 def trained(folder: Path) -> bool:
@@ -240,161 +158,103 @@ def trained(folder: Path) -> bool:
     return (folder / "logs" / "training_results.json").exists()
 
 
-def train_adapter(run: Run, name: str) -> None:
-    """One adapter by the main job's own steps, from its latest checkpoint if it has one."""
-    with turn(run.folder / ".data.lock", wait=True):
-        folder = SHIRGDatasetProcessor(data_plan(run)).prepare_full_dataset()
-    config, model = training_config(run, name), run.load()
-    views = ("large", "tiles") if config.include_pooled else ("large",)
-    loaders = build_loaders(folder, config.batch_size, shapes=model.view_shapes(), views=views)
-    SHIRGLoRATrainer(config, model).train(*loaders)
+# ---------------------------------------------------------------- answers
 
 
-def training_config(run: Run, name: str) -> SHIRGLoRAConfig:
-    """How an adapter is trained.
-
-    Raises:
-        UserError: for a setting that cannot be trained with.
-    """
-    return SHIRGLoRAConfig(
-        token_budgets=list(run.adapters[name]),
-        include_pooled=name == MIXED,
-        num_epochs=run.settings["epochs"],
-        batch_size=run.settings["batch_size"],
-        learning_rate=run.settings["learning_rate"],
-        save_steps=SAVE_STEPS,
-        base_model=run.model,
-        output_dir=str(run.adapter(name)),
+def evaluated(
+    arguments: argparse.Namespace,
+    model: Lavida,
+    name: str,
+    records: Records,
+    run: Mapping[str, Variant],
+    folders: Mapping[str, Path],
+) -> tuple[Results, dict[str, list[Answer]]] | None:
+    """The results, and the answers by the rows of the table; None for a share of them."""
+    if not records:
+        return None
+    folder = arguments.output_dir / name
+    config = SHIRGEvaluationConfig(
+        datasets=[TASK],
+        token_budgets=list(BUDGETS),
+        sample_size=len(records),
+        modes=list(dict.fromkeys(variant.mode for variant in run.values())),
+        adapters=folders,
+        prompt_suffix="none",
+        **dataclasses.asdict(score.DECODING) | {"batch_size": score.QUESTIONS_PER_PAGE},
+        output_dir=folder,
+        efficiency_repeats=0,
         resume=True,
+        num_shards=arguments.num_shards,
+        shard_index=arguments.shard_index,
     )
+    results = SHIRGEvaluator(config, model, benchmarks={TASK: records}, variants=list(run.values())).evaluate()
+    if isinstance(results, Share):
+        return None
+    details = json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))
+    answers = from_json(list[Answer], details["predictions"])
+    return results, {row: [one for one in answers if one.variant == variant] for row, variant in run.items()}
 
 
-def data_plan(run: Run) -> SHIRGDatasetConfig:
-    """What all adapters are trained on."""
-    plan = SHIRGDatasetConfig(
-        base_dataset_size=run.settings["dataset_size"],
-        ocr_enhancement_size=run.settings["ocr_samples"],
-        output_dir=run.folder / "data",
-        num_workers=0,  # a share is one process
-    )
-    plan.check()
-    return plan
-
-
-def check_trainings(run: Run) -> None:
-    """Find out now what would end a training after an hour of other work.
-
-    Raises:
-        UserError: for a setting that cannot be trained with.
-    """
-    data_plan(run)
-    for name, budgets in run.adapters.items():
-        training_config(run, name)
-        if max(budgets) > run.all_tokens:
-            raise UserError(f"--mixed-budgets: {max(budgets)} exceeds the {run.all_tokens} tokens of a page")
-
-
-# ---------------------------------------------------------------- pages
-
-
-def read_pages(run: Run, name: str, count: int) -> None:
-    """Ask about this process's share of the pages of a set that no journal has yet."""
-    index, shards = run.shard
-    share = range(count)[index::shards]
-    done = {entry["number"] for entry in measured(run.folder) if entry["set"] == name}
-    missing = [number for number in share if number not in done]
-    if not missing:
-        return
-    journal = Journal(run.journal, run.settings, lambda entry: entry["page"], resume=True, noun="page")
-    models = {None: run.load()}
-    if name == SMALL:
-        models |= {adapter: run.load(adapter) for adapter in run.adapters}
-    with progress_bar(len(share), len(share) - len(missing), shown=True) as advance:
-        for number in missing:
-            journal.add(ask(run, models, SETS[name], number))
-            advance(f"{name} pages", 1)
-
-
-def ask(run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int) -> dict:
-    """Answers to the questions of one page in every way that its set compares, and their scores."""
-    began = time.perf_counter()
-    page = pages.page(number)
-    asked = pages.questions(page, number)
-    entry = {
-        "page": f"{pages.name} {number}",
-        "set": pages.name,
-        "number": number,
-        "kind": page.kind,
-        "seed": page.seed,
-    }
-    entry["asked"] = [dataclasses.asdict(question) for question in asked]
-    entry |= {"said": {}, "tokens": {}, **{measure: {} for measure in score.MEASURES}}
-    for name, view, variant in ways(run, models, pages, number, page):
-        answers = view.answers(variant, [question.question for question in asked], score.DECODING)
-        said, tokens = zip(*answers, strict=True)
-        entry["said"][name], entry["tokens"][name] = list(said), tokens[0]
-        for measure, metric in score.MEASURES.items():
-            marks = [METRICS[metric](text, one.answers) for text, one in zip(said, asked, strict=True)]
-            entry[measure][name] = marks
-    return entry | {"seconds": round(time.perf_counter() - began, 3)}
-
-
-def ways(
-    run: Run, models: dict[str | None, Lavida], pages: PageSet, number: int, page: Page
-) -> Iterator[tuple[str, answering.Page, Variant]]:
-    """(row of the table, page before a model, vision path). Small print is seen by the tower once for every view."""
-    if pages.name == LARGE:
-        for name, image in score.shown_pages(page, number).items():
-            yield name, answering.Page(models[None], image), Variant("lowres")
-        return
-    seen = answering.Page(models[None], page.image)
-    for reading in readings(run.all_tokens):
-        # The adapters are on the projector, behind the tower: all models share what it saw.
-        yield reading.name, dataclasses.replace(seen, model=models[reading.adapter]), reading.variant
-
-
-def measured(folder: Path) -> list[dict]:
-    """The pages in all journals of a folder, each once; a line that is being written, or never was to its end, is none."""
-    found = {}
-    for path in sorted(folder.glob(JOURNALS)):
-        for entry in read_lines(path)[1:]:  # behind the run's settings
-            found.setdefault((entry["set"], entry["number"]), entry)
-    return [found[key] for key in sorted(found)]
-
-
-# ---------------------------------------------------------------- command line
+def draw(path: Path, results: Results) -> None:
+    """Small print: score against visual tokens by both metrics; adapters for one budget alone are left out, since they lie on
+    top of the mixed one."""
+    (dataset,) = results.datasets
+    kept = [variant for variant in results.variants if variant.adapter in (None, MIXED)]
+    panels = [dataclasses.replace(dataset, metric=metric) for metric in score.MEASURES.values()]
+    save_figure(accuracy_chart(dataclasses.replace(results, datasets=panels, variants=kept)), path)
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure what is missing, then print the table of all that is there."""
-    asked = {LARGE: arguments.large_questions, SMALL: arguments.questions}
-    for flag, questions in zip(("--large-questions", "--questions"), asked.values(), strict=True):
-        if questions < 0:
-            raise UserError(f"{flag}: got {questions}, must be 0 or more")
-    pages = {name: -(-questions // score.QUESTIONS_PER_PAGE) for name, questions in asked.items()}
-    folder = arguments.output_dir
-    if not arguments.report:
-        run = start(arguments)
-        with turn(run.journal.with_suffix(".lock"), wait=False) as mine:
-            if not mine:
-                raise UserError(f"--shard-index: another process is at work on this share of {folder}")
-            read_pages(run, LARGE, pages[LARGE])
-            train_adapters(run)
-            read_pages(run, SMALL, pages[SMALL])
-    told = read_run(folder)
-    record = record_of(measured(folder), told, trainings(folder), pages)
+    """Measure what is missing, then print the tables of all that is there."""
+    check_writable(arguments.output_dir)
+    model = load_model(arguments.model)
+    rows, columns = model.tower.grid(model.vision.resolution, model.vision.resolution)
+    about = {
+        name: asked(
+            score.LARGE_PRINT, arguments.large_questions, lambda page, number, name=name: shown_page(page, number, name)
+        )
+        for name in SHOWN
+    }
+    found = {
+        name: evaluated(arguments, model, f"large-{name}", records, {name: Variant("lowres")}, {})
+        for name, records in about.items()
+    }
+    small = asked(SMALL_PRINT, arguments.questions, lambda page, number: page.image)
+    names = adapters(arguments, rows * columns)
+    folders = {name: arguments.output_dir / name / "checkpoints" / "best_model" for name in names}
+    if small:
+        train_adapters(arguments, rows * columns)
+    results = evaluated(arguments, model, "small", small, variants(rows * columns), folders)
+    if arguments.shard_index is not None:
+        return
+    settings = {
+        "weights": weights_digest(model),
+        "decoding": dataclasses.asdict(score.DECODING),
+        **{name: getattr(arguments, name) for name in ("dataset_size", "ocr_samples", "epochs", "batch_size")},
+        "learning_rate": arguments.learning_rate,
+        "mixed_budgets": list(arguments.mixed_budgets),
+        "device": model.device.type,
+    }
+    sets = {
+        LARGE: [(one[0].seconds, one[1]) for one in found.values() if one],
+        SMALL: [(results[0].seconds, results[1])] if results else [],
+    }
+    run = {"settings": settings, "environment": describe_environment(model) | {"processor": processor()}}
+    done = {name: arguments.output_dir / name / "logs" / "training_results.json" for name in sorted(names)}
+    trainings = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in done.items() if path.exists()}
+    record = record_of(sets, run, trainings)
     print_report(record)
     if arguments.json:
         write_json(arguments.json, record)
     if arguments.figure:
-        nano_claim_figure.draw(arguments.figure, record)
+        if results is None:
+            raise UserError("--figure: there is nothing to draw without questions about small print")
+        draw(arguments.figure, results[0])
 
 
-def trainings(folder: Path) -> dict[str, dict]:
-    """What the finished trainings in a folder say of themselves."""
-    names = sorted(path.name for path in (folder / "adapters").glob("*/") if trained(path))
-    paths = {name: folder / "adapters" / name / "logs" / "training_results.json" for name in names}
-    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+def shown_page(page: Page, number: int, name: str) -> Image.Image:
+    """What is shown of a page of large print."""
+    return score.shown_pages(page, number)[name]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -404,29 +264,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("nano_work/claim"), help="default: %(default)s")
     parser.add_argument("--questions", type=int, default=3000, help="about small print (default: %(default)s)")
     parser.add_argument("--large-questions", type=int, default=560, help="about large print (default: %(default)s)")
-    parser.add_argument("--shard-index", type=int, default=0, help="which share of the pages this process reads")
+    parser.add_argument("--shard-index", type=int, help="which share of the pages this process asks about")
     parser.add_argument("--num-shards", type=int, default=1, help="how many processes share the pages")
-    parser.add_argument("--report", action="store_true", help="measure nothing, print what is there")
     parser.add_argument("--json", type=Path, help="where to write the record")
     parser.add_argument("--figure", type=Path, help="where to draw small print: score against visual tokens")
-    training = parser.add_argument_group("training of the adapters")
-    training.add_argument("--dataset-size", type=int, default=1000, help="default: %(default)s")
-    training.add_argument("--ocr-samples", type=int, default=200, help="default: %(default)s")
-    training.add_argument("--epochs", type=int, default=1, help="default: %(default)s")
-    training.add_argument("--batch-size", type=int, default=4, help="default: %(default)s")
-    training.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="default: %(default)s")
-    training.add_argument(
-        "--mixed-budgets",
-        type=int,
-        nargs="+",
-        default=(512, 768),
-        help="of the mixed adapter, beside the pooled path (default: %(default)s)",
-    )
+    for name, default in {"dataset-size": 1000, "ocr-samples": 200, "epochs": 1, "batch-size": 4}.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="of the trainings (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="default: %(default)s")
+    budgets = "of the mixed adapter, beside the pooled path (default: %(default)s)"
+    parser.add_argument("--mixed-budgets", type=int, nargs="+", default=[512, 768], help=budgets)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, 2 for what the user can mend, 130 for Ctrl-C; these two with one line on standard error."""
+    """The exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C; these two with one line on standard error."""
     arguments = parse(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("shirg").setLevel(logging.INFO)

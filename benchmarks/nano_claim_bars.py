@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shirg.data.render import KINDS
 from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, Interval, compare, mean_interval
 from shirg.evaluation.markdown import count, interval, percent, points, table
+from shirg.evaluation.results import Answer
 from shirg.nano.recipe.score import LARGE_PRINT, MEASURES
 
 LARGE, SMALL = LARGE_PRINT.name, "small print"
 HOW = {LARGE: "14-22 px in the 384 px view, lowres", SMALL: "8-13 px in the 672 px view, 4.6-7.4 px at 384"}
-MET, NOT_MET, UNDECIDED, INCOMPLETE, NOT_MEASURED = "met", "not met", "undecided", "incomplete", "not measured"
+MET, NOT_MET, UNDECIDED, NOT_MEASURED = "met", "not met", "undecided", "not measured"
+Rows = Mapping[str, Sequence[Answer]]
+"""Row of a table -> its answers, in one order of questions for all rows."""
 SEED = 0
 """Of the resampling."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What `ours` must reach in exact match: a score, or a lead over `theirs` (negative: it may be behind)."""
+    """What `ours` must reach in exact match: a score, or a lead over `theirs` (negative: a lag is allowed)."""
 
     group: str
     ours: str
@@ -61,7 +64,7 @@ BARS = (
 
 
 def verdict(found: Interval, least: float, differing_pages: int) -> str:
-    """Whether an interval is past the bar `least`; a lead or lag that stands on a handful of pages decides nothing."""
+    """Whether an interval is past the bar `least`; a lead or lag on a handful of pages decides nothing."""
     if found.low is None or found.high is None or found.pages < MINIMUM_DIFFERING_PAGES:
         return UNDECIDED
     if found.low > least:
@@ -74,51 +77,29 @@ def verdict(found: Interval, least: float, differing_pages: int) -> str:
 # ---------------------------------------------------------------- numbers
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The pages of one set: one value per question, and which page each belongs to."""
-
-    entries: Sequence[dict]
-
-    def values(self, measure: str, name: str) -> list[float]:
-        """The scores of one row of the table, question by question."""
-        return [value for entry in self.entries for value in entry[measure][name]]
-
-    @property
-    def pages(self) -> list[str]:
-        """The page of every question."""
-        return [entry["page"] for entry in self.entries for _ in entry["asked"]]
-
-    @property
-    def names(self) -> list[str]:
-        """The rows of the table."""
-        return list(self.entries[0]["said"]) if self.entries else []
-
-    def row(self, name: str) -> dict:
-        """Means with intervals, and exact match by kind of page."""
-        row: dict = {"tokens": statistics.fmean(entry["tokens"][name] for entry in self.entries)}
-        for measure in MEASURES:
-            row[measure] = rounded(mean_interval(self.values(measure, name), self.pages, seed=SEED))
-        kinds = [kind for kind in KINDS if any(entry["kind"] == kind for entry in self.entries)]
-        parts = {kind: Scores([entry for entry in self.entries if entry["kind"] == kind]) for kind in kinds}
-        means = {kind: statistics.fmean(part.values("exact match", name)) for kind, part in parts.items()}
-        return row | {"by kind": {kind: round(mean, 4) for kind, mean in means.items()}}
+def row_of(answers: Sequence[Answer]) -> dict:
+    """Means with intervals, and exact match by kind of page."""
+    row: dict = {"tokens": statistics.fmean(one.tokens or 0 for one in answers)}
+    pages = [one.image_id for one in answers]
+    for measure, metric in MEASURES.items():
+        row[measure] = rounded(mean_interval([one.scores[metric] for one in answers], pages, seed=SEED))
+    kinds = {kind: [one.score for one in answers if one.kind == kind] for kind in KINDS}
+    return row | {"by kind": {kind: round(statistics.fmean(marks), 4) for kind, marks in kinds.items() if marks}}
 
 
-def judge(bar: Bar, scores: Scores, planned_pages: int) -> dict:
-    """A bar with what was measured, and no verdict before all planned pages were; intervals of differences are paired."""
-    told = {"bar": bar.text, "ours": bar.ours, "theirs": bar.theirs, "least": bar.least}
-    if not scores.entries:
-        return told | {"measured": None, "verdict": NOT_MEASURED}
-    ours = scores.values("exact match", bar.ours)
+def judge(bar: Bar, rows: Rows) -> dict:
+    """A bar with what was measured; intervals of differences are paired."""
+    about = {"bar": bar.text, "ours": bar.ours, "theirs": bar.theirs, "least": bar.least}
+    if not rows:
+        return about | {"measured": None, "verdict": NOT_MEASURED}
+    ours, pages = [one.score for one in rows[bar.ours]], [one.image_id for one in rows[bar.ours]]
     if bar.theirs is None:
-        found = mean_interval(ours, scores.pages, seed=SEED)
-        given = verdict(found, bar.least, found.pages)
+        found = mean_interval(ours, pages, seed=SEED)
+        differing = found.pages
     else:
-        compared = compare(ours, scores.values("exact match", bar.theirs), scores.pages, seed=SEED)
-        found, given = compared.interval, verdict(compared.interval, bar.least, compared.differing_pages)
-    enough = len(scores.entries) >= planned_pages
-    return told | {"measured": rounded(found), "verdict": given if enough else INCOMPLETE}
+        compared = compare(ours, [one.score for one in rows[bar.theirs]], pages, seed=SEED)
+        found, differing = compared.interval, compared.differing_pages
+    return about | {"measured": rounded(found), "verdict": verdict(found, bar.least, differing)}
 
 
 def rounded(found: Interval) -> dict:
@@ -127,38 +108,26 @@ def rounded(found: Interval) -> dict:
     return {name: None if value is None else round(value, 5) for name, value in ends.items()}
 
 
-def record_of(entries: Sequence[dict], run: dict, trainings: dict[str, dict], planned: dict[str, int]) -> dict:
+def record_of(sets: Mapping[str, Sequence[tuple[float, Rows]]], run: dict, trainings: dict[str, dict]) -> dict:
     """Everything that was measured, as JSON values.
 
     Args:
-        entries: the pages that were read.
+        sets: set -> seconds and rows of each evaluation of it.
         run: settings and environment.
-        trainings: adapter -> what its training says of itself.
-        planned: set -> pages that were asked for; there may be fewer so far, or more from before.
+        trainings: adapter -> the results of its training.
     """
-    sets = {name: Scores([entry for entry in entries if entry["set"] == name]) for name in planned}
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **run,
-        "sets": {
-            name: {
-                "pages": len(scores.entries),
-                "planned pages": planned[name],
-                "questions": len(scores.pages),
-                "seconds per question": _seconds(scores),
-                "rows": {row: scores.row(row) for row in scores.names},
-            }
-            for name, scores in sets.items()
-        },
-        "bars": [judge(bar, sets[bar.group], planned[bar.group]) for bar in BARS],
-        "trainings": {name: _training(results) for name, results in trainings.items()},
-    }
-
-
-def _seconds(scores: Scores) -> float | None:
-    if not scores.entries:
-        return None
-    return round(statistics.median(entry["seconds"] / len(entry["asked"]) for entry in scores.entries), 3)
+    record: dict = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **run, "sets": {}}
+    whole = {name: {row: of for _, rows in found for row, of in rows.items()} for name, found in sets.items()}
+    for name, rows in whole.items():
+        answers = next(iter(rows.values()), [])
+        record["sets"][name] = {
+            "pages": len({one.image_id for one in answers}),
+            "questions": len(answers),
+            "seconds": round(sum(seconds for seconds, _ in sets[name]), 1),
+            "rows": {row: row_of(of) for row, of in rows.items()},
+        }
+    record["bars"] = [judge(bar, whole[bar.group]) for bar in BARS]
+    return record | {"trainings": {name: _training(results) for name, results in trainings.items()}}
 
 
 def _training(results: dict) -> dict:
@@ -173,9 +142,7 @@ def print_report(record: dict) -> None:
     """All tables, in Markdown."""
     print(f"LaViDa-nano, weights {record['settings']['weights']}: held-out rendered pages, 95% intervals over pages")
     for name, found in record["sets"].items():
-        pages, planned = found["pages"], found["planned pages"]
-        about = count(pages, "page") if pages >= planned else f"{pages:,} of {planned:,} pages"
-        asked = f"{count(found['questions'], 'question')} about {about}"
+        asked = f"{count(found['questions'], 'question')} about {count(found['pages'], 'page')}"
         print(f"\n{name.capitalize()} ({HOW[name]}): {asked}")
         if found["rows"]:
             print(f"\n{scores_table(name, found['rows'])}\n\n{kinds_table(name, found['rows'])}")

@@ -10,11 +10,11 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+from boxed_pages import BoxedPage
 from PIL import Image
 
 from shirg.data.pages import Box
 from shirg.data.render import KINDS, render_page
-from shirg.evaluation.boxed_pages import BoxedPage
 
 SIZE, TEXT_PX = 672, (6.0, 20.0)
 GRAINS = (0, 4, 8, 14)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from boxed_pages import BoxedPage
 from gate_recall import pages_of
 from rich.progress import track
 
 from shirg.evaluation.bootstrap import mean_interval
-from shirg.evaluation.boxed_pages import BoxedPage
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, word_recall

@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from boxed_pages import LAYOUTS, BoxedPage, boxed_pages
 from PIL import Image, ImageDraw
 from rich.progress import track
 
 from shirg.data.render.fonts import HELD_OUT_FONTS, TRAINING_FONTS, Face
 from shirg.evaluation.answering import generated_texts
-from shirg.evaluation.boxed_pages import LAYOUTS, BoxedPage, boxed_pages
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.metrics import METRICS
 from shirg.files import write_json

@@ -37,7 +37,8 @@ NOT_RUN = {
     "shirg evaluate": LONG,
     "shirg evaluate --variants core --eval-samples 100": LONG,
     "shirg evaluate --full --eval-samples 100": LONG,
-    "shirg evaluate --variants shirg,uniform,divprune,cdpruner --token-budgets 256 512 768": LONG,
+    "shirg evaluate --variants shirg,uniform,divprune,cdpruner --token-budgets 256 512 auto": LONG,
+    "shirg evaluate --adapter mixed=DIR alone=DIR": LONG,
     "shirg evaluate --adapter shirg_lora_output/checkpoints/best_model --eval-datasets ChartQA DocVQA "
     "--eval-data-dir DIR": DATA,
     "torchrun --nproc_per_node 4 shirg/shirg_evaluation.py --eval-datasets ChartQA --eval-data-dir DIR": DATA,

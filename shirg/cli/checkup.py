@@ -1,6 +1,7 @@
-"""What `shirg doctor` looks at: one function per question, each with what was found and what would mend it.
+"""The self-checks, one function each, with what was found and what would fix it: `shirg doctor` runs those about the machine
+and the files, the component test every part of a model, and `shirg run` lists data, disk and the saved adapter in its report.
 
-Nothing heavy is imported before the lines about Python and the packages are there, since those are what they are about.
+Nothing heavy is imported before Python and the packages are checked.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import platform
 import shutil
 import tempfile
 import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +20,17 @@ from typing import TYPE_CHECKING
 from shirg.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from rich.table import Table
+
     from shirg.lavida import Lavida, LavidaConfig
+    from shirg.lavida.vision import Budget
     from shirg.training.memory import Step
 
 SHOWN = ("torch", "transformers", "peft", "accelerate", "pillow")
 
-SHIRG_METHODS = ("get_multiview_tokens_for_shirg", "shirg_token_selection", "forward_with_shirg")
-"""Of the vision tower; an installation that is mixed from two releases may lack one."""
+FREE_BYTES = 2 * 10**9
+"""Free space wanted for a run: adapters of an 8B model take megabytes, the optimizer's state and page images most of it."""
 
 FULL = "full"
 """The extra with what our own models and the commands need."""
@@ -35,14 +41,30 @@ COMPILED = ("torch", "safetensors", "pyarrow")
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's."""
+    """What a check found."""
 
     name: str
     good: bool | None
-    """None: not looked at."""
+    """None: not checked."""
     found: str
     remedy: str = ""
     """What to do; empty where nothing need be done."""
+
+
+WORDS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]-[/]"}
+
+
+def table(title: str, found: Sequence[Finding]) -> Table:
+    """Findings as a table that folds in a narrow window; a remedy is in the cell of what was found."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table("", "result", "what was found", title=escape(title), box=None, title_justify="left")
+    for finding in found:
+        text = escape(" ".join(finding.found.split()))
+        remedy = f"\n[bold]-> {escape(finding.remedy)}[/]" if finding.remedy else ""
+        made.add_row(finding.name, WORDS[finding.good], text + remedy)
+    return made
 
 
 def python_and_packages() -> list[Finding]:
@@ -156,7 +178,7 @@ def checkpoint_folder(name: str, revision: str | None) -> Path:
     """The folder of a checkpoint that is on this machine; nothing is downloaded.
 
     Raises:
-        UserError: if it is not here; the message says how to get it.
+        UserError: if it is not here; the message has how to get it.
     """
     from shirg.lavida import checkpoint
 
@@ -204,7 +226,7 @@ def device_and_memory(config: LavidaConfig) -> list[Finding]:
 
 
 def speed(config: LavidaConfig) -> Finding:
-    """Whether the nano's training takes about as long here as docs/training.md says, by the speed of one product."""
+    """Whether the nano's training takes about as long here as in docs/training.md, by the speed of one product."""
     import torch
 
     from shirg.precision import choose_precision
@@ -220,20 +242,20 @@ def speed(config: LavidaConfig) -> Finding:
         found = f"{precision.reason}; a training step reaches about {reached / 1e9:.0f} GFLOP/s"
         if times <= effort.MUCH_LONGER:
             return Finding("speed", True, found)
-        way = effort.remedy(config, device, precision, threads.others)
-    if threads.others > effort.BUSY:  # says nothing about the machine when it is quiet
-        return Finding("speed", None, found, way)
-    return Finding("speed", False, f"{found}, so that training takes {times:.0f} times as long as documented", way)
+        remedy = effort.remedy(config, device, precision, threads.others)
+    if threads.others > effort.BUSY:  # not the machine's own speed
+        return Finding("speed", None, found, remedy)
+    return Finding("speed", False, f"{found}, so that training takes {times:.0f} times as long as documented", remedy)
 
 
 def memory(config: LavidaConfig, step: Step, free: int) -> Finding:
-    """The plainest way of training that fits into `free` bytes."""
-    ways = {
+    """The plainest flags of training whose step fits into `free` bytes."""
+    choices = {
         "": step,
         "--gradient-checkpointing": dataclasses.replace(step, checkpointing=True),
         "--gradient-checkpointing --batch-size 1": dataclasses.replace(step, checkpointing=True, batch_size=1),
     }
-    needed = {flags: peak(config, way) for flags, way in ways.items()}
+    needed = {flags: peak(config, choice) for flags, choice in choices.items()}
     for flags, size in needed.items():
         if size <= free:
             found = f"{free / 1e9:.1f} GB free, a training step takes about {size / 1e9:.1f} GB{' with ' * bool(flags)}{flags}"
@@ -253,16 +275,6 @@ def peak(config: LavidaConfig, step: Step) -> int:
     return RUNTIME_BYTES + max(training_memory(config, one, step).total for one in components)
 
 
-def tower_methods(model: Lavida) -> Finding:
-    """Whether the vision tower offers what chooses tokens."""
-    missing = [name for name in SHIRG_METHODS if not callable(getattr(model.tower, name, None))]
-    if missing:
-        return Finding(
-            "vision tower", False, f"lacks {', '.join(missing)}", "pip install --force-reinstall --no-deps shirg"
-        )
-    return Finding("vision tower", True, ", ".join(SHIRG_METHODS))
-
-
 def lora(model: Lavida) -> Finding:
     """Whether peft puts a fresh adapter on this model's projector; it is taken off again."""
     from shirg.lavida.adapter import attach_lora, lora_parameters
@@ -275,8 +287,6 @@ def lora(model: Lavida) -> Finding:
 
 def disk(folder: Path) -> Finding:
     """Whether `folder`, or the place where it would be made, can be written and has room for a run."""
-    from shirg.evaluation.checklist import FREE_BYTES
-
     place = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     remedy = "free some space or choose another --output-dir"
     try:
@@ -296,7 +306,7 @@ def data(folder: Path | None) -> Finding:
         UserError: if it has no manifest, or a shard or image is damaged.
     """
     if folder is None:
-        return Finding("data", None, "not asked for", "--prepared-dir DIR looks at what shirg prepare made")
+        return Finding("data", None, "not asked for", "--prepared-dir DIR checks what shirg prepare made")
     from shirg.data.loader import RecordDataset
     from shirg.data.manifest import read_manifest
 
@@ -313,3 +323,35 @@ def data(folder: Path | None) -> Finding:
     RecordDataset(folder, "train")[0].open_image()
     found = f"{manifest['total_samples']:,} records in {len(sizes)} shards, the first image opens"
     return Finding("data", True, f"{found}; shirg prepare --check {folder} reads every byte")
+
+
+def adapter_reloads(
+    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[Budget]
+) -> Finding:
+    """Load the saved adapter onto a fresh base and compare what it makes of a page, number for number.
+
+    Args:
+        trained: the model whose adapter was saved to `folder`.
+        load_base: gives a fresh copy of the base model, for example `lambda: Lavida.from_pretrained("nano")`.
+        folder: the saved adapter.
+        image: any page.
+        budgets: token budgets to compare at.
+    """
+    import torch
+
+    try:
+        fresh = load_base()
+        fresh.load_adapter(folder)
+    except UserError as error:
+        return Finding("save and load", False, str(error))
+    was_training = trained.training
+    trained.eval(), fresh.eval()
+    with torch.no_grad():
+        worst = max(_difference(trained, fresh, image, budget) for budget in budgets)
+    trained.train(was_training)
+    return Finding("save and load", worst == 0.0, f"largest difference of an image embedding {worst:g}")
+
+
+def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: Budget) -> float:
+    pair = [model.encode_images([image], mode="shirg", budget=budget)[0].float() for model in (one, other)]
+    return (pair[0] - pair[1]).abs().max().item()

@@ -1,11 +1,11 @@
-"""`shirg doctor`: what should hold before a training run, looked at one by one, each with its remedy."""
+"""`shirg doctor`: what should hold before a training run, checked one by one, each with its remedy."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 from tyro.conf import arg
 
@@ -15,10 +15,7 @@ from shirg.cli.flags import CommonFlags, OptionalFolder
 from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-OF_THE_MODEL = ("weights", "vision tower", "peft")
+OF_THE_MODEL = ("weights", "peft")
 """Lines that need a loaded model."""
 
 OTHERWISE = {
@@ -27,12 +24,10 @@ OTHERWISE = {
 }
 """Remedies where an error names none."""
 
-WORDS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]-[/]"}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(CommonFlags):
-    """Look at Python, packages, device, weights, disk and data before a run; ends with 1 if something is in its way.
+    """Check Python, packages, device, weights, disk and data before a run; ends with 1 if something is in its way.
 
     Nothing is downloaded and nothing is changed.
     """
@@ -52,7 +47,7 @@ class Flags(CommonFlags):
 
 
 def findings(flags: Flags) -> Iterator[Finding]:
-    """Every line, in the order in which a run would trip over them."""
+    """Every line, in the order in which a run would meet them."""
     packages = checkup.python_and_packages()
     yield from packages
     if not all(finding.good for finding in packages):
@@ -69,7 +64,7 @@ def findings(flags: Flags) -> Iterator[Finding]:
 
 
 def _device(flags: Flags) -> Iterator[Finding]:
-    """What the configuration alone tells; a model that has none is reported with its weights."""
+    """What follows from the configuration alone; a model that has none is reported with its weights."""
     try:
         config = checkup.config(flags.model, flags.revision)
     except UserError:
@@ -87,7 +82,6 @@ def _model(flags: Flags) -> Iterator[Finding]:
         yield from _skipped("needs the weights", *OF_THE_MODEL[1:])
         return
     yield checkup.weights(model, folder)
-    yield checkup.tower_methods(model)
     yield checkup.lora(model)
 
 
@@ -102,30 +96,15 @@ def _skipped(reason: str, *names: str) -> Iterator[Finding]:
 
 
 def command(flags: Flags) -> None:
-    """Look, print every line, and leave with 1 if one failed."""
+    """Check, print every line, and leave with 1 if one failed."""
     from rich.console import Console
 
     found = list(findings(flags))
-    Console(highlight=False).print(table(flags.model, found))
+    Console(highlight=False).print(checkup.table(f"shirg doctor, model {flags.model}", found))
     counts = [sum(finding.good is good for finding in found) for good in (True, False, None)]
-    print("{} ok, {} failed, {} not looked at".format(*counts))
+    print("{} ok, {} failed, {} not checked".format(*counts))
     if counts[1]:
         raise SystemExit(1)
-
-
-def table(model: str, found: Sequence[Finding]) -> Table:
-    """The lines as a table that folds in a narrow window; a remedy stands under what it is for."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    made = Table(
-        "", "result", "what was found", title=f"shirg doctor, model {escape(model)}", box=None, title_justify="left"
-    )
-    for finding in found:
-        text = escape(" ".join(finding.found.split()))
-        remedy = f"\n[bold]-> {escape(finding.remedy)}[/]" if finding.remedy else ""
-        made.add_row(finding.name, WORDS[finding.good], text + remedy)
-    return made
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

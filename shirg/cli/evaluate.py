@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from shirg import ranges
 from shirg.cli import config_file
-from shirg.cli.flags import AdaptedModelFlags, EvaluationFlags, GateFlags
+from shirg.cli.flags import EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
@@ -19,39 +19,46 @@ from shirg.locks import owned
 
 if TYPE_CHECKING:
     from shirg.evaluation.config import SHIRGEvaluationConfig
-    from shirg.evaluation.evaluator import SHIRGEvaluator
+    from shirg.evaluation.evaluator import Share, SHIRGEvaluator
+    from shirg.evaluation.results import Results
     from shirg.lavida import Lavida
 
 DEFAULT_VARIANTS = "(default: lowres hd highres shirg)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(EvaluationFlags, GateFlags, AdaptedModelFlags):
-    """Answer the benchmarks' questions through every vision path and budget, with and without an adapter, and time it.
+class Flags(EvaluationFlags, GateFlags):
+    """Answer the benchmarks' questions through every vision path and budget, without and with each adapter, and time it.
 
-    Answers are written as they come: --resume goes on after a crash or Ctrl-C. Under torchrun the pages are shared out to
+    Answers are written as they come: --resume continues after a crash or Ctrl-C. Under torchrun the pages are shared out to
     the processes; array jobs share them with --num-shards and --shard-index, and a last call without --shard-index
     joins what they left.
 
     shirg evaluate --variants core --eval-samples 100          the core table: nine variants, 200 questions each
 
-    shirg evaluate --full --eval-samples 100                   every path and every other rule, in one table
+    shirg evaluate --full --eval-samples 100                   every path and every other selector, in one table
 
-    shirg evaluate --variants shirg,uniform,divprune           one rule against others at the same budgets
+    shirg evaluate --variants shirg,uniform,divprune           one selector against others at the same budgets
+
+    shirg evaluate --adapter mixed=DIR alone=DIR               several adapters in one table
     """
+
+    adapter: Annotated[tuple[str, ...], arg(metavar="DIR|NAME=DIR [...]", help_behavior_hint="(default: none)")] = ()
+    """Adapters trained before, `best_model` or `checkpoint-N` folders: one by its folder, whose rows are called +adapter, or
+    one or more by names, whose rows are called +NAME."""
 
     variants: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=DEFAULT_VARIANTS)] = ()
     """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
-    and other rules (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
+    and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
 
     full: bool = False
-    """Compare everything: what `--variants all` says."""
+    """Compare everything: the same as `--variants all`."""
 
     timing_repeats: Annotated[int, ranges.REPEATS, arg(metavar="INT")] = 5
     """Runs of which each stage's time is the median; 0 leaves timing out."""
 
     resume: bool = False
-    """Go on after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
+    """Continue after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
 
     num_shards: Annotated[
         int | None, ranges.PARTS, arg(metavar="INT", help_behavior_hint="(default: torchrun's processes, else 1)")
@@ -75,15 +82,11 @@ def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: Any) -> S
     """
     from shirg.evaluation.config import SHIRGEvaluationConfig
 
-    numbers = [budget for budget in flags.token_budgets if budget != "auto"]
-    if len(numbers) < len(flags.token_budgets):
-        raise UserError("--token-budgets: auto can be trained, not evaluated; give numbers")
-
     if flags.eval_data_dir is not None and not flags.eval_data_dir.is_dir():  # the embedded sets would never miss it
         raise UserError(f"--eval-data-dir: {flags.eval_data_dir} is no folder; give the one that holds the benchmarks")
     return SHIRGEvaluationConfig(
         datasets=list(flags.eval_datasets) or None,
-        token_budgets=numbers,
+        token_budgets=list(flags.token_budgets),
         sample_size=flags.eval_samples,
         data_dir=flags.eval_data_dir,
         output_dir=folder,
@@ -93,7 +96,7 @@ def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: Any) -> S
 
 
 def check_benchmarks(config: SHIRGEvaluationConfig, model: Lavida) -> None:
-    """Open one record of every benchmark, so that a missing one is known before the long work.
+    """Open one record of every benchmark, so that a missing one is found before the long work.
 
     Raises:
         UserError: if one is neither local nor reachable, or a budget is larger than the grid.
@@ -101,7 +104,7 @@ def check_benchmarks(config: SHIRGEvaluationConfig, model: Lavida) -> None:
     from shirg.data.sources import load_benchmark
 
     settings = config.resolved(model)
-    for name in settings["datasets"]:
+    for name in settings.datasets:
         load_benchmark(name, config.data_dir, limit=1, seed=config.seed)
 
 
@@ -113,10 +116,11 @@ def evaluator(config: SHIRGEvaluationConfig, model: Lavida) -> SHIRGEvaluator:
 
 
 def command(flags: Flags) -> None:
-    """Evaluate, show the table, and say where the report is."""
+    """Evaluate, print the table, and where the report is."""
     from rich.console import Console
 
     from shirg.cli.scoreboard import scoreboard
+    from shirg.evaluation.evaluator import Share
 
     processes = Processes.of_launcher()
     config = flags_config(flags, processes)
@@ -125,27 +129,54 @@ def command(flags: Flags) -> None:
     if results is None:
         return
     console = Console(soft_wrap=True)
-    for shown in scoreboard(results) if "scores" in results else ():
-        Console(width=max(console.width, 160)).print(shown)
-    console.print(said(flags, results), highlight=False, markup=False)
+    if isinstance(results, Share):
+        last = (
+            f"shard {results.shard_index} of {results.num_shards}: {results.answers} answers in {results.file}; when all are "
+            f"done, --num-shards {results.num_shards} without --shard-index joins them"
+        )
+    else:
+        for shown in scoreboard(results):
+            Console(width=max(console.width, 160)).print(shown)
+        last = f"report: {flags.output_dir / 'evaluation_report.html'} (and .md)"
+    console.print(last, highlight=False, markup=False)
 
 
-def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> dict[str, Any] | None:
-    """What there is to show, None for all but the first of several processes."""
+def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> Results | Share | None:
+    """What there is to print, None for all but the first of several processes."""
     from shirg.cli.models import load_model
 
     share = None if config.shard_index is None else (config.shard_index, config.num_shards)
     with owned(flags.output_dir, share):  # from here on, so that nobody loads a model in vain
-        model = load_model(flags, flags.adapter)
-        asked = evaluator(config, model)
+        model = load_model(flags, adapters(flags.adapter)[0])
+        made = evaluator(config, model)
         config_file.write(flags, flags.output_dir, resumed=flags.resume)
-        results = asked.run_evaluation()
+        results = made.evaluate()
     if processes.number == 1:
         return results
     processes.wait()
     if processes.rank > 0:
         return None
-    return evaluator(dataclasses.replace(config, shard_index=None, resume=False), model).run_evaluation()
+    return evaluator(dataclasses.replace(config, shard_index=None, resume=False), model).evaluate()
+
+
+def adapters(given: Sequence[str]) -> tuple[Path | None, dict[str, Path]]:
+    """The adapter given by its folder alone, and those with names.
+
+    Raises:
+        UserError: for two of either without a name of its own.
+    """
+    alone, named = [], {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or "/" in name or Path(text).exists():
+            alone.append(Path(text))
+        elif name in named:
+            raise UserError(f"--adapter: two are called {name!r}; give each a name of its own")
+        else:
+            named[name] = Path(folder)
+    if len(alone) > 1:
+        raise UserError(f"--adapter: got {' and '.join(map(str, alone))} without names; several are given as NAME=DIR")
+    return alone[0] if alone else None, named
 
 
 def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
@@ -168,18 +199,8 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     names = ["all"] if flags.full else names
     chosen: dict[str, Any] = {"modes": names} if names else {}
     chosen["efficiency_repeats"] = flags.timing_repeats
-    return evaluation_config(flags, flags.output_dir, **chosen, **shards, resume=flags.resume, command=command_line())
-
-
-def said(flags: Flags, results: dict[str, Any]) -> str:
-    """What is left to say: where the report is, or what a shard has done."""
-    if "shard_index" not in results:
-        return f"report: {flags.output_dir / 'evaluation_report.html'} (and .md)"
-    number = results["num_shards"]
-    return (
-        f"shard {results['shard_index']} of {number}: {results['answers']} answers in {results['file']}; when all are done, "
-        f"--num-shards {number} without --shard-index joins them"
-    )
+    chosen |= {"adapters": adapters(flags.adapter)[1], "resume": flags.resume, "command": command_line()}
+    return evaluation_config(flags, flags.output_dir, **chosen, **shards)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

@@ -24,7 +24,7 @@ class Flags(CommonFlags):
     """
 
     folder: Positional[Path]
-    """What `shirg evaluate` left: `detailed_results.json` and `evaluation_results.json`."""
+    """Output of `shirg evaluate`: `detailed_results.json` and `evaluation_results.json`."""
 
 
 def command(flags: Flags) -> None:
@@ -32,16 +32,16 @@ def command(flags: Flags) -> None:
     from rich.console import Console
 
     from shirg.cli.scoreboard import scoreboard
-    from shirg.evaluation.redo import redo
+    from shirg.evaluation.output import redo
 
     with owned(flags.folder, setting="folder") if flags.folder.is_dir() else contextlib.nullcontext():
         results = redo(flags.folder)
     console = Console(soft_wrap=True)
     for shown in scoreboard(results):
         Console(width=max(console.width, 160)).print(shown)
-    scored = sum(dataset["questions"] for dataset in results["datasets"]) * len(results["variants"])
-    said = f"{scored} answers scored again, every number is theirs; report: {flags.folder / 'evaluation_report.html'}"
-    console.print(said, highlight=False, markup=False)
+    scored = sum(dataset.questions for dataset in results.datasets) * len(results.variants)
+    done = f"{scored} answers scored again, every number is theirs; report: {flags.folder / 'evaluation_report.html'}"
+    console.print(done, highlight=False, markup=False)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from shirg import ranges
-from shirg.cli import config_file, evaluate, prepare, train
+from shirg.cli import checkup, config_file, evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
@@ -23,6 +23,7 @@ from shirg.locks import owned
 if TYPE_CHECKING:
     from shirg.data.preparation import SHIRGDatasetConfig
     from shirg.evaluation.config import SHIRGEvaluationConfig
+    from shirg.evaluation.results import Results
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
 
@@ -67,11 +68,8 @@ def command(flags: Flags) -> None:
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
     paths = {} if flags.skip_training else {"modes": FIRST_LOOK}
-    # "auto" is trained; the evaluation asks at the numbers beside it.
-    numbers = tuple(budget for budget in flags.token_budgets if budget != "auto")
-    asked = dataclasses.replace(flags, token_budgets=numbers or evaluate.Flags.token_budgets)
     evaluation = evaluate.evaluation_config(
-        asked, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
+        flags, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
     )
     # What is evaluated on is not trained on.
     data = _data(flags)
@@ -198,33 +196,38 @@ def _prepare_and_train(
     from shirg.cli.models import load_model
     from shirg.data.loader import RecordDataset
     from shirg.data.preparation import SHIRGDatasetProcessor
-    from shirg.evaluation.checklist import adapter_reloads, before_training
+    from shirg.evaluation.checklist import judged
 
     with stages.timed("pages"):
         folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
     logger.info("data: %s", prepare.summary(folder))
-    before = before_training(folder, flags.output_dir)
+    named = {"Training data readable": checkup.data(folder), "Room for the output": checkup.disk(flags.output_dir)}
+    before = [judged(name, finding.good, finding.found) for name, finding in named.items()]
     with stages.timed("training"):
         results = train.train(flags, training, model, folder)
 
     checkpoints = flags.output_dir / "checkpoints"
     page = RecordDataset(folder, "train")[0].open_image()
     last = checkpoints / f"checkpoint-{results['steps']}"
-    reload = adapter_reloads(model, lambda: load_model(flags), last, page, flags.token_budgets)
+    found = checkup.adapter_reloads(model, lambda: load_model(flags), last, page, flags.token_budgets)
+    reload = judged("Adapter saved and reloads with equal outputs", found.good, found.found)
     model.load_adapter(checkpoints / "best_model")
     settings = dataclasses.asdict(training.resolved(model))
     return {"settings": settings, "training": results, "before": before, "reload": reload}
 
 
-def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> dict[str, Any]:
-    """Goes on after the answers of a stopped run, unless training has gone on since."""
+def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> Results:
+    """Continues after the answers of a stopped run, unless the adapter was trained further since."""
+    from shirg.evaluation.results import Results
     from shirg.identity import OtherRunError
 
     try:
-        return evaluate.evaluator(dataclasses.replace(config, resume=flags.resume), model).run_evaluation()
+        found = evaluate.evaluator(dataclasses.replace(config, resume=flags.resume), model).evaluate()
     except OtherRunError as error:
         logger.info("the evaluation starts over, since its answers are of another run (%s)", error)
-        return evaluate.evaluator(config, model).run_evaluation()
+        found = evaluate.evaluator(config, model).evaluate()
+    assert isinstance(found, Results), "a run has no shards"
+    return found
 
 
 def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -13,17 +14,34 @@ from PIL import Image
 from shirg.data import Record
 from shirg.data.sources import Records
 from shirg.errors import ItemError, UserError
-from shirg.evaluation.answering import Answer, Decoding, Page, adapter_switched
+from shirg.evaluation.answering import Decoding, Models, Page, Read
+from shirg.evaluation.journal import entries_of
+from shirg.evaluation.markdown import count
+from shirg.evaluation.results import Answer, Skipped, to_json
 from shirg.evaluation.tasks import Task, find_task, prompt
 from shirg.evaluation.variants import Variant
+from shirg.files import read_lines
+from shirg.identity import check_same_run
 from shirg.lavida import Lavida
 
 RowKey = tuple[str, str, str]
+SHARDS = "shards"
+"""Folder of the files that several processes leave."""
 
 
 def row_key(row: dict[str, Any]) -> RowKey:
-    """What tells answers apart: data set, record and variant."""
+    """Key of an answer: data set, record and variant."""
     return row["dataset"], row["id"], row["variant"]
+
+
+@dataclass(frozen=True)
+class SamplePage:
+    """A page with one of its questions, which timing and drawings are made on."""
+
+    image: Image.Image
+    record: Record
+    prompt: str
+    """The record's question as it was put to the model, suffix included."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +73,7 @@ class Survey:
 
     benchmarks: dict[str, Records]
     pages: list[PageQuestions]
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    """What cannot be asked, and why: `dataset`, `id`, `questions`, `reason`."""
+    skipped: list[Skipped] = field(default_factory=list)
 
     @classmethod
     def of(cls, model: Lavida, benchmarks: dict[str, Records], prompt_suffix: str) -> Survey:
@@ -86,7 +103,7 @@ class Survey:
 
     def skip(self, task: Task, record: Record, error: UserError) -> None:
         """List a question that cannot be asked."""
-        self.skipped.append({"dataset": task.name, "id": record.id, "questions": 1, "reason": str(error)})
+        self.skipped.append(Skipped(dataset=task.name, id=record.id, questions=1, reason=str(error)))
 
     def shard(self, index: int, number: int) -> Survey:
         """The pages that one of `number` processes asks about: every `number`-th, so that data sets are shared evenly."""
@@ -110,7 +127,7 @@ class Survey:
 class Asker:
     """Puts questions to a model through every variant."""
 
-    model: Lavida
+    models: Models
     variants: Sequence[Variant]
     decoding: Decoding
 
@@ -137,42 +154,38 @@ class Asker:
     def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict[str, Any]]:
         """One row for each variant and question that is not answered yet; one that cannot be asked has the reason in it."""
         todo = self.missing(page, answered)
-        shown = Page(self.model, image, [variant for variant, _ in todo])
+        shown = Page(self.models[None], image, [variant for variant, _ in todo])
         for variant, prompts in todo:
-            with adapter_switched(self.model, variant.adapter):
-                answers = shown.answers(variant, [text for _, text in prompts], self.decoding)
-                for (record, _), answer in zip(prompts, answers, strict=True):
-                    yield _row(page.task, record, variant, answer, self.model.vision.resolution)
+            model = self.models[variant.adapter]
+            answers = shown.answers(model, variant, [text for _, text in prompts], self.decoding)
+            for (record, _), answer in zip(prompts, answers, strict=True):
+                yield to_json(_row(page.task, record, variant, answer, model.vision.resolution))
 
 
-def _row(task: Task, record: Record, variant: Variant, answer: Answer | ItemError, resolution: int) -> dict[str, Any]:
-    unanswered = {"unanswered": str(answer)} if isinstance(answer, ItemError) else {}
-    prediction, tokens = ("", None) if isinstance(answer, ItemError) else answer
+def _row(task: Task, record: Record, variant: Variant, read: Read | ItemError, resolution: int) -> Answer:
+    prediction, tokens = ("", None) if isinstance(read, ItemError) else read
     marks = task.marks(prediction, record.answers, record.kind)
-    return {
-        "dataset": task.name,
-        "id": record.id,
-        "image_id": record.image_id,
-        "question": record.question,
-        "answers": list(record.answers),
-        "kind": record.kind,
-        "part": task.part_of(record.kind),
-        "text_px": round(record.text_px * resolution / record.height, 2),  # as the tower sees it, page stretched
-        **variant.as_dict(),
-        "tokens": tokens,
-        "prediction": prediction,
-        "score": marks[task.metric],
-        "scores": marks,
-        **unanswered,
-    }
+    return Answer(
+        dataset=task.name,
+        id=record.id,
+        image_id=record.image_id,
+        question=record.question,
+        answers=list(record.answers),
+        kind=record.kind,
+        part=task.part_of(record.kind),
+        text_px=round(record.text_px * resolution / record.height, 2),  # as the tower sees it, page stretched
+        variant=variant,
+        tokens=tokens,
+        prediction=prediction,
+        score=marks[task.metric],
+        scores=marks,
+        unanswered=str(read) if isinstance(read, ItemError) else "",
+    )
 
 
-def _rejected(dataset: str, records: Records) -> list[dict[str, Any]]:
+def _rejected(dataset: str, records: Records) -> list[Skipped]:
     """What the reader of the data set could not use."""
-    return [
-        {"dataset": dataset, "id": entry.item, "questions": entry.records, "reason": entry.reason}
-        for entry in records.rejected
-    ]
+    return [Skipped(dataset=dataset, id=one.item, questions=one.records, reason=one.reason) for one in records.rejected]
 
 
 def _by_page(records: Sequence[Record]) -> list[list[Record]]:
@@ -181,3 +194,58 @@ def _by_page(records: Sequence[Record]) -> list[list[Record]]:
     for record in records:
         pages.setdefault(record.image_id, []).append(record)
     return list(pages.values())
+
+
+# ------------------------------------------------------------------ shares of a run in several processes
+
+
+def shard_path(folder: Path, index: int, number: int) -> Path:
+    """Where a share's answers are written."""
+    return folder / SHARDS / f"predictions-{index}-of-{number}.jsonl"
+
+
+def shard_settings(run: dict[str, Any], index: int, number: int) -> dict[str, Any]:
+    """The settings of a run as a share's file has them."""
+    return run | {"num_shards": number, "shard_index": index}
+
+
+def merged_rows(folder: Path, number: int, run: dict[str, Any], survey: Survey, asker: Asker) -> list[dict[str, Any]]:
+    """The rows of all shares, in the order in which one process asks.
+
+    Raises:
+        UserError: if a share is missing, unfinished, or of a run with other settings; the message names it.
+    """
+    rows: dict[RowKey, dict[str, Any]] = {}
+    for index in range(number):
+        path = shard_path(folder, index, number)
+        lines = read_lines(path)
+        if not lines:
+            raise UserError(f"num_shards: {path} is missing; run --num-shards {number} --shard-index {index} first")
+        check_same_run(path, lines[0], shard_settings(run, index, number))
+        found = {row_key(row): row for row in entries_of(path, lines)}
+        _check_finished(path, index, number, survey, asker, found)
+        rows |= found
+    return survey.in_order(rows, asker.variants)
+
+
+def _check_finished(
+    path: Path, index: int, number: int, survey: Survey, asker: Asker, found: Container[RowKey]
+) -> None:
+    lacking = 0
+    for page in survey.shard(index, number).pages:
+        missing = sum(len(prompts) for _, prompts in asker.missing(page, found))
+        if missing and _opens(page):
+            lacking += missing
+    if lacking:
+        raise UserError(
+            f"num_shards: {path} lacks {count(lacking, 'answer')}; finish it with --num-shards {number} "
+            f"--shard-index {index} --resume"
+        )
+
+
+def _opens(page: PageQuestions) -> bool:
+    try:
+        page.open_image()
+    except UserError:
+        return False  # listed as skipped, so that nothing is missing
+    return True

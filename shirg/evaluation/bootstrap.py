@@ -1,6 +1,6 @@
 """Intervals and verdicts for mean scores, by resampling pages.
 
-Questions about one page stand or fall together, so whole pages are drawn, not questions (Cameron et al. 2008 call it
+Answers about one page depend on one another, so whole pages are drawn, not questions (Cameron et al. 2008 call it
 the cluster bootstrap). Intervals are percentile intervals (Efron and Tibshirani 1993, chapter 13).
 """
 
@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 RESAMPLES = 10_000
-"""Draws behind an interval: its ends then move by about a hundredth of its width from seed to seed."""
+"""Draws of an interval: its ends then move by about a hundredth of its width from seed to seed."""
 LEVEL = 0.95
 
 UNDECIDED = "undecided"
@@ -79,7 +79,7 @@ def mean_interval(
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean paired difference `ours - theirs` and what may be said of it."""
+    """The mean paired difference `ours - theirs` and its verdict."""
 
     interval: Interval
     differing_pages: int

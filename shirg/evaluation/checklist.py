@@ -1,28 +1,19 @@
-"""The project's promises gone through line by line: met, not met or not measured, always with the number."""
+"""The project's promises line by line: met, not met or not measured, always with the number."""
 
 from __future__ import annotations
 
-import platform
-import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from PIL import Image
-
-from shirg.errors import UserError
 from shirg.evaluation.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import NOT_MEASURED, count, milliseconds, percent, points
+from shirg.evaluation.results import Difference, Results
 from shirg.evaluation.takeaway import verdict
-from shirg.evaluation.variants import BUDGETED_MODES
-from shirg.lavida import Lavida
-from shirg.lavida.vision import Budget
+from shirg.evaluation.variants import BUDGETED_MODES, in_order
 
 MET, NOT_MET = "met", "not met"
 
-PYTHON_RANGE = ((3, 11), (3, 13))
 KEPT_RANGE = (512, 1024)
 SELECTION_MS = 30.0
 KV_SAVING = 0.30
@@ -31,9 +22,6 @@ GAIN = "accuracy 5 to 10 points higher"
 TRAINABLE_SHARE = 0.01
 PEAK_BYTES = 40 * 10**9
 """Of GPU memory in training, the promise for an 80 GB A100."""
-FREE_BYTES = 2 * 10**9
-"""Room asked for before training: adapters of an 8B model take megabytes, the optimizer's state and page images most
-of it."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +34,6 @@ class Item:
     number: str
     """What was found, in words and numbers; why, when it was not measured."""
 
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
-
 
 def judged(name: str, good: object, number: str) -> Item:
     """A line that was measured."""
@@ -56,15 +41,15 @@ def judged(name: str, good: object, number: str) -> Item:
 
 
 def unmeasured(name: str, reason: str) -> Item:
-    """A line that this run says nothing about."""
+    """A line that this run did not measure."""
     return Item(name, NOT_MEASURED, reason)
 
 
 # -------------------- performance targets
 
 
-def targets(results: dict[str, Any]) -> list[Item]:
-    """The performance targets, from the content of `evaluation_results.json`."""
+def targets(results: Results) -> list[Item]:
+    """The performance targets."""
     return [
         _kept_tokens(results),
         _selection_time(results),
@@ -78,36 +63,45 @@ def targets(results: dict[str, Any]) -> list[Item]:
     ]
 
 
-def _kept_tokens(results: dict[str, Any]) -> Item:
+def _kept_tokens(results: Results) -> Item:
     name = f"Kept tokens between {KEPT_RANGE[0]} and {KEPT_RANGE[1]} of the large grid"
-    budgets = sorted({variant["budget"] for variant in results["variants"] if variant["mode"] in BUDGETED_MODES})
+    run = [variant for variant in results.variants if variant.mode in BUDGETED_MODES]
+    budgets = in_order(variant.budget for variant in run if variant.budget is not None)
     if not budgets:
         return unmeasured(name, "no vision path with a budget was run")
-    inside = all(KEPT_RANGE[0] <= budget <= KEPT_RANGE[1] for budget in budgets)
-    return judged(name, inside, f"{', '.join(map(str, budgets))} patches kept, and one summary token")
+    tokens = results.visual_tokens()
+    found = [tokens[one.name] for one in run if one.budget == "auto" and one.name in tokens]
+    kept = [budget for budget in budgets if isinstance(budget, int)]
+    kept += [number - 1 for one in found for number in (one.fewest, one.most)]  # the summary token is none
+    inside = all(KEPT_RANGE[0] <= number <= KEPT_RANGE[1] for number in kept)
+    auto = f" (auto: {min(one.fewest for one in found) - 1} to {max(one.most for one in found) - 1})" if found else ""
+    return judged(name, inside, f"{', '.join(map(str, budgets))} patches kept{auto}, and one summary token")
 
 
-def _selection_time(results: dict[str, Any]) -> Item:
+def _selection_time(results: Results) -> Item:
     name = f"Selection under {SELECTION_MS:.0f} ms"
-    rows = [row for row in _cost_rows(results) if row["mode"] in BUDGETED_MODES]
-    if not rows:
+    timed = {
+        path: row.selection_ms
+        for path, row in results.costs().items()
+        if row.variant.mode in BUDGETED_MODES and row.selection_ms is not None
+    }
+    if not timed:
         return unmeasured(name, "timing was left out of this run")
-    slowest = max(row["selection_ms"] for row in rows)
-    times = ", ".join(f"{row['variant']} {milliseconds(row['selection_ms'])} ms" for row in rows)
-    return judged(name, slowest < SELECTION_MS, f"{times} on {results['environment']['device']}")
+    times = ", ".join(f"{path} {milliseconds(time)} ms" for path, time in timed.items())
+    return judged(name, max(timed.values()) < SELECTION_MS, f"{times} on {results.environment.device}")
 
 
-def _kv_savings(results: dict[str, Any]) -> list[Item]:
+def _kv_savings(results: Results) -> list[Item]:
     name = "KV cache 30 to 50% smaller"
-    savings = results["efficiency"]["savings"] if results["efficiency"] else []
+    savings = results.efficiency.savings if results.efficiency else []
     if not savings:
         return [unmeasured(name, "no selection was timed beside a path to compare it with")]
     return [
         judged(
-            f"{name}: {entry['variant']} against {entry['against']}",
-            entry["image"] >= KV_SAVING,
-            f"{_saved(entry['image'])} for the page ({entry['tokens']} against {entry['reference_tokens']} tokens), "
-            f"{_saved(entry['prefix'])} with the prompt's text",
+            f"{name}: {entry.variant} against {entry.against}",
+            entry.image >= KV_SAVING,
+            f"{_saved(entry.image)} for the page ({entry.tokens} against {entry.reference_tokens} tokens), "
+            f"{_saved(entry.prefix)} with the prompt's text",
         )
         for entry in savings
     ]
@@ -117,99 +111,45 @@ def _saved(share: float) -> str:
     return f"{percent(share)} less" if share >= 0 else f"{percent(-share)} more"
 
 
-def _gains(results: dict[str, Any], name: str, against: Sequence[str], *, adapter: bool) -> list[Item]:
-    """Selections with the adapter, or without it, against these variants, over all data sets of a metric together; no
-    variant to be held against means each selection itself without the adapter."""
+def _gains(results: Results, name: str, against: Sequence[str], *, adapter: bool) -> list[Item]:
+    """Selections with an adapter, or without one, against these variants, over all data sets of a metric together; without
+    `against`, each selection against itself without the adapter."""
     selections = {
-        entry["variant"]
-        for entry in results["variants"]
-        if entry["mode"] in BUDGETED_MODES and entry["adapter"] == adapter
+        variant.name: against or (variant.path,)
+        for variant in results.variants
+        if variant.mode in BUDGETED_MODES and (variant.adapter is not None) == adapter
     }
     items = [
-        gain_item(name, entry, ", ".join(group["datasets"]))
-        for group in results["together"]
-        for entry in group["comparisons"]
-        if entry["variant"] in selections
-        and entry["against"] in (against or (entry["variant"].removesuffix("+adapter"),))
+        gain_item(name, entry, ", ".join(group.datasets))
+        for group in results.together
+        for entry in group.comparisons
+        if entry.against in selections.get(entry.variant, ())
     ]
-    held = " or ".join(against) or "itself without an adapter"
-    return items or [unmeasured(f"{name}{GAIN}", f"no such variant was run beside {held}")]
+    other = " or ".join(against) or "itself without an adapter"
+    return items or [unmeasured(f"{name}{GAIN}", f"no such variant was run beside {other}")]
 
 
-def gain_item(name: str, entry: dict[str, Any], datasets: str) -> Item:
+def gain_item(name: str, entry: Difference, datasets: str) -> Item:
     """One comparison: met or not met when the whole interval lies on that side of 5 points, else undecided."""
     status = UNDECIDED
-    if entry["low"] is not None and entry["low"] >= ACCURACY_GAIN:
+    if entry.low is not None and entry.low >= ACCURACY_GAIN:
         status = MET
-    elif entry["high"] is not None and entry["high"] < ACCURACY_GAIN:
+    elif entry.high is not None and entry.high < ACCURACY_GAIN:
         status = NOT_MET
+    ends = "" if entry.low is None or entry.high is None else f" (95%: {points(entry.low)} to {points(entry.high)})"
     number = (
-        f"{points(entry['difference'])} points{_range(entry)} on {datasets} ({count(entry['questions'], 'question')}, "
-        f"{count(entry['pages'], 'page')}); verdict: {verdict(entry)}"
+        f"{points(entry.difference)} points{ends} on {datasets} ({count(entry.questions, 'question')}, "
+        f"{count(entry.pages, 'page')}); verdict: {verdict(entry)}"
     )
-    return Item(f"{name}{GAIN}: {entry['variant']} against {entry['against']}", status, number)
+    return Item(f"{name}{GAIN}: {entry.variant} against {entry.against}", status, number)
 
 
-def _range(entry: dict[str, Any]) -> str:
-    return "" if entry["low"] is None else f" (95%: {points(entry['low'])} to {points(entry['high'])})"
-
-
-def _trainable_share(results: dict[str, Any]) -> Item:
+def _trainable_share(results: Results) -> Item:
     name = "Trainable parameters under 1%"
-    adapter = results["model"]["adapter_parameters"]
+    adapter, total = results.model.adapter_parameters, results.model.parameters
     if not adapter:
         return unmeasured(name, "the model carries no adapter")
-    total = results["model"]["parameters"]
     return judged(name, adapter < TRAINABLE_SHARE * total, f"{adapter:,} of {total:,} ({adapter / total:.3%})")
-
-
-def _cost_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return results["efficiency"]["rows"] if results["efficiency"] else []
-
-
-# -------------------- before training
-
-
-def before_training(data_folder: Path | None, output_dir: Path) -> list[Item]:
-    """What should hold before a step is taken.
-
-    Args:
-        data_folder: prepared data, with `manifest.json` and Parquet shards; None when nothing is trained.
-        output_dir: where checkpoints will go.
-    """
-    return [_python_item(), _data_item(data_folder), _disk_item(output_dir)]
-
-
-def _python_item() -> Item:
-    version = tuple(map(int, platform.python_version_tuple()[:2]))
-    low, high = (".".join(map(str, edge)) for edge in PYTHON_RANGE)
-    return judged(
-        f"Python {low} to {high}", PYTHON_RANGE[0] <= version <= PYTHON_RANGE[1], f"{platform.python_version()}"
-    )
-
-
-def _data_item(folder: Path | None) -> Item:
-    name = "Training data readable"
-    if folder is None:
-        return unmeasured(name, "nothing was trained")
-    import pyarrow.parquet as parquet
-
-    shards = sorted(Path(folder).glob("*.parquet"))
-    try:
-        records = sum(parquet.read_metadata(shard).num_rows for shard in shards)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from both
-        return judged(name, False, f"{type(error).__name__} in {count(len(shards), 'Parquet shard')}")
-    return judged(name, records > 0, f"{count(records, 'record')} in {count(len(shards), 'Parquet shard')}")
-
-
-def _disk_item(output_dir: Path) -> Item:
-    place = Path(output_dir).resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    return judged(
-        f"At least {FREE_BYTES / 1e9:.0f} GB free for the output", free >= FREE_BYTES, f"{free / 1e9:.1f} GB free"
-    )
 
 
 # -------------------- during training
@@ -250,40 +190,9 @@ def _memory_item(training: dict[str, Any]) -> Item:
 # -------------------- after training
 
 
-def after_training(results: dict[str, Any] | None, reload: Item | None) -> list[Item]:
-    """What should hold once the adapter is there: the result of `adapter_reloads`, and that it raises accuracy by itself."""
+def after_training(results: Results | None, reload: Item | None) -> list[Item]:
+    """What should hold once the adapter is there: that it is saved, and that it raises accuracy by itself."""
     saved = reload or unmeasured("Adapter saved and reloads with equal outputs", "no adapter was saved in this run")
     if results is None:
         return [saved, unmeasured(f"Adapter: {GAIN}", "the evaluation was left out")]
     return [saved, *_gains(results, "Adapter: ", (), adapter=True)]
-
-
-def adapter_reloads(
-    trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[Budget]
-) -> Item:
-    """Load the saved adapter onto a fresh base and compare what it makes of a page, number for number.
-
-    Args:
-        trained: the model whose adapter was saved to `folder`.
-        load_base: gives a fresh copy of the base model, for example `lambda: Lavida.from_pretrained("nano")`.
-        folder: the saved adapter.
-        image: any page.
-        budgets: token budgets to compare at.
-    """
-    name = "Adapter saved and reloads with equal outputs"
-    try:
-        fresh = load_base()
-        fresh.load_adapter(folder)
-    except UserError as error:
-        return judged(name, False, str(error))
-    was_training = trained.training
-    trained.eval(), fresh.eval()
-    with torch.no_grad():
-        worst = max(_difference(trained, fresh, image, budget) for budget in budgets)
-    trained.train(was_training)
-    return judged(name, worst == 0.0, f"largest difference of an image embedding {worst:g}")
-
-
-def _difference(one: Lavida, other: Lavida, image: Image.Image, budget: Budget) -> float:
-    pair = [model.encode_images([image], mode="shirg", budget=budget)[0].float() for model in (one, other)]
-    return (pair[0] - pair[1]).abs().max().item()

@@ -1,20 +1,21 @@
-"""Everything an evaluation is told, in one place."""
+"""The settings of an evaluation."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from shirg import ranges
 from shirg.data.sources import EMBEDDED
 from shirg.errors import UserError
 from shirg.evaluation.answering import Decoding
+from shirg.evaluation.results import Settings, from_json
 from shirg.evaluation.tasks import OFFICIAL_DEFAULT, find_task
-from shirg.evaluation.variants import SELECTING_MODES, named_modes
+from shirg.evaluation.variants import ADAPTER, SELECTING_MODES, Budget, in_order, named_modes
 from shirg.lavida import Lavida
 
 NANO_BATCH = 8
@@ -25,6 +26,19 @@ MOST_WORKERS = 8
 
 PROMPT_SUFFIXES = ("official", "none")
 
+RANGES = {
+    "num_shards": ranges.PARTS,
+    "shard_index": ranges.PART,
+    "sample_size": ranges.COUNT,
+    "efficiency_repeats": ranges.REPEATS,
+    "max_new_tokens": ranges.TOKENS,
+    "block_length": ranges.TOKENS,
+    "step_ratio": ranges.STEP_RATIO,
+    "batch_size": ranges.BATCH,
+    "workers": ranges.BATCH,
+}
+"""Field -> its numbers; None is left open."""
+
 
 @dataclass
 class SHIRGEvaluationConfig:
@@ -34,8 +48,12 @@ class SHIRGEvaluationConfig:
     """Benchmarks by name, case ignored. None takes the embedded sets for the nano, ChartQA and DocVQA for other
     models."""
 
-    token_budgets: Sequence[int] = field(default_factory=lambda: [512, 768, 1024])
-    """Kept tokens per image, the summary token not counted."""
+    token_budgets: Sequence[Budget] = field(default_factory=lambda: [512, 768, 1024])
+    """Kept tokens per image, the summary token not counted; "auto" finds the number for each image, the same for every
+    selector."""
+
+    adapters: Mapping[str, Path | str] = field(default_factory=dict)
+    """Name -> folder of adapters to compare, beside the one that the model carries, which is called "adapter"."""
 
     sample_size: int = 500
     """Most questions per benchmark; a seeded sample where the benchmark has more."""
@@ -44,7 +62,7 @@ class SHIRGEvaluationConfig:
     """Folder with one folder per benchmark; None looks on the hub. The embedded sets need neither."""
 
     modes: Sequence[str] = ("lowres", "hd", "highres", "shirg")
-    """What to compare, of `variants.ALL_MODES`: vision paths, and rivals of `shirg` by name; selections are run once per
+    """What to compare, of `variants.ALL_MODES`: vision paths, and baselines by name; selections are run once per
     budget. ("core",) are those of the short table, ("all",) is every one."""
 
     max_new_tokens: int | None = None
@@ -64,7 +82,7 @@ class SHIRGEvaluationConfig:
     """Gets the results, the report and its figures."""
 
     seed: int = 0
-    """Decides the sample of questions, the rendered pages and the resampling behind the intervals."""
+    """Decides the sample of questions, the rendered pages and the resampling of the intervals."""
 
     efficiency_repeats: int = 5
     """Timed runs of every stage, after two untimed; the median is reported. 0 leaves the timing out."""
@@ -92,33 +110,28 @@ class SHIRGEvaluationConfig:
     """How the run was called, for its card."""
 
     def __post_init__(self) -> None:
-        if self.datasets is not None:
-            _check("datasets", self.datasets, "at least one name", not isinstance(self.datasets, str) and self.datasets)
-            self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
-        _check("token_budgets", self.token_budgets, "whole numbers of tokens, 1 or more", self.token_budgets)
-        for budget in self.token_budgets:
-            _check("token_budgets", budget, "whole numbers of tokens, 1 or more", _whole(budget, 1))
-        _check("modes", self.modes, "at least one name", not isinstance(self.modes, str) and self.modes)
-        named_modes(self.modes, flat=True)
-        self._check_shards()
-        open_ones = ("max_new_tokens", "batch_size", "workers")
-        for name, least in (("sample_size", 1), ("efficiency_repeats", 0), *((name, 1) for name in open_ones)):
+        for name, wanted in {"datasets": "name", "token_budgets": "number", "modes": "name"}.items():
             value = getattr(self, name)
-            left_open = name in open_ones and value is None
-            _check(name, value, f"a whole number, {least} or more", left_open or _whole(value, least))
-        block_given = self.block_length is None or _whole(self.block_length, 1)
-        _check("block_length", self.block_length, "a whole number, 1 or more", block_given)
-        _check("step_ratio", self.step_ratio, "above 0 and at most 1", 0 < self.step_ratio <= 1)
-        suffix_known = self.prompt_suffix is None or self.prompt_suffix in PROMPT_SUFFIXES
-        _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
-
-    def _check_shards(self) -> None:
-        _check("num_shards", self.num_shards, "a whole number, 1 or more", _whole(self.num_shards, 1))
+            good = value is None or (value and not isinstance(value, str))
+            _check(name, value, f"at least one {wanted}, in a list", good)
+        if self.datasets is not None:
+            self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
+        for budget in self.token_budgets:
+            if budget != "auto":
+                ranges.BUDGET.check("token_budgets", budget)
+        for name in self.adapters:
+            good = name not in ("", ADAPTER) and "+" not in name
+            _check("adapters", name, f'a name without "+" that is not "{ADAPTER}"', good)
+        named_modes(self.modes, flat=True)
+        for name, allowed in RANGES.items():
+            if getattr(self, name) is not None:
+                allowed.check(name, getattr(self, name))
         if self.shard_index is not None:
-            inside = _whole(self.shard_index, 0) and self.shard_index < self.num_shards
-            _check(
-                "shard_index", self.shard_index, f"0 to {self.num_shards - 1} of num_shards={self.num_shards}", inside
-            )
+            inside = self.shard_index < self.num_shards
+            wanted = f"0 to {self.num_shards - 1} of num_shards={self.num_shards}"
+            _check("shard_index", self.shard_index, wanted, inside)
+        suffix_known = self.prompt_suffix in (None, *PROMPT_SUFFIXES)
+        _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
 
     def decoding(self, model: Lavida) -> Decoding:
         """How `model` generates answers.
@@ -142,8 +155,8 @@ class SHIRGEvaluationConfig:
             return 1
         return min(torch.get_num_threads(), MOST_WORKERS)
 
-    def resolved(self, model: Lavida) -> dict[str, Any]:
-        """All settings as plain values, with what None stands for with this model.
+    def resolved(self, model: Lavida) -> Settings:
+        """All settings with the model's own values in the place of None.
 
         Raises:
             UserError: if a budget is larger than what the model's paths give to choose from.
@@ -152,23 +165,21 @@ class SHIRGEvaluationConfig:
         modes = named_modes(self.modes, flat=model.config.patch_merge_type == "flat")
         of_large_view = [mode for mode in modes if mode in SELECTING_MODES and mode != "multiview"]
         for budget in self.token_budgets if of_large_view else ():
-            _check(
-                "token_budgets", budget, f"at most {most}, the grid at {model.vision.resolution} pixels", budget <= most
-            )
-        return asdict(self) | {
+            fits = budget == "auto" or budget <= most
+            _check("token_budgets", budget, f"at most {most}, the grid at {model.vision.resolution} pixels", fits)
+        decoding = self.decoding(model)
+        found = asdict(self) | {
             "datasets": list(self.datasets or (EMBEDDED if model.config.is_nano else OFFICIAL_DEFAULT)),
-            "token_budgets": sorted(set(self.token_budgets)),
+            "token_budgets": in_order(self.token_budgets),
             "modes": modes,
-            "max_new_tokens": self.decoding(model).max_new_tokens,
-            "block_length": self.decoding(model).block_length,
+            "max_new_tokens": decoding.max_new_tokens,
+            "block_length": decoding.block_length,
             "prompt_suffix": self.prompt_suffix or ("none" if model.config.is_nano else "official"),
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "output_dir": str(self.output_dir),
+            "adapters": {name: str(folder) for name, folder in self.adapters.items()},
         }
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        return from_json(Settings, found)
 
 
 def _check(name: str, value: object, wanted: str, good: object) -> None:

@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from shirg.errors import ItemError
-from shirg.evaluation.answering import Decoding, Page, adapter_switched, generated_texts, image_embeds
-from shirg.evaluation.computed import computed_costs
-from shirg.evaluation.memory import peak_bytes
-from shirg.evaluation.variants import BUDGETED_MODES, Variant
+from shirg.evaluation.answering import Decoding, Page, generated_texts, image_embeds
+from shirg.evaluation.results import Computed, ComputedCost, Cost, Efficiency, Saving, from_json
+from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
+from shirg.lavida.costs import Scenario, path_cost, path_tokens, vision_shape
+from shirg.lavida.shapes import published_config
 from shirg.threads import LEAST_SECONDS, spare_threads
 
 WARM_UP = 1
@@ -27,6 +28,9 @@ WARM_UP = 1
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
+
+SHAPE = "llada-8b"
+"""The published shape whose costs are computed, a key of `shirg.lavida.shapes.PUBLISHED`."""
 
 KV_REFERENCES = ("hd", "highres")
 """Paths whose cache a selection's is compared with: LaViDa's own, and all tokens of the 672 grid."""
@@ -41,39 +45,31 @@ def measure_efficiency(
     decoding: Decoding,
     repeats: int,
     advance: Callable[[str, int], None],
-) -> dict[str, Any]:
-    """Time each stage of answering one question about one page, batch of one; milliseconds, median of `repeats`.
+) -> Efficiency:
+    """Time each stage of answering one question about one page, batch of one; median of `repeats`.
 
-    Returns:
-        `rows`, one for each variant that can be asked about the page: `tokens` (visual), `prefix_tokens` (with the prompt),
-        `tower_ms`, `selection_ms`
-        (None where nothing is selected; relevance to the question, and the attention and keys that some rules look at,
-        included), `embedding_ms` (from tower tokens to what is spliced into the prompt: selection or pooling, and
-        projector), `total_ms` (image to text, image preparation included), `peak_memory_bytes` (see
-        `memory.peak_bytes`), and what `_of_length` measures. `savings` of cache bytes, for each selection against each
-        reference, of the visual part
-        and of the whole prefix. `computed`, what the paths cost at the size of LaViDa-LLaDA-8B.
+    Selection includes relevance to the question, and the attention and keys that some selectors need; the budget "auto" is
+    the page's own. A variant that the page cannot be shown through is left out.
     """
     bench = _Bench(model, image, prompt, decoding, _Clock(torch.device(model.device), repeats))
     rows = []
     with spare_threads() as threads:
         threads.adjust(wait=LEAST_SECONDS if threads.most > 1 else 0.0)
         for variant in variants:
-            with adapter_switched(model, variant.adapter):
-                advance(f"timing {variant.name}", 0)
-                try:
-                    rows.append(bench.row(variant))
-                except ItemError as error:  # this page cannot be shown so, others can
-                    logger.warning("%s is not timed: %s", variant.name, error)
-                advance(f"timing {variant.name}", 1)
-    return {
-        "repeats": repeats,
-        "warm_up": WARM_UP,
-        "page_size": list(image.size),
-        "rows": rows,
-        "savings": _savings(rows),
-        "computed": computed_costs(variants, model.vision.resolution),
-    }
+            advance(f"timing {variant.name}", 0)
+            try:
+                rows.append(bench.row(variant))
+            except ItemError as error:  # this page cannot be shown so, others can
+                logger.warning("%s is not timed: %s", variant.name, error)
+            advance(f"timing {variant.name}", 1)
+    return Efficiency(
+        repeats=repeats,
+        warm_up=WARM_UP,
+        page_size=list(image.size),
+        rows=rows,
+        savings=_savings(rows),
+        computed=computed_costs(variants, model.vision.resolution),
+    )
 
 
 @dataclass
@@ -90,27 +86,29 @@ class _Bench:
     lengths: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Positions of the prefix -> what depends on nothing else."""
 
-    def row(self, variant: Variant) -> dict[str, Any]:
-        """All that is measured of one variant, which the model must be switched to."""
+    def row(self, variant: Variant) -> Cost:
+        """All that is measured of one variant; one without an adapter."""
         model, clock = self.model, self.clock
         prompt_ids = model.prompt_ids(self.prompt)
         question_ids = model.question_ids(prompt_ids)
         features = Page(model, self.image).features(variant)
         embeds = image_embeds(model, features, variant, question_ids)
-        row = {**variant.as_dict(), "tokens": embeds.shape[0]}
-        row |= {"tower_ms": self._tower_ms(variant, features)}
         budget, settings = variant.budget, variant.settings(model.vision)
-        row["selection_ms"] = (
-            None if budget is None else clock.median_ms(lambda: model.select(features, budget, question_ids, settings))
+        of_length = self._of_length(model.splice(prompt_ids, [embeds])[None])
+        return Cost(
+            variant=variant,
+            tokens=embeds.shape[0],
+            tower_ms=self._tower_ms(variant, features),
+            selection_ms=None
+            if budget is None
+            else clock.median_ms(lambda: model.select(features, budget, question_ids, settings)),
+            embedding_ms=clock.median_ms(lambda: image_embeds(model, features, variant, question_ids)),
+            **of_length,
+            steps=denoising_steps(model, prompt_ids, embeds, self.decoding),
+            total_ms=clock.median_ms(lambda: self._answer(variant)),
+            kv_image_bytes=of_length["kv_bytes"] // of_length["prefix_tokens"] * embeds.shape[0],  # equal positions
+            peak_memory_bytes=peak_bytes(clock.device, lambda: self._answer(variant)),
         )
-        row["embedding_ms"] = clock.median_ms(lambda: image_embeds(model, features, variant, question_ids))
-        prefix = model.splice(prompt_ids, [embeds])[None]
-        row |= self._of_length(prefix)
-        row["steps"] = denoising_steps(model, prompt_ids, embeds, self.decoding)
-        row["total_ms"] = clock.median_ms(lambda: self._answer(variant))
-        row["kv_image_bytes"] = row["kv_bytes"] // row["prefix_tokens"] * row["tokens"]  # positions take equally many
-        row["peak_memory_bytes"] = peak_bytes(model, clock.device, lambda: self._answer(variant))
-        return row
 
     def _tower_ms(self, variant: Variant, features: VisionFeatures) -> float:
         if variant.views not in self.towers:
@@ -120,7 +118,7 @@ class _Bench:
     def _of_length(self, prefix: Tensor) -> dict[str, Any]:
         """What depends on the length of the prefix [1, P, H] alone, timed once for each length.
 
-        `prefill_ms`, `step_ms` and `step_uncached_ms` (one denoising step, logits included, behind the cached prefix and
+        `prefill_ms`, `step_ms` and `step_uncached_ms` (one denoising step, logits included, after the cached prefix and
         with the prefix encoded again), `prefix_tokens`, and `kv_bytes`, counted from the cache.
         """
         length = prefix.shape[1]
@@ -159,22 +157,55 @@ def denoising_steps(model: Lavida, prompt_ids: Tensor, embeds: Tensor, decoding:
     return len(passes)
 
 
-def _savings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_name = {row["variant"]: row for row in rows}
+def peak_bytes(device: torch.device, action: Callable[[], object]) -> int | None:
+    """Most bytes that the GPU's allocator held at once while `action` ran, weights included; None on a CPU, where torch does
+    not count them and the system's high-water mark is one for the whole process."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    action()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def _savings(rows: Sequence[Cost]) -> list[Saving]:
+    by_name = {row.variant.name: row for row in rows}
     return [
-        {
-            "variant": row["variant"],
-            "against": name,
-            "tokens": row["tokens"],
-            "reference_tokens": by_name[name]["tokens"],
-            "image": 1 - row["kv_image_bytes"] / by_name[name]["kv_image_bytes"],
-            "prefix": 1 - row["kv_bytes"] / by_name[name]["kv_bytes"],
-        }
+        Saving(
+            variant=row.variant.name,
+            against=name,
+            tokens=row.tokens,
+            reference_tokens=other.tokens,
+            image=1 - row.kv_image_bytes / other.kv_image_bytes,
+            prefix=1 - row.kv_bytes / other.kv_bytes,
+        )
         for row in rows
-        if row["mode"] in BUDGETED_MODES
-        for name in KV_REFERENCES
-        if name in by_name
+        if row.variant.mode in BUDGETED_MODES
+        for name, other in by_name.items()
+        if name in KV_REFERENCES
     ]
+
+
+def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
+    """Bytes and FLOPs of one answer by each path at the size of a published model; see `shirg.lavida.costs` for what is
+    counted.
+
+    Other selectors are left out: up to their own arithmetic, which is not counted, they cost what `shirg` does. So are
+    budgets above the tokens of the large view, and the budget "auto", which is another for every page.
+
+    Args:
+        resolution: side in pixels of the large view, the run's own.
+    """
+    published, scenario = published_config(SHAPE), Scenario()
+    config = replace(published, vision=replace(published.vision, resolution=resolution))
+    most, rows = path_tokens(config, "highres"), []
+    for variant in variants:
+        budget = variant.budget
+        if variant.mode not in BASELINES and budget != "auto" and (budget or 0) <= most:
+            shape = vision_shape(config, variant.mode, budget=budget)
+            cost = asdict(path_cost(config, shape, scenario))
+            rows.append(from_json(ComputedCost, cost | {"variant": variant.name, "tokens": shape.tokens}))
+    plain = asdict(scenario) | {"image_size": list(scenario.image_size)}
+    return Computed(shape=SHAPE, scenario=plain, rows=rows)
 
 
 class _Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from shirg import identity
+from shirg.evaluation.results import GateFacts, ModelFacts
+from shirg.evaluation.variants import ADAPTER
 from shirg.gate import GateConfig
 from shirg.gate.config import PRESETS
 from shirg.lavida import Lavida
@@ -40,24 +43,34 @@ def describe_environment(model: Lavida) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name, where the system tells."""
+    """The CPU's name, where the system has it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def describe_model(model: Lavida) -> dict[str, Any]:
-    """Family, sizes, and parameters with those of the adapter apart."""
-    run = {**identity.of_base(model), **identity.of_adapter(model)}
-    shown = ("family", "resolution", "relevance", "relevance_sign", "parameters", "adapter_parameters")
-    named = {name: run[name] for name in (*shown, "weights", "adapter_weights")}
-    return {"nano": model.config.is_nano, **named}
+def describe_model(model: Lavida, adapters: Mapping[str | None, Lavida]) -> ModelFacts:
+    """Family, sizes, and parameters with those of the adapters apart.
+
+    Args:
+        adapters: the model with each of its adapters, see `answering.models_of`.
+    """
+    base, carried = identity.of_base(model), identity.of_adapter(model)
+    found = {name: identity.of_adapter(one) for name, one in adapters.items() if name is not None}
+    shown = ("family", "resolution", "relevance", "relevance_sign", "parameters", "weights")
+    return ModelFacts(
+        nano=model.config.is_nano,
+        **{name: base[name] for name in shown},
+        adapter_parameters=max([one["adapter_parameters"] for one in found.values()], default=0),
+        adapter_weights=carried["adapter_weights"],
+        adapters={name: one["adapter_weights"] for name, one in found.items() if name != ADAPTER},
+    )
 
 
-def describe_gate(config: GateConfig) -> dict[str, Any]:
+def describe_gate(config: GateConfig) -> GateFacts:
     """The gate's settings by the name of their preset, None where they are no preset's, and those that differ from the
     default's."""
     default = asdict(GateConfig())
     changed = {name: value for name, value in asdict(config).items() if value != default[name]}
     preset = next((name for name in PRESETS if GateConfig.preset(name) == config), None)
-    return {"preset": preset, "changed": changed}
+    return GateFacts(preset=preset, changed=changed)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shirg.evaluation.markdown import count, milliseconds
+from shirg.evaluation.results import Cost, DatasetFacts, Efficiency, Results, Score
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import RIVALS, SELECTING_MODES
+from shirg.evaluation.variants import BASELINES, SELECTING_MODES, Variant
 from shirg.files import atomic_path
 
 if TYPE_CHECKING:
@@ -20,26 +21,40 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-MODE_COLOURS = {
-    "lowres": "#E69F00",
-    "hd": "#D55E00",
-    "highres": "#CC79A7",
-    "shirg": "#0072B2",
-    "multiview": "#009E73",
-    "hd-flat": "#56B4E9",
-    "multiview-all": "#000000",
+STYLES = {
+    "lowres": ("#E69F00", "v"),
+    "hd": ("#D55E00", "s"),
+    "highres": ("#CC79A7", "D"),
+    "shirg": ("#0072B2", "o"),
+    "multiview": ("#009E73", "^"),
+    "hd-flat": ("#56B4E9", "P"),
+    "multiview-all": ("#000000", "X"),
 }
-MODE_MARKERS = {
-    "lowres": "v",
-    "hd": "s",
-    "highres": "D",
-    "shirg": "o",
-    "multiview": "^",
-    "hd-flat": "P",
-    "multiview-all": "X",
+"""Vision path -> colour and marker."""
+OTHER_COLOUR = "0.6"
+OTHER_MARKERS = ("1", "2", "3", "4", "+", "x", "<", ">", "p", "h", "*")
+"""Of other selectors."""
+STAGES = {
+    "tower": "#0072B2",
+    "selection": "#D55E00",
+    "pooling and projector": "#E69F00",
+    "prefill": "#009E73",
+    "denoising": "#56B4E9",
 }
-RIVAL_COLOUR = "0.6"
-RIVAL_MARKERS = ("1", "2", "3", "4", "+", "x", "<", ">", "p", "h", "*")
+"""Stages of an answer, in their order, and their colours."""
+
+ACCURACY = "accuracy_against_tokens.png"
+
+
+def charts(results: Results) -> dict[str, Figure]:
+    """The charts of a report by their file names."""
+    found = {}
+    if any(dataset.questions for dataset in results.datasets):
+        found[ACCURACY] = accuracy_chart(results)
+    if results.efficiency:
+        found["latency.png"] = latency_chart(results.efficiency)
+        found["kv_cache.png"] = kv_chart(results.efficiency)
+    return found
 
 
 def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]] = ()) -> None:
@@ -88,12 +103,12 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
     axes.set(xlabel="optimizer step", ylabel="loss (mean cross-entropy of a target)")
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     _plain(axes)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def accuracy_figure(path: Path, results: dict[str, Any]) -> None:
-    """Score against visual tokens with 95% intervals, one panel for each data set; filled: with the adapter."""
-    datasets = [dataset for dataset in results["datasets"] if dataset["questions"]]
+def accuracy_chart(results: Results) -> Figure:
+    """Score against visual tokens with 95% intervals, one panel for each data set; filled: with an adapter."""
+    datasets = [dataset for dataset in results.datasets if dataset.questions]
     columns = min(len(datasets), 3)
     rows = -(-len(datasets) // columns)
     figure = _figure(0.6 + 4.4 * columns + 1.6, 4.4 * rows)
@@ -103,148 +118,117 @@ def accuracy_figure(path: Path, results: dict[str, Any]) -> None:
     for axes, dataset in zip(panels, datasets, strict=False):
         _score_panel(axes, results, dataset)
     panels[columns - 1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    _save(figure, path)
-
-
-def accuracy_panel(results: dict[str, Any], dataset: dict[str, Any]) -> Figure:
-    """The panel of one data set alone, its legend below, for a page that may be narrow."""
-    figure = _figure(5.6, 4.4)
-    axes = figure.add_subplot()
-    _score_panel(axes, results, dataset)
-    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 
-def _score_panel(axes: Axes, results: dict[str, Any], dataset: dict[str, Any]) -> None:
-    tokens = visual_tokens(results)
-    of_dataset = {
-        entry["variant"]: entry
-        for entry in results["scores"]
-        if (entry["dataset"], entry["metric"]) == (dataset["name"], dataset["metric"])
-    }
-    trained = any(variant["adapter"] for variant in results["variants"])
-    for mode in results["config"]["modes"]:
-        for adapter in (False, True):
-            run = [v for v in results["variants"] if (v["mode"], v["adapter"]) == (mode, adapter)]
-            if run:
-                label = f"{mode}, {'with' if adapter else 'without'} adapter" if trained else mode
-                points = [(tokens[v["variant"]], of_dataset[v["variant"]]) for v in run]
-                shift = (6 if adapter else -6) if trained else 0  # side by side, not on top of each other
-                _score_series(axes, mode, adapter, points, label, shift)
-    title = f"{dataset['name']} ({count(dataset['questions'], 'question')}, {count(dataset['pages'], 'page')})"
-    axes.set(xlabel="visual tokens in the prompt", title=title, ylabel=f"{METRIC_TITLES[dataset['metric']]}, %")
+def accuracy_panels(results: Results) -> list[Figure]:
+    """The panels one by one, the legend below, for a page that may be narrow."""
+    found = []
+    for dataset in (dataset for dataset in results.datasets if dataset.questions):
+        found.append(_figure(5.6, 4.4))
+        axes = found[-1].add_subplot()
+        _score_panel(axes, results, dataset)
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    return found
+
+
+def _score_panel(axes: Axes, results: Results, dataset: DatasetFacts) -> None:
+    tokens = results.visual_tokens()
+    series: dict[tuple[str, str | None], list[Variant]] = {}
+    for variant in sorted(results.variants, key=lambda one: results.config.modes.index(one.mode)):
+        series.setdefault((variant.mode, variant.adapter), []).append(variant)
+    for (mode, adapter), variants in series.items():
+        name = "without adapter" if adapter is None else f"with {adapter}"
+        label = f"{mode}, {name}" if results.adapters else mode
+        points = [(tokens[one.name].mean, results.score(dataset.name, one.name, dataset.metric)) for one in variants]
+        shift = (6 if adapter else -6) if results.adapters else 0  # side by side, not on top of each other
+        _score_series(axes, variants[0], points, label, shift)
+    title = f"{dataset.name} ({count(dataset.questions, 'question')}, {count(dataset.pages, 'page')})"
+    axes.set(xlabel="visual tokens in the prompt", title=title, ylabel=f"{METRIC_TITLES[dataset.metric]}, %")
     axes.set_ylim(0, max(axes.get_ylim()[1], 5))
     _plain(axes)
 
 
-def visual_tokens(results: dict[str, Any]) -> dict[str, float]:
-    """Mean number of visual tokens of every variant over the questions of the run."""
-    return {entry["variant"]: entry["mean"] for entry in results["tokens"]}
+def _score_series(
+    axes: Axes, variant: Variant, points: Sequence[tuple[float, Score]], label: str, shift: float
+) -> None:
+    points = sorted(points, key=lambda point: point[0])
+    x = np.array([tokens for tokens, _ in points]) + shift
+    y = 100 * np.array([entry.score for _, entry in points])
+    low = [100 * (entry.score if entry.low is None else entry.low) for _, entry in points]
+    high = [100 * (entry.score if entry.high is None else entry.high) for _, entry in points]
+    other, selects = variant.mode in BASELINES, variant.mode in SELECTING_MODES
+    marker = OTHER_MARKERS[BASELINES.index(variant.mode) % len(OTHER_MARKERS)] if other else ""
+    colour, marker = STYLES.get(variant.mode, (OTHER_COLOUR, marker))
+    axes.errorbar(
+        x,
+        y,
+        yerr=None if other else np.maximum([y - low, high - y], 0),  # theirs are in the table
+        zorder=2 if other else 3,
+        color=colour,
+        marker=marker,
+        markerfacecolor=colour if variant.adapter else "white",
+        linestyle="-" if selects and variant.adapter else ":" if selects else "none",
+        capsize=3,
+        clip_on=False,  # a score of zero is on the edge
+        elinewidth=1,
+        label=label,
+    )
 
 
-STAGES = {
-    "tower": "#0072B2",
-    "selection": "#D55E00",
-    "pooling and projector": "#E69F00",
-    "prefill": "#009E73",
-    "denoising": "#56B4E9",
-}
-"""Stages of an answer, in their order, and their colours."""
-
-
-def stage_times(row: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds of every stage, from a row of the efficiency table; denoising is the step's time times the steps."""
-    selection = row["selection_ms"] or 0.0
-    rest = max(row["embedding_ms"] - selection, 0.0)
-    times = (row["tower_ms"], selection, rest, row["prefill_ms"], row["steps"] * row["step_ms"])
+def stage_times(row: Cost) -> dict[str, float]:
+    """Milliseconds of every stage; denoising is the step's time times the steps."""
+    selection = row.selection_ms or 0.0
+    rest = max(row.embedding_ms - selection, 0.0)
+    times = (row.tower_ms, selection, rest, row.prefill_ms, row.steps * row.step_ms)
     return dict(zip(STAGES, times, strict=True))
 
 
-def latency_figure(path: Path, efficiency: dict[str, Any]) -> None:
+def latency_chart(efficiency: Efficiency) -> Figure:
     """Time of an answer stage by stage, one bar for each vision path; a tick marks the whole answer as it was timed."""
-    _save(latency_chart(efficiency), path)
-
-
-def latency_chart(efficiency: dict[str, Any]) -> Figure:
-    """The figure of `latency_figure`."""
-    rows = efficiency["rows"]
+    rows = efficiency.rows
     figure = _figure(7.2, 1.5 + 0.42 * len(rows))
     axes = figure.add_subplot()
-    names = [row["variant"] for row in rows]
+    names = [row.variant.name for row in rows]
     left = np.zeros(len(rows))
     for stage, colour in STAGES.items():
         width = np.array([stage_times(row)[stage] for row in rows])
         axes.barh(names, width, left=left, color=colour, label=stage)
         left += width
-    whole = [row["total_ms"] for row in rows]
+    whole = [row.total_ms for row in rows]
     axes.scatter(whole, names, marker="|", s=160, color="black", label="whole answer, timed", zorder=3)
     for place, row in enumerate(rows):
-        end = max(left[place], row["total_ms"])
-        _label(axes, end, place, f"{milliseconds(row['total_ms'])} ms")
-    axes.invert_yaxis()
+        _label(axes, max(left[place], row.total_ms), place, f"{milliseconds(row.total_ms)} ms")
     axes.set_xlim(0, 1.18 * max(*left, *whole))
     axes.set_xlabel("ms, median, one page, one question")
     axes.legend(
         frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.6 / (0.5 + 0.42 * len(rows))), ncols=3
     )
-    _plain(axes)
-    axes.grid(False, axis="y")
+    _bars(axes)
     return figure
 
 
-def kv_figure(path: Path, efficiency: dict[str, Any]) -> None:
+def kv_chart(efficiency: Efficiency) -> Figure:
     """Bytes of the prefix cache by vision path, prompt and picture apart."""
-    _save(kv_chart(efficiency), path)
-
-
-def kv_chart(efficiency: dict[str, Any]) -> Figure:
-    """The figure of `kv_figure`."""
-    rows = [row for row in efficiency["rows"] if row["mode"] not in RIVALS]  # their caches are those of `shirg`
+    rows = [row for row in efficiency.rows if row.variant.mode not in BASELINES]  # their caches are those of `shirg`
     figure = _figure(7.2, 1.2 + 0.5 * len(rows))
     axes = figure.add_subplot()
-    names = [row["variant"] for row in rows]
-    image = [row["kv_image_bytes"] / 1e6 for row in rows]
-    prompt = [(row["kv_bytes"] - row["kv_image_bytes"]) / 1e6 for row in rows]
-    axes.barh(names, image, color=[MODE_COLOURS[row["mode"]] for row in rows])
+    names = [row.variant.name for row in rows]
+    image = [row.kv_image_bytes / 1e6 for row in rows]
+    prompt = [(row.kv_bytes - row.kv_image_bytes) / 1e6 for row in rows]
+    axes.barh(names, image, color=[STYLES[row.variant.mode][0] for row in rows])
     axes.barh(names, prompt, left=image, color="0.75", label="prompt text")
     for place, row in enumerate(rows):
-        _label(axes, row["kv_bytes"] / 1e6, place, f"{row['tokens']} tokens")
-    axes.invert_yaxis()
-    axes.set_xlim(right=1.22 * max(row["kv_bytes"] for row in rows) / 1e6)
+        _label(axes, row.kv_bytes / 1e6, place, f"{row.tokens} tokens")
+    axes.set_xlim(right=1.22 * max([row.kv_bytes for row in rows], default=1) / 1e6)
     axes.set_xlabel("keys and values of the prefix, MB (coloured: the page; grey: the prompt's text)")
-    _plain(axes)
-    axes.grid(False, axis="y")
+    _bars(axes)
     return figure
 
 
 def _label(axes: Axes, x: float, y: float, text: str) -> None:
     """Text a little to the right of a bar's end."""
     axes.annotate(text, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
-
-
-def _score_series(
-    axes: Axes, mode: str, adapter: bool, points: Sequence[tuple[float, dict[str, Any]]], label: str, shift: float
-) -> None:
-    points = sorted(points, key=lambda point: point[0])
-    x = np.array([tokens for tokens, _ in points]) + shift
-    y = 100 * np.array([entry["score"] for _, entry in points])
-    low = [100 * (entry["score"] if entry["low"] is None else entry["low"]) for _, entry in points]
-    high = [100 * (entry["score"] if entry["high"] is None else entry["high"]) for _, entry in points]
-    colour, selects = MODE_COLOURS.get(mode, RIVAL_COLOUR), mode in SELECTING_MODES
-    axes.errorbar(
-        x,
-        y,
-        yerr=None if mode in RIVALS else np.maximum([y - low, high - y], 0),  # theirs are in the table
-        zorder=2 if mode in RIVALS else 3,
-        color=colour,
-        marker=MODE_MARKERS.get(mode) or RIVAL_MARKERS[RIVALS.index(mode) % len(RIVAL_MARKERS)],
-        markerfacecolor=colour if adapter else "white",
-        linestyle="-" if selects and adapter else ":" if selects else "none",
-        capsize=3,
-        clip_on=False,  # a score of zero lies on the edge
-        elinewidth=1,
-        label=label,
-    )
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -260,6 +244,14 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _bars(axes: Axes) -> None:
+    """Horizontal bars, the first one on top."""
+    axes.invert_yaxis()
+    _plain(axes)
+    axes.grid(False, axis="y")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, complete or not at all; the same figure gives the same bytes."""
     with atomic_path(path) as fresh:
         figure.savefig(fresh, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""What a long run has measured, written as it comes, so that a stopped run can go on."""
+"""What a long run has measured, written as it comes, so that a stopped run can be resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shirg.files import append_line, json_line, read_lines, write_text
 from shirg.identity import check_same_run, fingerprint
 
 Key = TypeVar("Key", bound=Hashable)
-"""What tells entries apart."""
+"""Of an entry."""
 
 NAME = "fingerprint"
 """Of the run, among the settings in a file's first line."""
@@ -42,8 +42,8 @@ class Journal(Generic[Key]):
 
         Args:
             run: settings that all entries of one file share.
-            key: gives what tells entries apart.
-            resume: go on after what is there; else the file starts over.
+            key: of an entry; entries with one key are the same.
+            resume: continue after what is there; else the file starts over.
             noun: what an entry is, for messages.
             name: the run's fingerprint, which every entry gets; None takes that of `run`. (Shares of a run have one name.)
 
@@ -61,7 +61,9 @@ class Journal(Generic[Key]):
                 self.entries[key(entry)] = {**entry, "run": self.name}
             logger.info("%s: %d %ss are measured already", path, len(self.entries), noun)
         elif earlier:
-            logger.info("%s: starting over; --resume would have gone on after %s", path, count(len(earlier) - 1, noun))
+            logger.info(
+                "%s: starting over; --resume would have continued after %s", path, count(len(earlier) - 1, noun)
+            )
         elif resume:
             logger.info("%s: there is nothing to resume; starting with the first %s", path, noun)
         try:

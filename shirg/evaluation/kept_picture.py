@@ -31,9 +31,9 @@ DIMMED = (0.51, 0.54, 0.60)
 COLOUR_LEFT = 0.12
 """Share of its colours that a dropped patch shows."""
 SHADOW = 0.38
-"""How much darker dropped patches are where a kept one stands beside them."""
+"""How much darker dropped patches are beside a kept one."""
 RIM = 0.6
-"""How strongly a light hairline runs round what was kept: on dark pages it is what tells kept from dropped."""
+"""How strongly a light hairline runs round what was kept: on dark pages it separates kept from dropped."""
 BORDER, BORDER_ON_DROPPED, BORDER_ON_KEPT = (240, 173, 40), 0.75, 0.38
 """Lines between clusters, and how strongly they cover what they cross; on kept patches lightly, since there is text."""
 TINTS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
@@ -195,7 +195,7 @@ def _cells(side: int, count: int) -> np.ndarray:
 
 
 def _dim(page: np.ndarray, bright: np.ndarray) -> np.ndarray:
-    """Grey and darken what was dropped, a little more beside kept patches, which so seem to stand out: [H, W, 3]."""
+    """Grey and darken what was dropped, a little more beside kept patches, which then stand out: [H, W, 3]."""
     grey = page @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     faded = (grey[..., None] + COLOUR_LEFT * (page - grey[..., None])) * np.array(DIMMED)
     shape = Image.fromarray(bright.astype(np.uint8) * 255)

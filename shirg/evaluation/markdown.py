@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 NOT_MEASURED = "not measured"
 
@@ -36,11 +36,20 @@ def points(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
-def interval(entry: Mapping[str, Any], show: Callable[[float], str]) -> str:
-    """ "[low, high]" of an entry, or that there is none."""
-    if entry["low"] is None:
-        return "(one page: no interval)"
-    return f"[{show(entry['low'])}, {show(entry['high'])}]"
+class WithEnds(Protocol):
+    """What has an interval."""
+
+    @property
+    def low(self) -> float | None: ...
+
+    @property
+    def high(self) -> float | None: ...
+
+
+def interval(entry: WithEnds | Mapping[str, Any], show: Callable[[float], str]) -> str:
+    """ "[low, high]" of an entry or of its JSON, or that there is none."""
+    low, high = (entry["low"], entry["high"]) if isinstance(entry, Mapping) else (entry.low, entry.high)
+    return "(one page: no interval)" if low is None or high is None else f"[{show(low)}, {show(high)}]"
 
 
 def milliseconds(value: float | None) -> str:

@@ -76,30 +76,30 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 
 
 def contains_match(prediction: str, answers: Sequence[str]) -> float:
-    """OCRBench's match: 1.0 when one of the answers stands somewhere in the prediction (Liu et al. 2024, section 3).
+    """OCRBench's match: 1.0 when the prediction contains one of the answers (Liu et al. 2024, section 3).
 
     Case, line breaks and the full-width forms of ASCII are levelled, as in lmms-eval's scorer; other white space counts.
     """
-    said = _level(prediction)
-    return float(any(_level(answer) in said for answer in answers))
+    text = _level(prediction)
+    return float(any(_level(answer) in text for answer in answers))
 
 
 def formula_contains(prediction: str, answers: Sequence[str]) -> float:
-    """OCRBench's match for handwritten formulas: 1.0 when an answer stands in the prediction, blanks left out of both.
+    """OCRBench's match for handwritten formulas: 1.0 when the prediction contains an answer, blanks left out of both.
 
     Case counts, since it does in LaTeX.
     """
-    said = _without_blanks(prediction)
-    return float(any(_without_blanks(answer) in said for answer in answers))
+    text = _without_blanks(prediction)
+    return float(any(_without_blanks(answer) in text for answer in answers))
 
 
 def option_letter(prediction: str, answers: Sequence[str]) -> float:
     """Exact match of the letter of a multiple-choice answer, as lmms-eval scores AI2D.
 
-    "B. larva" says B; anything else is compared as it is, case and ASCII punctuation left out.
+    "B. larva" is B; anything else is compared as it is, case and ASCII punctuation left out.
     """
-    said = _LETTER_FIRST.match(prediction)
-    guess = _bare(said[1] if said else prediction)
+    first = _LETTER_FIRST.match(prediction)
+    guess = _bare(first[1] if first else prediction)
     return float(any(_bare(answer) == guess for answer in answers))
 
 
@@ -117,7 +117,7 @@ METRICS: dict[str, Metric] = {
 def normalise_evalai(text: str) -> str:
     """An answer as TextVQA's scorer on EvalAI compares it, and lmms-eval with it.
 
-    Lower case; commas and question marks removed; "'s" a word of its own; other punctuation removed where it stands beside a
+    Lower case; commas and question marks removed; "'s" a word of its own; other punctuation removed beside a
     space, otherwise turned into one; full stops kept only before a digit; number words up to ten as digits; articles
     dropped; missing apostrophes of contractions put back (facebookresearch/mmf, pythia/tasks/processors.py,
     EvalAIAnswerProcessor). VQA v2's scorer has the last four rules, and keeps commas to them.
@@ -188,7 +188,7 @@ def _tabmwp_value(text: str) -> float | str:
     return round(float(numerator) / float(denominator or 1), 3)
 
 
-# The scorer's tables. Contractions are listed as they should be written; the scorer mends each of them where one
+# The scorer's tables. Contractions are listed as they should be written; the scorer corrects each of them where one
 # apostrophe is missing. "somebody'd" it spoils instead, on both sides alike; we do as it does.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _STRAY_FULL_STOP = re.compile(r"\.(?!\d)")

@@ -1,11 +1,12 @@
-"""What an evaluation leaves in its folder."""
+"""The files of an evaluation: written, and made again from its answers."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,24 @@ import torch
 
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
-from shirg.evaluation.asking import Survey
-from shirg.evaluation.card import run_card
-from shirg.evaluation.failures import headline
-from shirg.evaluation.figures import accuracy_figure, kv_figure, latency_figure
+from shirg.evaluation.asking import SamplePage, Survey
+from shirg.evaluation.bootstrap import UNDECIDED
+from shirg.evaluation.figures import ACCURACY, accuracy_panels, charts, save_figure
 from shirg.evaluation.kept_picture import draw_kept, draw_patches, enlarged_page, save_picture
-from shirg.evaluation.page import evaluation_page
-from shirg.evaluation.report import evaluation_report
-from shirg.evaluation.report_details import example_picture
-from shirg.evaluation.sample import SamplePage
+from shirg.evaluation.page import embedded, page, svg
+from shirg.evaluation.report import FIGURES, evaluation_report, example_picture, run_card
+from shirg.evaluation.results import Answer, Results, Summary, from_json, to_json
+from shirg.evaluation.summary import headline, summarise
+from shirg.evaluation.tasks import find_task
 from shirg.evaluation.variants import Variant
 from shirg.files import atomic_path, write_json, write_text
 from shirg.gate import Kept
 from shirg.lavida import Lavida, VisionFeatures
+
+FORMAT = "shirg-evaluation-3"
+"""Names the layout of `evaluation_results.json` and `predictions.jsonl`; a change of layout changes it."""
+EARLIER_WORD = "not distinguishable"
+"""What "undecided" was called in files that were written before `together` was."""
 
 RESULTS_FILE = "evaluation_results.json"
 DETAILS_FILE = "detailed_results.json"
@@ -33,7 +39,6 @@ PREDICTIONS_FILE = "predictions.jsonl"
 REPORT_FILE = "evaluation_report.md"
 PAGE_FILE = "evaluation_report.html"
 CARD_FILE = "run_card.md"
-FIGURES = "figures"
 EVERYTHING = (PREDICTIONS_FILE, RESULTS_FILE, DETAILS_FILE, REPORT_FILE, PAGE_FILE, CARD_FILE, FIGURES)
 SMALL = 760
 """Pixels across a page in the list of examples."""
@@ -42,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def set_aside(folder: Path, names: Sequence[str | Path] = EVERYTHING) -> None:
-    """Move what an earlier run left of `names` into the first free of `old-1`, `old-2`, ... in the folder, and say so.
+    """Move what an earlier run left of `names` into the first free of `old-1`, `old-2`, ... in the folder, and log it.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -56,7 +61,7 @@ def set_aside(folder: Path, names: Sequence[str | Path] = EVERYTHING) -> None:
             (folder / name).rename(aside / name.name)
     except OSError as error:
         raise UserError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another folder") from error
-    logger.info("%s holds an earlier evaluation (--resume would have gone on with it): moved to %s", folder, aside)
+    logger.info("%s holds an earlier evaluation (--resume would have continued it): moved to %s", folder, aside)
 
 
 def _new_folder(folder: Path) -> Path:
@@ -73,8 +78,8 @@ def _new_folder(folder: Path) -> Path:
 
 def write_outputs(
     folder: Path,
-    results: dict[str, Any],
-    rows: Sequence[dict[str, Any]],
+    results: Results,
+    rows: Sequence[Answer],
     model: Lavida,
     sample: SamplePage,
     survey: Survey,
@@ -85,10 +90,10 @@ def write_outputs(
         UserError: if the folder cannot be written or the disk is full.
     """
     try:
-        write_json(folder / DETAILS_FILE, {"predictions": list(rows), "skipped": results["skipped"]})
-        write_json(folder / RESULTS_FILE, results)
+        write_json(folder / DETAILS_FILE, to_json({"predictions": rows, "skipped": results.skipped}))
+        write_json(folder / RESULTS_FILE, to_json(results))
         logger.info("drawing pages and writing the report to %s", folder)
-        shown = headline([Variant(entry["mode"], entry["budget"], entry["adapter"]) for entry in results["variants"]])
+        shown = headline(results.variants)
         if shown is not None:
             _draw_pages(folder / FIGURES, results, rows, PagePainter(model, shown), sample, survey)
         write_reports(folder, results)
@@ -97,40 +102,95 @@ def write_outputs(
         raise UserError(f"output_dir: {folder} cannot be written ({error.strerror or error})") from error
 
 
-def write_reports(folder: Path, results: dict[str, Any]) -> None:
-    """Write the charts and both reports from the content of `evaluation_results.json`; pictures of pages are there already.
+def write_reports(folder: Path, results: Results) -> None:
+    """Write the charts and the report, as Markdown and as a page; pictures of pages are there already.
 
     Raises:
         OSError: if the folder cannot be written or the disk is full.
     """
-    accuracy_figure(folder / FIGURES / "accuracy_against_tokens.png", results)
-    if results["efficiency"]:
-        latency_figure(folder / FIGURES / "latency.png", results["efficiency"])
-        kv_figure(folder / FIGURES / "kv_cache.png", results["efficiency"])
-    write_text(folder / REPORT_FILE, evaluation_report(results))
-    write_text(folder / PAGE_FILE, evaluation_page(results, folder / FIGURES))
+    drawn = charts(results)
+    for name, figure in drawn.items():
+        save_figure(figure, folder / FIGURES / name)
+    report = evaluation_report(results)
+    write_text(folder / REPORT_FILE, report)
+
+    def picture(source: str) -> str:
+        name = source.removeprefix(f"{FIGURES}/")
+        if name == ACCURACY:
+            return f'<div class="panels">{"".join(map(svg, accuracy_panels(results)))}</div>'
+        return (
+            f'<div class="wide" tabindex="0">{svg(drawn[name])}</div>' if name in drawn else embedded(folder / source)
+        )
+
+    write_text(folder / PAGE_FILE, page("SHIRG evaluation", report, picture))
+
+
+def redo(folder: Path) -> Results:
+    """Score the answers of `detailed_results.json` again, compare all that follows with `evaluation_results.json`, and write
+    charts and reports anew. Times and bytes cannot be measured again; they are taken from the file.
+
+    Intervals are drawn as often as the file says. Where it has no `together`, as earlier files have not, that is made from
+    the answers; the file stays as it is.
+
+    Returns:
+        The results, with `together`.
+
+    Raises:
+        UserError: if a file is missing or of another layout, or a score or summary is not what the answers give; the message
+            names the first. Nothing is written then.
+    """
+    stored, details = (_read(folder / name) for name in (RESULTS_FILE, DETAILS_FILE))
+    if stored.get("format") != FORMAT:
+        raise UserError(f"{folder / RESULTS_FILE}: its format is {stored.get('format')!r}, must be {FORMAT}")
+    for entry in (*stored["comparisons"], *stored["group_comparisons"]):
+        if entry["verdict"] == EARLIER_WORD:
+            entry["verdict"] = UNDECIDED
+    try:
+        results = from_json(Results, stored)
+        rows = from_json(list[Answer], details["predictions"])
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{folder}: its files are not complete ({error})") from error
+    for row in rows:
+        marks = find_task(row.dataset).marks(row.prediction, row.answers, row.kind)
+        if marks != row.scores or row.score != next(iter(marks.values())):
+            place = f"{row.dataset} {row.id} by {row.variant.name}"
+            raise UserError(f"{folder / DETAILS_FILE}: {place} has scores {row.scores}, its answer gives {marks}")
+    found = summarise(rows, results.variants, results.intervals)
+    if "together" not in stored:
+        results = replace(results, together=found.together)
+    for one in fields(Summary):
+        if getattr(found, one.name) != getattr(results, one.name):
+            raise UserError(f"{folder / RESULTS_FILE}: {one.name} is not what the answers of {DETAILS_FILE} give")
+    try:
+        write_reports(folder, results)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the folder of an evaluation") from error
 
 
 def _draw_pages(
     folder: Path,
-    results: dict[str, Any],
-    rows: Sequence[dict[str, Any]],
+    results: Results,
+    rows: Sequence[Answer],
     painter: PagePainter,
     sample: SamplePage,
     survey: Survey,
 ) -> None:
     """The sample page, and the pages of the worst losses and best wins."""
-    said = {row["id"]: row["prediction"] for row in rows if row["variant"] == painter.variant.name}
-    painter.paint(folder / "kept_patches.png", sample, said[sample.record.id])
-    shown = results["examples"]
-    if shown is None:
-        return
+    answers = {row.id: row.prediction for row in rows if row.variant == painter.variant}
+    painter.paint(folder / "kept_patches.png", sample, answers[sample.record.id])
     asked = {(page.task.name, record.id): (record, text) for page in survey.pages for record, text in page.prompts}
-    for kind in ("losses", "wins"):
-        for number, example in enumerate(shown[kind]):
-            record, text = asked[example["dataset"], example["id"]]
-            page = SamplePage(record.open_image(), record, text)
-            painter.paint_small(folder / example_picture(kind, number), page)
+    for kind, shown in results.examples.kinds().items() if results.examples else ():
+        for number, example in enumerate(shown):
+            record, text = asked[example.dataset, example.id]
+            painter.paint_small(folder / example_picture(kind, number), SamplePage(record.open_image(), record, text))
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""`evaluation_report.html`: the report as one file that needs no other, in light and dark, wide and narrow.
+"""A report in Markdown as one HTML file that needs no other, in light and dark, wide and narrow.
 
-The words and numbers are those of `evaluation_report.md`; charts are drawn as SVG whose text and lines take the page's
-colours, pictures of pages are embedded. Nothing is fetched and nothing runs.
+Charts are drawn as SVG whose text and lines take the page's colours, pictures of pages are embedded. Nothing is fetched and
+nothing runs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from shirg.evaluation.figures import accuracy_panel, kv_chart, latency_chart
-from shirg.evaluation.report import evaluation_report
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -27,20 +24,11 @@ if TYPE_CHECKING:
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
-def evaluation_page(results: dict[str, Any], figures: Path) -> str:
-    """The page, from the content of `evaluation_results.json`.
-
-    Args:
-        figures: folder with the pictures of pages; what is not there is left out.
-    """
-    return page("SHIRG evaluation", evaluation_report(results), lambda name: _shown(name, results, figures))
-
-
 def page(title: str, markdown: str, picture: Callable[[str], str], style: str | None = None) -> str:
     """A report in Markdown as a self-contained page.
 
     Args:
-        picture: gives the HTML that stands for a picture of the report by its file name, or "" to leave it out.
+        picture: gives the HTML of a picture of the report by its file name, or "" to leave it out.
         style: file beside this module with what the report needs beyond `page.css`.
     """
     body = _reader(picture).render(markdown)
@@ -80,18 +68,6 @@ def _line_break(state: StateInline, silent: bool) -> bool:
     return True
 
 
-def _shown(name: str, results: dict[str, Any], folder: Path) -> str:
-    """A chart drawn anew, or the picture of a page from its file."""
-    file = name.removeprefix("figures/")
-    if file == "accuracy_against_tokens.png":
-        panels = [accuracy_panel(results, dataset) for dataset in results["datasets"] if dataset["questions"]]
-        return '<div class="panels">' + "".join(map(svg, panels)) + "</div>"
-    if file in ("latency.png", "kv_cache.png"):
-        chart = latency_chart if file == "latency.png" else kv_chart
-        return f'<div class="wide" tabindex="0">{svg(chart(results["efficiency"]))}</div>'
-    return embedded(folder / file)
-
-
 def embedded(path: Path) -> str:
     """The picture as part of the page; "" where there is none."""
     if not path.is_file():
@@ -101,7 +77,7 @@ def embedded(path: Path) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG that takes text, lines and background from the page it stands on."""
+    """A figure as SVG that takes text, lines and background from the page that holds it."""
     import matplotlib
 
     out = io.StringIO()

@@ -1,193 +1,160 @@
-"""From one row per answer to scores, comparisons and breakdowns."""
+"""From the answers to scores, comparisons, breakdowns, and where a selection fails and helps."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
-from shirg.evaluation.bootstrap import RESAMPLES, Interval, compare, mean_interval
-from shirg.evaluation.failures import examples, failures, headline
-from shirg.evaluation.variants import Variant, references
+from shirg.evaluation.bootstrap import compare, mean_interval
+from shirg.evaluation.metrics import anls
+from shirg.evaluation.results import (
+    Answer,
+    Difference,
+    Draws,
+    Example,
+    Examples,
+    FailureCount,
+    Score,
+    Summary,
+    Together,
+    TokenCount,
+)
+from shirg.evaluation.variants import BUDGETED_MODES, Variant, middle_budget, references
 
 TEXT_HEIGHTS = (8.0, 10.0, 14.0, 20.0)
 """Edges, in pixels at the model's resolution, of the groups in which scores are broken down by height of text."""
+RIGHT = 0.5
+"""Score from which an answer counts as right in `failures`, for metrics that give part marks."""
+EXAMPLES = 10
+"""Losses, and wins, that are shown."""
+LOWRES, HD, HIGHRES = Variant("lowres"), Variant("hd"), Variant("highres")
+CAUSES = {
+    "nothing answered": "the answer is empty",
+    "lost by selecting": "`highres`, which sees every token of the same view, reads it",
+    "lost by the view": "`lowres` or `hd` reads it, `highres` does not",
+    "nearly right": "no path reads it, and the answer is at least half right by edit distance",
+    "not read by any path": "no path reads it",
+}
+"""Cause of a wrong answer -> its condition, in the order in which they are tried; each wrong answer has one."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """How intervals are drawn: by which seed, and how often the pages."""
-
-    seed: int
-    resamples: int = RESAMPLES
-
-
-def summarise(
-    rows: Sequence[dict[str, Any]], variants: Sequence[Variant], seed: int, resamples: int = RESAMPLES
-) -> dict[str, Any]:
-    """Everything that follows from the answers alone, as `evaluation_results.json` holds it."""
-    draws = Draws(seed, resamples)
-    return {
-        "tokens": token_counts(rows),
-        "together": together(rows, variants, draws),
-        "scores": scores(rows, draws),
-        "parts": part_scores(rows, draws),
-        "comparisons": comparisons(rows, variants, draws),
-        "breakdown": breakdown(rows, draws),
-        "group_comparisons": group_comparisons(rows, variants, draws),
-        "failures": failures(rows, variants),
-        "examples": examples(rows, variants),
-    }
+def summarise(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> Summary:
+    """Everything that follows from the answers alone."""
+    return Summary(
+        tokens=token_counts(rows),
+        together=together(rows, variants, draws),
+        scores=scores(rows, draws),
+        parts=part_scores(rows, draws),
+        comparisons=comparisons(rows, variants, draws),
+        breakdown=breakdown(rows, draws),
+        group_comparisons=group_comparisons(rows, variants, draws),
+        failures=failures(rows, variants),
+        examples=examples(rows, variants),
+    )
 
 
-def together(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], draws: Draws) -> list[dict[str, Any]]:
+# ------------------------------------------------------------------ scores
+
+
+def token_counts(rows: Sequence[Answer]) -> list[TokenCount]:
+    """Visual tokens of every variant over the questions that could be asked."""
+    found = []
+    for name, group in _by_variant(rows).items():
+        tokens = [row.tokens for row in group if row.tokens is not None] or [0]
+        mean = sum(tokens) / len(tokens)
+        found.append(TokenCount(variant=name, mean=mean, fewest=min(tokens), most=max(tokens)))
+    return found
+
+
+def together(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Together]:
     """All data sets that share a deciding metric, as if they were one: small sets decide nothing alone.
 
     A page of one data set is another page than one of the same name in another. Beside its usual references each variant
     is compared with `lowres` and `hd`, the paths of the model as it ships.
-
-    Returns:
-        One entry for each metric, with its `datasets`, and `scores` and `comparisons` as the functions of these names give
-        them, without the data set.
     """
-    rows = [
-        {**row, "image_id": f"{row['dataset']}/{row['image_id']}", "metric": next(iter(row["scores"]))} for row in rows
-    ]
-    entries = []
-    for metric, group in _grouped(rows, "metric").items():
-        by_variant = _grouped(group, "variant")
-        entry = {"metric": metric, "datasets": list(_grouped(group, "dataset"))}
-        entry["scores"] = [
-            {"variant": name, **_flat(_interval(_column(of), of, draws))} for name, of in by_variant.items()
-        ]
+    found = []
+    for metric, group in _grouped(rows, lambda row: row.metric).items():
+        apart = [replace(row, image_id=f"{row.dataset}/{row.image_id}") for row in group]
+        by_variant = _by_variant(apart)
         run = [variant for variant in variants if variant.name in by_variant]
-        entry["comparisons"] = _compared(by_variant, _pairs_together(run), draws)
-        entries.append(entry)
-    return entries
+        shipped = [variant for variant in run if variant in (LOWRES, HD)]
+        pairs = [
+            (variant, other)
+            for variant in run
+            for other in dict.fromkeys([*shipped, *references(variant, run)])
+            if other != variant
+        ]
+        found.append(
+            Together(
+                metric=metric,
+                datasets=list(_grouped(group, lambda row: row.dataset)),
+                scores=[_score(of, draws, variant=name) for name, of in by_variant.items()],
+                comparisons=_differences(by_variant, pairs, draws),
+            )
+        )
+    return found
 
 
-def _pairs_together(run: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
-    shipped = [variant for variant in run if variant in (Variant("lowres"), Variant("hd"))]
+def scores(rows: Sequence[Answer], draws: Draws) -> list[Score]:
+    """One for each data set, variant and metric."""
     return [
-        (variant, reference)
-        for variant in run
-        for reference in dict.fromkeys([*shipped, *references(variant, run)])
-        if reference != variant
+        _score(group, draws, metric, dataset=dataset, variant=variant, metric=metric)
+        for (dataset, variant), group in _grouped(rows, lambda row: (row.dataset, row.variant.name)).items()
+        for metric in group[0].scores
     ]
 
 
-def scores(rows: Sequence[dict[str, Any]], draws: Draws) -> list[dict[str, Any]]:
-    """One entry for each data set, variant and metric, with its 95% interval."""
-    entries = []
-    for (dataset, variant), group in _grouped(rows, "dataset", "variant").items():
-        for metric in group[0]["scores"]:
-            interval = _interval([row["scores"][metric] for row in group], group, draws)
-            entries.append({"dataset": dataset, "variant": variant, "metric": metric, **_flat(interval)})
-    return entries
-
-
-def part_scores(rows: Sequence[dict[str, Any]], draws: Draws) -> list[dict[str, Any]]:
+def part_scores(rows: Sequence[Answer], draws: Draws) -> list[Score]:
     """The same for the parts that a benchmark reports apart, by its deciding metric: ChartQA's human and augmented."""
-    entries = []
-    known = [row for row in rows if row["part"] is not None]
-    for (dataset, part, variant), group in _grouped(known, "dataset", "part", "variant").items():
-        interval = _interval(_column(group), group, draws)
-        entries.append({"dataset": dataset, "part": part, "variant": variant, **_flat(interval)})
-    return entries
+    known = [row for row in rows if row.part is not None]
+    groups = _grouped(known, lambda row: (row.dataset, row.part or "", row.variant.name))
+    return [_score(of, draws, dataset=name, part=part, variant=one) for (name, part, one), of in groups.items()]
 
 
-def token_counts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Visual tokens of every variant over the questions: mean, fewest and most (LaViDa's unpadded path varies by
-    page). Questions that could not be asked do not count; 0 where none could."""
-    entries = []
-    for variant, group in _grouped(rows, "variant").items():
-        tokens = [row["tokens"] for row in group if row["tokens"] is not None] or [0]
-        entries.append(
-            {"variant": variant, "mean": sum(tokens) / len(tokens), "fewest": min(tokens), "most": max(tokens)}
-        )
-    return entries
-
-
-def comparisons(rows: Sequence[dict[str, Any]], variants: Sequence[Variant], draws: Draws) -> list[dict[str, Any]]:
-    """Paired differences of every selection against its references, by each data set's deciding metric."""
-    entries = []
-    for dataset, of_dataset in _grouped(rows, "dataset").items():
-        by_variant = _grouped(of_dataset, "variant")
+def comparisons(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Difference]:
+    """Paired differences of every variant and its references, by each data set's deciding metric."""
+    found = []
+    for name, of_dataset in _grouped(rows, lambda row: row.dataset).items():
+        by_variant = _by_variant(of_dataset)
         run = [variant for variant in variants if variant.name in by_variant]
         pairs = [(variant, reference) for variant in run for reference in references(variant, run)]
-        entries += [{"dataset": dataset, **entry} for entry in _compared(by_variant, pairs, draws)]
-    return entries
+        found += _differences(by_variant, pairs, draws, dataset=name)
+    return found
 
 
-def _compared(
-    by_variant: Mapping[str, Sequence[dict[str, Any]]], pairs: Iterable[tuple[Variant, Variant]], draws: Draws
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "variant": variant.name,
-            "against": reference.name,
-            **_paired(by_variant[variant.name], by_variant[reference.name], draws),
-        }
-        for variant, reference in pairs
-    ]
+def breakdown(rows: Sequence[Answer], draws: Draws) -> list[Score]:
+    """Scores by height of the answer's text and by kind of question, where the data have them."""
+    found = []
+    for by, group_of in GROUPINGS.items():
+        named = [(row.dataset, group_of(row), row.variant.name) for row in rows]
+        for (dataset, group, variant), of in _gathered(named, rows).items():
+            found += [_score(of, draws, dataset=dataset, by=by, group=group, variant=variant)] if group else []
+    return found
 
 
-def _paired(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], draws: Draws) -> dict[str, Any]:
-    pages = [row["image_id"] for row in ours]
-    found = compare(_column(ours), _column(theirs), pages, seed=draws.seed, resamples=draws.resamples)
-    return {
-        "difference": found.interval.mean,
-        "low": found.interval.low,
-        "high": found.interval.high,
-        "questions": found.interval.questions,
-        "pages": found.interval.pages,
-        "differing_pages": found.differing_pages,
-        "verdict": found.verdict,
-    }
-
-
-def breakdown(rows: Sequence[dict[str, Any]], draws: Draws) -> list[dict[str, Any]]:
-    """Scores by height of the answer's text and by kind of question, where the data tell."""
-    return [
-        {"dataset": dataset, "by": by, "group": group, "variant": variant, **_flat(_interval(_column(of), of, draws))}
-        for by, (dataset, group, variant), of in _in_groups(rows)
-    ]
-
-
-def group_comparisons(
-    rows: Sequence[dict[str, Any]], variants: Sequence[Variant], draws: Draws
-) -> list[dict[str, Any]]:
+def group_comparisons(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Difference]:
     """Paired differences in the same groups: what the large view and the selection gain on `lowres`, and what selecting
     loses of the large view."""
     shown = headline(variants)
-    pairs = [(Variant("highres"), Variant("lowres"))]
-    pairs += [(shown, Variant("lowres")), (shown, replace(Variant("highres"), adapter=shown.adapter))] if shown else []
-    found = {(by, *key): of for by, key, of in _in_groups(rows)}
-    entries = []
-    for by, dataset, group in dict.fromkeys(key[:3] for key in found):
-        for ours, theirs in pairs:
-            our_rows, their_rows = (found.get((by, dataset, group, variant.name)) for variant in (ours, theirs))
-            if our_rows and their_rows:
-                entry = {"dataset": dataset, "by": by, "group": group, "variant": ours.name, "against": theirs.name}
-                entries.append(entry | _paired(our_rows, their_rows, draws))
-    return entries
+    pairs = [(HIGHRES, LOWRES)]
+    pairs += [(shown, LOWRES), (shown, replace(HIGHRES, adapter=shown.adapter))] if shown else []
+    found = []
+    for by, group_of in GROUPINGS.items():
+        for (dataset, group), members in _gathered([(row.dataset, group_of(row)) for row in rows], rows).items():
+            by_variant = _by_variant(members)
+            asked = [pair for pair in pairs if group and by_variant.keys() >= {one.name for one in pair}]
+            found += _differences(by_variant, asked, draws, dataset=dataset, by=by, group=group)
+    return found
 
 
-def _in_groups(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, tuple[str, str, str], list[dict[str, Any]]]]:
-    """What groups are made by, data set, group and variant, and the rows of it."""
-    for by, group_of in (("text_px", text_height_group), ("kind", _kind)):
-        known = [{**row, "group": group_of(row)} for row in rows]
-        known = [row for row in known if row["group"] is not None]
-        for key, members in _grouped(known, "dataset", "group", "variant").items():
-            yield by, key, members
-
-
-def text_height_group(row: dict[str, Any]) -> str | None:
-    """The group that the row's answer belongs to by height of text, "8 to 10 px"; None where the data do not tell."""
-    height = row["text_px"]
+def text_height_group(height: float) -> str:
+    """The group of an answer whose text is `height` pixels high, "8 to 10 px"; "" where that is not known."""
     if height <= 0:
-        return None
+        return ""
     below = [edge for edge in TEXT_HEIGHTS if edge <= height]
     above = [edge for edge in TEXT_HEIGHTS if edge > height]
     if not below:
@@ -197,38 +164,152 @@ def text_height_group(row: dict[str, Any]) -> str | None:
 
 def text_height_groups() -> list[str]:
     """All groups of `text_height_group`, from small to large."""
-    return [str(text_height_group({"text_px": height})) for height in (TEXT_HEIGHTS[0] / 2, *TEXT_HEIGHTS)]
+    return [text_height_group(height) for height in (TEXT_HEIGHTS[0] / 2, *TEXT_HEIGHTS)]
 
 
-def _kind(row: dict[str, Any]) -> str | None:
-    return row["kind"] or None
+GROUPINGS: dict[str, Callable[[Answer], str]] = {
+    "text_px": lambda row: text_height_group(row.text_px),
+    "kind": lambda row: row.kind,
+}
+"""Answers are grouped by these; "" belongs to no group."""
 
 
-def _column(rows: Iterable[dict[str, Any]]) -> list[float]:
-    return [row["score"] for row in rows]
+# ------------------------------------------------------------------ failures and examples
 
 
-def _interval(values: Sequence[float], rows: Sequence[dict[str, Any]], draws: Draws) -> Interval:
-    pages = [row["image_id"] for row in rows]
-    return mean_interval(values, pages, seed=draws.seed, resamples=draws.resamples)
+def failures(rows: Sequence[Answer], variants: Sequence[Variant]) -> list[FailureCount]:
+    """How many answers of each selection, under the first adapter if there is one, are wrong, by cause."""
+    by_question = _by_question(rows)
+    found = []
+    for variant in _selections(variants):
+        counts: dict[str, dict[str, int]] = {}
+        for (dataset, _), answers in by_question.items():
+            of_dataset = counts.setdefault(dataset, dict.fromkeys((*CAUSES, "asked"), 0))
+            of_dataset["asked"] += 1
+            cause = _cause(answers, variant)
+            if cause is not None:
+                of_dataset[cause] += 1
+        for dataset, counted in counts.items():
+            about: dict[str, Any] = {"dataset": dataset, "variant": variant.name, "asked": counted["asked"]}
+            found += [FailureCount(cause=cause, questions=counted[cause], **about) for cause in CAUSES]
+    return found
 
 
-def _flat(interval: Interval) -> dict[str, Any]:
-    return {
-        "score": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "questions": interval.questions,
-        "pages": interval.pages,
-    }
+def _cause(answers: Mapping[str, Answer], variant: Variant) -> str | None:
+    """Why `variant` is wrong; None if it is not, or was not asked."""
+    row = answers.get(variant.name)
+    if row is None or row.score >= RIGHT:
+        return None
+    if not row.prediction:
+        return "nothing answered"
+
+    def reads(mode: str) -> bool:
+        other = answers.get(Variant(mode, None, variant.adapter).name)
+        return other is not None and other.score >= RIGHT
+
+    if reads("highres"):
+        return "lost by selecting"
+    if reads("lowres") or reads("hd"):
+        return "lost by the view"
+    return "nearly right" if anls(row.prediction, row.answers) >= RIGHT else "not read by any path"
 
 
-def _grouped(rows: Iterable[dict[str, Any]], *keys: str) -> dict[Any, list[dict[str, Any]]]:
-    """Rows by the value of one key or the values of several, groups in order of first appearance."""
-    value: Callable[[dict[str, Any]], Any] = (
-        (lambda row: row[keys[0]]) if len(keys) == 1 else (lambda row: tuple(row[key] for key in keys))
+def headline(variants: Sequence[Variant]) -> Variant | None:
+    """The selection that is shown: `shirg` at the middle budget, under the first adapter if there is one; None if it was
+    not run."""
+    return middle_budget([variant for variant in _selections(variants) if variant.mode == "shirg"])
+
+
+def examples(rows: Sequence[Answer], variants: Sequence[Variant]) -> Examples | None:
+    """The questions on which `headline` scores furthest below and above `lowres` without an adapter; None where one of
+    the two was not run. Where more differ as much, the first asked are taken."""
+    shown = headline(variants)
+    if shown is None or LOWRES not in variants:
+        return None
+    pairs = [
+        _example(answers[shown.name], answers[LOWRES.name])
+        for answers in _by_question(rows).values()
+        if answers.keys() >= {shown.name, LOWRES.name}
+    ]
+
+    def furthest(gain: Callable[[Example], float]) -> list[Example]:
+        return sorted((pair for pair in pairs if gain(pair) > 0), key=gain, reverse=True)[:EXAMPLES]
+
+    return Examples(
+        variant=shown.name,
+        against=LOWRES.name,
+        losses=furthest(lambda pair: pair.their_score - pair.score),
+        wins=furthest(lambda pair: pair.score - pair.their_score),
     )
-    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[value(row)].append(row)
+
+
+def _example(ours: Answer, theirs: Answer) -> Example:
+    known = ("dataset", "id", "image_id", "question", "answers", "kind", "text_px", "prediction", "score")
+    return Example(**{name: getattr(ours, name) for name in known}, theirs=theirs.prediction, their_score=theirs.score)
+
+
+def _selections(variants: Sequence[Variant]) -> list[Variant]:
+    """Our selections under the first adapter, or without one where there is none."""
+    adapter = next((variant.adapter for variant in variants if variant.adapter is not None), None)
+    return [variant for variant in variants if variant.mode in BUDGETED_MODES and variant.adapter == adapter]
+
+
+# ------------------------------------------------------------------ means
+
+
+def _score(rows: Sequence[Answer], draws: Draws, scored_by: str | None = None, **names: Any) -> Score:
+    """The mean by a metric, or by the deciding one."""
+    values, pages = (
+        [row.score if scored_by is None else row.scores[scored_by] for row in rows],
+        [row.image_id for row in rows],
+    )
+    found = asdict(mean_interval(values, pages, seed=draws.seed, resamples=draws.resamples))
+    return Score(score=found.pop("mean"), **found, **names)
+
+
+def _differences(
+    by_variant: Mapping[str, Sequence[Answer]],
+    pairs: Iterable[tuple[Variant, Variant]],
+    draws: Draws,
+    **names: Any,
+) -> list[Difference]:
+    found = []
+    for pair in pairs:
+        ours, theirs = (by_variant[one.name] for one in pair)
+        values = [[row.score for row in rows] for rows in (ours, theirs)]
+        pages = [row.image_id for row in ours]
+        compared = compare(values[0], values[1], pages, seed=draws.seed, resamples=draws.resamples)
+        interval = asdict(compared.interval)
+        found.append(
+            Difference(
+                variant=pair[0].name,
+                against=pair[1].name,
+                difference=interval.pop("mean"),
+                differing_pages=compared.differing_pages,
+                verdict=compared.verdict,
+                **interval,
+                **names,
+            )
+        )
+    return found
+
+
+def _gathered(keys: Iterable[Key], rows: Iterable[Answer]) -> dict[Key, list[Answer]]:
+    """Rows by their keys, groups in order of first appearance."""
+    groups: dict[Key, list[Answer]] = defaultdict(list)
+    for key, row in zip(keys, rows, strict=True):
+        groups[key].append(row)
     return dict(groups)
+
+
+def _grouped(rows: Sequence[Answer], key: Callable[[Answer], Key]) -> dict[Key, list[Answer]]:
+    return _gathered(map(key, rows), rows)
+
+
+def _by_variant(rows: Sequence[Answer]) -> dict[str, list[Answer]]:
+    return _grouped(rows, lambda row: row.variant.name)
+
+
+def _by_question(rows: Sequence[Answer]) -> dict[tuple[str, str], dict[str, Answer]]:
+    groups = _grouped(rows, lambda row: (row.dataset, row.id))
+    return {question: {row.variant.name: row for row in of} for question, of in groups.items()}

@@ -16,10 +16,10 @@ SINGLE_WORD = "\nAnswer the question with a single word."
 """What lmms-eval adds to ChartQA's (lmms_eval/tasks/chartqa/chartqa.yaml)."""
 
 OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
-"""What lmms-eval adds to AI2D's, whose choices stand a line each below the question (lmms_eval/tasks/ai2d/ai2d.yaml)."""
+"""What lmms-eval adds to AI2D's, whose choices are a line each below the question (lmms_eval/tasks/ai2d/ai2d.yaml)."""
 
 FORMULAS = "Handwritten Mathematical Expression Recognition"
-"""Kind of OCRBench's questions that are scored in a way of their own."""
+"""Kind of OCRBench's questions that have a scorer of their own."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Task:
     metric: str
     """Key of `metrics.METRICS`; the score that comparisons and verdicts are about."""
     suffix: str = SHORT_ANSWER
-    """Added to a question when the configuration says `prompt_suffix="official"`."""
+    """Added to a question when the configuration has `prompt_suffix="official"`."""
     second_metric: str | None = None
     """A metric that gives part marks, for sets whose own is all or nothing."""
     parts: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Task:
     by_kind: Mapping[str, Metric] = field(default_factory=dict)
     """Kind of question -> what scores it in the place of the deciding metric."""
     note: str = ""
-    """Said in the report beside the score."""
+    """Printed in the report beside the score."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ TASKS: dict[str, Task] = {
 }
 
 OFFICIAL_DEFAULT = ("ChartQA", "DocVQA")
-"""What a model with official weights is evaluated on unless told otherwise."""
+"""What a model with official weights is evaluated on by default."""
 
 
 def find_task(name: str) -> Task:

@@ -1,5 +1,4 @@
-"""`SHIRG_TRAINING_REPORT.md`: a whole run, for somebody who was not there. Every number in it comes from that run's
-files."""
+"""`SHIRG_TRAINING_REPORT.md`: data, training and evaluation of one run. Every number in it comes from that run's files."""
 
 from __future__ import annotations
 
@@ -16,20 +15,23 @@ from shirg.evaluation.markdown import NOT_MEASURED, code_block, count, escape, t
 from shirg.evaluation.report import (
     cost_section,
     dataset_lines,
+    document,
     figure,
     has_drawing,
     item_table,
+    join,
     opening,
     overview_table,
     score_table,
     skipped_section,
 )
+from shirg.evaluation.results import Results
 from shirg.evaluation.takeaway import takeaway
 from shirg.files import read_lines, write_text
 
 REPORT_FILE = "SHIRG_TRAINING_REPORT.md"
 IDEA = (
-    "SHIRG looks at a page once at high resolution and keeps a budget of its visual tokens; the adapter trains the projector "
+    "SHIRG encodes a page once at high resolution and keeps a budget of its visual tokens; the adapter trains the projector "
     "to serve every budget."
 )
 LOSS_FIGURE = "loss_per_step.png"
@@ -43,7 +45,7 @@ def write_training_report(
     seconds: float,
     settings: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
-    evaluation: dict[str, Any] | None = None,
+    evaluation: Results | None = None,
     before: Sequence[Item] = (),
     reload: Item | None = None,
 ) -> Path:
@@ -57,9 +59,9 @@ def write_training_report(
         seconds: wall time of the run so far.
         settings: the fields of `SHIRGLoRAConfig` as a dictionary; None when nothing was trained.
         training: what `SHIRGLoRATrainer.train` returned; None when nothing was trained.
-        evaluation: what `SHIRGEvaluator.run_evaluation` returned; None when nothing was evaluated.
-        before: the lines of `before_training`.
-        reload: the line of `adapter_reloads`.
+        evaluation: None when nothing was evaluated.
+        before: what was checked before training.
+        reload: whether the saved adapter reloads.
 
     Returns:
         The report's path.
@@ -70,50 +72,45 @@ def write_training_report(
     validations = read_lines(output_dir / "logs" / "validation.jsonl") if training else []
     if any(step["loss"] is not None for step in steps):
         loss_figure(output_dir / "figures" / LOSS_FIGURE, steps, validations)
-    parts = [
-        "# SHIRG training report",
-        *_front(training, evaluation, seconds),
-        "# Appendix",
-        "## Command",
-        code_block(command),
-        f"Python {platform.python_version()}, {', '.join(map(' '.join, package_versions().items()))}.",
-        "## Data",
-        _data(manifest),
-        "## Model and adapter",
-        _model(training, settings, evaluation),
-        "## Training",
-        _training(training, settings, validations, steps),
-        *_evaluated(evaluation),
-        "## Checklist before training",
-        item_table(before) if before else f"{NOT_MEASURED.capitalize()} in this run.",
-        "## Checklist during training",
-        item_table(during_training(training)),
-        "## Checklist after training",
-        item_table(after_training(evaluation, reload)),
-        "## Performance targets",
-        item_table(targets(evaluation))
+    sections = {
+        "# SHIRG training report": _front(training, evaluation, seconds),
+        "## What is not claimed": _limits(training, evaluation) if training or evaluation else "",
+        "# Appendix": "",
+        "## Command": join(
+            code_block(command),
+            f"Python {platform.python_version()}, {', '.join(map(' '.join, package_versions().items()))}.",
+        ),
+        "## Data": _data(manifest),
+        "## Model and adapter": _model(training, settings, evaluation),
+        "## Training": _training(training, settings, validations, steps),
+        **_evaluated(evaluation),
+        "## Checklist before training": item_table(before) if before else f"{NOT_MEASURED.capitalize()} in this run.",
+        "## Checklist during training": item_table(during_training(training)),
+        "## Checklist after training": item_table(after_training(evaluation, reload)),
+        "## Performance targets": item_table(targets(evaluation))
         if evaluation
-        else "The evaluation was left out, so nothing is said about them.",
-        "## Files",
-        _files(training, evaluation),
-    ]
+        else "The evaluation was left out, so nothing is known about them.",
+        "## Files": _files(training, evaluation),
+    }
     path = output_dir / REPORT_FILE
-    write_text(path, "\n\n".join(parts) + "\n")
+    write_text(path, document(sections))
     return path
 
 
-def _front(training: dict[str, Any] | None, evaluation: dict[str, Any] | None, seconds: float) -> list[str]:
+def _front(training: dict[str, Any] | None, evaluation: Results | None, seconds: float) -> str:
     """All that a reader needs who reads no further."""
     if not training and not evaluation:
-        return ["This run measured nothing."]
+        return "This run measured nothing."
     done = [f"trained for {count(training['steps'], 'step')}"] if training else []
     if evaluation:
-        asked = sum(dataset["questions"] for dataset in evaluation["datasets"])
-        done.append(f"asked {count(asked, 'question')} through {count(len(evaluation['variants']), 'variant')}")
-    parts = [opening(takeaway(evaluation, training)), f"The run {' and '.join(done)} in {_duration(seconds)}. {IDEA}"]
-    if evaluation:
-        parts += [overview_table(evaluation), figure("accuracy_against_tokens.png", EVALUATION_FIGURES)]
-    return [*parts, "## What is not claimed", _limits(training, evaluation)]
+        asked = sum(dataset.questions for dataset in evaluation.datasets)
+        done.append(f"asked {count(asked, 'question')} through {count(len(evaluation.variants), 'variant')}")
+    chart = figure("accuracy_against_tokens.png", EVALUATION_FIGURES)
+    return join(
+        opening(takeaway(evaluation, training)),
+        f"The run {' and '.join(done)} in {_duration(seconds)}. {IDEA}",
+        *([overview_table(evaluation), chart] if evaluation else []),
+    )
 
 
 def _data(manifest: dict[str, Any] | None) -> str:
@@ -137,19 +134,16 @@ def _data(manifest: dict[str, Any] | None) -> str:
         number = len(manifest["rejected"])
         parts.append(f"{number} {'entry was' if number == 1 else 'entries were'} skipped; the first ones:")
         parts.append(table(["source", "entry", "reason"], rows, text_columns=3))
-    return "\n\n".join(parts)
+    return join(*parts)
 
 
-def _model(training: dict[str, Any] | None, settings: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str:
+def _model(training: dict[str, Any] | None, settings: dict[str, Any] | None, evaluation: Results | None) -> str:
     lines = []
     if evaluation:
-        model = evaluation["model"]
-        name = (
-            "LaViDa-nano, the small model that comes with SHIRG" if model["nano"] else f"a {model['family']} checkpoint"
-        )
+        model = evaluation.model
+        name = "LaViDa-nano, the small model that comes with SHIRG" if model.nano else f"A {model.family} checkpoint"
         lines.append(
-            f"{name[0].upper()}{name[1:]}: {model['parameters']:,} parameters; pages are looked at with {model['resolution']} "
-            "pixels a side."
+            f"{name}: {model.parameters:,} parameters; pages are encoded with {model.resolution} pixels a side."
         )
     if training and settings:
         targets_ = ", ".join(f"`{name}`" for name in settings["target_modules"])
@@ -217,46 +211,47 @@ def _training(
         parts.append(
             f"{count(len(training['cut_answers']), 'answer')} longer than {settings['max_answer_tokens']} tokens trained in part."
         )
-    return "\n\n".join(parts)
+    return join(*parts)
 
 
-def _evaluated(evaluation: dict[str, Any] | None) -> list[str]:
-    """What the front has not of the evaluation, with its headings."""
+def _evaluated(evaluation: Results | None) -> dict[str, str]:
+    """What the front has not of the evaluation, by headings."""
     if evaluation is None:
-        return ["## Evaluation", "The evaluation was left out of this run."]
-    parts = ["## Scores by data set", dataset_lines(evaluation), score_table(evaluation)]
-    parts += ["Differences by data set, and to the other variants, are in `evaluation/evaluation_report.md`."]
-    if has_drawing(evaluation):
-        parts += ["## One page", figure("kept_patches.png", EVALUATION_FIGURES)]
-    parts = list(filter(None, parts))
-    return [*parts, "## Cost", cost_section(evaluation, EVALUATION_FIGURES), "## Skipped", skipped_section(evaluation)]
+        return {"## Evaluation": "The evaluation was left out of this run."}
+    more = "Differences by data set, and to the other variants, are in `evaluation/evaluation_report.md`."
+    return {
+        "## Scores by data set": join(dataset_lines(evaluation), score_table(evaluation), more),
+        "## One page": figure("kept_patches.png", EVALUATION_FIGURES) if has_drawing(evaluation) else "",
+        "## Cost": cost_section(evaluation, EVALUATION_FIGURES),
+        "## Skipped": skipped_section(evaluation),
+    }
 
 
-def _limits(training: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str:
+def _limits(training: dict[str, Any] | None, evaluation: Results | None) -> str:
     lines = []
+    if evaluation and evaluation.model.nano:
+        lines.append(
+            "- LaViDa-nano is a small stand-in of the same anatomy: its scores do not show how well LaViDa with official "
+            "weights would do."
+        )
     if evaluation:
-        if evaluation["model"]["nano"]:
-            lines.append(
-                "- LaViDa-nano is a small stand-in of the same anatomy: its scores do not say how well LaViDa with official "
-                "weights would do."
-            )
-        lines += [
-            "- Undecided does not mean equal; and of many comparisons of alike variants, one in twenty looks better or worse by "
-            "chance.",
-        ]
-        if not any(variant["mode"] == "highres" for variant in evaluation["variants"]):
-            lines.append(
-                "- What a selection loses against all tokens of the large view was not asked; `shirg evaluate --variants core` "
-                "asks it."
-            )
-        if evaluation["efficiency"]:
-            lines.append("- Times hold for the machine of this run, one page and a batch of one.")
+        lines.append(
+            "- Undecided does not mean equal; and of many comparisons of equal variants, one in twenty looks better or worse by "
+            "chance."
+        )
+    if evaluation and not any(variant.mode == "highres" for variant in evaluation.variants):
+        lines.append(
+            "- What a selection loses against all tokens of the large view was not asked; `shirg evaluate --variants core` "
+            "asks it."
+        )
+    if evaluation and evaluation.efficiency:
+        lines.append("- Times hold for the machine of this run, one page and a batch of one.")
     if training:
         lines.append("- The loss and the scores are those of one training: another seed gives other ones.")
     return "\n".join(lines)
 
 
-def _files(training: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str:
+def _files(training: dict[str, Any] | None, evaluation: Results | None) -> str:
     lines = []
     if training:
         lines += [

@@ -1,16 +1,22 @@
-"""The ways of showing a page to the model that an evaluation compares."""
+"""The variants that an evaluation compares: vision path, budget, selector and adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from shirg.errors import UserError
 from shirg.gate.selectors import SELECTORS
 from shirg.lavida.settings import VisionSettings
 from shirg.lavida.vision import PATHS as VISION_PATHS
+
+Budget = int | Literal["auto"]
+"""Tokens that a selection keeps; "auto" finds the number for each image, see `shirg.gate.page_budget`."""
+
+ADAPTER = "adapter"
+"""Name of the adapter that a model carries."""
 
 WHOLE_MODES = ("lowres", "hd", "hd-flat", "highres", "multiview-all")
 """Vision paths without a selection: LaViDa's own, then every token of the large view and of the unpooled tiles."""
@@ -18,25 +24,25 @@ WHOLE_MODES = ("lowres", "hd", "hd-flat", "highres", "multiview-all")
 BUDGETED_MODES = ("shirg", "multiview")
 """Vision paths of ours, which take a token budget."""
 
-RIVALS = tuple(sorted(name for name in SELECTORS if name != "shirg"))
-"""Other rules, which choose from the same large view as `shirg`, by their names among the gate's selectors."""
+BASELINES = tuple(sorted(name for name in SELECTORS if name != "shirg"))
+"""Other selectors, which choose from the same large view as `shirg`."""
 
-SELECTING_MODES = (*BUDGETED_MODES, *RIVALS)
+SELECTING_MODES = (*BUDGETED_MODES, *BASELINES)
 """Everything that is run once per budget."""
 
 ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
 CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune", "random")
-"""LaViDa's own paths, every token, and SHIRG beside the strongest rule of others and chance: at two budgets ten variants,
+"""LaViDa's own paths, every token, and SHIRG beside the strongest baseline and chance: at two budgets ten variants,
 nine where `hd` is flat."""
 
 NAMED_SETS = {"all": ALL_MODES, "core": CORE_MODES}
-"""What a word stands for where names are given."""
+"""Words for several modes."""
 
 QUESTION_BLIND = (
     "downsample", "pool", "random", "uniform", "dart", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
     "vispruner",
 )  # fmt: skip
-"""Rules that look at the page alone, so that all questions about it get the same tokens."""
+"""Selectors that use the page alone, so that all questions about it get the same tokens."""
 
 REFERENCE_MODES = ("lowres", "hd", "highres")
 """Vision paths that a selection is compared with."""
@@ -50,31 +56,31 @@ PATHS = {
     "shirg": "the same large page, the chosen tokens and one summary token",
     "multiview": "the page and its tiles without pooling, the chosen tokens and one summary token",
 }
-"""Mode -> what the model is shown, for reports; rivals choose from what `shirg` chooses from."""
+"""Mode -> what the model is shown, for reports; baselines choose from what `shirg` chooses from."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of `ALL_MODES`, its budget if it takes one, and whether the adapter is switched on."""
+    """One of `ALL_MODES`, its budget if it takes one, and the name of the adapter that is on, None for none."""
 
     mode: str
-    budget: int | None = None
-    adapter: bool = False
+    budget: Budget | None = None
+    adapter: str | None = None
 
     @property
     def path(self) -> str:
-        """Name of the vision path and budget, whatever the adapter: "hd", "shirg-768"."""
+        """Name of the vision path and budget, whatever the adapter: "hd", "shirg-768", "shirg-auto"."""
         return self.mode if self.budget is None else f"{self.mode}-{self.budget}"
 
     @property
     def name(self) -> str:
         """Unique name, used as key in every result: "shirg-768", "shirg-768+adapter"."""
-        return f"{self.path}+adapter" if self.adapter else self.path
+        return self.path if self.adapter is None else f"{self.path}+{self.adapter}"
 
     @property
     def vision_path(self) -> str:
         """The model's vision path that it is: baselines choose from what `shirg` chooses from."""
-        return "shirg" if self.mode in RIVALS else self.mode
+        return "shirg" if self.mode in BASELINES else self.mode
 
     @property
     def views(self) -> str:
@@ -82,30 +88,38 @@ class Variant:
         return VISION_PATHS[self.vision_path].views
 
     @property
-    def rule(self) -> str | None:
-        """The selector that stands in for the model's own; None leaves the model's gate as it is."""
-        return self.mode if self.mode in RIVALS else None
+    def selector(self) -> str | None:
+        """The selector in the place of the model's own; None leaves the model's gate as it is."""
+        return self.mode if self.mode in BASELINES else None
 
     def settings(self, own: VisionSettings) -> VisionSettings:
         """A model's vision settings with this variant's selector."""
-        return own if self.rule is None else replace(own, gate=replace(own.gate, selector=self.rule))
+        return own if self.selector is None else replace(own, gate=replace(own.gate, selector=self.selector))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What its rule wants of the tower beside the tokens: "attention", "keys"."""
-        return SELECTORS[self.rule].needs if self.rule else ()
+        """What its selector needs of the tower beside the tokens: "attention", "keys"."""
+        return SELECTORS[self.selector].needs if self.selector else ()
 
     @property
     def asks_the_question(self) -> bool:
         """Whether the choice of its tokens may depend on what is asked."""
         return self.budget is not None and self.mode not in QUESTION_BLIND
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"variant": self.name, "mode": self.mode, "budget": self.budget, "adapter": self.adapter}
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; the adapter that the model carries is True, another its name, none False."""
+        adapter = {None: False, ADAPTER: True}.get(self.adapter, self.adapter)
+        return {"variant": self.name, "mode": self.mode, "budget": self.budget, "adapter": adapter}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Variant:
+        """The variant of an entry that `to_json` is a part of."""
+        adapter = {False: None, True: ADAPTER}.get(entry["adapter"], entry["adapter"])
+        return cls(entry["mode"], entry["budget"], adapter)
 
 
 def named_modes(names: Sequence[str], *, flat: bool) -> list[str]:
-    """Modes by name, each once, in the order given; "core" and "all" stand for several, see `NAMED_SETS`.
+    """Modes by name, each once, in the order given; "core" and "all" are several, see `NAMED_SETS`.
 
     Args:
         flat: whether the model's own `hd` is flat already, so that neither need run it twice.
@@ -124,29 +138,42 @@ def named_modes(names: Sequence[str], *, flat: bool) -> list[str]:
     return list(dict.fromkeys(modes))
 
 
-def list_variants(modes: Sequence[str], budgets: Iterable[int], *, with_adapter: bool) -> list[Variant]:
-    """Every path and budget without the adapter, then again with it when the model carries one."""
-    budgets = sorted(set(budgets))
-    paths = [(mode, budget) for mode in modes for budget in (budgets if mode in SELECTING_MODES else [None])]
-    states = (False, True) if with_adapter else (False,)
-    return [Variant(mode, budget, adapter) for adapter in states for mode, budget in paths]
+def in_order(budgets: Iterable[Budget]) -> list[Budget]:
+    """Each once: numbers from small to large, then "auto"."""
+    return sorted(set(budgets), key=lambda budget: (budget == "auto", budget))
+
+
+def list_variants(modes: Sequence[str], budgets: Iterable[Budget], adapters: Sequence[str] = ()) -> list[Variant]:
+    """Every path and budget without an adapter, then again with each of the adapters."""
+    taken: list[Budget] = in_order(budgets)
+    paths = [(mode, budget) for mode in modes for budget in (taken if mode in SELECTING_MODES else [None])]
+    return [Variant(mode, budget, adapter) for adapter in (None, *adapters) for mode, budget in paths]
+
+
+def middle_budget(variants: Sequence[Variant]) -> Variant | None:
+    """The variant with the middle one of their budgets; "auto" only where there is no other."""
+    fixed = [one for one in variants if isinstance(one.budget, int)] or list(variants)
+    return sorted(fixed, key=lambda one: one.budget or 0)[len(fixed) // 2] if fixed else None
 
 
 def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
     """The variants that `variant` is compared with, of those that were run.
 
     A selection is compared with the unselected paths as the model ships them, which is the question a user has; with
-    the adapter on, also with itself before the adapter and with the unselected paths under the same adapter, because
-    part of a gain may come from training alone. `shirg` is compared with every rival at its own budget and adapter, too.
-    An unselected path is compared with `lowres`, and with the adapter on with itself before it.
+    an adapter on, also with itself before the adapter, with the unselected paths under the same adapter, because part of
+    a gain may come from training alone, and with itself under the first adapter. `shirg` is compared with every baseline at
+    its own budget and adapter, too. An unselected path is compared with `lowres`, and with an adapter on with itself
+    before it.
     """
-    run = set(among)
+    run = list(dict.fromkeys(among))
     if variant.mode not in SELECTING_MODES:
-        before = Variant("lowres") if not variant.adapter else replace(variant, adapter=False)
+        before = Variant("lowres") if variant.adapter is None else replace(variant, adapter=None)
         return [before] if before in run and before != variant else []
     wanted = [Variant(mode) for mode in REFERENCE_MODES]
-    if variant.adapter:
-        wanted += [replace(variant, adapter=False), *(Variant(mode, None, True) for mode in REFERENCE_MODES)]
+    if variant.adapter is not None:
+        wanted += [replace(variant, adapter=None), *(Variant(mode, None, variant.adapter) for mode in REFERENCE_MODES)]
+        first = next(one.adapter for one in (*run, variant) if one.adapter is not None)
+        wanted += [replace(variant, adapter=first)] if first != variant.adapter else []
     if variant.mode == "shirg":
-        wanted += [replace(variant, mode=rival) for rival in RIVALS]
+        wanted += [replace(variant, mode=other) for other in BASELINES]
     return [reference for reference in wanted if reference in run]

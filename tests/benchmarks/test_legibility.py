@@ -11,7 +11,6 @@ from PIL import Image
 
 import shirg
 from shirg.data.pages import Word
-from shirg.evaluation.boxed_pages import BoxedPage
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_words_of_one_row_are_a_line_in_reading_order(legibility):
 
 def test_spaces_and_case_do_not_count_and_the_same_line_is_read_once(legibility):
     image = Image.new("RGB", (140, 140), "white")
-    page = BoxedPage("a", image, ((0, 0, 70, 14), (0, 28, 70, 42)), ("Total  RM", "12.50"))
+    page = legibility.BoxedPage("a", image, ((0, 0, 70, 14), (0, 28, 70, 42)), ("Total  RM", "12.50"))
     asked = []
 
     def read(line: Image.Image) -> str:

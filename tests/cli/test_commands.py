@@ -130,7 +130,7 @@ def numeric_flags() -> list[tuple[str, str, list[ranges.Range]]]:
     for name, module in DOORS.items():
         for field, hint in get_type_hints(module.Flags, include_extras=True).items():
             plain = hint.__origin__ if hasattr(hint, "__metadata__") else hint
-            kinds = {plain, *get_args(plain)}
+            kinds = {plain, *get_args(plain), *(one for inner in get_args(plain) for one in get_args(inner))}
             if kinds & {int, float}:
                 found.append(
                     (name, field, [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, ranges.Range)])

@@ -74,7 +74,29 @@ def test_full_is_everything():
         config_of("--full", "--variants", "shirg")
 
 
-@pytest.mark.parametrize("wrong", [("--eval-datasets", "nothing"), ("--token-budgets", "200"), ("--adapter", "gone")])
+def test_adapters_by_folder_and_by_name(tmp_path):
+    assert config_of().adapters == {} and evaluate.adapters(["a/b"]) == (Path("a/b"), {})
+    named = {"mixed": Path("x/best_model"), "alone": Path("y")}
+    given = ("mixed=x/best_model", "alone=y")
+    assert config_of("--adapter", *given).adapters == evaluate.adapters(given)[1] == named
+    assert evaluate.adapters(["z", *given]) == (Path("z"), named)
+    (tmp_path / "a=b").mkdir()
+    assert evaluate.adapters([str(tmp_path / "a=b")]) == (tmp_path / "a=b", {})
+    for wrong, says in ((["x", "y"], "x and y without names"), (["m=x", "m=y"], "two are called 'm'")):
+        with pytest.raises(UserError, match=f"--adapter: .*{says}"):
+            evaluate.adapters(wrong)
+    with pytest.raises(UserError, match="adapters: got 'adapter'"):
+        config_of("--adapter", "adapter=x")
+
+
+def test_a_budget_of_the_pages_own():
+    assert config_of("--token-budgets", "auto", "512").token_budgets == ["auto", 512]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--eval-datasets", "nothing"), ("--token-budgets", "200"), ("--adapter", "gone"), ("--adapter", "mixed=gone")],
+)
 def test_a_refused_run_leaves_no_folder(wrong, checkpoint, tmp_path):
     asked = dict(zip(ASKED[::2], ASKED[1::2], strict=True)) | dict([wrong])
     flags = [part for pair in asked.items() for part in pair]

@@ -95,7 +95,7 @@ def run(tmp_path_factory):
     patch.setattr("shirg.evaluation.evaluator.load_benchmark", lambda name, data_dir, limit, seed: records)
     try:
         model = adapted_model()
-        results = SHIRGEvaluator(small_config(folder), model, model.tower).run_evaluation()
+        results = SHIRGEvaluator(small_config(folder), model, model.tower).evaluate()
     finally:
         patch.undo()
     return folder, results, model

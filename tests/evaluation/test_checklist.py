@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 
 from shirg.evaluation import checklist
 from shirg.evaluation.checklist import Item
-from tests.evaluation.conftest import RECORDS, adapted_model
-from tests.tiny import tiny_model
+from shirg.evaluation.results import Difference, Results, Saving, Together, TokenCount
+from shirg.evaluation.variants import ADAPTER, Variant
 
 TRAINING = {
     "watched": [
@@ -23,31 +24,34 @@ TRAINING = {
 }
 
 
-GAIN = {"variant": "shirg-512", "against": "hd", "difference": 0.08, "low": 0.02, "high": 0.15, "verdict": "better"}
-GAIN |= {"questions": 100, "pages": 40, "differing_pages": 12}
+GAIN = Difference(
+    variant="shirg-512",
+    against="hd",
+    difference=0.08,
+    low=0.02,
+    high=0.15,
+    verdict="better",
+    questions=100,
+    pages=40,
+    differing_pages=12,
+)
+HD, SHIRG, ADAPTED = Variant("hd"), Variant("shirg", 512), Variant("shirg", 512, ADAPTER)
 
 
-def results(**changes) -> dict:
-    row = {"variant": "shirg-512", "mode": "shirg", "selection_ms": 12.0}
-    saving = {"variant": "shirg-512", "tokens": 513, "image": 0.4765, "prefix": 0.41}
-    return {
-        "variants": [
-            {"variant": "hd", "mode": "hd", "budget": None, "adapter": False},
-            {"variant": "shirg-512", "mode": "shirg", "budget": 512, "adapter": False},
-        ],
-        "efficiency": {
-            "rows": [row],
-            "savings": [
-                saving | {"against": "hd", "reference_tokens": 980},
-                saving
-                | {"variant": "shirg-1024", "tokens": 1025, "against": "hd", "reference_tokens": 980}
-                | {"image": -0.0459, "prefix": -0.04},
-            ],
-        },
-        "environment": {"device": "cpu"},
-        "together": [{"datasets": ["documents", "charts"], "comparisons": [GAIN]}],
-        "model": {"parameters": 8_000_000_000, "adapter_parameters": 215_040},
-    } | changes
+def results(**changes) -> Results:
+    """What the targets read of a run's results, and no more."""
+    saving = {"variant": "shirg-512", "tokens": 513, "against": "hd", "reference_tokens": 980}
+    grown = saving | {"variant": "shirg-1024", "tokens": 1025}
+    savings = [Saving(image=0.4765, prefix=0.41, **saving), Saving(image=-0.0459, prefix=-0.04, **grown)]
+    made = dict.fromkeys(field.name for field in fields(Results)) | {
+        "variants": [HD, SHIRG],
+        "tokens": [],
+        "efficiency": SimpleNamespace(rows=[SimpleNamespace(variant=SHIRG, selection_ms=12.0)], savings=savings),
+        "environment": SimpleNamespace(device="cpu"),
+        "together": [Together(metric="anls", datasets=["documents", "charts"], scores=[], comparisons=[GAIN])],
+        "model": SimpleNamespace(parameters=8_000_000_000, adapter_parameters=215_040),
+    }
+    return Results(**made | changes)
 
 
 def by_name(items: list[Item]) -> dict[str, Item]:
@@ -84,22 +88,16 @@ def test_a_cache_that_grows_is_said_to_grow():
     ],
 )
 def test_a_gain_is_met_where_the_whole_interval_is(low, difference, high, status):
-    entry = GAIN | {"difference": difference, "low": low, "high": high}
+    entry = replace(GAIN, difference=difference, low=low, high=high)
     assert checklist.gain_item("Selection: ", entry, "documents").status == status
 
 
 def test_the_adapter_is_credited_with_what_it_changed_itself():
-    adapted = {"variant": "shirg-512+adapter", "mode": "shirg", "budget": 512, "adapter": True}
-    alone = GAIN | {
-        "variant": "shirg-512+adapter",
-        "against": "shirg-512",
-        "difference": 0.01,
-        "low": -0.01,
-        "high": 0.03,
-    }
-    others = [GAIN | {"variant": "shirg-512+adapter", "against": name} for name in ("hd", "lowres", "hd+adapter")]
-    together = [{"datasets": ["documents"], "comparisons": [GAIN, *others, alone | {"verdict": "undecided"}]}]
-    found = results(variants=[*results()["variants"], adapted], together=together)
+    itself = replace(GAIN, variant=ADAPTED.name, against=SHIRG.name, difference=0.01, low=-0.01, high=0.03)
+    others = [replace(GAIN, variant=ADAPTED.name, against=name) for name in ("hd", "lowres", "hd+adapter")]
+    entries = [GAIN, *others, replace(itself, verdict="undecided")]
+    together = [Together(metric="anls", datasets=["documents"], scores=[], comparisons=entries)]
+    found = results(variants=[HD, SHIRG, ADAPTED], together=together)
     saved, gain = checklist.after_training(found, None)
     assert saved.status == "not measured"
     assert (gain.name, gain.status) == (
@@ -115,8 +113,17 @@ def test_the_adapter_is_credited_with_what_it_changed_itself():
     )
 
 
+def test_a_budget_that_follows_the_page_is_judged_by_all_its_pages():
+    auto = Variant("shirg", "auto")
+    for most, status in ((900, "met"), (1100, "not met")):
+        counts = [TokenCount(variant=auto.name, mean=700.0, fewest=601, most=most + 1)]
+        line = checklist.targets(results(variants=[SHIRG, auto], tokens=counts))[0]
+        said = f"512, auto patches kept (auto: 600 to {most}), and one summary token"
+        assert (line.status, line.number) == (status, said)
+
+
 def test_what_was_not_run_is_not_measured():
-    bare = results(efficiency=None, together=[], variants=[], model={"parameters": 5, "adapter_parameters": 0})
+    bare = results(efficiency=None, together=[], variants=[], model=SimpleNamespace(parameters=5, adapter_parameters=0))
     assert {item.status for item in checklist.targets(bare)} == {"not measured"}
     last = checklist.targets(results())[-1]
     assert "8 x A100" in last.name and last.status == "not measured"
@@ -147,33 +154,3 @@ def test_training_that_goes_wrong_shows(changes, failing):
 def test_one_validation_says_nothing_of_a_loss_that_falls():
     for changes in ({"validation_after": TRAINING["validation_before"]}, {"validation_before": None}):
         assert by_name(checklist.during_training(TRAINING | changes))["Validation loss falls"].status == "not measured"
-
-
-def test_before_training(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    parquet.write_table(pa.table({"id": ["a", "b"]}), tmp_path / "train-00000.parquet")
-    items = by_name(checklist.before_training(tmp_path, tmp_path / "not" / "yet"))
-    assert items["Training data readable"].number == "2 records in 1 Parquet shard"
-    assert all(item.status == "met" for name, item in items.items() if "GB free" not in name)
-    (tmp_path / "train-00000.parquet").write_bytes(b"PAR1 damaged")
-    damaged = by_name(checklist.before_training(tmp_path, tmp_path))
-    assert damaged["Training data readable"].status == "not met"
-
-
-def test_adapter_that_reloads(tmp_path):
-    model, page = adapted_model(), RECORDS[0].open_image()
-    model.save_adapter(tmp_path / "adapter", settings={})
-
-    def load_base():
-        base = tiny_model()
-        base.vision = replace(base.vision, resolution=168)
-        return base
-
-    assert checklist.adapter_reloads(model, load_base, tmp_path / "adapter", page, [24, 48]).status == "met"
-    model.mm_projector[0].lora_B["default"].weight.data += 1
-    changed = checklist.adapter_reloads(model, load_base, tmp_path / "adapter", page, [24])
-    assert changed.status == "not met" and "largest difference" in changed.number
-    missing = checklist.adapter_reloads(model, load_base, tmp_path / "none", page, [24])
-    assert missing.status == "not met" and "none" in missing.number

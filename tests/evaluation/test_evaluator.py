@@ -13,11 +13,14 @@ import torch
 from shirg.data import Record
 from shirg.data.records import image_id
 from shirg.errors import UserError
-from shirg.evaluation.answering import adapter_switched
+from shirg.evaluation.answering import models_of
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.evaluator import SHIRGEvaluator
+from shirg.evaluation.output import redo
+from shirg.evaluation.results import to_json
 from shirg.evaluation.tasks import SHORT_ANSWER
 from shirg.files import read_lines
+from shirg.gate import page_budget
 from shirg.lavida.adapter import lora_parameters
 from tests.evaluation.conftest import RECORDS, adapted_model, broken, page_record, small_config
 from tests.tiny import tiny_model, tiny_page
@@ -39,28 +42,21 @@ def test_everything_is_asked_before_and_after(run):
     asked = {(row["id"], row["variant"]) for row in predictions}
     names = [*VARIANTS, *(f"{name}+adapter" for name in VARIANTS)]
     assert asked == {(record.id, name) for record in RECORDS for name in names} and len(predictions) == len(asked)
-    assert [variant["variant"] for variant in results["variants"]] == names
-    (dataset,) = results["datasets"]
-    assert (dataset["questions"], dataset["pages"], dataset["skipped"]) == (4, 2, 1)
+    assert [variant.name for variant in results.variants] == names
+    (dataset,) = results.datasets
+    assert (dataset.questions, dataset.pages, dataset.skipped) == (4, 2, 1)
 
 
 def test_predictions_are_those_of_the_public_door(run):
     folder, _, model = run
     record = RECORDS[2]
     rows = {row["variant"]: row for row in details(folder)["predictions"] if row["id"] == record.id}
-    for on in (False, True):
-        with adapter_switched(model, on):
-            for mode, budget, name in (("hd", 1, "hd"), ("shirg", 24, "shirg-24")):
-                answer = model.answer(
-                    record.open_image(),
-                    record.question + SHORT_ANSWER,
-                    mode,
-                    budget,
-                    max_new_tokens=4,
-                    block_length=4,
-                    step_ratio=0.5,
-                )
-                assert rows[name + "+adapter" * on]["prediction"] == answer
+    for adapter, one in models_of(model).items():
+        for mode, budget, name in (("hd", 1, "hd"), ("shirg", 24, "shirg-24")):
+            question = record.question + SHORT_ANSWER
+            lengths = {"max_new_tokens": 4, "block_length": 4, "step_ratio": 0.5}
+            answer = one.answer(record.open_image(), question, mode, budget, **lengths)
+            assert rows[f"{name}+{adapter}" if adapter else name]["prediction"] == answer
 
 
 def test_lines_written_as_they_came_are_the_consolidated_ones(run):
@@ -68,12 +64,12 @@ def test_lines_written_as_they_came_are_the_consolidated_ones(run):
     settings, *rows = read_lines(folder / "predictions.jsonl")
     assert rows == json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))["predictions"]
     assert settings["seed"] == 0 and settings["adapter_weights"]
-    assert {row["run"] for row in rows} == {settings["fingerprint"], results["fingerprint"]}
+    assert {row["run"] for row in rows} == {settings["fingerprint"], results.fingerprint}
 
 
 def test_results_on_disk_are_the_returned_ones(run):
     folder, results, _ = run
-    assert json.loads((folder / "evaluation_results.json").read_text(encoding="utf-8")) == results
+    assert json.loads((folder / "evaluation_results.json").read_text(encoding="utf-8")) == to_json(results)
     for name in (
         "evaluation_report.md",
         "evaluation_report.html",
@@ -85,8 +81,8 @@ def test_results_on_disk_are_the_returned_ones(run):
 
 def test_broken_page_is_skipped_and_listed(run):
     _, results, _ = run
-    (entry,) = results["skipped"]
-    assert entry["id"].endswith(":broken") and entry["questions"] == 1 and "cannot be read" in entry["reason"]
+    (entry,) = results.skipped
+    assert entry.id.endswith(":broken") and entry.questions == 1 and "cannot be read" in entry.reason
 
 
 def test_text_height_is_taken_at_the_models_resolution(run):
@@ -101,10 +97,10 @@ def test_same_seed_same_answers_and_the_tower_sees_each_page_once_per_view(run, 
     model = adapted_model()
     seen = []
     model.tower.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
-    again = SHIRGEvaluator(small_config(tmp_path, sample_size=7, efficiency_repeats=0), model).run_evaluation()
+    again = SHIRGEvaluator(small_config(tmp_path, sample_size=7, efficiency_repeats=0), model).evaluate()
     assert details(tmp_path) == details(folder)
-    assert again["scores"] == results["scores"] and again["comparisons"] == results["comparisons"]
-    shown = [example["image_id"] for kind in ("losses", "wins") for example in again["examples"][kind]]
+    assert again.scores == results.scores and again.comparisons == results.comparisons
+    shown = [example.image_id for examples in again.examples.kinds().values() for example in examples]
     drawing = len({RECORDS[0].image_id, *shown})
     assert len(seen) == 2 * 3 + drawing  # two pages, three views
 
@@ -120,15 +116,74 @@ def test_the_model_is_left_as_it_was_found(benchmark, tmp_path):
     assert not any(layer.disable_adapters for layer in (model.mm_projector[0], model.mm_projector[2]))
 
 
-def test_switching_the_adapter_off_gives_the_base():
-    record = RECORDS[0]
+def test_models_by_adapter_share_all_but_the_projector(tmp_path):
+    record, folders = RECORDS[0], {name: tmp_path / name for name in ("weak", "strong")}
     adapted, base = adapted_model(), tiny_model()
     base.vision = replace(base.vision, resolution=168)
-    of_base = base.encode_images([record.open_image()], "shirg", 24)[0]
-    with adapter_switched(adapted, False):
-        assert adapted.encode_images([record.open_image()], "shirg", 24)[0].equal(of_base)
-    assert not adapted.encode_images([record.open_image()], "shirg", 24)[0].equal(of_base)
+    for folder, weight in zip(folders.values(), (0.25, 1.0), strict=True):
+        other = adapted_model()
+        for name, parameter in lora_parameters(other).items():
+            parameter.data.fill_(weight) if "lora_B" in name else None
+        other.save_adapter(folder, settings={})
+    models = models_of(adapted, folders)
+    assert list(models) == [None, "adapter", "weak", "strong"] and models["adapter"] is adapted
+    found = {name: one.encode_images([record.open_image()], "shirg", 24)[0] for name, one in models.items()}
+    assert found[None].equal(base.encode_images([record.open_image()], "shirg", 24)[0])
+    for name, folder in folders.items():
+        alone = tiny_model()
+        alone.vision = replace(alone.vision, resolution=168)
+        alone.load_adapter(folder)
+        assert found[name].equal(alone.encode_images([record.open_image()], "shirg", 24)[0])
+    assert len({tuple(one[0].tolist()) for one in found.values()}) == 4
+    assert all(one.language is adapted.language and one.tower is adapted.tower for one in models.values())
     assert lora_parameters(adapted)
+
+
+def test_an_adapter_with_other_settings_is_refused(tmp_path):
+    other = adapted_model()
+    other.vision = replace(other.vision, resolution=336)
+    other.save_adapter(tmp_path / "other", settings={})
+    with pytest.raises(UserError, match="adapters: other was trained with resolution 336, this run has 672"):
+        models_of(tiny_model(), {"other": tmp_path / "other"})
+
+
+def test_several_adapters_and_the_pages_own_budget_in_one_run(benchmark, tmp_path):
+    benchmark(RECORDS[:2])
+    for name, weight in (("one", 0.25), ("two", 1.0)):
+        other = adapted_model()
+        lora_parameters(other)["mm_projector.2.lora_B.default.weight"].data.fill_(weight)
+        other.save_adapter(tmp_path / name, settings={})
+    model = tiny_model()
+    model.vision = replace(model.vision, resolution=168)
+    config = small_config(
+        tmp_path / "run",
+        modes=["lowres", "shirg", "divprune"],
+        token_budgets=["auto", 24],
+        adapters={name: tmp_path / name for name in ("one", "two")},
+    )
+    results = SHIRGEvaluator(config, model).evaluate()
+    paths = ["lowres", "shirg-24", "shirg-auto", "divprune-24", "divprune-auto"]
+    names = [path + adapter for adapter in ("", "+one", "+two") for path in paths]
+    assert [variant.name for variant in results.variants] == names
+    tokens = results.visual_tokens()
+    own = page_budget(model.image_features(RECORDS[0].open_image(), "shirg").pixels[None], (1, 12, 12))
+    assert tokens["shirg-auto"].mean == own + 1 and tokens["divprune-auto"].most <= own + 1
+    assert results.costs()["shirg-auto"].tokens == own + 1 and len(results.costs()) == len(paths)
+    pairs = {(entry.variant, entry.against) for entry in results.comparisons}
+    assert {
+        ("shirg-24+two", "shirg-24+one"),
+        ("shirg-auto+two", "shirg-auto"),
+        ("shirg-auto", "divprune-auto"),
+    } <= pairs
+    assert results.model.adapters.keys() == {"one", "two"} and results.adapters == ["one", "two"]
+    report = (tmp_path / "run" / "evaluation_report.md").read_text(encoding="utf-8")
+    assert "2 adapters (one, two)" in report and "| shirg-auto+two |" in report
+    assert to_json(redo(tmp_path / "run")) == to_json(results)
+    again = SHIRGEvaluator(dataclasses.replace(config, resume=True), model).evaluate()
+    assert again.resumed_answers == 2 * len(names)
+    with pytest.raises(UserError, match="resume: adapters.one is"):
+        swapped = {"one": tmp_path / "two", "two": tmp_path / "one"}
+        SHIRGEvaluator(dataclasses.replace(config, resume=True, adapters=swapped), model).evaluate()
 
 
 def test_without_adapter_there_is_one_state(benchmark, tmp_path):
@@ -136,9 +191,9 @@ def test_without_adapter_there_is_one_state(benchmark, tmp_path):
     model = tiny_model()
     model.vision = replace(model.vision, resolution=168)
     config = small_config(tmp_path, modes=["lowres", "shirg"], efficiency_repeats=0)
-    results = SHIRGEvaluator(config, model).run_evaluation()
-    assert [variant["variant"] for variant in results["variants"]] == ["lowres", "shirg-24", "shirg-48"]
-    assert results["efficiency"] is None and not (tmp_path / "figures" / "kv_cache.png").exists()
+    results = SHIRGEvaluator(config, model).evaluate()
+    assert [variant.name for variant in results.variants] == ["lowres", "shirg-24", "shirg-48"]
+    assert results.efficiency is None and not (tmp_path / "figures" / "kv_cache.png").exists()
 
 
 def test_ctrl_c_leaves_what_was_answered(benchmark, tmp_path, monkeypatch):
@@ -168,9 +223,9 @@ def test_nothing_readable_is_an_error(benchmark, tmp_path):
 def test_empty_question_is_skipped_alone(benchmark, tmp_path):
     benchmark([page_record(0, question=" "), page_record(1, page=0)])
     config = small_config(tmp_path, modes=["lowres"], efficiency_repeats=0, prompt_suffix="none")
-    results = SHIRGEvaluator(config, adapted_model()).run_evaluation()
-    assert results["datasets"][0]["questions"] == 1
-    assert "question" in results["skipped"][0]["reason"]
+    results = SHIRGEvaluator(config, adapted_model()).evaluate()
+    assert results.datasets[0].questions == 1
+    assert "question" in results.skipped[0].reason
 
 
 def test_foreign_tower_is_refused(tmp_path):
@@ -194,6 +249,8 @@ def test_output_folder_must_be_writable(benchmark, tmp_path):
         ({"token_budgets": [0]}, "token_budgets: got 0"),
         ({"token_budgets": []}, "token_budgets: got"),
         ({"modes": ["lowres", "sideways"]}, "modes: got 'sideways'.*must be all, core or some of lowres"),
+        ({"token_budgets": ["automatic"]}, "token_budgets: got 'automatic'"),
+        ({"adapters": {"adapter": "x"}}, "adapters: got 'adapter'"),
         ({"sample_size": 0}, "sample_size: got 0"),
         ({"step_ratio": 0.0}, "step_ratio: got 0.0"),
         ({"block_length": 1}, "step_ratio: got 0.5, must be .* a block of 1 a step"),
@@ -214,8 +271,8 @@ def test_bad_settings_are_named(changes, message):
 
 def test_answer_length_is_the_models_own_unless_given():
     model = tiny_model()
-    assert SHIRGEvaluationConfig().resolved(model)["max_new_tokens"] == model.config.answer_tokens == 32
-    assert SHIRGEvaluationConfig(max_new_tokens=8).resolved(model)["block_length"] == 8
+    assert SHIRGEvaluationConfig().resolved(model).max_new_tokens == model.config.answer_tokens == 32
+    assert SHIRGEvaluationConfig(max_new_tokens=8).resolved(model).block_length == 8
 
 
 def test_budget_above_the_grid_is_refused(tmp_path):
@@ -229,10 +286,10 @@ def test_defaults_depend_on_the_model():
     config = SHIRGEvaluationConfig()
     official, nano = tiny_model(), tiny_model(shirg={"nano": True})
     settings = config.resolved(official)
-    assert (settings["datasets"], settings["prompt_suffix"]) == (["ChartQA", "DocVQA"], "official")
+    assert (settings.datasets, settings.prompt_suffix) == (["ChartQA", "DocVQA"], "official")
     settings = config.resolved(nano)
-    assert (settings["datasets"], settings["prompt_suffix"]) == (["documents", "charts"], "none")
-    assert settings["token_budgets"] == [512, 768, 1024] and settings["block_length"] == 32
+    assert (settings.datasets, settings.prompt_suffix) == (["documents", "charts"], "none")
+    assert settings.token_budgets == [512, 768, 1024] and settings.block_length == 32
 
 
 def test_processes_and_batches_change_no_answer(run, benchmark, tmp_path):
@@ -240,9 +297,9 @@ def test_processes_and_batches_change_no_answer(run, benchmark, tmp_path):
     folder, results, model = run
     benchmark([*RECORDS, broken(page_record(7))])
     config = small_config(tmp_path, workers=2, batch_size=3, efficiency_repeats=0)
-    found = SHIRGEvaluator(config, model).run_evaluation()
+    found = SHIRGEvaluator(config, model).evaluate()
     assert details(tmp_path)["predictions"] == details(folder)["predictions"]
-    assert found["skipped"] == results["skipped"] and found["scores"] == results["scores"]
+    assert found.skipped == results.skipped and found.scores == results.scores
 
 
 TWO_CANVASES = {"image_grid_pinpoints": [[384, 384], [768, 768]]}
@@ -266,9 +323,9 @@ def test_what_cannot_be_asked_counts_as_unanswered_and_the_run_goes_on(benchmark
     benchmark([*large, small])
     model = tiny_model(max_sequence_length=3400, **TWO_CANVASES)
     settings = {"modes": ["multiview", "lowres"], "token_budgets": [1500], "batch_size": 3, "efficiency_repeats": 0}
-    results = SHIRGEvaluator(small_config(tmp_path, **settings, workers=2), model).run_evaluation()
+    results = SHIRGEvaluator(small_config(tmp_path, **settings, workers=2), model).evaluate()
     predictions = details(tmp_path)["predictions"]
-    listed = {(entry["id"], entry["variant"]): entry["reason"] for entry in results["unanswered"]}
+    listed = {(entry.id, entry.variant): entry.reason for entry in results.unanswered}
     assert listed.keys() == {(long.id, "multiview-1500"), (small.id, "multiview-1500")}
     assert "more than the 3400 that this model was made for" in listed[long.id, "multiview-1500"]
     assert "budget=1500: expected a whole number from 1 to 1458" in listed[small.id, "multiview-1500"]
@@ -281,8 +338,8 @@ def test_what_cannot_be_asked_counts_as_unanswered_and_the_run_goes_on(benchmark
     report = (tmp_path / "evaluation_report.md").read_text(encoding="utf-8")
     assert "2 questions could not be asked and count as answered by nothing." in report
     before = (tmp_path / "predictions.jsonl").read_bytes()
-    again = SHIRGEvaluator(small_config(tmp_path, **settings, workers=1, resume=True), model).run_evaluation()
-    assert again["unanswered"] == results["unanswered"]
+    again = SHIRGEvaluator(small_config(tmp_path, **settings, workers=1, resume=True), model).evaluate()
+    assert again.unanswered == results.unanswered
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
 
 
@@ -291,8 +348,8 @@ def test_the_timed_page_is_one_that_every_variant_can_be_asked_about(benchmark, 
     benchmark([sized(page_record(0), 60, 60)])
     model = adapted_model(**TWO_CANVASES)
     config = small_config(tmp_path, modes=["multiview", "lowres"], token_budgets=[1500], efficiency_repeats=1)
-    results = SHIRGEvaluator(config, model).run_evaluation()
-    assert [row["variant"] for row in results["efficiency"]["rows"]] == ["lowres"]
+    results = SHIRGEvaluator(config, model).evaluate()
+    assert list(results.costs()) == ["lowres"]
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), TypeError("ours"), UserError("mode")])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from shirg.errors import UserError
-from shirg.evaluation.page import evaluation_page, page, svg
-from shirg.evaluation.redo import redo
+from shirg.evaluation.output import redo, write_reports
+from shirg.evaluation.page import page, svg
+from shirg.evaluation.results import Answer, Draws, Example, Skipped, from_json, to_json
 from shirg.evaluation.summary import summarise
-from shirg.evaluation.variants import Variant
 
 VOID = {"meta", "img", "br", "hr", "path", "use"}
 
@@ -65,8 +65,8 @@ def test_one_file_that_asks_for_nothing(html):
 def test_it_says_what_the_report_says(run, html):
     _, results, _ = run
     text = " ".join("".join(checked(html).text).split())
-    for entry in results["scores"]:
-        assert f"{100 * entry['score']:.1f}%" in text
+    for entry in results.scores:
+        assert f"{100 * entry.score:.1f}%" in text
     for part in (
         "exact match",
         "whole answer, timed",
@@ -75,13 +75,13 @@ def test_it_says_what_the_report_says(run, html):
         "Targets, line by line",
     ):
         assert part in text, part
-    assert html.count("<svg") == len(results["datasets"]) + 2
+    assert html.count("<svg") == len(results.datasets) + 2
     assert html.count("<table>") == html.count('<div class="scroll"')
 
 
 def test_pictures_of_the_examples_are_in_it(run, html):
     folder, results, _ = run
-    shown = sum(len(results["examples"][kind]) for kind in ("losses", "wins"))
+    shown = sum(map(len, results.examples.kinds().values()))
     assert len(list((folder / "figures" / "examples").glob("*.jpg")) if shown else []) == shown
     assert html.count("data:image/jpeg") == shown and html.count("data:image/png") == 1
 
@@ -100,13 +100,21 @@ def test_charts_take_the_pages_colours(html):
 
 def test_text_from_data_is_no_markup(run, tmp_path):
     _, results, _ = run
-    hostile = copy.deepcopy(results)
     evil = "<img src=x onerror=alert(1)><script>a</script> [b](javascript:c) <br> | `d` ![e](f)"
-    example = {"dataset": "documents", "id": evil, "image_id": "x", "question": evil, "answers": [evil], "kind": evil}
-    example |= {"text_px": 9.0, "prediction": evil, "score": 0.0, "theirs": evil, "their_score": 1.0}
-    hostile["examples"] |= {"losses": [example], "wins": []}
-    hostile["skipped"] = [{"dataset": "documents", "id": evil, "questions": 1, "reason": evil}]
-    plain, wild = checked(evaluation_page(results, tmp_path)), checked(evaluation_page(hostile, tmp_path))
+    texts = dict.fromkeys(("id", "question", "kind", "prediction", "theirs"), evil)
+    example = Example(
+        dataset="documents", image_id="x", answers=[evil], text_px=9.0, score=0.0, their_score=1.0, **texts
+    )
+    hostile = replace(
+        results,
+        examples=replace(results.examples, losses=[example], wins=[]),
+        skipped=[Skipped(dataset="documents", id=evil, questions=1, reason=evil)],
+    )
+    pages = []
+    for found in (results, hostile):
+        write_reports(tmp_path, found)
+        pages.append(checked((tmp_path / "evaluation_report.html").read_text(encoding="utf-8")))
+    plain, wild = pages
     assert {tag for tag, _ in wild.tags} <= {tag for tag, _ in plain.tags} | {"h4", "ul", "li", "p"}
     assert not [attributes for _, attributes in wild.tags if "onerror" in attributes]
     assert not [attributes for tag, attributes in wild.tags if tag == "a" and "href" in attributes]
@@ -124,7 +132,7 @@ def test_same_figure_same_svg(run):
     from shirg.evaluation.figures import kv_chart
 
     _, results, _ = run
-    assert svg(kv_chart(results["efficiency"])) == svg(kv_chart(results["efficiency"]))
+    assert svg(kv_chart(results.efficiency)) == svg(kv_chart(results.efficiency))
 
 
 def test_everything_is_made_again_from_the_json(run, tmp_path):
@@ -143,10 +151,10 @@ def test_everything_is_made_again_from_the_json(run, tmp_path):
 def as_it_was_written_earlier(folder, results) -> dict:
     """The results as a file of 2,000 draws that knows no `together` and has another word for "undecided"."""
     rows = json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))["predictions"]
-    variants = [Variant(entry["mode"], entry["budget"], entry["adapter"]) for entry in results["variants"]]
-    old = results | summarise(rows, variants, seed=0, resamples=2000)
+    draws = Draws(resamples=2000)
+    found = vars(summarise(from_json(list[Answer], rows), results.variants, draws))
+    old = to_json(replace(results, intervals=draws, **found))
     del old["together"]
-    old["intervals"] = old["intervals"] | {"resamples": 2000}
     return json.loads(json.dumps(old).replace('"verdict": "undecided"', '"verdict": "not distinguishable"'))
 
 
@@ -157,10 +165,9 @@ def test_an_earlier_file_is_checked_with_its_own_draws_and_reported_with_what_it
     (tmp_path / "evaluation_results.json").write_text(json.dumps(old), encoding="utf-8")
     stored = (tmp_path / "evaluation_results.json").read_bytes()
     found = redo(tmp_path)
-    (group,) = found["together"]
-    kept = [entry for entry in found["comparisons"] if (entry["variant"], entry["against"]) == ("shirg-24", "lowres")]
-    again = [entry for entry in group["comparisons"] if (entry["variant"], entry["against"]) == ("shirg-24", "lowres")]
-    assert [{"dataset": "documents", **entry} for entry in again] == kept
+    (group,) = found.together
+    kept = [entry for entry in found.comparisons if (entry.variant, entry.against) == ("shirg-24", "lowres")]
+    assert [replace(group.compared("shirg-24", "lowres"), dataset="documents")] == kept
     report = (tmp_path / "evaluation_report.md").read_text(encoding="utf-8")
     assert "2,000 resamples" in report and "not distinguishable" not in report
     assert (tmp_path / "evaluation_results.json").read_bytes() == stored

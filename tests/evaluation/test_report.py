@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from shirg.evaluation.card import run_card
 from shirg.evaluation.checklist import judged
 from shirg.evaluation.environment import describe_gate
-from shirg.evaluation.report import evaluation_report, overview_table
+from shirg.evaluation.report import evaluation_report, overview_table, run_card
+from shirg.evaluation.results import GateFacts, Results, Skipped, to_json
 from shirg.evaluation.takeaway import RULE
 from shirg.evaluation.training_report import write_training_report
 from shirg.gate import GateConfig
@@ -63,27 +63,39 @@ MANIFEST = {
 }
 
 
-def lowres_alone(results: dict) -> dict:
+def lowres_alone(results: Results) -> Results:
     """The results of the same run, had it shown pages by `lowres` alone, without timing."""
-    plain = copy.deepcopy(results) | {"efficiency": None, "comparisons": []}
-    plain["variants"] = [variant for variant in plain["variants"] if variant["variant"] == "lowres"]
-    plain["config"]["modes"] = ["lowres"]
-    for group in plain["together"]:
-        group["comparisons"] = []
-    return plain
+    return replace(
+        results,
+        efficiency=None,
+        comparisons=[],
+        variants=[variant for variant in results.variants if variant.name == "lowres"],
+        config=replace(results.config, modes=["lowres"]),
+        together=[replace(group, comparisons=[]) for group in results.together],
+    )
 
 
-def with_charts(results: dict) -> dict:
+def with_charts(results: Results) -> Results:
     """The results with the same numbers for a second data set; together they have twice the questions."""
-    both = copy.deepcopy(results)
-    for name in ("datasets", "scores", "comparisons", "breakdown", "group_comparisons", "failures"):
-        key = "name" if name == "datasets" else "dataset"
-        both[name] += [entry | {key: "charts"} for entry in both[name]]
-    (group,) = both["together"]
-    group["datasets"] = ["documents", "charts"]
-    for entry in (*group["scores"], *group["comparisons"]):
-        entry |= {"questions": 2 * entry["questions"], "pages": 2 * entry["pages"]}
-    return both
+
+    def doubled(entries: list) -> list:
+        return [replace(entry, questions=2 * entry.questions, pages=2 * entry.pages) for entry in entries]
+
+    names = ("scores", "comparisons", "breakdown", "group_comparisons", "failures")
+    further = {name: [replace(entry, dataset="charts") for entry in getattr(results, name)] for name in names}
+    (group,) = results.together
+    both = replace(
+        group,
+        datasets=["documents", "charts"],
+        scores=doubled(group.scores),
+        comparisons=doubled(group.comparisons),
+    )
+    return replace(
+        results,
+        datasets=[*results.datasets, *(replace(dataset, name="charts") for dataset in results.datasets)],
+        together=[both],
+        **{name: [*getattr(results, name), *entries] for name, entries in further.items()},
+    )
 
 
 def table_rows(report: str) -> list[str]:
@@ -95,10 +107,10 @@ def test_the_report_holds_every_score_and_cost(run):
     folder, results, _ = run
     report = (folder / "evaluation_report.md").read_text(encoding="utf-8")
     assert report == evaluation_report(results)
-    for entry in results["scores"]:
-        assert f"{100 * entry['score']:.1f}%" in report
-    for row in results["efficiency"]["rows"]:
-        assert re.search(rf"\| {row['variant']} \| {row['tokens']} \| {row['prefix_tokens']} \|", report)
+    for entry in results.scores:
+        assert f"{100 * entry.score:.1f}%" in report
+    for path, row in results.costs().items():
+        assert re.search(rf"\| {path} \| {row.tokens} \| {row.prefix_tokens} \|", report)
     for heading in ("In short", "Every variant", "Which text", "Targets, line by line", "Skipped", "How it was"):
         assert f"## {heading}" in report
     assert "made \\| up" in report and "cannot be read" in report
@@ -126,7 +138,7 @@ def test_every_variant_stands_once_in_the_overview(run):
     _, results, _ = run
     for found in (results, with_charts(results)):
         rows = [line.split(" | ") for line in overview_table(found).splitlines() if line.startswith("| ")][2:]
-        assert [row[0].removeprefix("| ") for row in rows] == [entry["variant"] for entry in found["variants"]]
+        assert [row[0].removeprefix("| ") for row in rows] == [variant.name for variant in found.variants]
 
 
 def test_every_picture_exists(run):
@@ -137,45 +149,46 @@ def test_every_picture_exists(run):
 
 def test_text_from_data_is_escaped(run):
     _, results, _ = run
-    hostile = copy.deepcopy(results)
-    hostile["skipped"] = [{"dataset": "documents", "id": "<b>|x", "questions": 1, "reason": "![y](z)\n# no"}]
-    report = evaluation_report(hostile)
+    skipped = [Skipped(dataset="documents", id="<b>|x", questions=1, reason="![y](z)\n# no")]
+    report = evaluation_report(replace(results, skipped=skipped))
     assert "<b>" not in report and "![y]" not in report and "\n# no" not in report
     assert "&lt;b&gt;\\|x" in report
 
 
 def test_the_gates_preset_is_named_or_what_differs_from_the_default(run):
     _, results, _ = run
-    assert results["gate"] == {"preset": "runs", "changed": {}}
+    assert results.gate == GateFacts(preset="runs", changed={})
     first = "seconds in all. The gate's settings: "
     report = evaluation_report(results)
     assert f"{first}preset `runs`.\n" in report and "preset `runs`." in run_card(results)
     tuned = describe_gate(GateConfig.preset("ocr"))
     shared = {"beta", "relevance_spread"}  # what the preset and the default have in common
     changed = {name: value for name, value in PRESETS["ocr"].items() if name not in shared}
-    assert tuned == {"preset": "ocr", "changed": changed}
+    assert tuned == GateFacts(preset="ocr", changed=changed)
     ocr = "preset `ocr` (alpha 0.1, clusters\\_per\\_budget 0.3, edge strokes, edge\\_spread 0.3, "
-    assert first + ocr in evaluation_report(results | {"gate": tuned}) and ocr in run_card(results | {"gate": tuned})
+    assert first + ocr in evaluation_report(replace(results, gate=tuned)) and ocr in run_card(
+        replace(results, gate=tuned)
+    )
     own = describe_gate(GateConfig(beta=0.5, coverage=False))
-    assert own == {"preset": None, "changed": {"beta": 0.5, "coverage": False}}
-    said = evaluation_report(results | {"gate": own})
-    assert f"{first}no preset (beta 0.5, coverage False).\n" in said and json.loads(json.dumps(own)) == own
+    assert own == GateFacts(preset=None, changed={"beta": 0.5, "coverage": False})
+    said = evaluation_report(replace(results, gate=own))
+    assert f"{first}no preset (beta 0.5, coverage False).\n" in said and json.loads(
+        json.dumps(to_json(own))
+    ) == to_json(own)
 
 
 def test_results_that_do_not_name_the_gate_and_runs_without_one_keep_their_report(run):
     _, results, _ = run
     report = evaluation_report(results)
-    earlier = {name: value for name, value in results.items() if name != "gate"}
-    assert evaluation_report(earlier) == report.replace(" The gate's settings: preset `runs`.", "")
+    assert evaluation_report(replace(results, gate=None)) == report.replace(" The gate's settings: preset `runs`.", "")
     assert "The gate's settings" not in evaluation_report(lowres_alone(results))
 
 
 def test_the_kind_of_relevance_is_named(run):
     _, results, _ = run
-    turned = copy.deepcopy(results)
-    turned["model"] |= {"relevance": "siglip", "relevance_sign": -1}
+    turned = replace(results, model=replace(results.model, relevance="siglip", relevance_sign=-1))
     assert "relevance siglip, sign -1" in evaluation_report(turned)
-    turned["model"]["relevance"] = "none"
+    turned = replace(turned, model=replace(turned.model, relevance="none"))
     assert "by the page alone" in evaluation_report(turned)
     assert "Selection: by" not in evaluation_report(lowres_alone(turned))
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
+from shirg.evaluation.results import Cost, Difference, Results, Score, Together, TokenCount
 from shirg.evaluation.takeaway import RULE, shown, takeaway, verdict
-from shirg.evaluation.variants import list_variants
+from shirg.evaluation.variants import ADAPTER, Variant, list_variants
 
 TOKENS = {"lowres": 729, "hd": 980, "highres": 2304}
 TRAINED = {
@@ -15,40 +19,57 @@ TRAINED = {
     "validation_before": {"step": 0, "mean": 0.3154},
     "validation_after": {"step": 285, "mean": 0.3111},
 }
-BETTER = {"difference": 0.153, "low": 0.081, "high": 0.224, "verdict": "better", "differing_pages": 20, "pages": 42}
-WORSE = BETTER | {"difference": -0.1, "low": -0.161, "high": -0.032, "verdict": "worse"}
-UNDECIDED = BETTER | {"difference": -0.007, "low": -0.033, "high": 0.02, "verdict": "undecided", "differing_pages": 7}
-FEW = BETTER | {"difference": 0.15, "low": 0.05, "high": 0.217, "verdict": "undecided", "differing_pages": 4}
-ALIKE = BETTER | {"difference": 0.0, "low": -0.084, "high": 0.084, "verdict": "undecided", "differing_pages": 0}
-ONE_PAGE = FEW | {"low": None, "high": None, "differing_pages": 1, "pages": 1}
+BETTER = Difference(
+    variant="",
+    against="",
+    difference=0.153,
+    low=0.081,
+    high=0.224,
+    verdict="better",
+    differing_pages=20,
+    pages=42,
+    questions=150,
+)
+WORSE = replace(BETTER, difference=-0.1, low=-0.161, high=-0.032, verdict="worse")
+UNDECIDED = replace(BETTER, difference=-0.007, low=-0.033, high=0.02, verdict="undecided", differing_pages=7)
+FEW = replace(BETTER, difference=0.15, low=0.05, high=0.217, verdict="undecided", differing_pages=4)
+ALIKE = replace(BETTER, difference=0.0, low=-0.084, high=0.084, verdict="undecided", differing_pages=0)
+ONE_PAGE = replace(FEW, low=None, high=None, differing_pages=1, pages=1)
 
 
-def group(comparisons: dict, metric: str = "exact_match", datasets: tuple[str, ...] = ("documents", "charts")) -> dict:
+def group(
+    comparisons: dict, metric: str = "exact_match", datasets: tuple[str, ...] = ("documents", "charts")
+) -> Together:
     scores = {"lowres": 0.11, "hd": 0.18, "highres": 0.3}
-    variants = list_variants(
-        ["lowres", "hd", "highres", "shirg", "divprune", "multiview"], [512, 768], with_adapter=True
-    )
-    return {
-        "metric": metric,
-        "datasets": list(datasets),
-        "scores": [
-            {"variant": one.name, "score": scores.get(one.mode, 0.333), "questions": 150, "pages": 42}
+    modes = ["lowres", "hd", "highres", "shirg", "divprune", "multiview"]
+    variants = list_variants(modes, [512, 768, "auto"], [ADAPTER])
+    return Together(
+        metric=metric,
+        datasets=list(datasets),
+        scores=[
+            Score(variant=one.name, score=scores.get(one.mode, 0.333), low=None, high=None, questions=150, pages=42)
             for one in variants
         ],
-        "comparisons": [{"variant": ours, "against": theirs, **of} for (ours, theirs), of in comparisons.items()],
-    }
+        comparisons=[replace(of, variant=ours, against=theirs) for (ours, theirs), of in comparisons.items()],
+    )
 
 
-def results(comparisons: dict, modes: tuple[str, ...] = ("lowres", "hd", "highres", "shirg"), adapter=True) -> dict:
-    variants = list_variants(modes, [512, 768], with_adapter=adapter)
-    tokens = {one.name: TOKENS.get(one.mode, (one.budget or 0) + 1) for one in variants}
-    return {
-        "model": {"resolution": 672},
-        "variants": [one.as_dict() for one in variants],
-        "tokens": [{"variant": name, "mean": n, "fewest": n, "most": n} for name, n in tokens.items()],
-        "together": [group(comparisons)],
-        "efficiency": None,
+def results(comparisons: dict, modes=("lowres", "hd", "highres", "shirg"), adapter=True, budgets=(512, 768)) -> Results:
+    """What the sentences read of a run's results, and no more."""
+    variants = list_variants(modes, budgets, [ADAPTER] if adapter else [])
+    tokens = {
+        one.name: TOKENS.get(one.mode, 401 if one.budget == "auto" else (one.budget or 0) + 1) for one in variants
     }
+    made = dict.fromkeys(("format", "config", "run", "environment", "intervals", "datasets", "skipped"))
+    made |= dict.fromkeys(("scores", "parts", "comparisons", "breakdown", "group_comparisons", "failures", "examples"))
+    return Results(
+        **made,
+        model=SimpleNamespace(resolution=672),
+        variants=variants,
+        tokens=[TokenCount(variant=name, mean=n, fewest=n, most=n) for name, n in tokens.items()],
+        together=[group(comparisons)],
+        efficiency=None,
+    )
 
 
 def against_hd(entry: dict) -> str:
@@ -58,30 +79,40 @@ def against_hd(entry: dict) -> str:
     return line.split(" gave it to 18.0%: ")[1]
 
 
-def timed(variant: str, total_ms: float, kv_bytes: int) -> dict:
+def timed(path: str, total_ms: float, kv_bytes: int) -> Cost:
     """A row of the cost table whose parts make 280 ms."""
+    mode, _, budget = path.partition("-")
     parts = {"tower_ms": 200.0, "embedding_ms": 8.0, "prefill_ms": 40.0, "steps": 8, "step_ms": 4.0}
-    return {"variant": variant, "total_ms": total_ms, "kv_bytes": kv_bytes, **parts}
+    rest = dict.fromkeys(
+        ("tokens", "selection_ms", "prefix_tokens", "step_uncached_ms", "kv_image_bytes", "peak_memory_bytes"), 0
+    )
+    return Cost(
+        variant=Variant(mode, int(budget) if budget else None), total_ms=total_ms, kv_bytes=kv_bytes, **parts, **rest
+    )
+
+
+def with_costs(found: Results, rows: list[Cost]) -> Results:
+    return replace(found, efficiency=SimpleNamespace(rows=rows))
 
 
 def test_the_whole_of_a_run():
     found = results(
         {("shirg-768", "hd"): BETTER, ("shirg-768", "lowres"): WORSE, ("shirg-768+adapter", "shirg-768"): UNDECIDED}
     )
-    rows = [timed("hd", 328.2, 7_610_000), {"variant": "lowres"}, timed("shirg-768", 289.6, 5_990_000)]
-    assert takeaway(found | {"efficiency": {"rows": rows}}, TRAINED) == [
+    rows = [timed("hd", 328.2, 7_610_000), timed("shirg-768", 289.6, 5_990_000)]
+    assert takeaway(with_costs(found, rows), TRAINED) == [
         "On 150 questions about 42 pages of documents and charts, shirg with 768 of 2304 visual tokens gave the exact answer to "
         "33.3%. LaViDa's own path (hd, 980 tokens) gave it to 18.0%: shirg-768 has 15.3 points more [+8.1, +22.4], which is "
         "better. lowres (729 tokens) gave it to 11.0%: shirg-768 has 10.0 points less [-16.1, -3.2], which is worse.",
-        "The adapter was trained for 285 steps. The one that was kept, of step 200, has a validation loss of 0.3098; at the "
+        "The adapter was trained for 285 steps. The adapter that was kept, of step 200, has a validation loss of 0.3098; at the "
         "start it was 0.3154. The adapter changed shirg-768 by -0.7 points [-3.3, +2.0], which is undecided (this run can show "
         "differences from about 3 points).",
         "On the one page that was timed, an answer took 290 ms with shirg-768 and 328 ms with hd; its KV cache took 5.99 MB "
         "with shirg-768 and 7.61 MB with hd.",
         RULE,
     ]
-    rows[-1]["total_ms"] = 421.0  # the parts make 280
-    assert takeaway(found | {"efficiency": {"rows": rows}}, TRAINED)[2] == (
+    rows[-1] = replace(rows[-1], total_ms=421.0)  # the parts make 280
+    assert takeaway(with_costs(found, rows), TRAINED)[2] == (
         "Times of an answer are not compared, because other programs disturbed them; on the page that was timed its KV cache "
         "took 5.99 MB with shirg-768 and 7.61 MB with hd."
     )
@@ -121,7 +152,7 @@ def test_every_verdict_on_the_adapter(entry, said):
 def test_an_adapter_that_no_step_improved_is_said_to_be_the_first():
     line = takeaway(results({("shirg-768+adapter", "shirg-768"): ALIKE}), TRAINED | {"best_step": 0})[1]
     assert line == (
-        "The adapter was trained for 285 steps, but none lowered the validation loss: the one that was kept is the one that "
+        "The adapter was trained for 285 steps, but none lowered the validation loss: the adapter that was kept is the one that "
         "training began with. The adapter changed the score of shirg-768 on none of the 42 pages."
     )
 
@@ -130,17 +161,17 @@ def test_a_training_without_validation():
     unseen = TRAINED | {"best_step": None, "best_validation_loss": None, "validation_before": None, "steps": 1}
     assert takeaway(None, unseen) == [
         "The adapter was trained for 1 step, without a validation.",
-        "No question was asked, so the run says nothing about accuracy.",
+        "No question was asked, so the run shows nothing about accuracy.",
     ]
 
 
 def test_no_adapter_no_other_path_no_timing():
     alone = results({}, modes=("shirg",), adapter=False)
-    alone["together"] = [group({}, datasets=("charts",))]
+    alone = replace(alone, together=[group({}, datasets=("charts",))])
     assert takeaway(alone) == [
         "On 150 questions about 42 pages of charts, shirg with 768 of 2304 visual tokens gave the exact answer to 33.3%. No path "
         "of LaViDa's own was run to compare it with.",
-        "No adapter took part, so the run says nothing about training.",
+        "No adapter took part, so the run shows nothing about training.",
         RULE,
     ]
 
@@ -152,11 +183,8 @@ def test_only_one_of_the_models_own_paths():
 
 def test_other_metrics_have_a_sentence_each():
     change = {("shirg-768+adapter", "shirg-768"): UNDECIDED, ("shirg-768", "hd"): BETTER}
-    found = results(change)
-    found["together"] = [
-        group(change, "relaxed_accuracy", ("ChartQA",)),
-        group(change, "anls", ("DocVQA", "InfoVQA", "SROIE")),
-    ]
+    sets = {"relaxed_accuracy": ("ChartQA",), "anls": ("DocVQA", "InfoVQA", "SROIE")}
+    found = replace(results(change), together=[group(change, metric, names) for metric, names in sets.items()])
     chart, document, adapter, rule = takeaway(found)
     assert chart.startswith(
         "On 150 questions about 42 pages of ChartQA, shirg with 768 of 2304 visual tokens scored 33.3% (relaxed accuracy). "
@@ -169,7 +197,7 @@ def test_other_metrics_have_a_sentence_each():
 
 
 def test_nothing_was_answered_or_done():
-    assert takeaway(results({}) | {"together": []}) == ["No question was answered."]
+    assert takeaway(replace(results({}), together=[])) == ["No question was answered."]
     assert takeaway(None) == []
 
 
@@ -183,7 +211,7 @@ def test_nothing_was_answered_or_done():
     ],
 )
 def test_what_is_shown_does_not_depend_on_scores(modes, name):
-    assert shown(results({}, modes)) == name
+    assert shown(results({}, modes)).name == name
 
 
 def test_paths_without_a_selection():
@@ -193,9 +221,8 @@ def test_paths_without_a_selection():
 
 def test_tokens_that_vary_are_a_mean():
     found = results({("shirg-768", "hd"): BETTER})
-    found["tokens"] = [
-        entry | ({"mean": 1000.4, "most": 1008} if entry["variant"] == "hd" else {}) for entry in found["tokens"]
-    ]
+    counts = [replace(one, mean=1000.4, most=1008) if one.variant == "hd" else one for one in found.tokens]
+    found = replace(found, tokens=counts)
     assert "(hd, 1000 tokens on average)" in takeaway(found)[0]
 
 
@@ -208,3 +235,12 @@ def test_verdicts_tell_how_few_pages_differ():
         "undecided (no page differs)",
         "undecided (1 page differs)",
     ]
+
+
+def test_a_budget_that_follows_the_page_is_named_by_its_mean():
+    found = results({("shirg-auto", "hd"): BETTER}, budgets=("auto",), adapter=False)
+    assert (
+        "shirg with 400 of 2304 visual tokens, as many as each page needs gave the exact answer to"
+        in takeaway(found)[0]
+    )
+    assert shown(results({}, budgets=("auto", 512))).name == "shirg-512"

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.evaluation.answering import Decoding, Page, adapter_switched, image_embeds
-from shirg.evaluation.computed import computed_costs
-from shirg.evaluation.efficiency import measure_efficiency
+from shirg.evaluation.answering import Decoding, Page, image_embeds
+from shirg.evaluation.efficiency import computed_costs, measure_efficiency
 from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.variants import (
+    ADAPTER,
     ALL_MODES,
-    RIVALS,
+    BASELINES,
     SELECTING_MODES,
     Variant,
     list_variants,
@@ -38,14 +38,13 @@ def small_model(**overrides):
 
 
 def embeds_of(model, variant: Variant) -> torch.Tensor:
-    with adapter_switched(model, variant.adapter):
-        page = Page(model, tiny_page(), [variant])
-        ids = model.question_ids(model.prompt_ids("What is the total?"))
-        return image_embeds(model, page.features(variant), variant, ids)
+    page = Page(model, tiny_page(), [variant])
+    ids = model.question_ids(model.prompt_ids("What is the total?"))
+    return image_embeds(model, page.features(variant), variant, ids)
 
 
 def test_all_is_every_path_and_every_rule_of_the_gate():
-    assert {*RIVALS, "shirg"} == set(SELECTORS)
+    assert {*BASELINES, "shirg"} == set(SELECTORS)
     assert named_modes(["all"], flat=False) == list(ALL_MODES)
     assert "hd-flat" not in named_modes(["all"], flat=True) and named_modes(["hd-flat"], flat=True) == ["hd-flat"]
     assert named_modes(["uniform", "all"], flat=False)[0] == "uniform"
@@ -56,7 +55,7 @@ def test_all_is_every_path_and_every_rule_of_the_gate():
 
 
 def test_every_rule_runs_at_every_budget_with_and_without_the_adapter():
-    variants = list_variants(named_modes(["all"], flat=False), [24, 48], with_adapter=True)
+    variants = list_variants(named_modes(["all"], flat=False), [24, 48], [ADAPTER])
     names = [variant.name for variant in variants]
     assert len(names) == len(set(names)) == 2 * (5 + 2 * len(SELECTING_MODES))
     assert {"lowres", "hd-flat", "multiview-all", "multiview-48+adapter", "shirg-24", "uniform-48+adapter"} <= set(
@@ -65,12 +64,12 @@ def test_every_rule_runs_at_every_budget_with_and_without_the_adapter():
 
 
 def test_core_is_nine_variants_at_two_budgets():
-    variants = list_variants(named_modes(["core"], flat=False), [512, 768], with_adapter=False)
+    variants = list_variants(named_modes(["core"], flat=False), [512, 768])
     assert len(variants) == 10 and {"lowres", "hd-flat", "highres", "shirg-512"} <= {one.name for one in variants}
-    assert len(list_variants(named_modes(["core"], flat=True), [512, 768], with_adapter=False)) == 9
+    assert len(list_variants(named_modes(["core"], flat=True), [512, 768])) == 9
 
 
-@pytest.mark.parametrize("rule", [*RIVALS, "shirg"])
+@pytest.mark.parametrize("rule", [*BASELINES, "shirg"])
 def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
     model, variant = small_model(), Variant(rule, BUDGET)
     model.vision = replace(model.vision, relevance="llm", relevance_floor=-1.0)
@@ -82,7 +81,7 @@ def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
     assert alike == (not variant.asks_the_question)
 
 
-@pytest.mark.parametrize("rule", RIVALS)
+@pytest.mark.parametrize("rule", BASELINES)
 def test_a_rule_by_name_is_that_gate(rule):
     model, variant = small_model(), Variant(rule, BUDGET)
     own = model.vision
@@ -116,8 +115,7 @@ def test_rules_that_look_at_attention_share_the_towers_one_pass(monkeypatch):
     assert any(variant.needs for variant in variants)
     page = Page(model, tiny_page(), variants)
     for variant in variants:
-        with adapter_switched(model, variant.adapter):
-            ((text, tokens),) = page.answers(variant, ["What?"], DECODING)
+        ((text, tokens),) = page.answers(model, variant, ["What?"], DECODING)
         assert tokens <= 144
     assert len(passes) == 1
 
@@ -131,19 +129,18 @@ def test_recomputing_the_towers_layer_is_part_of_the_selections_time(monkeypatch
         return real(self, *arguments)
 
     monkeypatch.setattr(SigLipVisionTower, "attention_and_keys", counting)
-    variant = next(Variant(rule, BUDGET) for rule in RIVALS if SELECTORS[rule].needs)
+    variant = next(Variant(rule, BUDGET) for rule in BASELINES if SELECTORS[rule].needs)
     found = measure_efficiency(
         model, tiny_page(), "What?", [variant, Variant("uniform", BUDGET)], DECODING, 1, lambda *_: None
     )
     assert len(calls) > 3 * 2  # selection, embedding, whole answers: each warmed up and timed
-    rows = {row["variant"]: row for row in found["rows"]}
-    assert all(row["selection_ms"] > 0 and row["total_ms"] > 0 for row in rows.values())
+    assert all(row.selection_ms > 0 and row.total_ms > 0 for row in found.rows) and len(found.rows) == 2
 
 
 def test_shirg_is_compared_with_every_rule_at_its_own_budget():
-    run = list_variants(["hd", "shirg", "uniform", "random"], [24, 48], with_adapter=True)
+    run = list_variants(["hd", "shirg", "uniform", "random"], [24, 48], [ADAPTER])
     assert [one.name for one in references(Variant("shirg", 48), run)] == ["hd", "random-48", "uniform-48"]
-    names = [one.name for one in references(Variant("uniform", 24, True), run)]
+    names = [one.name for one in references(Variant("uniform", 24, ADAPTER), run)]
     assert names == ["hd", "uniform-24", "hd+adapter"]
 
 
@@ -153,22 +150,28 @@ def test_one_table_of_all(benchmark, tmp_path):
     config = small_config(
         tmp_path, modes=["shirg", "uniform", "visionzip"], token_budgets=[BUDGET], efficiency_repeats=1
     )
-    results = SHIRGEvaluator(config, model).run_evaluation()
+    results = SHIRGEvaluator(config, model).evaluate()
     report = (tmp_path / "evaluation_report.md").read_text(encoding="utf-8")
     for name in ("shirg-24", "uniform-24", "visionzip-24+adapter"):
         assert f"| {name} |" in report
     assert "| against uniform |" in report and "`uniform`, `visionzip`: the same large page" in report
     assert "The same paths at the size of llada-8b" in report
-    pairs = {(entry["variant"], entry["against"]) for entry in results["comparisons"]}
+    pairs = {(entry.variant, entry.against) for entry in results.comparisons}
     assert ("shirg-24+adapter", "visionzip-24+adapter") in pairs
     assert model.vision.gate.selector == "shirg"
 
 
 def test_computed_costs_are_those_of_the_published_shape():
     variants = [Variant(mode) for mode in ("lowres", "hd", "hd-flat", "highres", "multiview-all")]
-    variants += [Variant("shirg", 768), Variant("uniform", 768), Variant("shirg", 5000), Variant("multiview", 512)]
+    variants += [
+        Variant("shirg", 768),
+        Variant("uniform", 768),
+        Variant("shirg", 5000),
+        Variant("multiview", 512),
+        Variant("shirg", "auto"),
+    ]
     found = computed_costs(variants, 672)
-    tokens = {row["variant"]: row["tokens"] for row in found["rows"]}
+    tokens = {row.variant: row.tokens for row in found.rows}
     assert tokens == {
         "lowres": 729,
         "hd": 1008,
@@ -178,10 +181,10 @@ def test_computed_costs_are_those_of_the_published_shape():
         "shirg-768": 769,
         "multiview-512": 513,
     }
-    row = next(row for row in found["rows"] if row["variant"] == "shirg-768")
-    assert row["kv_bytes"] == (769 + 64) * 2 * 32 * 4096 * 2
-    assert row["total_cached"] < row["total_uncached"] / 4
-    small = {row["variant"]: row["tokens"] for row in computed_costs(variants, 336)["rows"]}
+    row = next(row for row in found.rows if row.variant == "shirg-768")
+    assert row.kv_bytes == (769 + 64) * 2 * 32 * 4096 * 2
+    assert row.total_cached < row.total_uncached / 4
+    small = {row.variant: row.tokens for row in computed_costs(variants, 336).rows}
     assert small == {name: tokens[name] for name in ("lowres", "hd", "hd-flat", "multiview-all", "multiview-512")} | {
         "highres": 576
     }

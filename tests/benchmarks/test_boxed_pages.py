@@ -7,8 +7,8 @@ import json
 import pytest
 from PIL import Image
 
+from benchmarks.boxed_pages import LAYOUTS, boxed_pages, split_line
 from shirg.errors import UserError
-from shirg.evaluation.boxed_pages import LAYOUTS, boxed_pages, split_line
 
 
 def picture(path):

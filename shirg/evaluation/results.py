@@ -1,0 +1,481 @@
+"""What an evaluation measured, as typed values. `to_json` and `from_json` give and read the JSON of its files.
+
+Scores are shares from 0 to 1, times are milliseconds, sizes are bytes. Fields are named as in the files; a field marked
+`_absent` is left out of the file where it is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
+from shirg.evaluation.variants import Budget, Variant
+
+Kind = TypeVar("Kind")
+
+
+def _absent(default: Callable[[], Any] = str) -> Any:
+    """A field that is left out of the JSON where it has its default."""
+    return field(default_factory=default, metadata={"absent": default()})
+
+
+# ------------------------------------------------------------------ what was run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`SHIRGEvaluationConfig` with the model's own values filled in; see there."""
+
+    datasets: list[str]
+    token_budgets: list[Budget]
+    sample_size: int
+    data_dir: str | None
+    modes: list[str]
+    max_new_tokens: int
+    block_length: int
+    step_ratio: float
+    prompt_suffix: str
+    output_dir: str
+    seed: int
+    efficiency_repeats: int
+    resume: bool = False
+    num_shards: int = 1
+    shard_index: int | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    command: str | None = None
+    adapters: dict[str, str] = _absent(dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The model that was asked."""
+
+    nano: bool
+    family: str
+    resolution: int
+    relevance: str
+    relevance_sign: int
+    parameters: int
+    adapter_parameters: int
+    """Of the largest adapter; 0 without one."""
+    weights: str
+    """Fingerprint of the base."""
+    adapter_weights: str | None
+    """Fingerprint of the adapter that the model carries."""
+    adapters: dict[str, str] = _absent(dict)
+    """Name -> fingerprint, of adapters given by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateFacts:
+    """The gate's settings: their preset, None where they are no preset's, and what differs from the default."""
+
+    preset: str | None
+    changed: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """With what, and on what, it was measured."""
+
+    shirg: str
+    python: str
+    system: str
+    machine: str
+    packages: dict[str, str]
+    device: str
+    threads: int
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """How intervals are drawn."""
+
+    resamples: int = RESAMPLES
+    level: float = LEVEL
+    seed: int = 0
+    unit: str = "page"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """A benchmark: what was asked of it, and where it is from."""
+
+    name: str
+    metric: str
+    note: str
+    questions: int
+    pages: int
+    skipped: int
+    sources: list[str]
+    licences: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Questions that no variant was asked."""
+
+    dataset: str
+    id: str
+    questions: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unanswered:
+    """A question that one variant could not be asked; it counts as an empty answer."""
+
+    dataset: str
+    id: str
+    variant: str
+    reason: str
+
+
+# ------------------------------------------------------------------ answers, and what follows from them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One question, as one variant answered it: a line of `predictions.jsonl`."""
+
+    dataset: str
+    id: str
+    image_id: str
+    question: str
+    answers: list[str]
+    kind: str
+    part: str | None = None
+    """The part of a benchmark that is reported apart."""
+    text_px: float
+    """Height of the answer's text in the page as the model sees it; 0 where it is not known."""
+    variant: Variant
+    tokens: int | None
+    """Visual tokens in the prompt; None where it could not be asked."""
+    prediction: str
+    score: float
+    """By the benchmark's deciding metric, the first of `scores`."""
+    scores: dict[str, float]
+    unanswered: str = _absent()
+    """Why it could not be asked."""
+    run: str = _absent()
+    """Fingerprint of the run."""
+
+    @property
+    def metric(self) -> str:
+        """The deciding metric."""
+        return next(iter(self.scores))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A mean over questions with its 95% interval; the ends are None where a single page was asked about."""
+
+    dataset: str = _absent()
+    by: str = _absent()
+    group: str = _absent()
+    part: str = _absent()
+    variant: str
+    metric: str = _absent()
+    score: float
+    low: float | None
+    high: float | None
+    questions: int
+    pages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The mean paired difference of `variant` and `against`, with its 95% interval and verdict."""
+
+    dataset: str = _absent()
+    by: str = _absent()
+    group: str = _absent()
+    variant: str
+    against: str
+    difference: float
+    low: float | None
+    high: float | None
+    questions: int
+    pages: int
+    differing_pages: int
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCount:
+    """Visual tokens of a variant over the questions; 0 where none could be asked."""
+
+    variant: str
+    mean: float
+    fewest: int
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """All data sets with one deciding metric, as if they were one."""
+
+    metric: str
+    datasets: list[str]
+    scores: list[Score]
+    comparisons: list[Difference]
+
+    def score(self, variant: str) -> Score:
+        """Of one variant."""
+        return next(one for one in self.scores if one.variant == variant)
+
+    def compared(self, variant: str, against: str) -> Difference | None:
+        """The paired difference of two variants."""
+        return next((one for one in self.comparisons if (one.variant, one.against) == (variant, against)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureCount:
+    """Wrong answers of a variant by cause."""
+
+    dataset: str
+    variant: str
+    cause: str
+    questions: int
+    asked: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A question on which two variants differ: `prediction` and `score` of the first, `theirs` of the other."""
+
+    dataset: str
+    id: str
+    image_id: str
+    question: str
+    answers: list[str]
+    kind: str
+    text_px: float
+    prediction: str
+    score: float
+    theirs: str
+    their_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Worst losses and best wins of `variant` beside `against`."""
+
+    variant: str
+    against: str
+    losses: list[Example]
+    wins: list[Example]
+
+    def kinds(self) -> dict[str, list[Example]]:
+        """Both by their names."""
+        return {"losses": self.losses, "wins": self.wins}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Everything that follows from the answers alone."""
+
+    tokens: list[TokenCount]
+    together: list[Together] = field(default_factory=list)
+    scores: list[Score]
+    """By data set, variant and metric."""
+    parts: list[Score]
+    """By data set, part and variant."""
+    comparisons: list[Difference]
+    """By data set."""
+    breakdown: list[Score]
+    """By data set, variant, and height of text or kind of question."""
+    group_comparisons: list[Difference]
+    failures: list[FailureCount]
+    examples: Examples | None
+
+    def visual_tokens(self) -> dict[str, TokenCount]:
+        """Variant -> its tokens."""
+        return {entry.variant: entry for entry in self.tokens}
+
+    def score(self, dataset: str, variant: str, metric: str) -> Score:
+        """Of one variant on one data set."""
+        key = dataset, variant, metric
+        return next(one for one in self.scores if (one.dataset, one.variant, one.metric) == key)
+
+
+# ------------------------------------------------------------------ costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one answer by a variant costs, measured on one page with a batch of one."""
+
+    variant: Variant
+    tokens: int
+    """Visual tokens."""
+    tower_ms: float
+    selection_ms: float | None
+    """None where nothing is selected."""
+    embedding_ms: float
+    """From the tower's tokens to what is spliced into the prompt: selection or pooling, and projector."""
+    prefix_tokens: int
+    prefill_ms: float
+    step_ms: float
+    """One denoising step after the cached prefix."""
+    step_uncached_ms: float
+    """One denoising step that encodes the prefix again."""
+    kv_bytes: int
+    steps: int
+    total_ms: float
+    """From the image to the text."""
+    kv_image_bytes: int
+    peak_memory_bytes: int | None
+    """On a GPU, weights included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """Bytes of the prefix cache that a selection saves, as shares of those of `against`."""
+
+    variant: str
+    against: str
+    tokens: int
+    reference_tokens: int
+    image: float
+    """Of the visual part."""
+    prefix: float
+    """Of the whole prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputedCost:
+    """Computed cost of one answer; FLOPs, but for tokens and bytes."""
+
+    variant: str
+    tokens: int
+    prefix_tokens: int
+    kv_bytes: int
+    tower: int
+    gate_projection: int
+    gate_arithmetic: int
+    projector: int
+    prefill: int
+    step_cached: int
+    step_uncached: int
+    total_cached: int
+    total_uncached: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """What the same vision paths cost at the size of a published model."""
+
+    shape: str
+    scenario: dict[str, Any]
+    rows: list[ComputedCost]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Efficiency:
+    """Costs of the variants, without an adapter."""
+
+    repeats: int
+    warm_up: int
+    page_size: list[int]
+    rows: list[Cost]
+    savings: list[Saving]
+    computed: Computed | None = None
+    record: str = _absent()
+    """Id of the question that was timed."""
+
+
+# ------------------------------------------------------------------ the whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(Summary):
+    """One evaluation: the content of `evaluation_results.json`."""
+
+    format: str
+    config: Settings
+    run: dict[str, Any]
+    """What the answers depend on."""
+    fingerprint: str = ""
+    model: ModelFacts
+    gate: GateFacts | None = field(default=None, metadata={"absent": None})
+    environment: Environment
+    intervals: Draws
+    datasets: list[DatasetFacts]
+    variants: list[Variant]
+    efficiency: Efficiency | None
+    skipped: list[Skipped]
+    unanswered: list[Unanswered] = field(default_factory=list)
+    resumed_answers: int = 0
+    seconds: float = 0.0
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name."""
+        return next(one for one in self.variants if one.name == name)
+
+    def costs(self) -> dict[str, Cost]:
+        """Path of a variant, without its adapter -> its cost."""
+        return {row.variant.path: row for row in self.efficiency.rows} if self.efficiency else {}
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters, in the order in which they were run."""
+        return list(dict.fromkeys(one.adapter for one in self.variants if one.adapter is not None))
+
+
+# ------------------------------------------------------------------ JSON
+
+
+def to_json(value: Any) -> Any:
+    """`value` and all that is in it as JSON values. A `Variant` in a dataclass is spread over the object that holds it."""
+    if isinstance(value, Variant):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {name: to_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(one) for one in value]
+    if not is_dataclass(value):
+        return value
+    found: dict[str, Any] = {}
+    for one in fields(value):
+        held = getattr(value, one.name)
+        if isinstance(held, Variant):
+            found |= held.to_json()
+        elif "absent" not in one.metadata or held != one.metadata["absent"]:
+            found[one.name] = to_json(held)
+    return found
+
+
+def from_json(kind: type[Kind], value: Any) -> Kind:
+    """The `kind` whose `to_json` is `value`. What the file does not know gets its default.
+
+    Raises:
+        TypeError: if it lacks something that has no default.
+    """
+    return _read(kind, value)
+
+
+def _read(kind: Any, value: Any) -> Any:
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        kinds = [one for one in inside if one is not NoneType]
+        return value if value is None or len(kinds) > 1 else _read(kinds[0], value)
+    if origin is list:
+        return [_read(inside[0], one) for one in value]
+    if kind is Variant:
+        return Variant.from_json(value)
+    if not isinstance(kind, type) or not is_dataclass(kind):
+        return value
+    held = {name: (one, value if one is Variant else value.get(name)) for name, one in _hints(kind).items()}
+    return kind(**{name: _read(one, of) for name, (one, of) in held.items() if one is Variant or name in value})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
