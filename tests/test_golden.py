@@ -156,6 +156,7 @@ def test_training_resumes(run):
 
 
 def test_report_of_a_training(run):
+    from shirg.evaluation.results import Results, from_json
     from shirg.evaluation.training_report import write_training_report
 
     report = write_training_report(
@@ -164,7 +165,7 @@ def test_report_of_a_training(run):
         seconds=60,
         settings=read(run / "checkpoints/checkpoint-4/training_state.json")["run"] | {"save_steps": 4},
         training=read(run / "logs/training_results.json"),
-        evaluation=read(run / "evaluation/evaluation_results.json"),
+        evaluation=from_json(Results, read(run / "evaluation/evaluation_results.json")),
     ).read_text(encoding="utf-8")
     assert "of step 6, has a validation loss of 0.6180; at the start it was 0.6873" in report
     assert "| train | 6 | 1 |" in report and "1,408 of 3,602,368 (0.039%)" in report
