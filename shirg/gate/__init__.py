@@ -1,11 +1,11 @@
 """The gate: tensors in, kept tokens out. No model, no files; imports torch and nothing else of this package."""
 
-from . import rivals
+from . import baselines
 from .clusters import Quadtree, plan_quadtree
 from .config import GateConfig
 from .gate import Kept, ShirgGate
 from .page_budget import page_budget
-from .selectors import SELECTORS, Request, Rule, Selection, Selector, register
+from .selectors import SELECTORS, RegisteredSelector, Request, Selection, Selector, register
 
 __all__ = [
     "SELECTORS",
@@ -13,12 +13,12 @@ __all__ = [
     "Kept",
     "Quadtree",
     "Request",
-    "Rule",
+    "RegisteredSelector",
     "Selection",
     "Selector",
     "ShirgGate",
     "page_budget",
     "plan_quadtree",
     "register",
-    "rivals",
+    "baselines",
 ]

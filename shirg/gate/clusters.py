@@ -1,8 +1,7 @@
-"""Hierarchical clusters: a quadtree over the token grid, cut where its cells vary most.
+"""Hierarchical clusters: a quadtree over the token grid, split where the cells vary most.
 
-Every axis is divided into `roots` equal parts and each part, level by level, into `factor` parts, so each split of a
-cell adds the same number of cells whatever the picture. The number of clusters therefore follows from budget and grid
-alone, and every shape below is fixed before the first token is seen.
+Every axis is divided into `roots` equal parts, and each part, level by level, into `factor` parts. Each split of a cell adds
+the same number of cells, so the number of clusters depends on budget and grid alone, and all shapes are static.
 
 Shapes: B images, V views, R x C tokens per view, N = V * R * C, D channels; a level has V x r x c cells ("nodes").
 """
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 ENERGY_NOISE = 2e-6
-"""Relative rounding error of a float32 sum of squares: smaller gains are no gains."""
+"""Relative rounding error of a float32 sum of squares; smaller gains count as 0."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Quadtree:
     def splits(self, budget: int, clusters_per_budget: float) -> int:
         """Splits for the largest reachable number of clusters <= budget * clusters_per_budget.
 
-        None when the roots alone are that many or more: they are never joined, since no cluster may exceed `max_cell`.
+        0 if the roots alone are that many or more: roots are never joined, since no cluster may exceed `max_cell`.
         """
         wanted = math.floor(budget * clusters_per_budget + 1e-9)  # 1e-9: 100 * 0.29 is 28.999... in binary
         most = sum(self.nodes(level) for level in range(self.depth))
@@ -57,11 +56,11 @@ class Quadtree:
 
 
 def plan_quadtree(grid: tuple[int, int, int], max_cell: int) -> Quadtree:
-    """The tree for any grid (views, rows, cols): 48 is six cells of 8 halved thrice, 27 nine cells of 3 cut in three.
+    """The tree for any grid (views, rows, cols). A side of 48 has six roots of 8, halved three times; 27 has nine roots of 3.
 
-    A side that is a power of three is cut in threes, any other in halves; it has the fewest roots that are at most
-    `max_cell` long, and as many levels as leave no cell empty. Sides that do not divide evenly have cells that differ
-    by one token. The shallower side sets the depth, or splits would not all add the same number of clusters.
+    A side that is a power of three is split in threes, any other in halves. It has the fewest roots of at most `max_cell`
+    tokens and as many levels as leave no cell empty. If a side does not divide evenly, its cells differ by one token. The
+    shallower side sets the depth, so that all splits add the same number of clusters.
     """
     sides = [_plan_side(side, max_cell) for side in grid[1:]]
     depths = [depth for _, factor, depth in sides if factor > 1]
@@ -70,7 +69,7 @@ def plan_quadtree(grid: tuple[int, int, int], max_cell: int) -> Quadtree:
 
 
 def _plan_side(side: int, max_cell: int) -> tuple[int, int, int]:
-    """Roots, factor and greatest depth of one side; a side of one token is never split (factor 1)."""
+    """Roots, factor and depth of one side; a side of one token is never split (factor 1)."""
     factor, roots = 2, math.ceil(side / max_cell)
     if side == 1:
         return 1, 1, 0
@@ -83,14 +82,14 @@ def _plan_side(side: int, max_cell: int) -> tuple[int, int, int]:
 
 
 def grow_clusters(tokens: Tensor, squares: Tensor, tree: Quadtree, splits: int) -> tuple[Tensor, Tensor]:
-    """Cut the tree `splits` times per image, where the within-cell variance falls most.
+    """Split the tree `splits` times per image, where the within-cell variance falls most.
 
     Args:
         tokens: [B, V, R, C, D] float32.
         squares: [B, V, R, C], squared norm of every token.
 
     Returns:
-        Cluster id of every token, [B, N] long, 0 to M - 1; and the sum of all tokens, [B, D], a by-product.
+        Cluster id of every token, [B, N] long, 0 to M - 1; and the sum of all tokens, [B, D].
     """
     energies, total = _node_energies(tokens, squares, tree)
     chosen = _choose_splits(_split_gains(energies, tree), splits)
@@ -98,12 +97,12 @@ def grow_clusters(tokens: Tensor, squares: Tensor, tree: Quadtree, splits: int) 
 
 
 def label_roots(tree: Quadtree, batch: int, device: torch.device) -> Tensor:
-    """Cluster id of every token where no cell is cut, [B, N] long: the root that it lies in."""
+    """Cluster id of every token without any split, [B, N] long: its root."""
     return _label_tokens([], replace(tree, depth=0), batch, device)
 
 
 def _node_energies(tokens: Tensor, squares: Tensor, tree: Quadtree) -> tuple[list[Tensor], Tensor]:
-    """|sum|^2 / n of every node, finest level last: what a node's mean explains of its tokens' squared length."""
+    """|sum|^2 / n of every node, finest level last: the part of its tokens' squared length that the node's mean explains."""
     cells = tree.cells(tree.depth)
     even = cells == tree.grid[1:]
     sums = tokens if even else _gather_cells(tokens, cells)  # [B, V, r, c, D]
@@ -117,7 +116,7 @@ def _node_energies(tokens: Tensor, squares: Tensor, tree: Quadtree) -> tuple[lis
 def _pool(values: Tensor, factors: tuple[int, int]) -> Tensor:
     """Sum the children of every node: [B, V, r * f, c * g, ...] -> [B, V, r, c, ...].
 
-    Strided additions: several times faster on a CPU than a reduction over two inner dimensions.
+    Strided additions are several times faster on a CPU than a reduction over two inner dimensions.
     """
     blocks = values.unflatten(3, (-1, factors[1])).unflatten(2, (-1, factors[0]))  # [B, V, r, f, c, g, ...]
     children = [blocks[:, :, :, i, :, j] for i in range(factors[0]) for j in range(factors[1])]
@@ -141,12 +140,12 @@ def _bounds(side: int, cells: int, device: torch.device) -> Tensor:
 
 
 def _cell_of(side: int, cells: int, device: torch.device) -> Tensor:
-    """Part that each token of a side lies in: [side]."""
+    """Part of each token of a side: [side]."""
     return torch.bucketize(torch.arange(side, device=device), _bounds(side, cells, device)[1:], right=True)
 
 
 def _gather_cells(tokens: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Sums over cells, uneven ones by two products with 0/1 matrices: [B, V, R, C, D] -> [B, V, r, c, D]."""
+    """Sums over cells; uneven cells by two products with 0/1 matrices: [B, V, R, C, D] -> [B, V, r, c, D]."""
     rows, cols = tokens.shape[2:4]
     if rows % cells[0] == 0 and cols % cells[1] == 0:
         return _pool(tokens, (rows // cells[0], cols // cells[1]))
@@ -158,9 +157,9 @@ def _gather_cells(tokens: Tensor, cells: tuple[int, int]) -> Tensor:
 
 
 def _split_gains(energies: list[Tensor], tree: Quadtree) -> list[Tensor]:
-    """Fall of the within-cell squared error when a node is split, per level but the finest, never above its parent's.
+    """Decrease of the within-cell squared error by splitting a node, per level but the finest, at most that of its parent.
 
-    Error before minus error after = sum of the children's energies - the node's own (the squared lengths cancel).
+    Error before - error after = sum of the children's energies - the node's own (the squared lengths cancel).
     """
     gains: list[Tensor] = []
     for level in range(tree.depth):
@@ -174,16 +173,16 @@ def _split_gains(energies: list[Tensor], tree: Quadtree) -> list[Tensor]:
 
 
 def _spread(values: Tensor, factors: tuple[int, int]) -> Tensor:
-    """Hand every node's value to its children: [B, V, r, c] -> [B, V, r * f, c * g]."""
+    """Copy every node's value to its children: [B, V, r, c] -> [B, V, r * f, c * g]."""
     batch, views, rows, cols = values.shape
     wide = values[:, :, :, None, :, None].expand(batch, views, rows, factors[0], cols, factors[1])
     return wide.reshape(batch, views, rows * factors[0], cols * factors[1])
 
 
 def _choose_splits(gains: list[Tensor], splits: int) -> list[Tensor]:
-    """Mark the `splits` nodes of greatest gain, per level: one stable sort.
+    """Mark the `splits` nodes of greatest gain, per level, by one stable sort.
 
-    Parents stand before their children and gain at least as much, so a chosen node's ancestors are chosen too.
+    Parents come before their children and gain at least as much, so the ancestors of a chosen node are chosen too.
     """
     if not gains:
         return []
@@ -195,16 +194,16 @@ def _choose_splits(gains: list[Tensor], splits: int) -> list[Tensor]:
 
 
 def _label_tokens(chosen: list[Tensor], tree: Quadtree, batch: int, device: torch.device) -> Tensor:
-    """Number the leaves, coarse before fine and in raster order within a level; give every token its leaf's number."""
+    """Number the leaves, coarse before fine and in raster order within a level; every token gets its leaf's number."""
     views, rows, cols = tree.grid
-    # 1. Nodes that exist in the cut tree, per level, and those of them that are leaves
+    # 1. Nodes that exist in the split tree, per level, and those of them that are leaves
     exists = [torch.ones(batch, views, *tree.roots, dtype=torch.bool, device=device)]
     exists += [_spread(split, tree.factors) for split in chosen]
     leaves = [*(node & ~split for node, split in zip(exists[:-1], chosen, strict=True)), exists[-1]]
     # 2. Running numbers over all levels
     flat = torch.cat([leaf.flatten(1) for leaf in leaves], dim=1)
     numbers = (flat.cumsum(1) - 1).split([tree.nodes(level) for level in range(tree.depth + 1)], dim=1)
-    # 3. Every node takes its own number if it exists, else that of the leaf above it
+    # 3. Every node gets its own number if it exists, else that of the leaf above it
     label = numbers[0].view_as(exists[0])
     for level in range(1, tree.depth + 1):
         label = torch.where(exists[level], numbers[level].view_as(exists[level]), _spread(label, tree.factors))

@@ -1,4 +1,4 @@
-"""The gate's settings. They travel with every adapter, so names and defaults are part of the file format."""
+"""The gate's settings. Adapters store them, so names and defaults are part of the file format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FLAGS = ("coverage", "summary")
-"""Settings that are true or false; files may hold anything, and Python counts with booleans."""
+"""Fields that must be Boolean; all others must not be, since Python accepts booleans as numbers."""
 
 EDGES = ("gradient", "density", "strokes", "print", "runs", "variance")
 """What `GateConfig.edge` may be: see `shirg.gate.terms.pixel_edges`."""
@@ -26,46 +26,43 @@ class GateConfig:
     beta: float = 1.0
     """Weight of the edge term. At least 0."""
     clusters_per_budget: float = 0.0
-    """Largest number of clusters, as a share of the budget; each cluster is sure of one token. Between 0 and 1.
+    """Largest number of clusters, as a share of the budget; each cluster keeps at least one token. Between 0 and 1.
 
-    It yields to `max_cell` alone: where the grid's coarsest cells are more than this share, they are the clusters, 36 in
-    48 x 48 tokens, 81 in 27 x 27, and so 405 in five such views, which is more than half of a budget of 768.
+    `max_cell` has precedence: there are never fewer clusters than the grid's coarsest cells, which are 36 in 48 x 48 tokens,
+    81 in 27 x 27, and so 405 in five such views (more than half of a budget of 768).
     """
     max_cell: int = 8
-    """Longest side of a cluster, in tokens; at least 1. It is never exceeded."""
+    """Longest side of a cluster, in tokens; at least 1."""
     coverage: bool = True
     """Keep the best token of every cluster before ranking the rest."""
     summary: bool = True
     """Append the mean of the dropped tokens, so that a budget of K gives K + 1 tokens."""
     selector: str = "shirg"
-    """Which rule chooses: a name in `shirg.gate.SELECTORS`."""
+    """The selector: a name in `shirg.gate.SELECTORS`."""
     seed: int = 0
     """Seed of the `random` selector; no other selector draws anything."""
     edge: str = "runs"
-    """What of its pixels makes a patch an edge: mean "gradient" magnitude of the luminance, "density" of steep pixels, steep
-    pixels in both directions ("strokes"), the same above the grain and half patch by half patch ("print"), that as the mean of
-    the patches side by side that hold print ("runs"), or "variance" of the luminance; see `shirg.gate.terms.pixel_edges` and
-    `shirg.gate.runs`. Without pixels, all are the token map's gradient.
+    """How the edge of a patch is measured: mean "gradient" magnitude of the luminance; "density" of steep pixels; "strokes",
+    pixels steep in both directions; "print", strokes above the grain, per half patch; "runs", the mean of print over a run of
+    neighbouring patches; or "variance" of the luminance. See `shirg.gate.terms.pixel_edges` and `shirg.gate.runs`. Without
+    pixels every kind is the gradient of the token map.
 
-    Where there are "runs", coverage is for them: a cluster without one is left to the summary. The relevance of a token is
-    that of its run."""
+    With "runs", coverage keeps no token of a cluster without a run, and the relevance of a token is that of its run."""
     edge_spread: float = 0.2
-    """Share of its edge that a patch lends to the patches left and right of it; those above and below get a third of that
-    (three quarters of it where edges are "print" or "runs"). Between 0 and 1.
+    """Share of its edge that a patch adds to the patches left and right of it. Those above and below get a third of that, or
+    three quarters with "print" and "runs". Between 0 and 1.
 
-    A word's first and last patch hold little of its ink and rank low, though without them it cannot be read; its
-    neighbours speak for them. Lines of text are wide, hence more to the sides.
+    It raises the first and last patch of a word, which hold little ink.
     """
     relevance_spread: float = 0.2
-    """Share of its relevance that a token lends to all tokens of its row. Between 0 and 1.
+    """Share of its relevance that a token adds to all tokens of its row. Between 0 and 1.
 
-    A question names a label ("Total"), and what answers it stands on the same line, where nothing says that it is wanted.
+    A question names a label ("Total"); the answer is usually on the same line.
     """
     min_cell: int = 1
-    """Shortest side of a cluster, in tokens: cells that would have to be shorter are not split. At least 1."""
+    """Shortest side of a cluster, in tokens; a cell is not split into shorter ones. At least 1."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that no image could be scored with."""
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be between 0 and 1, got {self.alpha}")
         if not 0 <= self.beta < math.inf:
@@ -90,7 +87,7 @@ class GateConfig:
 
     @classmethod
     def preset(cls, name: str) -> GateConfig:
-        """Settings by name, one of `PRESETS`.
+        """The settings of a preset.
 
         Raises:
             ValueError: for a name that is not in `PRESETS`.
@@ -101,11 +98,11 @@ class GateConfig:
 
     @classmethod
     def stored(cls, settings: dict[str, Any]) -> GateConfig:
-        """The gate that an adapter was trained with: fields younger than the adapter are those of "shirg-v2".
+        """The settings stored with an adapter. Fields that the file lacks, since it is older, are those of "shirg-v2".
 
         Raises:
-            TypeError: for a field that there is not.
-            ValueError: for a value that makes no sense.
+            TypeError: for an unknown field.
+            ValueError: for a value outside its range.
         """
         return cls(**PRESETS["shirg-v2"] | settings)
 
@@ -133,17 +130,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Preset -> the fields in which it differs from `GateConfig()`.
 
-"shirg-v2": the formula that SHIRG began with, to the letter: a * Var + (1 - a) * max cos + b * Edge with a = 0.25 and b = 0.15,
-the best token of every cluster, a summary token. It leaves open what an edge is (here the mean gradient of the luminance; a
-"density" is as true to it), how tokens are grouped (here a quadtree cut where the tokens vary, which is clustering of places,
-not of features), and what the dropped regions are summed up in (here one token for all of them).
+"shirg-v2": SHIRG's first formula: a * Var + (1 - a) * max cos + b * Edge with a = 0.25 and b = 0.15, the best token of every
+cluster, a summary token. The formula does not define the edge (here the mean gradient of the luminance), the clusters (here a
+quadtree over the grid) or the summary (here one token for all dropped tokens).
 
-"ocr": edges lead, but not those of rules and borders; words keep their ends; clusters are spread evenly. In 48 x 48 tokens
-every 4 x 4 tile is sure of a token from a budget of 480 on, and no cluster is spent on anything finer. A label that the
-question names brings its line along.
+"ocr": edges have the greatest weight, those of rules and borders excepted (`edge="strokes"`). In 48 x 48 tokens every 4 x 4 tile
+keeps at least one token from a budget of 480 on. A label that the question names raises its row.
 
-"runs", the default: words are ranked, not patches. Neighbouring patches of print are joined and take their mean, so that a
-word is kept whole or not at all; every cell of at most 8 x 8 tokens that holds a run is sure of one token, blank paper of
-none; where the whole image holds no print, as a photograph, every cell is. Without pixels it is the token map's gradient with
-one token for every cell.
+"runs", the default: neighbouring patches of print are joined to runs and get the mean of their edges, so that a word is kept
+whole or dropped whole. Every cell of at most 8 x 8 tokens that holds a run keeps at least one token; if the whole image has no
+print, every cell does. Without pixels the edge is the gradient of the token map, and every cell keeps at least one token.
 """

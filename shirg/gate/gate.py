@@ -1,4 +1,4 @@
-"""The gate: visual tokens in, a budget of them out, chosen once before the language model sees any."""
+"""The gate: selects a budget of visual tokens, once per image, before the language model."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .terms import PATCH
 
 @dataclass
 class Kept:
-    """Kept tokens of B images and why they were kept."""
+    """Kept tokens of B images, with scores and clusters."""
 
     tokens: Tensor
     """[B, K + 1, D], raster order, then the summary token ([B, K, D] without it); the dtype of the input."""
     indices: Tensor | None
-    """[B, K] long, ascending: places of the kept tokens among the N; None from selectors that merge tokens."""
+    """[B, K] long, ascending: indices of the kept tokens among the N; None if the selector merges tokens."""
     scores: Tensor
-    """[B, N] float32, higher is kept sooner."""
+    """[B, N] float32; tokens of higher score are kept first."""
     clusters: Tensor
     """[B, N] long, cluster of every token."""
     assignment: Tensor
-    """[B, N] long: the output, 0 to K - 1, that every token went to, or -1 for none. Outputs are kept tokens, or means
-    where a selector merges."""
+    """[B, N] long: the output, 0 to K - 1, that every token went to, or -1 for none. Outputs are kept tokens, or means if the
+    selector merges tokens."""
 
 
 class ShirgGate(nn.Module):
-    """Keeps `budget` of an image's N tokens, and one that sums up the others. It has no parameters.
+    """Keeps `budget` of an image's N tokens and adds a summary token. It has no parameters.
 
     Raises:
         ValueError: for a selector name that is not in `SELECTORS`.
@@ -49,7 +49,7 @@ class ShirgGate(nn.Module):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the selector must be given beside the tokens, of "attention" and "keys"; empty for most."""
+        """Inputs that the selector requires beside the tokens, of "attention" and "keys"; empty for most."""
         return SELECTORS[self.config.selector].needs
 
     def extra_repr(self) -> str:
@@ -67,25 +67,23 @@ class ShirgGate(nn.Module):
         attention: Tensor | None = None,
         keys: Tensor | None = None,
     ) -> Kept:
-        """Score, group and keep. Gradients flow through the kept tokens and the summary, not through the choice.
+        """Score, group and keep tokens. Gradients flow through the kept tokens and the summary, not through the selection.
 
         Args:
-            tokens: [B, N, D], the tower's raw hidden states: neither layer-normalised nor of unit length.
+            tokens: [B, N, D], the tower's raw hidden states, without layer norm or L2 norm.
             budget: tokens to keep per image, all views together; N or more keeps everything.
             grid: (rows, cols) or (views, rows, cols) with a product of N; tokens in raster order, view after view.
             text: [B, L, D], question tokens in the same space as `tokens`.
-            pixels: [B, 3, H, W], or [B, V, 3, H, W] for several views, as given to the tower; patches are 14 x 14, and
-                up to 13 pixels at the right and bottom that fill no patch are ignored.
-            relevance: [B, N], cosine of each token to the question, where it has to be computed in another space; in
-                place of `text`.
+            pixels: [B, 3, H, W], or [B, V, 3, H, W] for several views, as given to the tower. Patches are 14 x 14; up to 13
+                pixels at the right and bottom that fill no patch are ignored.
+            relevance: [B, N], cosine of each token to the question, instead of `text`, if it is computed in another space.
             attention: [B, N], attention that each token receives in the tower's last layer, mean over heads and over
-                the queries of its view. Read by selectors that need it (`needs`), and so are the keys.
-            keys: [B, N, Dk], that layer's keys, heads side by side.
+                the queries of its view. Read by selectors that need it (`needs`).
+            keys: [B, N, Dk], that layer's keys, heads concatenated. Read by selectors that need them.
 
         Raises:
-            ValueError: for shapes or values that do not fit together, naming the numbers; for attention or keys that
-                the selector needs and was not given; for NaN or infinite input (eager calls only: the check waits for
-                the device).
+            ValueError: for shapes or values that do not fit together, with the numbers; for missing attention or keys that the
+                selector needs; for NaN or infinite input (eager calls only, since the check synchronises with the device).
         """
         grid = _check(tokens, budget, grid, text, pixels, relevance, self.config)
         given = _check_needs(tokens, self.config.selector, self.needs, attention=attention, keys=keys)
@@ -103,8 +101,8 @@ class ShirgGate(nn.Module):
         return Kept(kept, selection.indices, selection.scores, selection.clusters, _outputs(selection))
 
     def _select(self, request: Request) -> Selection:
-        """One image at a time on a CPU, where the cache matters more than the batch; all at once elsewhere."""
-        select = SELECTORS[self.config.selector].choose
+        """One image at a time on a CPU, which is faster because of its cache; the whole batch on other devices."""
+        select = SELECTORS[self.config.selector].select
         batch = request.tokens.shape[0]
         if batch == 1 or request.tokens.device.type != "cpu":
             return select(_prepare(request, slice(None)))
@@ -113,7 +111,7 @@ class ShirgGate(nn.Module):
 
 
 def _join(parts: list[Selection]) -> Selection:
-    """Selections of one image each, made by the same rule, as one."""
+    """Concatenate selections of one image each that one selector made."""
     present = [field.name for field in fields(Selection) if getattr(parts[0], field.name) is not None]
     columns = {name: [getattr(part, name) for part in parts] for name in present}
     taps = columns.pop("taps", None)
@@ -124,7 +122,7 @@ def _join(parts: list[Selection]) -> Selection:
 
 
 def _prepare(request: Request, images: slice) -> Request:
-    """Some images of a request, in float32 and with the axis of views."""
+    """Some images of a request, in float32 and with an axis for views."""
     pixels = None if request.pixels is None else request.pixels[images]
     text, relevance, attention, keys = (
         None if value is None else value[images].detach().float()
@@ -144,15 +142,15 @@ def _prepare(request: Request, images: slice) -> Request:
 
 
 def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
-    """The kept tokens and, behind them, the mean of the dropped (of all, when none was dropped): [B, K + 1, D].
+    """The kept tokens, then the mean of the dropped ones (of all, if none was dropped): [B, K + 1, D].
 
-    The dropped are never touched: their sum is that of all less that of the kept, in float32.
+    The sum of the dropped tokens is the sum of all minus the sum of the kept, in float32.
     """
     batch, count, width = tokens.shape
     indices = selection.indices
-    assert indices is not None, "rules that merge are not gathered"
+    assert indices is not None, "selectors that merge tokens are not gathered"
     budget = indices.shape[1]
-    if summary:  # one row more, whose content the summary replaces: cheaper than to append it afterwards
+    if summary:  # one extra row for the summary; cheaper than appending it later
         indices = torch.nn.functional.pad(indices, (0, 1))
     offsets = torch.arange(batch, device=tokens.device).unsqueeze(1) * count
     kept = tokens.flatten(0, 1).index_select(0, (indices + offsets).flatten()).view(batch, -1, width)
@@ -168,24 +166,24 @@ def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
 
 
 def _outputs(selection: Selection) -> Tensor:
-    """Which output every token goes to, [B, N]: what the rule says, else the kept tokens numbered."""
+    """The output that every token goes to, [B, N]: the selector's assignment, else the number of the kept token."""
     if selection.assignment is not None:
         return selection.assignment
     indices = selection.indices
-    assert indices is not None, "a rule that merges gives the assignment"
+    assert indices is not None, "a selector that merges tokens returns the assignment"
     outputs = torch.arange(indices.shape[1], device=indices.device).expand(indices.shape)
     return indices.new_full(selection.scores.shape, -1).scatter_(1, indices, outputs)
 
 
 def _is_traced(tokens: Tensor) -> bool:
-    """Whether this call is compiled or captured in a CUDA graph, where no value may reach the host."""
+    """Whether this call is compiled or captured in a CUDA graph, where reading a value on the host is impossible."""
     return torch.compiler.is_compiling() or (tokens.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _check_finite(selection: Selection, given: dict[str, Tensor], **inputs: Tensor | None) -> None:
-    """Refuse NaN and infinity: they mark the small results, so the inputs are read only to name the culprit.
+    """Refuse NaN and infinity. They spread to the small results, so the inputs are read only to name the cause.
 
-    Attention and keys are summed instead: what follows from them, an order and a nearest neighbour, may look sound.
+    Attention and keys are summed in addition, since the order and the nearest neighbour computed from them can be finite.
     """
     total = () if selection.total is None else (selection.total,)
     marked = [selection.scores, *total, *(value.sum(dim=1, dtype=torch.float32) for value in given.values())]
@@ -211,7 +209,7 @@ def _check(
     relevance: Tensor | None,
     config: GateConfig,
 ) -> tuple[int, int, int]:
-    """Refuse what does not fit together; returns the grid with its number of views."""
+    """Check shapes and values; returns the grid as (views, rows, cols)."""
     if tokens.dim() != 3 or 0 in tokens.shape or not tokens.is_floating_point():
         raise ValueError(f"tokens must be floating-point [B, N, D], got {tokens.dtype} {list(tokens.shape)}")
     batch, count, width = tokens.shape
@@ -225,7 +223,7 @@ def _check(
     if pixels is not None:
         _check_pixels(pixels, batch, (views, rows, cols))
     if text is not None and relevance is not None:
-        raise ValueError("give text or relevance, not both: relevance stands in for the comparison with text")
+        raise ValueError("give text or relevance, not both: relevance replaces the comparison with text")
     if text is not None and (text.dim() != 3 or text.shape[0] != batch or text.shape[1] < 1):
         raise ValueError(f"text must be [B, L, D] with B = {batch} and L at least 1, got {list(text.shape)}")
     if text is not None and text.shape[2] != width:
@@ -241,7 +239,7 @@ def _check(
 
 
 def _check_needs(tokens: Tensor, selector: str, needs: tuple[str, ...], **given: Tensor | None) -> dict[str, Tensor]:
-    """Refuse a call without what the selector needs; returns that and no more, so that nothing else is cast or read."""
+    """Check that the selector's needs are given; returns those inputs only, so that no other is cast or read."""
     batch, count, _ = tokens.shape
     forms = {"attention": f"[B, N] = [{batch}, {count}]", "keys": f"[B, N, Dk] with B = {batch} and N = {count}"}
     missing = [name for name in needs if given[name] is None]
@@ -258,7 +256,7 @@ def _check_needs(tokens: Tensor, selector: str, needs: tuple[str, ...], **given:
 
 
 def _check_pixels(pixels: Tensor, batch: int, grid: tuple[int, int, int]) -> None:
-    """Refuse pixels that the grid of patches was not cut from."""
+    """Check that the pixels have the grid's number of patches."""
     views, rows, cols = grid
     fits = pixels.dim() == 5 or (pixels.dim() == 4 and views == 1)
     leading = (batch, views, 3) if pixels.dim() == 5 else (batch, 3)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def take(values: Tensor, places: Tensor) -> Tensor:
-    """Some rows of every image: [B, N, D], [B, M] long -> [B, M, D]."""
+    """Rows at the given indices of every image: [B, N, D], [B, M] long -> [B, M, D]."""
     batch, count, width = values.shape
     offsets = torch.arange(batch, device=values.device).unsqueeze(1) * count
     return values.flatten(0, 1).index_select(0, (places + offsets).flatten()).view(batch, -1, width)
@@ -16,8 +16,7 @@ def take(values: Tensor, places: Tensor) -> Tensor:
 def sum_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
     """Sum of every group's rows: [B, N, D] float32, [B, N] long in 0 to count - 1 -> [B, count, D].
 
-    The same bits on every run: on a GPU `index_add` adds in the order in which threads arrive, while `index_put` sorts
-    first; on a CPU it is the other way about.
+    Deterministic: on a GPU `index_put` sorts and `index_add` does not; on a CPU it is the other way round.
     """
     batch, _, width = values.shape
     offsets = torch.arange(batch, device=values.device).unsqueeze(1) * count

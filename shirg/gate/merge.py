@@ -1,4 +1,4 @@
-"""Tokens that are merged rather than kept: outputs as means of the tokens assigned to them."""
+"""Merging of tokens: outputs are means of the tokens assigned to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def merge_tokens(tokens: Tensor, selection: Selection, budget: int, summary: bool) -> Tensor:
-    """The merged tokens and, behind them, the mean of those that went nowhere (of all, when none did).
+    """The merged tokens, then the mean of the unassigned ones (of all, if none is unassigned).
 
     Args:
         tokens: [B, N, D], any precision; sums are taken in float32.
@@ -35,7 +35,7 @@ def merge_tokens(tokens: Tensor, selection: Selection, budget: int, summary: boo
 
 
 def _assigned(selection: Selection) -> Tensor:
-    assert selection.assignment is not None, "a rule that merges says where every token goes"
+    assert selection.assignment is not None, "a selector that merges tokens returns the assignment"
     return selection.assignment
 
 
@@ -47,7 +47,7 @@ def _mix(values: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
 
 def _group_means(values: Tensor, selection: Selection, budget: int) -> Tensor:
     """Weighted mean of every output's tokens: [B, N, D] -> [B, K, D]."""
-    # Tokens that go nowhere are summed into one group more, which is cut off: shapes stay fixed.
+    # Unassigned tokens are summed into one extra group, which is cut off, so that shapes are static.
     assignment = _assigned(selection)
     groups = torch.where(assignment < 0, budget, assignment)
     weights = torch.ones_like(groups, dtype=torch.float32) if selection.weights is None else selection.weights

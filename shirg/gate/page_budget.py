@@ -1,7 +1,7 @@
-"""How many tokens a page needs: what the budget "auto" comes to.
+"""The budget "auto": the number of tokens that a page needs, estimated from its pixels.
 
-A dense page of small print needs many tokens, a headline or a photograph few. The print that preset "runs" ranks by tells how
-many before any token is chosen, from the pixels alone.
+A dense page of small print needs many tokens, a headline or a photograph few. The estimate counts the print that preset "runs"
+ranks by.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from torch import Tensor
 from .runs import runs_of
 
 ROOM = 1.75
-"""Tokens kept for each that lies in a run of print: the ends of words and pale lines are in none. On the tuning pages of
-`benchmarks/page_budget.py` it gives the word recall of K = 1024, half a point less, at a fifth fewer tokens."""
+"""Budget per token in a run of print; above 1, since the ends of words and pale lines are in no run. On the tuning pages of
+`benchmarks/page_budget.py` word recall is half a point below that of K = 1024, with a fifth fewer tokens."""
 STEP, LEAST, MOST = 32, 64, 1024
-"""Budgets are multiples of `STEP`, so that few shapes occur; from `LEAST`, which covers an image without print, to `MOST`."""
+"""Budgets are multiples of `STEP` (few distinct shapes), from `LEAST` (an image without print) to `MOST`."""
 
 
 @torch.no_grad()
 def page_budget(
     pixels: Tensor, grid: tuple[int, int, int], room: float = ROOM, least: int = LEAST, most: int = MOST
 ) -> int:
-    """`room` times the tokens of an image that lie in runs of print, in steps of `STEP`.
+    """`room` times the number of an image's tokens that are in runs of print, rounded up to a multiple of `STEP`.
 
-    The device is waited for once, as the number shapes all that follows.
+    Synchronises with the device once.
 
     Args:
         pixels: [1, V, 3, H, W] of one image, as given to the tower.
         grid: (V, rows, cols) of patches of 14 x 14.
         room: above 0.
-        least: the answer for an image without print.
-        most: never more, and never more than the tokens that there are.
+        least: smallest budget.
+        most: largest budget; the number of tokens is a limit too.
 
     Raises:
         ValueError: for pixels of several images, or a room, least or most outside its range.

@@ -1,4 +1,4 @@
-"""From scores to kept tokens: integer ranks, so that every order is total and the same everywhere."""
+"""From scores to kept tokens. Ranks are integers, so that the order is total and the same on every device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rank_tokens(scores: Tensor) -> Tensor:
-    """Place of every token by falling score, ties to the lower index: [B, N] -> [B, N] long, each row 0 to N - 1."""
+    """Rank of every token by descending score, ties to the lower index: [B, N] -> [B, N] long, each row 0 to N - 1."""
     order = scores.sort(dim=1, descending=True, stable=True).indices
     places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
@@ -23,13 +23,12 @@ def cluster_tops(ranks: Tensor, clusters: Tensor, count: int) -> Tensor:
 def keep_best(ranks: Tensor, budget: int, first: Tensor | None = None) -> Tensor:
     """Indices of the `budget` best tokens in raster order: [B, N] -> [B, budget] long.
 
-    The language model's positions follow the order, hence raster. Ranks are unique, so `topk`, which leaves the order
-    of ties open, has none to settle.
+    The language model's positions follow this order. Ranks are unique, so the undefined order of ties in `topk` has no effect.
 
     Args:
         ranks: [B, N] from `rank_tokens`.
         budget: tokens to keep, at most N.
-        first: [B, N] bool, tokens that go before all others; when they alone exceed the budget, the best of them stay.
+        first: [B, N] bool, tokens that are kept before all others; if they exceed the budget, the best of them are kept.
     """
     key = ranks if first is None else ranks - first * ranks.shape[1]
     return key.topk(budget, dim=1, largest=False, sorted=False).indices.sort(dim=1).values

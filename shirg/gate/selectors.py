@@ -1,11 +1,10 @@
-"""Rules that choose tokens, by name. Each takes a `Request` and gives a `Selection`, so comparing rules is one setting.
+"""Selectors by name: functions from a `Request` to a `Selection`.
 
     @register("mine", needs=("attention",))
     def select_mine(request: Request) -> Selection: ...
 
-A selector sees float32 values, gradients off, and a budget that is at most N. It answers with the places of the tokens
-to keep (`Selection.indices`), or, when it merges tokens, with the output that each of them goes to
-(`Selection.assignment`).
+A selector receives float32 values without gradients and a budget of at most N. It returns the indices of the tokens to keep
+(`Selection.indices`) or, if it merges tokens, the output that each token goes to (`Selection.assignment`).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from .terms import (
 
 @dataclass
 class Request:
-    """What a selector may look at: B images of V views of R x C tokens, N = V * R * C."""
+    """Input of a selector: B images of V views of R x C tokens, N = V * R * C."""
 
     tokens: Tensor
     """[B, N, D] float32."""
@@ -51,67 +50,67 @@ class Request:
     pixels: Tensor | None
     """[B, V, 3, H, W]."""
     relevance: Tensor | None
-    """[B, N] float32, stands in for the cosine to the text."""
+    """[B, N] float32, replaces the cosine to the text."""
     config: GateConfig
     attention: Tensor | None = None
-    """[B, N] float32, attention that each token receives; there for rules that need it."""
+    """[B, N] float32, attention that each token receives; given to selectors that need it."""
     keys: Tensor | None = None
-    """[B, N, Dk] float32, keys of the layer that the attention is of; there for rules that need them."""
+    """[B, N, Dk] float32, keys of the same layer; given to selectors that need them."""
 
     def needed(self, name: Literal["attention", "keys"]) -> Tensor:
-        """What a rule declared that it needs; the gate refuses a call without it."""
+        """An input that the selector declared in `needs`; the gate refuses a call without it."""
         value = self.attention if name == "attention" else self.keys
-        assert value is not None, f"the rule does not declare that it needs {name}"
+        assert value is not None, f"the selector does not declare that it needs {name}"
         return value
 
 
 @dataclass
 class Selection:
-    """What a selector decided."""
+    """Output of a selector."""
 
     indices: Tensor | None
-    """[B, budget] long, ascending; None from rules that merge tokens."""
+    """[B, budget] long, ascending; None if the selector merges tokens."""
     scores: Tensor
-    """[B, N] float32, higher is kept sooner; all 0 for rules that rank nothing."""
+    """[B, N] float32, tokens of higher score are kept first; all 0 if the selector does not rank."""
     clusters: Tensor
-    """[B, N] long, cluster of every token; all 0 for rules without clusters."""
+    """[B, N] long, cluster of every token; all 0 if the selector has no clusters."""
     total: Tensor | None = None
-    """[B, D], sum of all tokens, from rules that computed it on the way."""
+    """[B, D], sum of all tokens, if the selector computed it."""
     assignment: Tensor | None = None
-    """[B, N] long, from rules that merge: the output, 0 to budget - 1, that every token goes to, or -1 for none. Every
-    output has a token, and outputs stand in raster order of the first of theirs, or of the one the others joined."""
+    """[B, N] long, if the selector merges tokens: the output, 0 to budget - 1, that every token goes to, or -1 for none. Every
+    output has at least one token. Outputs are in raster order of their first token, or of the token that the others joined."""
     weights: Tensor | None = None
-    """[B, N] float32 above 0: how much a token counts in the mean that is its output; None for one each."""
+    """[B, N] float32 above 0, weight of a token in the mean of its output; None means equal weights."""
     taps: tuple[Tensor, Tensor] | None = None
-    """[B, budget, S] long and float32, from rules whose outputs share tokens: the S tokens that each output is made of,
-    and their weights, which sum to 1. `assignment` then tells what a token belongs to most, and is not used to merge."""
+    """[B, budget, S] long and float32, if outputs share tokens: the S tokens of each output and their weights, which sum to 1.
+    `assignment` then has the output to which a token contributes most, and is not used for merging."""
 
 
 Selector = Callable[[Request], Selection]
 NEEDS = ("attention", "keys")
-"""What a selector may ask for beside the tokens, named as in `Request`: dear to make, hence asked for."""
+"""Inputs of `Request` that are expensive, hence computed on request only."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A selector and what it cannot do without."""
+class RegisteredSelector:
+    """A selector and the inputs that it needs."""
 
-    choose: Selector
+    select: Selector
     needs: tuple[str, ...] = ()
-    """Some of `NEEDS`."""
+    """A subset of `NEEDS`."""
 
 
-SELECTORS: dict[str, Rule] = {}
+SELECTORS: dict[str, RegisteredSelector] = {}
 
 
 def register(name: str, needs: Sequence[str] = ()) -> Callable[[Selector], Selector]:
-    """Decorator that enters a selector under a name.
+    """Decorator that registers a selector under a name.
 
     Args:
-        needs: what it cannot do without, of "attention" and "keys".
+        needs: inputs without which it cannot run, of "attention" and "keys".
 
     Raises:
-        ValueError: if the name is taken, or a need is none of the two.
+        ValueError: if the name is taken, or a need is neither of the two.
     """
     if unknown := set(needs) - set(NEEDS):
         raise ValueError(f"needs: {', '.join(sorted(unknown))}: a selector may need {' and '.join(NEEDS)}")
@@ -119,7 +118,7 @@ def register(name: str, needs: Sequence[str] = ()) -> Callable[[Selector], Selec
     def enter(selector: Selector) -> Selector:
         if name in SELECTORS:
             raise ValueError(f"a selector named {name!r} exists already")
-        SELECTORS[name] = Rule(selector, tuple(needs))
+        SELECTORS[name] = RegisteredSelector(selector, tuple(needs))
         return selector
 
     return enter
@@ -130,10 +129,10 @@ def select_shirg(request: Request) -> Selection:
     """Saliency, quadtree clusters, the best token of each cluster, then the best of the rest."""
     tokens, config = request.tokens, request.config
     grid_tokens = tokens.unflatten(1, request.grid)
-    # 1. Squared length of every token, for what reads it
+    # 1. Squared length of every token, where a later step reads it
     tree = plan_quadtree(request.grid, config.max_cell)
     if config.min_cell > 1:
-        tree = _stop_at(tree, config.min_cell)
+        tree = _limit_depth(tree, config.min_cell)
     splits = tree.splits(request.budget, config.clusters_per_budget)
     squares = None
     if splits or config.alpha or request.text is not None:
@@ -151,14 +150,14 @@ def select_shirg(request: Request) -> Selection:
     tops = None
     if config.coverage:
         tops = cluster_tops(ranks, clusters, tree.count(request.budget, config.clusters_per_budget))
-        if runs is not None:  # what no run reaches is left to the summary, but on a page without print all are covered
+        if runs is not None:  # clusters without a run get no token, unless the whole page has no print
             printed = runs > 0
             tops &= printed | ~printed.any(dim=1, keepdim=True)
     return Selection(keep_best(ranks, request.budget, tops), scores, clusters, total)
 
 
-def _stop_at(tree: Quadtree, least: int) -> Quadtree:
-    """The tree without the levels whose cells have a side shorter than `least` tokens."""
+def _limit_depth(tree: Quadtree, least: int) -> Quadtree:
+    """The tree without the levels whose cells have a side of fewer than `least` tokens."""
     sides = tree.grid[1:]
     depth = tree.depth
     while depth and any(side // cells < least for side, cells in zip(sides, tree.cells(depth), strict=True)):
@@ -167,7 +166,7 @@ def _stop_at(tree: Quadtree, least: int) -> Quadtree:
 
 
 def _edges(request: Request, grid_tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Edge of every token [B, N] and, for edges of kind "runs", the run that it is in [B, N]; None where none are joined."""
+    """Edge of every token [B, N] and, for edges of kind "runs", its run [B, N]; None for other kinds."""
     config, grid, pixels = request.config, request.grid, request.pixels
     if config.edge == "runs" and pixels is not None:
         edges, runs = runs_of(pixels, grid, config.edge_spread)
@@ -182,8 +181,8 @@ def _edges(request: Request, grid_tokens: Tensor) -> tuple[Tensor, Tensor | None
 def _saliency(request: Request, edges: Tensor, runs: Tensor | None, squares: Tensor | None, centre: Tensor) -> Tensor:
     """a * Var(v_i) + (1 - a) * max_j cos(v_i, t_j) + b * Edge(v_i), over the sum of the weights present: [B, N].
 
-    SHIRG-v2's saliency. Var and Edge are scaled by `unusualness`, the cosine by `relevance_term`. The most relevant token of
-    a run speaks for all of it.
+    SHIRG-v2's saliency. Var and Edge are scaled by `unusualness`, the cosine by `relevance_term`. All tokens of a run get the
+    greatest relevance among them.
     """
     alpha, beta, tokens = request.config.alpha, request.config.beta, request.tokens
     score = beta * unusualness(edges)
@@ -205,7 +204,7 @@ def _saliency(request: Request, edges: Tensor, runs: Tensor | None, squares: Ten
 
 @register("random")
 def select_random(request: Request) -> Selection:
-    """Tokens drawn without looking, by `config.seed` alone: the same places in every image, on every device."""
+    """Random tokens, drawn from `config.seed`: the same indices in every image and on every device."""
     batch, count, _ = request.tokens.shape
     ranks = _draw(count, request.config.seed).to(request.tokens.device).expand(batch, count)
     return Selection(keep_best(ranks, request.budget), 1 - ranks / count, torch.zeros_like(ranks))
@@ -213,7 +212,7 @@ def select_random(request: Request) -> Selection:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a generator cannot be traced
 def _draw(count: int, seed: int) -> Tensor:
-    """The permutation of a seed, [count] long, drawn on the CPU to be the same for every device."""
+    """The permutation of a seed, [count] long; drawn on the CPU, so that every device gets the same."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
@@ -229,9 +228,8 @@ def select_uniform(request: Request) -> Selection:
 def even_places(budget: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
     """Indices of `budget` tokens on a lattice of near-square pitch: [budget] long, ascending.
 
-    The lattice takes the same number of rows from every view, and shares the budget out over its lines as evenly as
-    whole numbers allow; tokens stand in the middle of equal parts of their line, and lines in the middle of equal parts
-    of their view.
+    The lattice has the same number of lines in every view and divides the budget over the lines as evenly as whole numbers
+    allow. Tokens are in the middle of equal parts of their line, lines in the middle of equal parts of their view.
     """
     _, rows, cols = grid
     lines = lattice_lines(budget, grid)
@@ -242,14 +240,14 @@ def even_places(budget: int, grid: tuple[int, int, int], device: torch.device) -
 
 
 def lattice_lines(budget: int, grid: tuple[int, int, int]) -> int:
-    """Lines per view of the lattice that comes nearest to squares; none is empty unless there are too few slots."""
+    """Lines per view that make the lattice's cells nearest to squares; a line is empty only if there are too few slots."""
     views, rows, cols = grid
     lines = min(round(math.sqrt(budget / views * rows / cols)), budget // views)
     return min(max(lines, math.ceil(budget / (views * cols)), 1), rows)
 
 
 def lattice_slots(budget: int, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Line of every slot (all views counted through), its place in that line, and the line's places: [budget] each."""
+    """Line of every slot (numbered over all views), its index in that line, and the line's number of slots: [budget] each."""
     total = grid[0] * lattice_lines(budget, grid)
     slot = torch.arange(budget, device=device)
     line = slot * total // budget
@@ -258,6 +256,6 @@ def lattice_slots(budget: int, grid: tuple[int, int, int], device: torch.device)
 
 
 def line_slots(line: Tensor, budget: int, total: int) -> tuple[Tensor, Tensor]:
-    """First slot of a line and of the next, of `total` lines that share `budget` slots: ceil(line * budget / total)."""
+    """First slot of a line and of the next one, for `total` lines and `budget` slots: ceil(line * budget / total)."""
     start, end = (((line + extra) * budget + total - 1) // total for extra in (0, 1))
     return start, end

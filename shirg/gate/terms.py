@@ -1,4 +1,4 @@
-"""The three terms of the saliency score, a float32 number per token each, and the scaling that lets them be added.
+"""The three terms of the saliency score, one float32 number per token each, and their common scaling.
 
 Shapes: B images, V views, R x C tokens per view, N = V * R * C, D channels, L text tokens.
 """
@@ -13,29 +13,27 @@ PATCH = 14
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the luminance (ITU-R BT.601)."""
 STEEP = 2.0
-"""A pixel is steep, for edges of kind "density" and "strokes", if its squared gradient is above this many times the mean of
-its image. Lower, the grain of photographs and scans gets in; at 4, thin grey print begins to fall out."""
+"""A pixel is steep, for edges of kind "density" and "strokes", if its squared gradient is above this multiple of the image's
+mean. Lower values include the grain of photographs and scans; 4 excludes thin grey print."""
 PRINT = ("print", "runs")
-"""Kinds of edges that are strokes above the grain."""
+"""Kinds of edges that measure strokes above the grain."""
 GRAIN, STEEPNESS = 10.0, (0.75, 2.5)
-"""A pixel is steep, for edges of kind "print", if its squared gradient is above `GRAIN` times that of the quietest quarter of
-the patches, which is the grain of paper or camera; but never below the first nor above the second of `STEEPNESS` times the mean
-of its image, for where print is everywhere that quarter is print, too. Pale print thus counts on a clean page, and grain does
-not on a poor one. Chosen on the tuning pages of `benchmarks/gate_recall.py`."""
+"""A pixel is steep, for edges of kind "print", if its squared gradient is above `GRAIN` times the first quartile over patches,
+which estimates the grain of paper or camera. The threshold is clamped to `STEEPNESS` times the image's mean, since on a page full
+of print the quartile is print too. Chosen on the tuning pages of `benchmarks/gate_recall.py`."""
 COSINE_FLOOR = 1e-3
-"""Spread of cosines below which differences are rounding noise, not relevance."""
+"""Smallest scale of cosines; below it differences are rounding noise."""
 MOMENT_NOISE = 1e-6
-"""Relative rounding error of a float32 mean square: a smaller variance is none."""
+"""Relative rounding error of a float32 mean square; a smaller variance counts as 0."""
 KNEE = 6.0
-"""Robust deviations at which `unusualness` reaches one half: where `relevance_term` ends, and beyond ordinary noise."""
+"""Robust deviations at which `unusualness` is one half; `relevance_term` is 1 from here on."""
 
 
 def robust_z(values: Tensor, floor: float = 0.0) -> Tensor:
     """Deviations from the median in robust standard deviations, per image: [B, N] -> [B, N].
 
-    The scale is 1.4826 * MAD, which is the standard deviation where values are normal. When more than half of the image
-    is one value, the MAD is 0 or mere noise; a tenth of the mean absolute deviation (times 1.2533, to be a standard
-    deviation likewise) then takes over, so that the rest still has finite distances in order. No value is clipped.
+    The scale is 1.4826 * MAD, the standard deviation of normal values, but at least a tenth of 1.2533 * the mean absolute
+    deviation: if more than half of the image is one value, the MAD is 0 or rounding noise. No value is clipped.
 
     Args:
         values: [B, N] float32.
@@ -49,10 +47,9 @@ def robust_z(values: Tensor, floor: float = 0.0) -> Tensor:
 
 
 def unusualness(values: Tensor) -> Tensor:
-    """Robust z-scores bent into (-1, 1), per image: [B, N] -> [B, N].
+    """z |z| / (KNEE^2 + z^2) of the robust z-scores, per image: [B, N] -> [B, N] in (-1, 1).
 
-    z |z| / (KNEE^2 + z^2) never meets its bounds: outliers cannot own the scale, as they do under min-max, and yet they
-    stay ahead of everything else, as they would not behind a quantile clip. The square keeps noise small beside them.
+    Outliers do not determine the scale, as under min-max, and keep their order, which a quantile clip would lose.
     """
     z = robust_z(values)
     return z * z.abs() / (KNEE**2 + z.square())
@@ -61,8 +58,7 @@ def unusualness(values: Tensor) -> Tensor:
 def variance_term(mean: Tensor, mean_square: Tensor) -> Tensor:
     """Var(v_i) over channels from its first two moments, scaled per image: two [B, N] -> [B, N] in [0, 1).
 
-    What varies less than the median counts nothing rather than against a token: on a page blank but for one word, the
-    paper may be the livelier side, and the edges must then be free to speak for the word.
+    Below the median it is 0, not negative: on a blank page with one word, the word's tokens may vary less than the paper's.
     """
     variance = mean_square - mean.square()
     variance = torch.where(variance > MOMENT_NOISE * mean_square, variance, 0.0)
@@ -72,7 +68,7 @@ def variance_term(mean: Tensor, mean_square: Tensor) -> Tensor:
 def text_cosine(tokens: Tensor, mean_square: Tensor, centre: Tensor, text: Tensor) -> Tensor:
     """max_j cos(v_i - centre, t_j): how well each token matches its best text token.
 
-    Without centring, what all tokens of an image have in common decides the cosine.
+    Without centring, the component that all tokens of an image share dominates the cosine.
 
     Args:
         tokens: [B, N, D] float32.
@@ -84,48 +80,46 @@ def text_cosine(tokens: Tensor, mean_square: Tensor, centre: Tensor, text: Tenso
         [B, N] float32 in [-1, 1].
     """
     words = torch.nn.functional.normalize(text, dim=-1)  # [B, L, D]
-    # The centre goes along as one more word, so that the tokens are read once.
+    # The centre is one more row, so that the tokens are read once.
     rows = torch.cat([words, centre.unsqueeze(1)], dim=1)  # [B, L + 1, D]
     products, along = (rows @ tokens.transpose(1, 2)).split([text.shape[1], 1], dim=1)  # [B, L, N], [B, 1, N]
     best = (products - words @ centre.unsqueeze(-1)).amax(dim=1)  # [B, N]
-    # |v - c|^2 from the moments: no centred copy of the tokens is made.
+    # |v - c|^2 from the moments, without a centred copy of the tokens
     squares = mean_square * tokens.shape[-1]
     distance = squares - 2 * along.squeeze(1) + centre.square().sum(-1, keepdim=True)
-    # A token within 1 % of the mean points nowhere: its direction is rounding noise.
+    # The direction of a token within 1 % of the mean is rounding noise.
     least = 1e-4 * squares.mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).tiny
     return best / torch.maximum(distance, least).sqrt()
 
 
 def relevance_term(cosine: Tensor) -> Tensor:
-    """clip((z - 2) / 4, 0, 1) of a cosine per token: [B, N] -> [B, N].
+    """clip((z - 2) / 4, 0, 1) of the cosines' robust z-scores: [B, N] -> [B, N].
 
-    A gate, not a stretch: a question that names nothing in the picture lifts (almost) no token.
+    A question that names nothing in the image raises (almost) no token.
     """
     return ((robust_z(cosine, COSINE_FLOOR) - 2) / 4).clamp(0, 1)
 
 
 def spread_relevance(relevance: Tensor, grid: tuple[int, int, int], share: float) -> Tensor:
-    """Lend `share` of the greatest relevance in every row of every view to all of that row: [B, N] -> [B, N].
-
-    Nothing falls: a token keeps its own where that is more. Which tokens of a lifted row are printed is for the edges to say.
-    """
+    """Raise every token to at least `share` of the greatest relevance in its row of its view: [B, N] -> [B, N]."""
     rows = relevance.unflatten(1, grid)  # [B, V, R, C]
     return torch.maximum(rows, share * rows.amax(dim=-1, keepdim=True)).flatten(1)
 
 
 def pixel_edges(pixels: Tensor, rows: int, cols: int, kind: str = "gradient") -> Tensor:
-    """How much of an edge is inside every patch, from the luminance: [B, V, 3, H, W] -> [B, V * rows * cols].
+    """Edge of every patch, from the luminance: [B, V, 3, H, W] -> [B, V * rows * cols].
 
-    Pixels beyond `rows * 14` x `cols * 14` belong to no patch and are left out.
+    Pixels beyond `rows * 14` x `cols * 14` belong to no patch and are ignored.
 
     Args:
-        kind: "gradient", the mean gradient magnitude by forward differences; "density", the share of pixels whose squared
-            gradient is above `STEEP` times the image's mean: grey print counts as much as black, and grain, though it is
-            everywhere, does not; "strokes", the share of such pixels by their difference to the right alone or downwards
-            alone, whichever is less: glyphs have both, the rules of forms and the borders of charts one; "print", strokes
-            above the grain (`GRAIN`), the lesser share taken in each half of the patch, upper and lower, and then the mean:
-            a rule in one half and a frame in the other make no glyph; "runs", the same, for the gate to join; "variance",
-            the variance of the luminance.
+        kind: "gradient": mean gradient magnitude by forward differences.
+            "density": share of pixels whose squared gradient is above `STEEP` times the image's mean.
+            "strokes": the lesser of two shares of steep pixels, by horizontal and by vertical differences; glyphs have both,
+            rules and borders one.
+            "print": strokes above the grain (`GRAIN`), computed in the upper and the lower half of the patch and averaged, so
+            that a rule in one half and a border in the other do not count as a glyph.
+            "runs": as "print"; the gate joins runs.
+            "variance": variance of the luminance.
     """
     height, width = rows * PATCH, cols * PATCH
     red, green, blue = pixels.flatten(0, 1)[..., :height, :width].float().unbind(1)  # [B * V, H, W] each
@@ -146,7 +140,7 @@ def pixel_edges(pixels: Tensor, rows: int, cols: int, kind: str = "gradient") ->
 
 
 def _strokes(luminance: Tensor, rows: int, cols: int, images: int) -> Tensor:
-    """The lesser share of pixels steep to the right and steep downwards: [B * V, H, W] -> [B, V * rows * cols]."""
+    """The lesser of the shares of pixels steep horizontally and vertically: [B * V, H, W] -> [B, V * rows * cols]."""
     across, down = _squared_steps(luminance)
     steep = _steep(across, images) + _steep(down, images)
     shares = (_cell_means(squared.gt_(steep), rows, cols) for squared in (across, down))
@@ -154,7 +148,7 @@ def _strokes(luminance: Tensor, rows: int, cols: int, images: int) -> Tensor:
 
 
 def _squared_steps(luminance: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared differences to the right and downwards, 0 at the far border: [B * V, H, W] each."""
+    """Squared differences to the right and downwards, 0 at the right and bottom border: [B * V, H, W] each."""
     across, down = torch.zeros_like(luminance), torch.zeros_like(luminance)
     across[:, :, :-1] = (luminance[:, :, 1:] - luminance[:, :, :-1]).square_()
     down[:, :-1] = (luminance[:, 1:] - luminance[:, :-1]).square_()
@@ -162,7 +156,7 @@ def _squared_steps(luminance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _print(luminance: Tensor, rows: int, cols: int, images: int) -> Tensor:
-    """Strokes above the grain, half patch by half patch: [B * V, H, W] -> [B, V * rows * cols]."""
+    """Strokes above the grain, mean of both half patches: [B * V, H, W] -> [B, V * rows * cols]."""
     across, down = _squared_steps(luminance)
     energy = _cell_means(across + down, rows, cols).reshape(images, -1)  # [B, N]
     grain = energy.kthvalue((energy.shape[1] + 3) // 4, dim=1).values
@@ -180,15 +174,15 @@ def _steep(squared: Tensor, images: int) -> Tensor:
 
 
 def _cell_means(values: Tensor, rows: int, cols: int) -> Tensor:
-    """Mean of every cell's pixels: [B * V, H, W] -> [B * V, rows, cols]; these divide H and W."""
-    bands = values.unflatten(1, (rows, -1)).sum(2)  # [B * V, rows, W]: whole rows first, they are contiguous
+    """Mean of every cell's pixels: [B * V, H, W] -> [B * V, rows, cols]; rows and cols divide H and W."""
+    bands = values.unflatten(1, (rows, -1)).sum(2)  # [B * V, rows, W]: rows first, since they are contiguous
     return bands.unflatten(2, (cols, -1)).sum(-1) / (values[0].numel() // (rows * cols))
 
 
 def spread_edges(edges: Tensor, grid: tuple[int, int, int], share: float, stacked: float = 1 / 3) -> Tensor:
-    """Lend part of every token's edge to its neighbours: [B, N] -> [B, N].
+    """Add part of every token's edge to its neighbours: [B, N] -> [B, N].
 
-    `share` of it goes left and right each, `stacked` of that up and down; the map's border repeats its own.
+    `share` of it is added left and right, `share * stacked` above and below; the border is replicated.
     """
     views, rows, cols = grid
     cells = torch.nn.functional.pad(edges.reshape(-1, 1, rows, cols), (1, 1, 1, 1), mode="replicate")[:, 0]
@@ -198,9 +192,9 @@ def spread_edges(edges: Tensor, grid: tuple[int, int, int], share: float, stacke
 
 
 def token_edges(grid_tokens: Tensor) -> Tensor:
-    """Gradient magnitude of the token map, for when no pixels are at hand: [B, V, R, C, D] -> [B, N].
+    """Gradient magnitude of the token map, used without pixels: [B, V, R, C, D] -> [B, N].
 
-    Root of the summed squared distances to the (up to four) neighbours: a lone token stands out from those around it.
+    Root of the summed squared distances to the (up to four) neighbours.
     """
     batch, views, rows, cols, _ = grid_tokens.shape
     squared = grid_tokens.new_zeros(batch, views, rows, cols)

@@ -33,7 +33,7 @@ from shirg.gate.config import PRESETS
         ("min_cell", 0, "min_cell must be a whole number of tokens, at least 1, got 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(name, value, message):
+def test_invalid_values_are_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
         GateConfig(**{name: value})
 

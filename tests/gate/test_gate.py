@@ -343,14 +343,14 @@ TOKENS = torch.randn(2, 12, 4)
         ({"tokens": TOKENS * 1e30}, "too large to be squared"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(changes, message):
+def test_misfits_are_refused_by_name(changes, message):
     call = {"tokens": TOKENS, "budget": 4, "grid": (3, 4)} | changes
     with pytest.raises(ValueError, match=message):
         ShirgGate(formula())(**call)
 
 
 @pytest.mark.parametrize("selector", ["random", "uniform"])
-def test_blind_selectors_refuse_nan_too(selector):
+def test_selectors_without_scores_refuse_nan_too(selector):
     with pytest.raises(ValueError, match="tokens holds 8 NaN"):
         ShirgGate(formula(selector=selector))(TOKENS.index_fill(1, torch.tensor(3), math.nan), 4, (3, 4))
 
@@ -372,7 +372,7 @@ def test_settings_out_of_range_are_refused_by_name(field, value):
         GateConfig(**{field: value})
 
 
-def test_nothing_to_rank_by_is_an_error():
+def test_no_term_at_all_is_an_error():
     gate = ShirgGate(formula(alpha=0, beta=0))
     with pytest.raises(ValueError, match="leave nothing to rank by"):
         gate(TOKENS, 4, (3, 4))

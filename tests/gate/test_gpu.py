@@ -1,4 +1,4 @@
-"""The gate on a GPU: the CPU's choice, no word with the host, captured in a graph. Skipped where there is none."""
+"""The gate on a GPU: the same selection as on the CPU, no synchronisation, capture in a CUDA graph. Skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def agree_but_for_ties(cpu, gpu) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=PRESETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_choice_is_that_of_the_cpu(config, dtype):
+def test_selection_equals_that_of_the_cpu(config, dtype):
     inputs, gate = picture(dtype), ShirgGate(config)
     agree_but_for_ties(gate(budget=BUDGET, grid=GRID, **inputs), gate(budget=BUDGET, grid=GRID, **on_gpu(inputs)))
 
@@ -49,7 +49,7 @@ def test_twice_the_same():
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=PRESETS)
-def test_captured_in_a_graph_it_follows_its_input_without_asking_the_host(config):
+def test_capture_in_a_graph_needs_no_synchronisation(config):
     inputs, gate = on_gpu(picture()), ShirgGate(config)
     with torch.inference_mode():
         side = torch.cuda.Stream()
@@ -73,7 +73,7 @@ def test_compiled_by_inductor_it_chooses_the_same(config):
     agree_but_for_ties(gate(budget=BUDGET, grid=GRID, **inputs), compiled(budget=BUDGET, grid=GRID, **inputs))
 
 
-@pytest.mark.parametrize("name", [name for name, rule in SELECTORS.items() if not rule.needs])
+@pytest.mark.parametrize("name", [name for name, selector in SELECTORS.items() if not selector.needs])
 def test_every_selector_runs(name):
     inputs = on_gpu(picture())
     kept = ShirgGate(GateConfig(selector=name))(budget=BUDGET, grid=GRID, **inputs)

@@ -1,4 +1,4 @@
-"""How many tokens a page needs, on pages drawn here whose runs can be counted."""
+"""The budget "auto" on drawn pages whose runs are known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def page(*words: tuple[int, int, int, int]) -> torch.Tensor:
 
 
 def patches(pixels: torch.Tensor) -> int:
-    """Patches in runs, those that are lent print among them."""
+    """Patches in runs, neighbours that print is spread to included."""
     return int((runs_of(pixels, GRID)[1] > 0).sum())
 
 
@@ -58,7 +58,7 @@ def test_the_gate_keeps_every_run_of_a_page():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"room": 0.0}, "room must be a number above 0"),
         ({"room": float("nan")}, "room must be a number above 0"),
@@ -66,8 +66,8 @@ def test_the_gate_keeps_every_run_of_a_page():
         ({"least": 9, "most": 8}, "least and most"),
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_values_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         page_budget(page(), GRID, **wrong)
     with pytest.raises(ValueError, match="of one image"):
         page_budget(page().expand(2, -1, -1, -1, -1), GRID)

@@ -77,7 +77,7 @@ def test_a_word_is_kept_whole_though_its_middle_is_weaker_than_a_lone_patch():
     assert kept(dataclasses.replace(config, edge="print"), 3, pixels) == {(2, 2), (2, 4), (9, 9)}
 
 
-def test_every_cell_with_a_run_is_sure_of_a_token_and_blank_paper_of_none():
+def test_every_cell_with_a_run_keeps_a_token_and_blank_cells_keep_none():
     # Four cells of 8 x 8: strong print in the first, weak print in the last, nothing in the others.
     strong = {(row, col): 2 for row in range(8) for col in range(8)}
     pixels = page(strong | {(12, 12): 4})
@@ -94,7 +94,7 @@ def test_an_image_without_print_is_covered_everywhere():
     assert cells == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
-def test_a_question_lifts_the_run_of_the_token_that_it_names():
+def test_a_question_raises_the_run_of_the_token_that_it_names():
     strong = {(row, col): 2 for row in range(6) for col in range(6)}
     label = {(10, 3): 4, (10, 4): 4, (10, 5): 4}
     pixels, relevance = page(strong | label | {(10, 9): 4}), torch.zeros(1, 256)
@@ -112,11 +112,11 @@ def test_images_of_a_batch_do_not_touch_each_other():
     tokens = torch.randn(3, 70, 8, generator=torch.Generator().manual_seed(1))
     pixels = torch.rand(3, 2, 3, 70, 98, generator=torch.Generator().manual_seed(2))
     relevance = torch.rand(3, 70, generator=torch.Generator().manual_seed(3))
-    choose = SELECTORS["shirg"].choose
+    select = SELECTORS["shirg"].select
 
     def chosen(images: slice) -> torch.Tensor:
         request = Request(tokens[images], 20, grid, None, pixels[images], relevance[images], RUNS)
-        return choose(request).indices
+        return select(request).indices
 
     assert torch.equal(chosen(slice(None)), torch.cat([chosen(slice(i, i + 1)) for i in range(3)]))
 

@@ -1,4 +1,4 @@
-"""The registry and the two blind selectors."""
+"""The registry and the two selectors that read no values."""
 
 from __future__ import annotations
 

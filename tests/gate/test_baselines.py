@@ -1,4 +1,4 @@
-"""Each rival worked by hand or against a naive loop, and what must hold for every selector."""
+"""Each baseline worked by hand or against a naive loop, and what must hold for every selector."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shirg.gate import SELECTORS, GateConfig, Request, ShirgGate
-from shirg.gate.rivals.common import cosines, spread
-from shirg.gate.rivals.crops import _crops, _cut, _mean_variance
-from shirg.gate.rivals.diversity import JITTER
-from shirg.gate.rivals.pooling import _cells
+from shirg.gate.baselines.common import cosines, spread
+from shirg.gate.baselines.crops import _crops, _cut, _mean_variance
+from shirg.gate.baselines.diversity import JITTER
+from shirg.gate.baselines.pooling import _cells
 
 NAMES = sorted(SELECTORS)
 NEEDY = [name for name in NAMES if SELECTORS[name].needs]
@@ -40,7 +40,7 @@ def at_angles(*degrees):
 
 
 def picture(batch, grid, width=8, seed=0):
-    """Tokens and all else a selector may need."""
+    """Tokens and all other inputs of a selector."""
     generator = torch.Generator().manual_seed(seed)
     count = math.prod(grid)
     attention = torch.rand(batch, count, generator=generator).softmax(-1)
@@ -67,7 +67,7 @@ def test_pool_by_hand():
 
 @settings(max_examples=100, deadline=None)
 @given(st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)), st.data())
-def test_every_cell_is_a_rectangle_of_like_size(grid, data):
+def test_every_cell_is_a_rectangle_of_similar_size(grid, data):
     budget = data.draw(st.integers(1, math.prod(grid)))
     cells = _cells(budget, grid, torch.device("cpu")).view(grid)
     assert cells.unique().tolist() == list(range(budget))
@@ -311,7 +311,7 @@ def test_holov_by_hand():
     assert kept.indices.tolist() == [[0, 2, 3, 4, 6, 10, 13, 15]]
 
 
-def test_what_a_full_crop_cannot_take_goes_to_the_most_attended():
+def test_budget_that_a_full_crop_cannot_use_goes_to_the_most_attended():
     # All 8 are the first crop's, which has five
     tokens, _ = picture(1, (3, 6))
     attention = torch.zeros(1, 18)
@@ -328,7 +328,7 @@ def test_of_crops_alike_in_attention_that_of_varied_cosines_comes_first():
 
 
 @given(st.integers(1, 60), st.data())
-def test_crops_are_whole_and_of_like_size(count, data):
+def test_crops_are_contiguous_and_of_similar_size(count, data):
     number = data.draw(st.integers(1, count))
     members, slots = _crops(count, number, torch.device("cpu"))
     cut = _cut(torch.arange(1.0, count + 1)[None, :, None], slots, number).squeeze(-1)
@@ -349,7 +349,7 @@ def test_mean_variance_of_cosines():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("grid", [(5, 6), (2, 3, 4), (1, 1, 11), (9, 1)])
-def test_any_budget_gives_exactly_that_many(name, grid):
+def test_any_budget_is_met_exactly(name, grid):
     tokens, inputs = picture(2, grid)
     count = math.prod(grid)
     for budget in {1, 2, 3, count // 3, count // 2 + 1, count - 1, count, count + 5}:
@@ -371,11 +371,11 @@ def test_any_budget_gives_exactly_that_many(name, grid):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_batch_is_what_its_images_are(name, asked):
+def test_a_batch_equals_its_images_one_by_one(name, asked):
     tokens, inputs = picture(3, (8, 9))
     text = torch.randn(3, 4, 8) if asked else None
     config = GateConfig(selector=name)
-    together = SELECTORS[name].choose(Request(tokens, 25, (1, 8, 9), text, None, None, config, **inputs))
+    together = SELECTORS[name].select(Request(tokens, 25, (1, 8, 9), text, None, None, config, **inputs))
     through_gate = run(name, tokens, 25, (8, 9), text=text, **inputs)
     for image in range(3):
         one = slice(image, image + 1)
@@ -461,7 +461,7 @@ def test_nan_in_the_question_is_refused():
 
 
 @pytest.mark.parametrize("name", NEEDY)
-def test_what_a_selector_needs_is_asked_for_by_name(name):
+def test_missing_needs_are_named(name):
     tokens, inputs = picture(2, (5, 6))
     gate = ShirgGate(GateConfig(selector=name))
     for need in gate.needs:
@@ -471,7 +471,7 @@ def test_what_a_selector_needs_is_asked_for_by_name(name):
             gate(tokens, 7, (5, 6), **inputs | {need: inputs[need][:, :-1]})
 
 
-def test_which_selectors_need_what():
+def test_needs_of_every_selector():
     assert {name: SELECTORS[name].needs for name in NEEDY} == {
         "holov": ("attention",),
         "prumerge": ("attention", "keys"),

@@ -1,6 +1,6 @@
-"""Rules that keep tokens unlike those already kept.
+"""Baselines that keep tokens unlike those already kept.
 
-The K steps of most are serial by nature; a step costs O(N) or O(K N). `select_dart` has four steps.
+Most take K serial steps of O(N) or O(K N) each; `select_dart` has four steps.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from ..selectors import Request, Selection, register
 from .common import attended, cosines, directions, marked, min_max, question_relevance, split_places
 
 JITTER = 1e-4
-"""Added to the diagonal of CDPruner's similarity matrix, whose rank is at most D: a budget may be larger. Beyond the rank
-gains are of this size, and float32 keeps two digits of them: tokens in float64 (the gate itself gives float32) order them as the
-formula says. LaViDa-nano's tokens are 128 wide, so most of a budget of 256 or more is chosen beyond the rank."""
+"""Added to the diagonal of CDPruner's similarity matrix, whose rank is at most D, so that a budget may exceed it. Beyond the rank
+gains are of this size and have two digits in float32; float64 tokens (the gate passes float32) give the formula's order.
+LaViDa-nano's tokens are 128 wide, so most of a budget of 256 or more is chosen beyond the rank."""
 LEAST_RELEVANCE = 1e-6
-"""Of the token least relevant to the question: its product with diversity must not be 0 (CDPruner's released code)."""
+"""Smallest scaled relevance, so that its product with diversity is not 0 (CDPruner's released code)."""
 DUPLICATE_SHARE = 72
-"""VisPruner removes 8 of 576 tokens per round; we one in 72, so that larger maps take no more rounds."""
+"""VisPruner removes 8 of 576 tokens per round; here one in 72, so that larger maps take no more rounds."""
 
 PIVOTS = 4
 """DART's pivots among the image's tokens, the default of its paper's code and of TensorRT-Edge-LLM."""
 DIVERSITY, COVERAGE = 0.5, 0.5
-"""TOPS's weights of diversity and of coverage beside attention's 1: alpha and lambda of its stage I (appendix C.2)."""
+"""TOPS's weights of diversity and of coverage; attention has 1. Alpha and lambda of its stage I (appendix C.2)."""
 DUPLICATE = 1e-4
-"""Mean diversity or coverage below which TOPS's is rounding noise, and is not stretched to a mean of 1."""
+"""Smallest mean by which TOPS's diversity or coverage is divided; below it they are rounding noise."""
 
 
 @register("divprune")
 def select_divprune(request: Request) -> Selection:
     """DivPrune (Alvar et al., CVPR 2025, arXiv 2503.02175), algorithm 1: greedy max-min diversity, 1 - cosine.
 
-    First the token that is farthest from its nearest neighbour, then always the one farthest from all kept. Its
-    released code compares tokens behind the projector.
+    The first token is the one farthest from its nearest neighbour, each next one the farthest from all kept. The released code
+    compares tokens after the projector.
     """
     closeness = cosines(request.tokens)
     batch, count, _ = closeness.shape
     diagonal = closeness.diagonal(dim1=1, dim2=2)
-    diagonal.fill_(-1)  # a lone token is as far from the others as can be
-    nearest = closeness.amax(dim=1)  # for the first step among all tokens
-    diagonal.fill_(math.inf)  # a row that is taken in closes its own token
+    diagonal.fill_(-1)  # the greatest distance, in case of a single token
+    nearest = closeness.amax(dim=1)  # first step: nearest among all tokens
+    diagonal.fill_(math.inf)  # a kept token is never chosen again
     rows, offsets = closeness.view(batch * count, count), torch.arange(batch, device=closeness.device) * count
     picks, values = _record(request)
     torch.min(nearest, dim=1, out=(values[0], picks[0]))
@@ -52,7 +52,7 @@ def select_divprune(request: Request) -> Selection:
     for value, pick in zip(values[1:], picks[1:], strict=True):
         torch.min(nearest, dim=1, out=(value, pick))
         torch.maximum(nearest, rows.index_select(0, pick + offsets), out=nearest)
-    values[0] -= 3  # the later values never fall, but the first had another meaning; all are within [-1, 1]
+    values[0] -= 3  # the first value is of another kind; it must be below all others, which are in [-1, 1]
     return _in_order(picks, 1 - values, 1 - nearest)
 
 
@@ -60,19 +60,19 @@ def select_divprune(request: Request) -> Selection:
 def select_cdpruner(request: Request) -> Selection:
     """CDPruner (Zhang et al., NeurIPS 2025, arXiv 2506.10967): MAP of a determinantal point process given the question.
 
-    Kernel diag(r) S diag(r), S the cosines of the tokens, r the relevance min-max scaled per image; all 1 without a
-    question, which is the paper's plain DPP. Greedy MAP is algorithm 1 of Chen et al. (NeurIPS 2018, arXiv 1709.05135):
-    one row of the Cholesky factor per step.
+    Kernel diag(r) S diag(r), S the cosines of the tokens, r the relevance min-max scaled per image; r = 1 without a question,
+    which is the paper's plain DPP. Greedy MAP is algorithm 1 of Chen et al. (NeurIPS 2018, arXiv 1709.05135): one row of the
+    Cholesky factor per step.
 
-    Ours: r multiplies the gain and stays out of the factor (det(diag(r) S diag(r)) = det(diag(r))^2 det(S)), so small
-    relevance costs no precision; `JITTER` on the diagonal of S lets K exceed the rank; and r is the cosine that the
-    gate's own selector takes, where the paper has CLIP's, negated.
+    Ours: r multiplies the gain and is not in the factor (det(diag(r) S diag(r)) = det(diag(r))^2 det(S)), so that small
+    relevance costs no precision; `JITTER` on the diagonal of S lets K exceed the rank; r is the cosine that SHIRG's selector
+    uses, where the paper has CLIP's, negated.
     """
     relevance = question_relevance(request)
     similarity = cosines(request.tokens)
     batch, count, _ = similarity.shape
-    similarity.diagonal(dim1=1, dim2=2).fill_(1 + JITTER)  # equal to the bit: the first of equals is the lowest
-    residual = similarity.diagonal(dim1=1, dim2=2).clone()  # [B, N], what the kept tokens do not explain, squared
+    similarity.diagonal(dim1=1, dim2=2).fill_(1 + JITTER)  # exactly equal, so that ties go to the lowest index
+    residual = similarity.diagonal(dim1=1, dim2=2).clone()  # [B, N], squared part that the kept tokens do not explain
     quality = torch.ones_like(residual)
     if relevance is not None:
         quality = (min_max(relevance) + LEAST_RELEVANCE).square_()
@@ -90,7 +90,7 @@ def select_cdpruner(request: Request) -> Selection:
 def _factor_row(similarity: Tensor, factor: Tensor, place: Tensor, pivot: Tensor) -> Tensor:
     """Next row of the Cholesky factor: [B, N, N], [B, s, N], two [B, 1] -> [B, N].
 
-    (S_j - sum_t c_tj c_t) / d_j with d_j^2 = `pivot`, which is at least JITTER but for rounding.
+    (S_j - sum_t c_tj c_t) / d_j with d_j^2 = `pivot`, which is at least JITTER up to rounding.
     """
     batch, steps, count = factor.shape
     row = similarity.gather(1, place.unsqueeze(-1).expand(batch, 1, count))
@@ -103,14 +103,14 @@ def _factor_row(similarity: Tensor, factor: Tensor, place: Tensor, pivot: Tensor
 def select_tops(request: Request) -> Selection:
     """TOPS (Wang et al., 2026, arXiv 2606.27161), algorithm 1: attention, diversity and coverage, one token per step.
 
-    First the most attended token, then always that of greatest a + 0.5 d + 0.5 c, each over its mean among the tokens
-    left. d is 1 less the greatest cosine to a kept token; c is how much the token would add, over all tokens left, to
-    their greatest cosine to a kept one.
+    The first token is the most attended, each next one that of greatest a + 0.5 d + 0.5 c, each term divided by its mean over
+    the tokens left. d is 1 - the greatest cosine to a kept token; c is the increase, summed over all tokens left, of their
+    greatest cosine to a kept one. This is the paper's stage I, which its table 6 measures alone; stage II prunes again inside
+    the language model.
 
-    The paper's stage I, which its table 6 measures alone; stage II prunes again inside the language model. Ours:
-    attention from all queries, as there is no class token; similarity, which the paper leaves open, is the cosine;
-    scores are over their means as in the algorithm, where section 4.1 has min-max; `DUPLICATE`; tokens before the
-    projector; coverage is kept up to date by what a pick changes, where the algorithm sums it anew.
+    Ours: attention is the mean over all queries, since there is no class token; similarity, which the paper does not define,
+    is the cosine; terms are divided by their means as in the algorithm, where section 4.1 has min-max; `DUPLICATE`; tokens are
+    before the projector; coverage is updated by the change of each step, where the algorithm sums it again.
     """
     attention = request.needed("attention").clamp_min(0)
     similarity = cosines(request.tokens)
@@ -137,22 +137,22 @@ def select_tops(request: Request) -> Selection:
 
 
 def _over_mean(term: Tensor, least: float = torch.finfo(torch.float32).tiny) -> Tensor:
-    """A term over its mean, or over `least` where that is more: [B, N] -> [B, N].
+    """A term divided by its mean, at least `least`: [B, N] -> [B, N].
 
-    The mean is over all tokens, 0 for those kept: to have it among the tokens left multiplies all terms alike.
+    The mean is over all tokens, with 0 for kept ones; the mean over the tokens left would scale all terms by the same factor.
     """
     return term / term.mean(dim=1, keepdim=True).clamp_min_(least)
 
 
 def _gain(similarity: Tensor, nearest: Tensor) -> Tensor:
-    """How much every token would raise the greatest cosines of M others: [B, N, M], [B, M] -> [B, N]."""
+    """Increase of the greatest cosines of M others by every token: [B, N, M], [B, M] -> [B, N]."""
     return (similarity - nearest.unsqueeze(1)).clamp_min_(0).sum(dim=-1)
 
 
 def _risen(before: Tensor, after: Tensor) -> Tensor | slice:
-    """Places where any image's value rose, few of N after the first steps: two [B, N] -> [M] long, or all of them.
+    """Indices where any image's value increased (few of N after the first steps): two [B, N] -> [M] long, or a full slice.
 
-    All where their number would have to be waited for, or cannot be in a graph.
+    A full slice on a GPU, where the number would need a synchronisation, and in compiled calls.
     """
     if before.device.type != "cpu" or torch.compiler.is_compiling():
         return slice(None)
@@ -160,13 +160,13 @@ def _risen(before: Tensor, after: Tensor) -> Tensor | slice:
 
 
 def _record(request: Request) -> tuple[Tensor, Tensor]:
-    """Where K steps write what they picked and how much it was worth: [K, B] long and in the tokens' precision."""
+    """Buffers for the K picked indices and their gains: [K, B] long and in the tokens' precision."""
     worth = request.tokens.new_empty(request.budget, request.tokens.shape[0])
     return torch.empty_like(worth, dtype=torch.long), worth
 
 
 def _in_order(picks: Tensor, gains: Tensor, left: Tensor) -> Selection:
-    """The picks [K, B]; scores are the gains [K, B] when they were picked, and what is `left` [B, N] for the others."""
+    """A selection of the picks [K, B]; scores are their gains [K, B] when picked, and `left` [B, N] for the other tokens."""
     scores = left.scatter(1, picks.T, gains.T)
     return Selection(picks.T.sort(dim=1).values, scores, torch.zeros_like(scores, dtype=torch.long))
 
@@ -175,12 +175,14 @@ def _in_order(picks: Tensor, gains: Tensor, left: Tensor) -> Selection:
 def select_dart(request: Request) -> Selection:
     """DART (Wen et al., EMNLP 2025, arXiv 2502.11494) before the language model, as in TensorRT-Edge-LLM's `--visualPrune`.
 
-    Pivots are the four tokens of greatest L1 norm. Each in turn keeps its share of what is left of the budget, rounded
-    up: those of the remaining tokens that have the least cosine to it.
+    Pivots are the four tokens of greatest L1 norm. Each in turn keeps its share of the remaining budget, rounded up: the
+    remaining tokens of least cosine to it.
 
-    The paper prunes behind the language model's second layer, by norms of its keys and cosines of its states; the
-    deployed form takes both of the model's input, and so they are here, of the tower's tokens. Ours: no pivots among the
-    words of the question (four, there), which are not in the tower's space; views share one budget.
+    The paper prunes after the language model's second layer, by norms of its keys and cosines of its states; TensorRT-Edge-LLM
+    uses the model's input for both, as here.
+
+    Ours: no pivots among the words of the question (four in the paper), which are not in the tower's space; views share one
+    budget.
     """
     tokens, budget = request.tokens, request.budget
     number = min(PIVOTS, budget)
@@ -195,7 +197,7 @@ def select_dart(request: Request) -> Selection:
         share = -(-left // (number - turn))
         chosen = chosen | (rank_tokens(-closeness[:, turn].masked_fill(chosen, math.inf)) < share)
         left -= share
-    scores = 1 - closeness.amax(dim=1) + 3 * chosen  # kept tokens stand above the dropped
+    scores = 1 - closeness.amax(dim=1) + 3 * chosen  # kept tokens above dropped ones
     return Selection(split_places(chosen, budget)[0], scores, torch.zeros_like(scores, dtype=torch.long))
 
 
@@ -203,11 +205,12 @@ def select_dart(request: Request) -> Selection:
 def select_vispruner(request: Request) -> Selection:
     """VisPruner (Zhang et al., ICCV 2025, arXiv 2412.01818), section 4: important tokens and diverse tokens.
 
-    Half of K are those that receive most attention. The rest, most attended first, lose their duplicates in rounds:
-    dealt alternately into A and B, those of A that have the greatest cosine to one of B go, until K in all are left.
+    Half of K are the tokens that receive most attention. Duplicates are removed from the rest, most attended first, in rounds:
+    tokens are divided alternately into A and B, and those of A with the greatest cosine to one of B are removed, until K in
+    all are left.
 
-    Ours: attention from all queries, as there is no class token; a round removes one token in 72, which is the paper's
-    8 at its 576 tokens; cosines are computed once for all rounds.
+    Ours: attention is the mean over all queries, since there is no class token; a round removes one token in 72, which is the
+    paper's 8 of 576; cosines are computed once for all rounds.
     """
     count, budget, attention = request.tokens.shape[1], request.budget, request.needed("attention")
     important = (budget + 1) // 2
@@ -221,7 +224,7 @@ def select_vispruner(request: Request) -> Selection:
 
 
 def _without_duplicates(tokens: Tensor, number: int, count: int) -> Tensor:
-    """Places of the tokens left when duplicates have been removed down to `number`: [B, R, D] -> [B, number] long."""
+    """Indices of the tokens left after removing duplicates down to `number`: [B, R, D] -> [B, number] long."""
     cosine = cosines(tokens)
     batch, left, _ = cosine.shape
     places = torch.arange(left, device=cosine.device).expand(batch, left)

@@ -1,4 +1,4 @@
-"""Rules that share the budget out over parts of the picture."""
+"""Baselines that divide the budget over parts of the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..selectors import Request, Selection, register
 from .common import attended, directions
 
 VARIANCE = 0.09
-"""HoloV's weight of the variance of cosines beside attention's 1."""
+"""HoloV's weight of the variance of cosines; attention has 1."""
 LEAST_VARIANCE = 1e-6
 """Added to the mean variance that HoloV divides by."""
 
@@ -19,17 +19,17 @@ LEAST_VARIANCE = 1e-6
 def select_holov(request: Request) -> Selection:
     """HoloV (Zou et al., NeurIPS 2025, arXiv 2510.02912), section 4.1: every crop keeps its most attended tokens.
 
-    Crops are equal stretches of the raster order. A crop's share of the budget is by the mean over its tokens of
-    attention + 0.09 variance, the variance of a token's cosines to the others of its crop (equations 1 and 2), scaled
-    per crop to the mean of attention (equation 3). Shares are rounded down; what is left goes to the greatest, one each.
+    Crops are equal stretches of the raster order. A crop's share of the budget is proportional to the mean over its tokens of
+    attention + 0.09 variance: the variance of a token's cosines to the others of its crop (equations 1 and 2), scaled per crop
+    to the mean of attention (equation 3). Shares are rounded down; the remainder goes to the crops of greatest weight, one each.
 
-    So in the released code, here and there unlike the paper: 0.09 (equation 3 has 1), and selection within a crop by
-    attention alone (equation 5 adds the variance, which by its scale is next to nothing in a crop's mean). Of N tokens
-    16 N / (9 K) crops, rounded down, at least one: its 16 at 64 of 576, by its rule for Qwen.
+    As in the released code, which differs from the paper: the weight 0.09 (equation 3 has 1), and selection within a crop by
+    attention alone (equation 5 adds the variance). The number of crops is floor(16 N / (9 K)), at least one, which is the
+    code's 16 for 64 of 576 tokens (its formula for Qwen).
 
-    Ours: attention from all queries, as there is no class token; what a full crop cannot take goes to the most attended
-    tokens of all others, where the paper shares it out again and the released code leaves zeros; a crop of one token is
-    weighed like the others, where the released code forgets a factor; tokens before the projector.
+    Ours: attention is the mean over all queries, since there is no class token; the budget that a full crop cannot use goes to
+    the most attended tokens of all others, where the paper divides it again and the released code leaves zeros; a crop of one
+    token has the same weight formula as the others, where the released code omits a factor; tokens are before the projector.
     """
     attention = request.needed("attention").clamp_min(0)
     batch, count = attention.shape
@@ -45,9 +45,9 @@ def select_holov(request: Request) -> Selection:
 
 
 def _crops(count: int, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens of every crop, and the slot of every token where each crop has as many as the greatest, M.
+    """Number of tokens of every crop, and the slot of every token if each crop has as many slots as the largest, M.
 
-    The first crops have a token more where they cannot all be equal. [number] long, [count] long within number * M.
+    If crops cannot be equal, the first ones have one token more. [number] long, [count] long below number * M.
     """
     size, larger = -(-count // number), count % number or number
     members = size - (torch.arange(number, device=device) >= larger).long()
@@ -57,7 +57,7 @@ def _crops(count: int, number: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def _cut(values: Tensor, slots: Tensor, number: int) -> Tensor:
-    """Crops, the last slot of the smaller ones empty, hence 0: [B, N, D], [N] long -> [B * number, M, D]."""
+    """Tokens by crop; the last slot of smaller crops is 0: [B, N, D], [N] long -> [B * number, M, D]."""
     batch, count, width = values.shape
     size = -(-count // number)
     padded = values.new_zeros(batch, number * size, width).index_copy_(1, slots, values)
@@ -65,10 +65,10 @@ def _cut(values: Tensor, slots: Tensor, number: int) -> Tensor:
 
 
 def _mean_variance(unit: Tensor, members: Tensor) -> Tensor:
-    """Mean over a crop's n tokens of the variance of their cosines: [C, M, D], [C] long -> [C]; 0 of a lone token.
+    """Mean over a crop's n tokens of the variance of their cosines: [C, M, D], [C] long -> [C]; 0 if n = 1.
 
-    (sum_j S_ij^2 - (n - 2) mu_i^2) / (n - 1) with S_ii = 0 and mu_i = sum_j S_ij / (n - 1): equation 2, in which j = i
-    counts among the squares and not in the mean, as in the released code.
+    (sum_j S_ij^2 - (n - 2) mu_i^2) / (n - 1) with S_ii = 0 and mu_i = sum_j S_ij / (n - 1): equation 2, where j = i counts in
+    the squares and not in the mean, as in the released code.
     """
     cosine = unit @ unit.transpose(1, 2)
     cosine.diagonal(dim1=1, dim2=2).zero_()
@@ -79,7 +79,7 @@ def _mean_variance(unit: Tensor, members: Tensor) -> Tensor:
 
 
 def _share_out(weights: Tensor, budget: int) -> Tensor:
-    """Whole shares of the budget, in proportion: [B, C] at least 0 -> [B, C] long, summing to the budget or less."""
+    """Integer shares of the budget, in proportion to weights [B, C] of at least 0: [B, C] long, sum at most the budget."""
     exact = weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) * budget
     shares = exact.floor().long()
     return shares + (rank_tokens(weights) < budget - shares.sum(dim=1, keepdim=True))

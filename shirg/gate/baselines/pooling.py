@@ -1,4 +1,4 @@
-"""The plain ways to have fewer tokens: mean cells and a smaller map. Published tables show them hard to beat."""
+"""Plain pooling: means over cells, and a token map of lower resolution."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..selectors import Request, Selection, lattice_lines, lattice_slots, line_s
 def select_pool(request: Request) -> Selection:
     """Average pooling to exactly K near-square cells.
 
-    As LaViDa pools its views 2 x 2, but with cells of unequal sizes, so that any K can be had: every view is cut into
-    bands of rows, and every band into its share of the K cells.
+    LaViDa pools its views 2 x 2; here cells have unequal sizes, so that any K is possible: every view is divided into bands of
+    rows, and every band into its share of the K cells.
     """
     batch, count, _ = request.tokens.shape
     cells = _cells(request.budget, request.grid, request.tokens.device).expand(batch, count)
@@ -24,9 +24,9 @@ def select_pool(request: Request) -> Selection:
 def select_downsample(request: Request) -> Selection:
     """Bilinear down-sampling of the token map to exactly K points.
 
-    The points are the middles of the cells of "pool", read between the (up to four) tokens around them; where K is a
-    whole lattice, that is `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`. There is no
-    smoothing before it: tokens between points are dropped.
+    The points are the middles of the cells of "pool", interpolated between the (up to four) tokens around them. If K is a
+    whole lattice, that is `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`. There is no anti-aliasing:
+    tokens between points are dropped.
     """
     batch, count, _ = request.tokens.shape
     taps, weights = _bilinear(request.budget, request.grid, request.tokens.device)
@@ -37,13 +37,13 @@ def select_downsample(request: Request) -> Selection:
 
 
 def _blank(request: Request) -> tuple[Tensor, Tensor]:
-    """No scores and no clusters, of a rule that looks at nothing: two [B, N]."""
+    """Scores and clusters of a selector without either: two [B, N] of zeros."""
     scores = request.tokens.new_zeros(request.tokens.shape[:2])
     return scores, torch.zeros_like(scores, dtype=torch.long)
 
 
 def _cells(budget: int, grid: tuple[int, int, int], device: torch.device) -> Tensor:
-    """Cell of every token, [N] long: that of the slot of `even_places`' lattice whose part the token's middle is in."""
+    """Cell of every token, [N] long: the slot of `even_places`' lattice that contains the token's middle."""
     views, rows, cols = grid
     lines = lattice_lines(budget, grid)
     total = views * lines
@@ -71,7 +71,7 @@ def _bilinear(budget: int, grid: tuple[int, int, int], device: torch.device) -> 
 
 
 def _between(part: Tensor, parts: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens before and after the middle of a part of a side, and how far it is on the way: [budget] each."""
+    """Tokens before and after the middle of a part of a side, and its fractional position between them: [budget] each."""
     middle = (2 * part + 1) * side - parts  # over 2 * parts, in tokens; at least 0, since parts <= side
     before = middle // (2 * parts)
     return before, (before + 1).clamp_max(side - 1), (middle % (2 * parts)) / (2 * parts)

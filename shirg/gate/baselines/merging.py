@@ -1,4 +1,4 @@
-"""Rules that merge what they do not keep."""
+"""Baselines that merge the tokens that they do not keep."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .common import directions, marked, number_anchors, split_places, spread
 def select_visionzip(request: Request) -> Selection:
     """VisionZip (Yang et al., CVPR 2025, arXiv 2412.04467), section 3.2: dominant tokens and contextual tokens.
 
-    Dominant tokens receive most attention; for towers without a class token the paper, too, takes the mean over all
-    queries. Among the rest, evenly spaced ones become contextual tokens, and every other joins the one whose key has
-    the greatest cosine. Of 64 tokens 54 are dominant and 10 contextual, here as there, to the nearest whole number.
+    Dominant tokens receive most attention; without a class token the paper also uses the mean over all queries. Among the
+    rest, evenly spaced ones become contextual tokens, and every other token joins the one whose key has the greatest cosine.
+    54/64 of the budget are dominant and 10/64 contextual, as in the paper, rounded.
 
-    Ours: the contextual token is the mean of itself and those that join it (the paper's average; its released code adds
-    the mean of the joining to it, which doubles its length); spacing is even to the last token.
+    Ours: the contextual token is the mean of itself and those that join it (the paper's average; its released code adds the
+    mean of the joining tokens to it, which doubles its length); spacing is even up to the last token.
     """
     count, budget = request.tokens.shape[1], request.budget
     attention, keys = request.needed("attention"), request.needed("keys")
@@ -38,14 +38,13 @@ def select_visionzip(request: Request) -> Selection:
 def select_prumerge(request: Request) -> Selection:
     """PruMerge+ (LLaVA-PruMerge, Shang et al., ICCV 2025, arXiv 2403.15388), section 3 and algorithm 1.
 
-    Kept are the tokens that receive most attention and, as the paper's "+", evenly spaced ones of the rest; every
-    dropped token is merged into the kept one whose key is nearest, weighted by its attention.
+    It keeps the tokens that receive most attention and, as the paper's "+", evenly spaced ones of the rest. Every dropped
+    token is merged into the kept one whose key is nearest, weighted by its attention.
 
-    Ours: the number is K, a quarter of it by attention, where the paper cuts by interquartile range and adds about
-    three even ones for each; a dropped token joins its nearest kept token, where the paper gives every kept one its 32
-    nearest neighbours, so that some are merged many times and some never; the kept token weighs 1 as in the released
-    code, and the sum is divided by the weights, so that lengths stay what the projector knows. No class token:
-    attention is received from all queries.
+    Ours: the number is K, a quarter of it by attention, where the paper selects outliers by interquartile range and adds about
+    three evenly spaced tokens for each; a dropped token joins its nearest kept token, where the paper merges every kept one
+    with its 32 nearest neighbours; the kept token has weight 1, as in the released code, and the sum is divided by the
+    weights, so that lengths do not change; attention is the mean over all queries, since there is no class token.
     """
     count, budget = request.tokens.shape[1], request.budget
     attention, keys = request.needed("attention"), request.needed("keys")
@@ -65,10 +64,12 @@ def select_prumerge(request: Request) -> Selection:
 def select_tome(request: Request) -> Selection:
     """ToMe (Bolya et al., ICLR 2023, arXiv 2210.09461), section 3: bipartite soft matching on keys.
 
-    Tokens are dealt alternately into A and B, each of A is linked to the most similar of B (cosine of keys), the r most
-    similar links are merged, averages weighted by size. The paper merges r in every block of the tower; here all is
-    done behind it, in rounds of at most half, until exactly K are left. A merged group's key is the sum of its tokens',
-    whose direction is that of their mean. Keys are compared whole, not averaged over heads.
+    Tokens are divided alternately into A and B. Each token of A is linked to the most similar of B (cosine of keys), and the r
+    most similar links are merged by averages weighted by size.
+
+    Ours: the paper merges r tokens in every block of the tower; here all merging is after the tower, in rounds of at most half
+    of the tokens, until exactly K are left. The key of a merged group is the sum of its tokens' keys, which has the direction
+    of their mean. Keys of all heads are concatenated, not averaged.
     """
     keys = request.needed("keys")
     batch, count, _ = keys.shape
@@ -85,7 +86,7 @@ def select_tome(request: Request) -> Selection:
 
 
 def _match(keys: Tensor, merged: int) -> Tensor:
-    """Group that each of n groups joins, its own unless it is one of the `merged`: [B, n, D] -> [B, n] long."""
+    """Group that each of n groups joins; its own, unless it is one of the `merged`: [B, n, D] -> [B, n] long."""
     batch, count, _ = keys.shape
     unit = directions(keys)
     best, partner = (unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)).max(dim=-1)  # [B, A]
@@ -95,9 +96,9 @@ def _match(keys: Tensor, merged: int) -> Tensor:
 
 
 def _join_nearest(anchors: Tensor, keys: Tensor, targets: Tensor, others: Tensor) -> Tensor:
-    """Let `others` [B, M] join the target [B, T] whose key has the greatest cosine; targets join themselves.
+    """Assign `others` [B, M] to the target [B, T] whose key has the greatest cosine, and targets to themselves.
 
-    Others that are targets meet themselves; `anchors` [B, N] gives what all remaining tokens join.
+    `others` may contain targets. `anchors` [B, N] has what all remaining tokens join.
     """
     unit = directions(keys)
     nearest = (take(unit, others) @ take(unit, targets).transpose(1, 2)).argmax(dim=-1)  # [B, M]

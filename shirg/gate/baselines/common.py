@@ -1,4 +1,4 @@
-"""What several selectors share: places, directions, relevance.
+"""Functions that several baselines share: indices, directions, relevance.
 
 Shapes: B images, N tokens, D channels, K the budget.
 """
@@ -12,7 +12,7 @@ from ..selectors import Request, Selection
 from ..terms import text_cosine
 
 STRIPS = 6
-"""Strips in which `cosines` multiplies: more save little work and cost more calls."""
+"""Number of strips in `cosines`; more save little work and cost more calls."""
 
 
 def directions(values: Tensor) -> Tensor:
@@ -21,9 +21,9 @@ def directions(values: Tensor) -> Tensor:
 
 
 def cosines(values: Tensor) -> Tensor:
-    """Cosine of every two tokens: [B, N, D] -> [B, N, N], symmetric to the bit.
+    """Cosine of every two tokens: [B, N, D] -> [B, N, N], exactly symmetric.
 
-    In strips of which only what lies left of the diagonal is multiplied: 7/12 of the work of the whole product.
+    Computed in strips up to the diagonal and mirrored: 7/12 of the work of the whole product.
     """
     unit = directions(values)
     batch, count, _ = unit.shape
@@ -38,7 +38,7 @@ def cosines(values: Tensor) -> Tensor:
 
 
 def split_places(chosen: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Places of the `number` chosen and of the other tokens, ascending: [B, N] bool -> [B, number], [B, N - number]."""
+    """Indices of the `number` chosen and of the other tokens, ascending: [B, N] bool -> [B, number], [B, N - number]."""
     order = chosen.sort(dim=1, descending=True, stable=True).indices
     return order[:, :number], order[:, number:]
 
@@ -49,14 +49,14 @@ def spread(number: int, count: int, device: torch.device) -> Tensor:
 
 
 def marked(places: Tensor, count: int) -> Tensor:
-    """Whether a token is at one of the places: [B, M] long -> [B, count] bool."""
+    """Whether a token is at one of the indices: [B, M] long -> [B, count] bool."""
     return torch.zeros(places.shape[0], count, dtype=torch.bool, device=places.device).scatter_(1, places, True)
 
 
 def number_anchors(anchors: Tensor) -> Tensor:
-    """From the place of the token that each token joins (its own, if it is joined) to the number of that output.
+    """From the index of the token that each token joins (its own, if it is an anchor) to the number of that output.
 
-    [B, N] long -> [B, N] long; -1, for tokens that join none, stays.
+    [B, N] long -> [B, N] long; -1, for tokens that join none, is kept.
     """
     own = anchors == torch.arange(anchors.shape[1], device=anchors.device)
     numbers = own.cumsum(dim=1) - 1
@@ -64,10 +64,7 @@ def number_anchors(anchors: Tensor) -> Tensor:
 
 
 def question_relevance(request: Request) -> Tensor | None:
-    """Cosine of every token to the question, [B, N], or None where nothing is asked.
-
-    The same that the gate's own selector starts from, so that rules are compared rather than ways to read a question.
-    """
+    """Cosine of every token to the question, [B, N], or None without a question. The same as in SHIRG's own selector."""
     if request.text is None:
         return request.relevance
     mean_square = request.tokens.square().mean(dim=-1)
@@ -81,9 +78,9 @@ def min_max(values: Tensor) -> Tensor:
 
 
 def attended(attention: Tensor, places: Tensor) -> Selection:
-    """A selection that was made by attention, among other things: [B, N], [B, K] long, ascending.
+    """A selection with scores by attention: [B, N], and indices [B, K] long, ascending.
 
-    Scores are the attention, over its peak; kept tokens stand above the dropped.
+    Scores are the attention over its maximum, plus 2 for kept tokens, so that they are above the dropped ones.
     """
     peak = attention.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     scores = attention / peak + 2 * marked(places, attention.shape[1])
