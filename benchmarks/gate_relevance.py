@@ -47,7 +47,7 @@ from shirg.evaluation.recall import PageWords, word_recall
 from shirg.gate import GateConfig, ShirgGate
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
-from shirg.lavida.prompt import naming_part
+from shirg.lavida.prompt import content_words
 from shirg.lavida.relevance import word_relevance
 from shirg.lavida.settings import NO_FLOOR
 
@@ -172,7 +172,7 @@ def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator
 def look_at(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, name: str) -> dict:
     """Where the tokens lie that a question lifts, and how its cosine, without the floor, ranks printed patches."""
     lift = relevance_term(model.relevance(features, ids))[0].numpy()
-    words = model.language.embed_tokens(naming_part(ids, model.tokenizer))
+    words = model.language.embed_tokens(content_words(ids, model.tokenizer))
     cosine = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
     place = places(case, features.grid)
     cosine = cosine.numpy()

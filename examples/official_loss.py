@@ -4,9 +4,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from shirg import Lavida
-from shirg.lavida.batches import embed_batch, encode_for_training
-from shirg.lavida.official_loss import training_loss
-from shirg.lavida.samples import chat_sample, collate
+from shirg.lavida.pretraining.batches import embed_batch, encode_for_training
+from shirg.lavida.pretraining.loss import training_loss
+from shirg.lavida.pretraining.samples import chat_sample, collate
 
 page = Image.new("RGB", (500, 480), "white")
 ImageDraw.Draw(page).text((60, 200), "Total 12.50", fill="black", font_size=60)

@@ -57,7 +57,7 @@ from shirg.images import to_rgb
 from shirg.lavida.config import IMAGE_TOKEN_INDEX
 from shirg.lavida.images import square_view, to_pixels
 from shirg.lavida.patches import embed_patches
-from shirg.lavida.prompt import naming_part, question_marks, question_part
+from shirg.lavida.prompt import content_words, question_end_ids, question_part
 from shirg.lavida.relevance import calibrated_relevance
 from shirg.lavida.settings import NO_FLOOR, RELEVANCE_SIGNS, check_floor
 
@@ -123,7 +123,7 @@ def enable_shirg(
             f"gate_config: selector {gate.config.selector!r} needs the tower's {' and '.join(gate.needs)}, which are not at "
             "hand here; take one that needs neither, or shirg.Lavida"
         )
-    marks = frozenset() if tokenizer is None else question_marks(tokenizer)
+    marks = frozenset() if tokenizer is None else question_end_ids(tokenizer)
     setattr(model, _SETTINGS, _Settings(gate, budget, tokenizer, marks, relevance_sign, relevance_floor))
     for name, function in _WRAPPERS.items():
         if hasattr(type(model), name):  # bound, so that copy.deepcopy binds it to the copy
@@ -272,7 +272,7 @@ def _questions(model: Official, input_ids: Tensor, attention_mask: Tensor | None
     for index, row in enumerate(input_ids):
         ids = row if attention_mask is None else row[attention_mask[index].bool()]
         places = int((ids == IMAGE_TOKEN_INDEX).sum())
-        question = naming_part(question_part(ids, IMAGE_TOKEN_INDEX, settings.marks), settings.tokenizer)
+        question = content_words(question_part(ids, IMAGE_TOKEN_INDEX, settings.marks), settings.tokenizer)
         asked += [question] * places or [None]
     return (asked + [None] * count)[:count]
 

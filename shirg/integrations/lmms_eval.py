@@ -206,14 +206,8 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         if self.mode in available:
             check_budget(self.budget, available[self.mode])
         length = self.max_new_tokens or model.config.answer_tokens
-        usual: dict[str, Any] = {
-            name: parameter.default
-            for name, parameter in inspect.signature(model.generate).parameters.items()
-            if name in ("remasking", "step_per_block", "temperature", "alg", "alg_temp", "top_p", "top_k")
-        }
-        asked = {"max_new_tokens": length, "block_length": self.block_length or length, **self.keywords}
-        ids: dict[str, Any] = {"mask_token_id": model.config.mask_token_id, "early_stop": None}
-        decoding_settings(model.config.family, **usual, **asked, **ids)
+        keywords = {"max_new_tokens": length, "block_length": self.block_length or length, **self.keywords}
+        decoding_settings(model.config.family, model.config.mask_token_id, **keywords)
 
     def _join_processes(self) -> None:
         """Under a launcher, one GPU for each process, and the object through which lmms-eval joins their answers."""

@@ -230,13 +230,13 @@ class StoredAdapter:
             raise
 
 
-def adopted(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
+def with_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
     """The adapter's settings, but `own` where those were set by someone: where they are not the checkpoint's."""
     chosen = own.differing(checkpoint)
     return replace(adapter, **{name: getattr(own, name) for name in chosen})
 
 
-def returned(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
+def without_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
     """`own` with the checkpoint's settings where they are those that an adapter brought: the inverse of `adopted`."""
     brought = (name for name in FIELDS if getattr(own, name) == getattr(adapter, name))
     return replace(own, **{name: getattr(checkpoint, name) for name in brought})

@@ -1,4 +1,4 @@
-"""Drafts: the text of an answer with gaps that the model fills."""
+"""Drafts: the beginning of an answer, or its text with gaps that the model fills."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MARK = re.compile(r"\[(?:mask(?::(?P<count>[1-9]\d*))?|(?P<fim>fim))\]")
-NEARLY_A_MARK = re.compile(r"\[\s*(?:mask|fim)\b[^\]]*\]?", re.IGNORECASE)
+MALFORMED_MARK = re.compile(r"\[\s*(?:mask|fim)\b[^\]]*\]?", re.IGNORECASE)
 FILLER_TOKEN = "<|reserved_token_2|>"
-"""What a checkpoint trained to fill in the middle writes where it needs no word (LaViDa llava/train/infill_utils.py:4-5)."""
+"""Token that a checkpoint trained for infilling generates for unused positions (LaViDa llava/train/infill_utils.py:4-5)."""
 
 
 @dataclass(frozen=True)
 class Draft:
     """The ids of a draft.
 
-    With gaps it is a form: the model fills them, and the answer ends where the form does. Without any it is the beginning
-    of an answer, which the model goes on with.
+    A draft with gaps is a form: the model fills the gaps, and the answer ends with the form. A draft without gaps is the
+    beginning of an answer, which the model continues.
     """
 
     ids: tuple[int, ...]
@@ -37,11 +37,11 @@ class Draft:
     def parse(
         cls, text: str, tokenizer: PreTrainedTokenizerBase, mask_token_id: int, fim_token_id: int | None
     ) -> Draft:
-        """`[mask]` is a gap of one token, `[mask:N]` of N, `[fim]` the control token of checkpoints that were trained to
-        fill in the middle; every other piece is tokenised on its own, special tokens included.
+        """Read a draft. `[mask]` is a gap of one token, `[mask:N]` of N tokens, `[fim]` the control token of checkpoints that
+        were trained for infilling; the pieces between are tokenised separately, with their special tokens.
 
         Raises:
-            UserError: for an empty draft, a mark that cannot be read, or `[fim]` where the model has no such token.
+            UserError: for an empty draft, a malformed mark, or `[fim]` if the model has no such token.
         """
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"draft must be a text that is not empty; got {text!r}")
@@ -53,9 +53,7 @@ class Draft:
             if not mark["fim"]:
                 ids += [mask_token_id] * int(mark["count"] or 1)
             elif fim_token_id is None:
-                raise UserError(
-                    "draft: [fim] is for checkpoints trained to fill in the middle; this one has no such token"
-                )
+                raise UserError("draft: [fim] is for checkpoints trained for infilling; this one has no such token")
             else:
                 ids.append(fim_token_id)
         return cls((*ids, *_ids_of(text[end:], tokenizer)), mask_token_id)
@@ -66,11 +64,11 @@ class Draft:
         return self.mask_token_id in self.ids
 
     def block(self, length: int, end_of_turn: int, end_of_text: int) -> Tensor:
-        """The answer block [1, length] that denoising starts from. Behind a form the turn ends and the text too, as in
-        training; behind a beginning everything is masked.
+        """The answer block [1, length] that denoising starts from. After a form come the end of turn and of text, as in
+        training; after a beginning come masks.
 
         Raises:
-            UserError: if the draft, and one token behind it, do not fit.
+            UserError: if the draft and one more token do not fit.
         """
         room = length - len(self.ids)
         if room < 1:
@@ -78,19 +76,19 @@ class Draft:
                 f"draft: its {len(self.ids)} tokens leave no room in max_new_tokens={length}; "
                 f"use at least {len(self.ids) + 1}"
             )
-        behind = [end_of_turn] + [end_of_text] * (room - 1) if self.is_form else [self.mask_token_id] * room
-        return torch.tensor([[*self.ids, *behind]])
+        rest = [end_of_turn] + [end_of_text] * (room - 1) if self.is_form else [self.mask_token_id] * room
+        return torch.tensor([[*self.ids, *rest]])
 
 
 def _ids_of(piece: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    nearly = NEARLY_A_MARK.search(piece)
-    if nearly:
-        raise UserError(f"draft: cannot read {nearly[0]!r}; write [mask] or [mask:N] with N from 1 on, or [fim]")
+    malformed = MALFORMED_MARK.search(piece)
+    if malformed:
+        raise UserError(f"draft: cannot read {malformed[0]!r}; write [mask] or [mask:N] with N from 1 on, or [fim]")
     return tokenizer(piece, add_special_tokens=False).input_ids
 
 
 def starting_tokens(draft: Tensor | None, batch: int, length: int, mask_token_id: int) -> Tensor:
-    """What denoising starts from, Long [batch, length] on the CPU: all masks, the ids of a draft over the first of them.
+    """Tokens that denoising starts from, Long [batch, length] on the CPU: masks, with a draft's ids at the beginning.
 
     Raises:
         UserError: for a draft that is not [1 or batch, at most length].
@@ -106,6 +104,6 @@ def starting_tokens(draft: Tensor | None, batch: int, length: int, mask_token_id
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase, fim_token_id: int | None) -> frozenset[int]:
-    """Ids that steer filling in the middle and are no text: the control token and the filler."""
+    """Ids of infilling that are no text: the control token and the filler."""
     known = tokenizer.get_added_vocab()
     return known_ids((known.get(FIM_TOKEN), known.get(FILLER_TOKEN), fim_token_id))

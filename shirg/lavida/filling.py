@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from shirg.lavida.prompt import text_of
+from shirg.lavida.prompt import decode
 
 if TYPE_CHECKING:
     from shirg.lavida.model import Lavida
@@ -46,7 +46,7 @@ class Filling:
         runs = []
         for state, pairs in itertools.groupby(zip(states, ids, strict=True), key=lambda pair: pair[0]):
             run = [token for _, token in pairs]
-            runs.append(Run(state, len(run), text_of(self.tokenizer, run) if state in ("new", "kept") else ""))
+            runs.append(Run(state, len(run), decode(self.tokenizer, run) if state in ("new", "kept") else ""))
         return runs
 
     def _state(self, token: int, before: int) -> State:

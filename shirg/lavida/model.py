@@ -1,10 +1,11 @@
-"""LaViDa from image to answer, with SHIRG's gate between the tower and the projector."""
+"""LaViDa with SHIRG's gate: image -> views -> tokens -> kept tokens -> embeddings -> prefix -> cache -> answer."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,14 @@ from shirg.images import to_rgb
 from shirg.lavida import adapter as lora
 from shirg.lavida import checkpoint, pooling, prompt
 from shirg.lavida.config import LavidaConfig, read_config
-from shirg.lavida.diffusion.families import decoding_settings, denoise_answers
+from shirg.lavida.diffusion.families import DecodingKeywords, decoding_settings, denoise_answers
 from shirg.lavida.diffusion.generation import EarlyStop, OnPrefix, OnStep, Prefix
-from shirg.lavida.drafts import Draft, control_ids, starting_tokens
+from shirg.lavida.drafts import starting_tokens
 from shirg.lavida.images import normalised, tile_grid
 from shirg.lavida.language import LanguageModel
 from shirg.lavida.relevance import base_projection, token_relevance
 from shirg.lavida.settings import VisionSettings
+from shirg.lavida.text import ChatText
 from shirg.lavida.text_tower import TextTower, load_text_tower
 from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.vision import DEFAULT_BUDGET, Budget, Views, ViewShapes, VisionFeatures, check_budget, path_of
@@ -34,20 +36,20 @@ if TYPE_CHECKING:
 
 
 class Lavida(nn.Module):
-    """A diffusion vision-language model; built from a config its weights are random.
+    """A diffusion vision-language model. Built from a config, it has random weights.
 
     Attributes:
         tower, mm_projector, language: the three parts.
         image_newline: the row separator of "unpad" checkpoints, or None.
-        vision: how it looks at an image and chooses tokens; at first what the config says. Replace it to change a setting:
-            `model.vision = dataclasses.replace(model.vision, gate=GateConfig.preset("ocr"))`. Methods that take `vision`
+        vision: settings of views and token selection; initially those of the config. Replace it to change a setting:
+            `model.vision = dataclasses.replace(model.vision, gate=GateConfig.preset("ocr"))`. Methods with an argument `vision`
             use that instead for one call.
         adapter_vision: the settings that the loaded adapter was trained with, or None.
-        tokenizer: the checkpoint's tokenizer, or None: then only ids go in and out.
-        text_tower: what relevance "siglip" compares with, or None; see `load_text_tower`.
+        tokenizer: the checkpoint's tokenizer, or None; without it the model takes and returns ids only.
+        text_tower: SigLIP's text tower for relevance "siglip", or None; see `load_text_tower`.
     """
 
-    peft_config: dict[str, LoraConfig]  # peft's own attribute: only there while an adapter is on
+    peft_config: dict[str, LoraConfig]  # peft's attribute; absent without an adapter
 
     def __init__(self, config: LavidaConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         super().__init__()
@@ -83,7 +85,7 @@ class Lavida(nn.Module):
             adapter: folder of a SHIRG adapter to load on top.
 
         Raises:
-            UserError: if there is no such model, device or precision, or the files do not fit each other.
+            UserError: if there is no such model, device or precision, or the files do not match each other.
         """
         device, dtype = checkpoint.as_device(device), checkpoint.as_dtype(dtype)
         folder = checkpoint.resolve(name, revision)
@@ -106,19 +108,19 @@ class Lavida(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the base model in the official layout, without any adapter; what is read back is equal bit for bit."""
+        """Write the base model in the official layout, without any adapter. Reading it back gives the same bits."""
         raw = self.config.to_dict(self._vision_without_adapter())
         checkpoint.save_checkpoint(self, raw, self.config.family, self.tokenizer, folder)
 
     def load_adapter(self, folder: str | Path) -> dict[str, Any]:
-        """Attach the adapter saved in `folder`, in place of one that is there. Returns what it was trained with.
+        """Attach the adapter in `folder`, replacing a loaded one. Returns its training settings.
 
-        `vision` becomes the settings that it was trained with, until the adapter is unloaded. A setting that is no longer
-        the checkpoint's was set by someone: it stays, with a warning where the adapter's differs.
+        `vision` becomes the settings that it was trained with, until the adapter is unloaded. A setting that differs from the
+        checkpoint's was set by the user and is kept, with a warning if the adapter's differs.
 
         Raises:
             UserError: if the folder is no SHIRG adapter, was trained on another base, has options that are not supported
-                (the model is left as it is), or its weights are damaged (the model is left without an adapter).
+                (the model is unchanged), or its weights are damaged (the model then has no adapter).
         """
         stored = lora.StoredAdapter.read(Path(folder))
         if stored.settings.get("base_fingerprint") != lora.base_fingerprint(self.mm_projector):
@@ -129,20 +131,20 @@ class Lavida(nn.Module):
         trained = stored.vision(self.config.vision, self.tower.patch_size)
         self.unload_adapter()
         stored.attach(self)
-        self.vision = lora.adopted(self.vision, self.config.vision, trained)
+        self.vision = lora.with_adapter_vision(self.vision, self.config.vision, trained)
         self.adapter_vision = trained
         lora.warn_of_differences(self.vision, trained, folder)
         return stored.settings
 
     def unload_adapter(self) -> None:
-        """Remove the adapter and the settings that it brought; the base model is as it was."""
+        """Remove the adapter and its vision settings; the base model is unchanged."""
         self.vision, self.adapter_vision = self._vision_without_adapter(), None
         lora.detach_lora(self)
 
     def merge_adapter(self) -> None:
         """Add the adapter's update to the projector; `save_pretrained` then writes an ordinary checkpoint.
 
-        The settings that the adapter brought stay, in the checkpoint too. For rounding see `adapter.merge_lora`.
+        The adapter's vision settings are kept, also in that checkpoint. For rounding see `adapter.merge_lora`.
 
         Raises:
             UserError: if the model has no adapter.
@@ -151,10 +153,10 @@ class Lavida(nn.Module):
         self.adapter_vision = None
 
     def save_adapter(self, folder: str | Path, *, settings: dict[str, Any]) -> Path:
-        """Write the adapter folder, complete or not at all, in place of one that is there. Returns its path.
+        """Write the adapter folder atomically, replacing an existing one. Returns its path.
 
         Args:
-            settings: what it was trained with, JSON values; vision settings and the base's fingerprint are added.
+            settings: training settings, JSON values; vision settings and the base's fingerprint are added.
 
         Raises:
             UserError: if the model has no adapter.
@@ -165,13 +167,13 @@ class Lavida(nn.Module):
         return Path(folder)
 
     def adapter_settings(self) -> dict[str, Any]:
-        """What of the model decides how an adapter sees images: its vision settings and the base's fingerprint."""
+        """Vision settings and the base's fingerprint, which every adapter stores."""
         return {**self.vision.as_dict(), "base_fingerprint": lora.base_fingerprint(self.mm_projector)}
 
     def _vision_without_adapter(self) -> VisionSettings:
         if self.adapter_vision is None:
             return self.vision
-        return lora.returned(self.vision, self.config.vision, self.adapter_vision)
+        return lora.without_adapter_vision(self.vision, self.config.vision, self.adapter_vision)
 
     @property
     def device(self) -> torch.device:
@@ -189,7 +191,7 @@ class Lavida(nn.Module):
         return self.tower.grid(self.vision.resolution, self.vision.resolution)
 
     def view_shapes(self, settings: VisionSettings | None = None) -> ViewShapes:
-        """How images are cut into views, without the model: what loader workers need."""
+        """How images are cut into views; a value without weights, for loader workers."""
         return ViewShapes.of(settings or self.vision, self.tower.image_size, self.config.pinpoints)
 
     @overload
@@ -207,10 +209,10 @@ class Lavida(nn.Module):
         mode: str,
         vision: VisionSettings | None = None,
     ) -> VisionFeatures | list[VisionFeatures]:
-        """The tower's tokens of an image (of each image of a list) for `mode`; modes with equal views share theirs.
+        """The tower's tokens of an image (of each image of a list) for `mode`. Modes with the same views have the same tokens.
 
         Raises:
-            UserError: for an unknown mode, or something that is no image of a sensible size.
+            UserError: for an unknown mode, or an input that is no PIL image or is too large.
         """
         if isinstance(image, list | tuple):
             return [self.image_features(one, mode, vision) for one in image]
@@ -224,11 +226,11 @@ class Lavida(nn.Module):
         views: Views,
         vision: VisionSettings | None = None,
     ) -> VisionFeatures:
-        """The tower's tokens of views that are cut already; differentiable in the tower.
+        """The tower's tokens of views; differentiable in the tower.
 
         Args:
-            pixels: [V, H, W, 3] uint8, what `view_shapes().cut` gives for `views`.
-            image_size: (width, height) of the upright image that they were cut from.
+            pixels: [V, H, W, 3] uint8, from `view_shapes().cut`.
+            image_size: (width, height) of the upright image before it was cut into views.
         """
         normal = normalised(pixels.to(self.device))
         needed = ShirgGate((vision or self.vision).gate).needs
@@ -236,14 +238,14 @@ class Lavida(nn.Module):
         return VisionFeatures(views, tokens, normal, self.tower.grid(*normal.shape[-2:]), image_size, last_input)
 
     def load_text_tower(self, name: str | Path) -> None:
-        """Read the rest of the tower's SigLIP, for relevance "siglip".
+        """Load SigLIP's text tower, for relevance "siglip".
 
         Args:
             name: SigLIP checkpoint with its tokenizer.json, a folder or a hub id: google/siglip-so400m-patch14-384
                 for released LaViDa.
 
         Raises:
-            UserError: if there is none, or it is not the SigLIP that this model's tower was made from.
+            UserError: if there is no such checkpoint, or its sizes are not those of this model's tower.
         """
         self.text_tower = load_text_tower(name, self.tower.config, device=self.device, dtype=self.dtype)
 
@@ -255,11 +257,11 @@ class Lavida(nn.Module):
         question_ids: Tensor | None = None,
         vision: VisionSettings | None = None,
     ) -> Kept:
-        """The gate's choice of `budget` tokens among those of all views (batch of one).
+        """The gate's selection of `budget` tokens among those of all views (batch of one).
 
         Args:
-            budget: tokens to keep; "auto" takes as many as the print of the image needs, see `page_budget`.
-            question_ids: ids [L] of the question; `VisionSettings.relevance` says where tokens are compared with it.
+            budget: tokens to keep; "auto" is estimated from the print of the image, see `page_budget`.
+            question_ids: ids [L] of the question, for `VisionSettings.relevance`.
 
         Raises:
             UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
@@ -271,7 +273,7 @@ class Lavida(nn.Module):
         check_budget(budget, features.num_tokens, tiles=features.views == "tiles")
         relevance = self.relevance(features, question_ids, settings)
         tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
-        needs = self._gate_needs(gate, features)
+        needs = self._selector_needs(gate, features)
         return gate(tokens, budget=budget, grid=grid, pixels=pixels, relevance=relevance, **needs)
 
     def relevance(
@@ -288,15 +290,15 @@ class Lavida(nn.Module):
             text_tower=self.text_tower,
         )
 
-    def _gate_needs(self, gate: ShirgGate, features: VisionFeatures) -> dict[str, Tensor]:
-        """What the selector reads beside the tokens, from the tower's last layer computed once more."""
+    def _selector_needs(self, gate: ShirgGate, features: VisionFeatures) -> dict[str, Tensor]:
+        """Attention or keys, if the selector needs them; the tower's last layer is computed again."""
         if not gate.needs:
             return {}
         last_input = features.last_input
         if last_input is None:  # features made for another selector: the whole tower runs again
             last_input = self.tower.forward_with_input(features.pixels)[1]
-        made = self.tower.attention_and_keys(last_input, gate.needs)
-        return {name: value.flatten(0, 1)[None] for name, value in made.items()}
+        values = self.tower.attention_and_keys(last_input, gate.needs)
+        return {name: value.flatten(0, 1)[None] for name, value in values.items()}
 
     def image_embeds(
         self,
@@ -309,10 +311,10 @@ class Lavida(nn.Module):
         """The image's embeddings in the prompt, [n, hidden]; differentiable in the projector and its adapter.
 
         Args:
-            budget: tokens to keep in modes "shirg" and "multiview" (768 by default); the summary token comes on top.
+            budget: tokens to keep in modes "shirg" and "multiview" (768 by default), without the summary token.
 
         Raises:
-            UserError: if the features are of other views than `mode` needs, or the budget does not fit.
+            UserError: if the features are of other views than `mode` needs, or the budget is above their tokens.
         """
         path = path_of(mode)
         if features.views != path.views:
@@ -341,7 +343,7 @@ class Lavida(nn.Module):
         """Embeddings [n, hidden] of each image, ready to be spliced into a prompt.
 
         Args:
-            questions: one about each image, for the relevance term; None chooses by the image alone.
+            questions: one about each image, for the relevance term; without them the image alone decides.
 
         Raises:
             UserError: if there are not as many questions as images; otherwise as `image_embeds`.
@@ -357,140 +359,39 @@ class Lavida(nn.Module):
         ]
 
     def base_projection(self, tokens: Tensor) -> Tensor:
-        """Tower tokens [..., D] -> [..., hidden] by the projector as it is without any adapter."""
+        """Tower tokens [..., D] -> [..., hidden] by the projector without its adapter."""
         return base_projection(self.mm_projector, tokens)
 
-    # ------------------------------------------------------------------ language
+    # ------------------------------------------------------------------ text
+
+    @property
+    def text(self) -> ChatText:
+        """What is about text: prompt ids, stop ids, drafts and the text of answers."""
+        return ChatText(self.config, self.tokenizer)
 
     def prompt_ids(self, question: str) -> Tensor:
-        """Ids [L] of the chat that asks `question` about one image; `config.image_token_index` marks its place.
-
-        Raises:
-            UserError: for an empty question, or a model without a tokenizer.
-        """
-        tokenizer = self._need_tokenizer()
-        text = prompt.prompt_text(tokenizer, question)
-        return prompt.tokenize_with_images(tokenizer, text, self.config.image_token_index)
+        """Ids [L] of the chat that asks `question` about one image; see `ChatText.prompt_ids`."""
+        return self.text.prompt_ids(question)
 
     def question_ids(self, input_ids: Tensor) -> Tensor:
-        """The part of a prompt [L] that is asked about its image: behind the placeholder, up to the next mark of a turn."""
-        marks = self.stop_ids
-        if self.tokenizer is not None:  # some templates begin the answer without having ended the question
-            marks |= prompt.question_marks(self.tokenizer)
-        return prompt.question_part(input_ids, self.config.image_token_index, marks)
+        """The question about the image in a prompt [L]; see `ChatText.question_ids`."""
+        return self.text.question_ids(input_ids)
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids after which an answer is over: the config's end of text and the tokenizer's end of turn."""
-        stops: list[int | None] = [self.config.eos_token_id]
-        if self.tokenizer is not None:
-            stops += [self.tokenizer.eos_token_id, prompt.end_of_turn_id(self.tokenizer, self.config.family)]
-        return prompt.known_ids(stops)
+        """Ids that end an answer."""
+        return self.text.stop_ids
 
-    def splice(self, input_ids: Tensor, image_embeds: Sequence[Tensor]) -> Tensor:
-        """Embeddings [P, hidden] of a prompt [L] with the images' embeddings in place of the placeholders, in order.
+    @property
+    def vocabulary_size(self) -> int:
+        """Entries that can be generated; see `ChatText.vocabulary_size`."""
+        return self.text.vocabulary_size
 
-        Raises:
-            UserError: if placeholders and images differ in number.
-        """
-        input_ids = input_ids.to(self.device)
-        return prompt.splice(self.language.embed_tokens, input_ids, image_embeds, self.config.image_token_index)
+    def answer_text(self, tokens: Tensor, form_length: int = 0) -> str:
+        """The text of generated ids [N]; see `ChatText.answer_text`."""
+        return self.text.answer_text(tokens, form_length)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor | Sequence[Tensor],
-        images: Sequence[Image.Image] | None = None,
-        mode: str = "hd",
-        budget: Budget | None = None,
-        image_embeds: Sequence[Tensor] | None = None,
-        max_new_tokens: int = 32,
-        block_length: int | None = None,
-        step_ratio: float | None = None,
-        step_per_block: int | None = None,
-        steps: int | None = None,
-        schedule: str | None = None,
-        schedule_kwargs: dict[str, float] | None = None,
-        remasking: str = "low_confidence",
-        temperature: float = 0.0,
-        prefix_lm: bool = True,
-        draft_tokens: Tensor | None = None,
-        alg: str | None = None,
-        alg_temp: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
-        on_step: OnStep | None = None,
-        on_prefix: OnPrefix | None = None,
-        stop_early: bool = False,
-        attention_mask: Tensor | None = None,
-        vision: VisionSettings | None = None,
-    ) -> Tensor:
-        """Denoise answers to prompts; returns the new tokens only, Long [B, max_new_tokens].
-
-        Args:
-            input_ids: prompts [B, L], or a list of prompts [L_i] of any lengths; each is answered as if it were alone. Padding
-                in [B, L] is for `attention_mask` to tell: without it every id is read.
-            images: one PIL image per placeholder, in order across the batch.
-            image_embeds: instead of images, their embeddings [n, hidden].
-            steps: denoising steps for the whole answer, instead of `step_ratio` or `step_per_block`. LLaDA's blocks share
-                them evenly, at least one each and at most one per token. (The official code takes no notice of it for
-                LLaDA, generate.py:146.)
-            block_length: LLaDA only, as `step_per_block`, and 32 by default; Dream has no blocks.
-            draft_tokens: [B or 1, D <= max_new_tokens]: the start of the answer; its masks are filled in, what is no mask
-                is kept. (The official Dream has no drafts, and always takes its first token from the prefix.)
-            alg: Dream only, as `alg_temp`, `top_p`, `top_k`, see `DreamSettings`; without it, `remasking` is translated.
-            generator: source of chance, on the model's device; None is torch's own.
-            on_step: called with (number of forward passes so far, tokens [B, max_new_tokens]) after each.
-            on_prefix: called with the prefix's `PrefixCache` once it is full, before the first pass over the answer.
-            attention_mask: [B, L], 0 where `input_ids` are padding, on whichever side.
-            stop_early: end once no row has a mask before its first stop token (`stop_ids`, a draft's included), and write
-                the config's end of text behind it. Texts are those of a full run, passes fewer. (Official: never.)
-
-        Other arguments: see `GenerationSettings`.
-
-        Raises:
-            UserError: for arguments that make no sense or do not fit each other.
-        """
-        settings = decoding_settings(
-            self.config.family,
-            mask_token_id=self.config.mask_token_id,
-            max_new_tokens=max_new_tokens,
-            block_length=block_length,
-            step_ratio=step_ratio,
-            step_per_block=step_per_block,
-            steps=steps,
-            schedule=schedule,
-            schedule_kwargs=schedule_kwargs,
-            remasking=remasking,
-            temperature=temperature,
-            prefix_lm=prefix_lm,
-            alg=alg,
-            alg_temp=alg_temp,
-            top_p=top_p,
-            top_k=top_k,
-            early_stop=self._early_stop() if stop_early else None,
-        )
-        prompts = prompt.rows_of(input_ids, attention_mask)
-        tokens = starting_tokens(draft_tokens, len(prompts), max_new_tokens, self.config.mask_token_id)
-        embeds = self._embeds_per_placeholder(prompts, images, mode, budget, image_embeds, vision)
-        prefix = Prefix.of(self._spliced_rows(prompts, embeds))
-        self.check_length(prefix.embeds.shape[1], max_new_tokens)
-        vocabulary = self.vocabulary_size
-        return denoise_answers(self.language, prefix, vocabulary, tokens, settings, generator, on_step, on_prefix)
-
-    def check_length(self, prefix: int, answer: int) -> None:
-        """Raise `ItemError` where a prefix and an answer of so many tokens are more than the model was made for."""
-        longest = self.config.max_positions
-        if longest is not None and prefix + answer > longest:
-            raise ItemError(
-                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than the {longest} that this "
-                f"model was made for; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
-                "question or answer"
-            )
-
-    def _early_stop(self) -> EarlyStop:
-        return EarlyStop(self.config.mask_token_id, self.stop_ids, self.config.eos_token_id)
+    # ------------------------------------------------------------------ answers
 
     def answer(
         self,
@@ -506,78 +407,110 @@ class Lavida(nn.Module):
     ) -> str:
         """The model's answer to `question` about `image`, up to the end of its turn, without special tokens.
 
-        It is denoised as one block and stops early, unless `block_length` and `stop_early` say otherwise: committed tokens
-        never change, so that nothing behind the end of an answer can change its text.
+        By default the answer is one block and stops early, which does not change its text; `block_length` and `stop_early`
+        override that.
 
         Args:
-            max_new_tokens: length of the answer block, a draft included; None takes the model's own,
-                `config.answer_tokens`, or as many as a draft with gaps needs, in whole blocks.
-            draft: how the answer is to look. With gaps, "[mask]" for one token and "[mask:6]" for six, it is a form: "Total:
-                [mask:6] USD" is returned with the gap filled, and ends there. (Where words begin with their space, leave it
-                to the gap.) Without gaps it is how the answer begins: "The total is". Checkpoints trained to fill in the
-                middle want "[fim]" behind a gap, and may then use less of it.
+            budget: visual tokens to keep in modes "shirg" and "multiview", or "auto".
+            max_new_tokens: length of the answer block, a draft included; None is `config.answer_tokens`, or as many whole
+                blocks as a draft with gaps needs.
+            draft: the beginning of the answer ("The total is"), or its text with gaps, "[mask]" for one token and "[mask:6]"
+                for six ("Total: [mask:6] USD"). A draft with gaps is returned with the gaps filled. If words begin with their
+                space, leave the space to the gap. Checkpoints trained for infilling need "[fim]" after a gap, and may then use
+                fewer of its tokens.
+            generate_keywords: see `generate`.
 
         Raises:
             UserError: for an empty question, a budget below 1 or above the image's tokens, a draft that cannot be read or
                 does not fit, a model without a tokenizer.
         """
-        prompt_ids, form_length = self.prompt_ids(question), 0
-        if draft is not None:
-            if "draft_tokens" in generate_keywords:
-                raise UserError("give draft or draft_tokens, not both")
-            block, form_length = self._draft_block(draft, max_new_tokens, generate_keywords.get("block_length"))
-            max_new_tokens, generate_keywords["draft_tokens"] = block.shape[1], block
-        length = self.config.answer_tokens if max_new_tokens is None else max_new_tokens
-        # A stop token in one gap of a form must not leave the next one empty; filled gaps end a form anyway.
-        keywords = {"block_length": length, "stop_early": True, **generate_keywords}
-        keywords["stop_early"] &= not form_length
-        features = self.image_features(image, mode, vision)  # views, tokens
-        embeds = self.image_embeds(features, mode, budget, self.question_ids(prompt_ids), vision)  # kept, embeddings
-        tokens = self.generate(
-            prompt_ids[None], image_embeds=[embeds], max_new_tokens=length, **keywords
-        )  # prefix, cache
-        return self.answer_text(tokens[0], form_length)
+        if draft is not None and "draft_tokens" in generate_keywords:
+            raise UserError("give draft or draft_tokens, not both")
+        prompt_ids = self.prompt_ids(question)
+        block = self.text.answer_block(draft, max_new_tokens, generate_keywords.get("block_length"))
+        keywords: dict[str, Any] = {
+            "block_length": block.length,
+            "draft_tokens": block.draft_tokens,
+            **generate_keywords,
+        }
+        # In a form a stop token in one gap must not leave the next one empty; it ends anyway once its gaps are filled.
+        stop_early = keywords.pop("stop_early", True) and not block.form_length
+        features = self.image_features(image, mode, vision)  # image -> views -> tokens
+        embeds = self.image_embeds(features, mode, budget, self.question_ids(prompt_ids), vision)  # kept -> embeddings
+        tokens = self.generate(  # prefix -> cache -> answer tokens
+            prompt_ids[None], image_embeds=[embeds], max_new_tokens=block.length, stop_early=stop_early, **keywords
+        )
+        return self.answer_text(tokens[0], block.form_length)
 
-    def answer_text(self, tokens: Tensor, form_length: int = 0) -> str:
-        """What generated ids [N] say, up to the end of the turn, without special tokens.
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Tensor],
+        images: Sequence[Image.Image] | None = None,
+        mode: str = "hd",
+        budget: Budget | None = None,
+        image_embeds: Sequence[Tensor] | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        draft_tokens: Tensor | None = None,
+        stop_early: bool = False,
+        generator: torch.Generator | None = None,
+        on_step: OnStep | None = None,
+        on_prefix: OnPrefix | None = None,
+        vision: VisionSettings | None = None,
+        **decoding: Unpack[DecodingKeywords],
+    ) -> Tensor:
+        """Denoise answers to prompts; returns the new tokens only, Long [B, max_new_tokens].
 
         Args:
-            form_length: so many tokens at the start are a draft with gaps: stop tokens in them are gaps left empty, and
-                end nothing.
+            input_ids: prompts [B, L], or a list of prompts [L_i] of any lengths. Each is answered as if it were alone.
+            images: one PIL image per placeholder, in order across the batch.
+            image_embeds: embeddings [n, hidden] of the images, instead of `images`.
+            attention_mask: [B, L], 0 at padding of `input_ids`, on either side. Without it no id is padding.
+            draft_tokens: [B or 1, D <= max_new_tokens], the start of the answer; only its masks are filled. (The official Dream
+                has no drafts and always takes its first token from the prefix.)
+            stop_early: end once no row has a mask before its first stop token (`stop_ids`, also in a draft), and replace the
+                remaining masks by end of text. Texts are those of a full run, with fewer steps. (Official: never.)
+            generator: random generator on the model's device; None is torch's own.
+            on_step: called with (number of steps so far, tokens [B, max_new_tokens]) after each denoising step.
+            on_prefix: called with the `PrefixCache` of the prefix before the first step.
+            decoding: `max_new_tokens` (32), `steps`, `step_ratio`, `schedule`, `schedule_kwargs`, `remasking`, `temperature` and
+                `prefix_lm`; with LLaDA also `block_length` and `step_per_block`, see `GenerationSettings`; with Dream also `alg`,
+                `alg_temp`, `top_p` and `top_k`, see `DreamSettings`. Without `alg`, Dream translates `remasking`.
+
+        Raises:
+            UserError: for arguments outside their range or that do not fit each other.
         """
-        ids, stops = tokens.tolist(), self.stop_ids
-        end = next((place for place in range(form_length, len(ids)) if ids[place] in stops), len(ids))
-        tokenizer = self._need_tokenizer()
-        unsaid = stops | control_ids(tokenizer, self.config.fim_token_id) | {self.config.mask_token_id}
-        said = [token for token in ids[:end] if token not in unsaid]
-        return prompt.text_of(tokenizer, said, skip_special_tokens=True).strip()
+        config = self.config
+        early_stop = EarlyStop(config.mask_token_id, self.stop_ids, config.eos_token_id) if stop_early else None
+        settings = decoding_settings(config.family, config.mask_token_id, early_stop, **decoding)
+        prompts = prompt.prompt_rows(input_ids, attention_mask)
+        tokens = starting_tokens(draft_tokens, len(prompts), settings.max_new_tokens, config.mask_token_id)
+        prefix = Prefix.of(self._embed_prompts(prompts, images, mode, budget, image_embeds, vision))
+        self.check_length(prefix.embeds.shape[1], settings.max_new_tokens)
+        vocabulary = self.vocabulary_size
+        return denoise_answers(self.language, prefix, vocabulary, tokens, settings, generator, on_step, on_prefix)
 
-    def _draft_block(self, text: str, max_new_tokens: int | None, block_length: int | None) -> tuple[Tensor, int]:
-        """The block [1, N] that a draft is, and how many of its tokens are a form."""
-        config, tokenizer = self.config, self._need_tokenizer()
-        draft = Draft.parse(text, tokenizer, config.mask_token_id, config.fim_token_id)
-        form_length = len(draft.ids) if draft.is_form else 0
-        length = max_new_tokens
-        if length is None:
-            length = max(config.answer_tokens, form_length + 1)
-            length += -length % min(max(block_length or 1, 1), length)
-        end_of_turn = prompt.end_of_turn_id(tokenizer, config.family)
-        stops = (config.eos_token_id if end_of_turn is None else end_of_turn), config.eos_token_id
-        return draft.block(length, *stops), form_length
+    def splice(self, input_ids: Tensor, image_embeds: Sequence[Tensor]) -> Tensor:
+        """Embeddings [P, hidden] of a prompt [L], with each placeholder replaced by its image's embeddings, in order.
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Entries that can be generated: those the tokenizer knows. Embedding tables are padded to round numbers, and
-        the official loader cuts them down (LaViDa builder.py:297-298)."""
-        rows = self.config.body.vocab_size
-        return rows if self.tokenizer is None else min(rows, len(self.tokenizer))
+        Raises:
+            UserError: if placeholders and images differ in number.
+        """
+        input_ids = input_ids.to(self.device)
+        return prompt.splice(self.language.embed_tokens, input_ids, image_embeds, self.config.image_token_index)
 
-    def _need_tokenizer(self) -> PreTrainedTokenizerBase:
-        if self.tokenizer is None:
-            raise UserError("this model came without a tokenizer: use generate with input_ids instead of text")
-        return self.tokenizer
+    def check_length(self, prefix: int, answer: int) -> None:
+        """Raise `ItemError` if a prefix and an answer of so many tokens are longer than the model's positions."""
+        longest = self.config.max_positions
+        if longest is not None and prefix + answer > longest:
+            raise ItemError(
+                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than the {longest} that this "
+                f"model was made for; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
+                "question or answer"
+            )
 
-    def _embeds_per_placeholder(
+    def _embed_prompts(
         self,
         prompts: list[Tensor],
         images: Sequence[Image.Image] | None,
@@ -586,25 +519,23 @@ class Lavida(nn.Module):
         image_embeds: Sequence[Tensor] | None,
         vision: VisionSettings | None,
     ) -> list[Tensor]:
-        if image_embeds is not None:
-            if images is not None:
-                raise UserError("give images or image_embeds, not both")
-            return list(image_embeds)
-        rows = [row for row in prompts for _ in range(int((row == self.config.image_token_index).sum()))]
-        images = list(images or [])
-        if len(rows) != len(images):
-            raise UserError(f"input_ids hold {len(rows)} image placeholders for {len(images)} images")
+        """Embeddings [P_i, hidden] of prompts [L_i] with their images."""
+        if images is not None and image_embeds is not None:
+            raise UserError("give images or image_embeds, not both")
+        counts = [int((row == self.config.image_token_index).sum()) for row in prompts]
+        images = images or []
+        name, number = ("images", len(images)) if image_embeds is None else ("image_embeds", len(image_embeds))
+        if sum(counts) != number:
+            raise UserError(f"input_ids hold {sum(counts)} image placeholders for {number} {name}")
+        if image_embeds is None:
+            questions = [
+                self.question_ids(row) for row, count in zip(prompts, counts, strict=True) for _ in range(count)
+            ]
+            image_embeds = [
+                self.image_embeds(self.image_features(image, mode, vision), mode, budget, question, vision)
+                for image, question in zip(images, questions, strict=True)
+            ]
+        waiting = iter(image_embeds)
         return [
-            self.image_embeds(self.image_features(image, mode, vision), mode, budget, self.question_ids(row), vision)
-            for image, row in zip(images, rows, strict=True)
+            self.splice(row, list(itertools.islice(waiting, count))) for row, count in zip(prompts, counts, strict=True)
         ]
-
-    def _spliced_rows(self, prompts: list[Tensor], embeds: list[Tensor]) -> list[Tensor]:
-        rows, start = [], 0
-        for row in prompts:
-            count = int((row == self.config.image_token_index).sum())
-            rows.append(self.splice(row, embeds[start : start + count]))
-            start += count
-        if start != len(embeds):
-            raise UserError(f"input_ids hold {start} image placeholders for {len(embeds)} image_embeds")
-        return rows

@@ -1,4 +1,4 @@
-"""Questions -> prompt ids with an image placeholder -> embeddings with the image in its place."""
+"""Text and token ids of LaViDa's chats, and prompts with image placeholders."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ SYSTEM_TEXT = (
 """System turn that LaViDa was trained with (llava/conversation.py:403,480)."""
 
 END_OF_TURN = {"llada": "<|eot_id|>", "dream": "<|im_end|>"}
+CHAT_STARTS = {
+    "llada": ("<|startoftext|>",),
+    "dream": ("<|beginoftext|>", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"),
+}
+"""What a family's template puts before the first turn; removed from a turn that is rendered alone (LaViDa
+train.py:850-854, 985-987)."""
+CHAT_ENDS = {"llada": "<|start_header_id|>assistant<|end_header_id|>\n\n", "dream": ""}
+"""What LLaDA's template always puts after the last turn (LaViDa train.py:851-854)."""
+ANSWER_SLOT = "[[answer]]"
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, family: str) -> int | None:
@@ -29,11 +38,10 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, family: str) -> int | Non
     return found if isinstance(found, int) and found != tokenizer.unk_token_id else None
 
 
-def question_marks(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that end a question, for `question_part`: every special token, and what ends a turn in either family.
+def question_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that end a question: all special tokens but the unknown token, and the ends of turn of both families.
 
-    All that the tokenizer adds as special counts: LLaDA's marks of turns play no role in its config, so that
-    `all_special_ids` lacks them. The unknown token is none of them; it stands for a word.
+    Special added tokens are included, since `all_special_ids` lacks LLaDA's turn tokens, which its config does not name.
     """
     added = (id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
     ends = (end_of_turn_id(tokenizer, family) for family in END_OF_TURN)
@@ -41,11 +49,11 @@ def question_marks(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def known_ids(ids: Iterable[int | None]) -> frozenset[int]:
-    """The ids without the None of tokens that a tokenizer or config does not have."""
+    """The ids without None, which is the id of a token that a tokenizer or config does not have."""
     return frozenset(id_ for id_ in ids if id_ is not None)
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
     """The text of ids."""
     text = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
     assert isinstance(text, str), "a list of texts is for several lists of ids"
@@ -55,35 +63,58 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, skip_spec
 def chat_text(
     tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], *, add_generation_prompt: bool = False
 ) -> str:
-    """The chat's turns {"role", "content"} as the tokenizer's template writes them."""
+    """The text of turns {"role", "content"} by the tokenizer's template."""
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
     assert isinstance(text, str), "ids are for tokenize=True"
     return text
 
 
+def turn_text(tokenizer: PreTrainedTokenizerBase, family: str, role: str, content: str) -> str:
+    """The text of one turn alone. Only the system turn, which comes first, keeps the start of the chat."""
+    text = chat_text(tokenizer, [{"role": role, "content": content}])
+    if role != "system":
+        for start in CHAT_STARTS[family]:
+            text = text.removeprefix(start)
+    return text.removesuffix(CHAT_ENDS[family])
+
+
 def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-    """The chat that asks `question` about one image, ready for the answer (LaViDa conversation.py:98-110).
+    """The chat that asks `question` about one image, up to the start of the answer (LaViDa conversation.py:98-110).
 
     Raises:
-        ItemError: for an empty question, or one that marks several images.
+        ItemError: for an empty question, or one with several `<image>`.
     """
     if not isinstance(question, str) or not question.strip():
         raise ItemError(f"question must be a non-empty text; got {question!r}")
     marks = question.count(IMAGE_MARK)
     if marks > 1:
-        raise ItemError(f"question marks {marks} images with {IMAGE_MARK}; one image is asked about at a time")
+        raise ItemError(f"question contains {IMAGE_MARK} {marks} times; a question is about one image")
     if not marks:
         question = f"{IMAGE_MARK}\n{question}"
     chat = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": question}]
     return chat_text(tokenizer, chat, add_generation_prompt=True)
 
 
-def tokenize_with_images(tokenizer: PreTrainedTokenizerBase, text: str, image_token_index: int) -> Tensor:
-    """Ids of `text` [L] with a placeholder for every `<image>`; the pieces between are tokenised on their own.
+def answer_ids(tokenizer: PreTrainedTokenizerBase, family: str, answer: str) -> tuple[list[int], list[int]]:
+    """Ids of an assistant turn: those of its header, and those of the answer and its end of turn.
 
-    When the text begins with the tokenizer's BOS, the first id of every later piece is dropped too: the official code
-    takes it for a BOS that the tokenizer put there (LaViDa mm_utils.py:347-366). For LLaDA's prompt that is the
-    newline after the image, so the models never saw one at inference.
+    For Dream the end includes the newline that its template puts after every turn. The turn is tokenised as a whole, since the
+    last newline of the header may be another token without a text after it. LaViDa has 6 header ids for LLaDA and 3 for Dream
+    (train.py:856-858, 989-991); here they are counted in the text, which gives the same for its tokenizers.
+    """
+    header = turn_text(tokenizer, family, "assistant", ANSWER_SLOT).partition(ANSWER_SLOT)[0]
+    text = turn_text(tokenizer, family, "assistant", answer)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    count = sum(start < len(header) for start, _end in encoded["offset_mapping"])
+    return encoded["input_ids"][:count], encoded["input_ids"][count:]
+
+
+def tokenize_with_images(tokenizer: PreTrainedTokenizerBase, text: str, image_token_index: int) -> Tensor:
+    """Ids of `text` [L] with a placeholder for every `<image>`; the pieces between are tokenised separately.
+
+    If the text begins with the tokenizer's BOS, the first id of every later piece is dropped: the official code assumes that
+    the tokenizer put a BOS there (LaViDa mm_utils.py:347-366). In LLaDA's prompt it is the newline after the image, so the
+    models never see it in inference.
     """
     pieces = [tokenizer(piece).input_ids for piece in text.split(IMAGE_MARK)]
     skip = int(bool(pieces[0]) and pieces[0][0] == tokenizer.bos_token_id)
@@ -93,8 +124,8 @@ def tokenize_with_images(tokenizer: PreTrainedTokenizerBase, text: str, image_to
     return torch.tensor(ids, dtype=torch.long)
 
 
-def rows_of(input_ids: Tensor | Sequence[Tensor], attention_mask: Tensor | None = None) -> list[Tensor]:
-    """Prompts [B, L] in one tensor, those of its ids for which the mask [B, L] is not 0, or [L_i] each, as a list.
+def prompt_rows(input_ids: Tensor | Sequence[Tensor], attention_mask: Tensor | None = None) -> list[Tensor]:
+    """Prompts [B, L], or a list of prompts [L_i], as a list; positions where `attention_mask` [B, L] is 0 are removed.
 
     Raises:
         UserError: unless there is at least one prompt, and one id in each, or for a mask that does not fit.
@@ -123,9 +154,9 @@ def _unpadded(input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
 
 
 def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tensor], image_token_index: int) -> Tensor:
-    """Embeddings [P, H] of `input_ids` [L] in which each placeholder gives way to its image's embeddings [n, H].
+    """Embeddings [P, H] of `input_ids` [L], with each placeholder replaced by its image's embeddings [n, H].
 
-    In the precision of the words, whatever that of the images is.
+    The result has the precision of the word embeddings.
 
     Raises:
         UserError: if placeholders and images differ in number.
@@ -142,11 +173,11 @@ def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tenso
     return torch.cat([*parts, embed_tokens(input_ids[start:])])
 
 
-def question_part(input_ids: Tensor, image_token_index: int, marks: frozenset[int]) -> Tensor:
-    """The ids [L] between the last image placeholder and the first of `marks`: what is asked about the image."""
+def question_part(input_ids: Tensor, image_token_index: int, end_ids: frozenset[int]) -> Tensor:
+    """The ids of a prompt [L] between the last image placeholder and the first of `end_ids`: the question about the image."""
     ids = input_ids.tolist()
     start = max((place for place, id_ in enumerate(ids) if id_ == image_token_index), default=-1) + 1
-    end = next((place for place in range(start, len(ids)) if ids[place] in marks), len(ids))
+    end = next((place for place in range(start, len(ids)) if ids[place] in end_ids), len(ids))
     return input_ids[start:end]
 
 
@@ -155,15 +186,14 @@ _FUNCTION_WORDS = (
     "shown that the their there these this those to was were what when where which who whose why will with you"
 )
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-"""English words that questions are built of and that name nothing to look for."""
+"""English words of questions that name nothing on a page."""
 
 
-def naming_part(question_ids: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """The ids of a question [L] that can name something on the page; all of them where none can.
+def content_words(question_ids: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """The ids of a question [L] without function words and single ASCII characters; all ids if none would be left.
 
-    Function words and single signs go. Print is full of them: a page's every "the" would be lifted with what is asked for.
-    Models read whole questions all the same; this is for comparing words with patches one by one.
+    For the comparison of single words with patches, where every "the" of a page would match. The model reads the whole question.
     """
-    texts = [text_of(tokenizer, [number]).strip().lower() for number in question_ids.tolist()]
+    texts = [decode(tokenizer, [number]).strip().lower() for number in question_ids.tolist()]
     names = [text not in FUNCTION_WORDS and not (text.isascii() and len(text) < 2) for text in texts]
     return question_ids[torch.tensor(names, device=question_ids.device)] if any(names) else question_ids

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.gate.terms import relevance_term, text_cosine
-from shirg.lavida.prompt import naming_part, text_of
+from shirg.lavida.prompt import content_words, decode
 from shirg.lavida.settings import NO_FLOOR, VisionSettings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def token_relevance(
     """Cosine of every token of all views to the question, times `settings.relevance_sign`: [1, V * N] float32.
 
     In the space of "llm" the best of the question's words counts. Function words are left out where a tokenizer names them
-    (`prompt.naming_part`), and cosines that may be chance do not count (`calibrated_relevance`). A checkpoint with a border
+    (`prompt.content_words`), and cosines that may be chance do not count (`calibrated_relevance`). A checkpoint with a border
     of its own, `settings.relevance_floor`, has its cosines raised to that instead.
 
     None where the image alone decides: without a question, with `settings.relevance == "none"`, or with "llm" where the
@@ -67,7 +67,7 @@ def token_relevance(
             scores = _need_text_tower(text_tower).relevance(tokens, _question_text(tokenizer, question_ids))
             return settings.relevance_sign * scores[None]
         if tokenizer is not None:
-            question_ids = naming_part(question_ids, tokenizer)
+            question_ids = content_words(question_ids, tokenizer)
         ids = question_ids.to(embed.weight.device)
         sign, floor = settings.relevance_sign, settings.relevance_floor
         found = calibrated_relevance(projector, tokens.flatten(0, 1), embed, ids, sign, floor)
@@ -172,4 +172,4 @@ def _question_text(tokenizer: PreTrainedTokenizerBase | None, question_ids: Tens
         raise UserError(
             'relevance "siglip" reads the question as text, and this model came without a tokenizer; use "llm" or "none"'
         )
-    return text_of(tokenizer, question_ids.tolist(), skip_special_tokens=True).strip()
+    return decode(tokenizer, question_ids.tolist(), skip_special_tokens=True).strip()

@@ -48,7 +48,7 @@ def test_wrong_schedules_are_refused():
     with pytest.raises(UserError, match="steps=0"):
         transfer_counts([4], 0)
     for shift in (0, -1, -3, float("nan")):
-        with pytest.raises(UserError, match="does not rise; use shift above 0"):
+        with pytest.raises(UserError, match="does not increase; use shift above 0"):
             transfer_counts([32], 8, "shift", {"shift": shift})
 
 
@@ -61,7 +61,7 @@ def test_forward_process_equals_the_official_code(reference):
 
 
 def test_noise_is_drawn_after_the_times_and_for_whole_rows():
-    """What the reference's seeds give is compared in test_official_loss.py, as a part of the training forward."""
+    """What the reference's seeds give is compared in test_loss.py, as a part of the training forward."""
     masked, probability = draw_noise(3, 40, "logit_normal", generator=torch.Generator().manual_seed(5))
     draws = torch.Generator().manual_seed(5)
     times = torch.sigmoid(torch.randn(3, generator=draws))

@@ -18,8 +18,8 @@ MERGES = "test_vision.py::test_other_poolings_and_merges_equal_the_official_code
 FORWARD = "test_language.py::test_llada_forward_equals_the_official_code"
 DREAM_FORWARD = "test_language.py::test_dream_forward_equals_the_official_code"
 PROMPTS = "test_prompt.py::test_inference_prompt_embeddings_equal_the_official_code"
-LLADA_TRAINING = "test_official_loss.py::test_llada_training_equals_the_official_code"
-DREAM_TRAINING = "test_official_loss.py::test_dream_training_equals_the_official_code"
+LLADA_TRAINING = "pretraining/test_loss.py::test_llada_training_equals_the_official_code"
+DREAM_TRAINING = "pretraining/test_loss.py::test_dream_training_equals_the_official_code"
 GENERATION = "test_generation.py::test_llada_generation_equals_the_official_code"
 DREAM_GENERATION = "test_generation.py::test_dream_generation_equals_the_official_code"
 RUN = "(seed|masked_indices|p_mask|final_masked_indices|labels_out|logits_tail|loss|target_count_per_row)"
@@ -44,15 +44,15 @@ TABLE = {
         "tokens_lowres_wide_(729|newline|pooled_197)": MERGES,
     },
     "multimodal": {
-        "input_ids|labels|attention_mask_in": "test_batches.py::test_training_rows_equal_the_official_code",
+        "input_ids|labels|attention_mask_in": "pretraining/test_batches.py::test_training_rows_equal_the_official_code",
         "train_(embeds|labels|attention_mask|new_input_ids)": (
-            "test_batches.py::test_training_rows_equal_the_official_code"
+            "pretraining/test_batches.py::test_training_rows_equal_the_official_code"
         ),
         "plain_(labels|attention_mask|new_input_ids|embed_rowsum)": (
-            "test_batches.py::test_rows_without_padding_targets_equal_the_official_code"
+            "pretraining/test_batches.py::test_rows_without_padding_targets_equal_the_official_code"
         ),
-        "left_(labels|attention_mask|new_input_ids)": "test_batches.py::test_left_padding_equals_the_official_code",
-        "trunc1000_(labels|len)": "test_batches.py::test_cut_rows_equal_the_official_code",
+        "left_(labels|attention_mask|new_input_ids)": "pretraining/test_batches.py::test_left_padding_equals_the_official_code",
+        "trunc1000_(labels|len)": "pretraining/test_batches.py::test_cut_rows_equal_the_official_code",
         "prompt_square_(ids|embeds)": PROMPTS,
         "prompt_wide_(ids|len)": PROMPTS,
     },
@@ -60,7 +60,7 @@ TABLE = {
         "(answer|text)_ids": FORWARD,
         "(full|prefixlm)_logits_(answer|prompt_every8)": FORWARD,
         "prefill_logits_every8|cached_logits_answer|text_logits|hidden_last8": FORWARD,
-        "prefix_mask_(lengths|dense)": "test_official_loss.py::test_prefix_mask_by_its_definition",
+        "prefix_mask_(lengths|dense)": "pretraining/test_loss.py::test_prefix_mask_by_its_definition",
     },
     "train": {
         f"(t1|t2|t3|logitnormal|fim|prefixlm)_{RUN}": LLADA_TRAINING,
@@ -87,15 +87,15 @@ TABLE = {
         "gen_(?!temp_seeded).*_(tokens|history)": DREAM_GENERATION,
     },
     "json": {
-        "meta": "test_batches.py::test_fixture_models_have_the_ids_that_the_fixtures_were_made_with",
+        "meta": "pretraining/test_batches.py::test_fixture_models_have_the_ids_that_the_fixtures_were_made_with",
         "anyres_geometry": "test_vision.py::test_token_counts_are_the_official_ones",
         "schedules": "test_diffusion.py::test_step_tables_equal_the_official_code",
         "generate": GENERATION,
         "dream": DREAM_GENERATION,
-        "train_grad_norms": "test_official_loss.py::test_gradients_equal_the_official_code",
-        "text.(llada|dream)": "test_samples.py::test_chat_samples_equal_the_official_code",
-        "text.plain": "test_samples.py::test_plain_samples_equal_the_official_code",
-        "text.collate": "test_samples.py::test_collator_equals_the_official_code",
+        "train_grad_norms": "pretraining/test_loss.py::test_gradients_equal_the_official_code",
+        "text.(llada|dream)": "pretraining/test_samples.py::test_chat_samples_equal_the_official_code",
+        "text.plain": "pretraining/test_samples.py::test_plain_samples_equal_the_official_code",
+        "text.collate": "pretraining/test_samples.py::test_collator_equals_the_official_code",
         "text.prompts": "test_prompt.py::test_prompts_equal_the_official_code",
     },
     "views": {
@@ -120,8 +120,8 @@ def recorded(reference, kind: str) -> list[str]:
 
 def functions_of_tests() -> set[str]:
     return {
-        f"{path.name}::{node.name}"
-        for path in HERE.glob("test_*.py")
+        f"{path.relative_to(HERE).as_posix()}::{node.name}"
+        for path in HERE.rglob("test_*.py")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     }
@@ -142,7 +142,7 @@ def test_everything_recorded_is_compared_or_excused_once(reference, kind):
 
 def test_every_test_that_is_named_exists():
     named = {
-        test for entries in TABLE.values() for text in entries.values() for test in re.findall(r"\w+\.py::\w+", text)
+        test for entries in TABLE.values() for text in entries.values() for test in re.findall(r"[\w/]+\.py::\w+", text)
     }
     assert len(named) > 20
     assert named <= functions_of_tests()

@@ -5,7 +5,7 @@ import torch
 
 from shirg.lavida import PrefixCache
 from shirg.lavida.language import rotary_tables
-from shirg.lavida.official_loss import prefix_lm_mask
+from shirg.lavida.pretraining.loss import prefix_lm_mask
 from tests.tiny import tiny_model
 
 

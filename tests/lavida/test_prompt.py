@@ -58,7 +58,7 @@ def test_question_part_is_what_was_asked(family):
 def test_empty_questions_are_refused(question):
     with pytest.raises(UserError, match="question"):
         prompt.prompt_text(tiny_tokenizer(), question)
-    with pytest.raises(UserError, match="2 images"):
+    with pytest.raises(UserError, match="<image> 2 times"):
         prompt.prompt_text(tiny_tokenizer(), "<image> or <image>?")
 
 
@@ -69,4 +69,4 @@ def test_empty_questions_are_refused(question):
 def test_function_words_and_single_signs_name_nothing(question, named):
     tokenizer = build_tokenizer()
     ids = torch.tensor(tokenizer(question)["input_ids"])
-    assert tokenizer.decode(prompt.naming_part(ids, tokenizer)) == named
+    assert tokenizer.decode(prompt.content_words(ids, tokenizer)) == named

@@ -13,7 +13,7 @@ from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.lavida import MODES, Lavida, pooling
 from shirg.lavida.images import square_view, tile_grid, to_pixels
 from shirg.lavida.patches import positions_for
-from shirg.lavida.prompt import END_OF_TURN, question_marks
+from shirg.lavida.prompt import END_OF_TURN, question_end_ids
 from shirg.siglip_encoder import SigLipVisionTower
 from tests.tiny import counted_gates, name_a_token, tiny_model, tiny_page
 
@@ -117,7 +117,7 @@ class TestSelectionOnOfficialCheckpoints:
         assert official.tokenizer.decode(ids).strip() == QUESTION
 
     def test_every_mark_of_a_turn_ends_the_question(self, official):
-        marks = question_marks(official.tokenizer)
+        marks = question_end_ids(official.tokenizer)
         assert official.tokenizer.convert_tokens_to_ids(END_OF_TURN[official.config.family]) in marks
         special = {id_ for id_, token in official.tokenizer.added_tokens_decoder.items() if token.special}
         assert special - {official.tokenizer.unk_token_id} <= marks

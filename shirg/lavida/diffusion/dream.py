@@ -1,6 +1,6 @@
-"""Denoising with Dream: no blocks, and the logits at a position are those of the next one.
+"""Denoising with Dream: without blocks; the logits at a position are those of the next token.
 
-GD stands for LaViDa's llava/model/language_model/dream/generation_utils.py.
+GD is LaViDa's llava/model/language_model/dream/generation_utils.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shirg import ranges
 from shirg.errors import UserError
-from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, OnStep, follow
+from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, OnStep, run_denoising
 from shirg.lavida.diffusion.schedule import transfer_counts
 
 ALGORITHMS = {"low_confidence": "maskgit_plus", "entropy": "entropy", "margin": "topk_margin", "random": "origin"}
@@ -23,30 +23,30 @@ END_TIME = 1e-3  # of the diffusion, GD:400
 
 @dataclass(frozen=True)
 class DreamSettings:
-    """How an answer is denoised by Dream.
+    """Settings of denoising with Dream.
 
     Raises:
-        UserError: naming the setting that makes no sense.
+        UserError: for a value outside its range, with the name of the setting.
     """
 
     mask_token_id: int
     max_new_tokens: int = 32
     steps: int | None = None
-    """Denoising steps, at most one per token (the default)."""
+    """Denoising steps; one per token is the default and the maximum."""
     step_ratio: float | None = None
-    """Steps per token, at most 1, instead of `steps`; without a schedule the time still runs as if there were one step per
-    token, and the last step commits whatever is left (GD:448-453)."""
+    """Steps per token, at most 1, instead of `steps`. Without a schedule the times are still those of one step per token, and
+    the last step commits all remaining tokens (GD:448-453)."""
     schedule: str | None = None
     schedule_kwargs: dict[str, float] | None = None
     alg: str = "maskgit_plus"
-    """What ranks the predictions: "maskgit_plus" probability, "topk_margin", "entropy", or "origin", which draws positions."""
+    """Confidence of predictions: "maskgit_plus" (probability), "topk_margin", "entropy", or "origin", which draws positions."""
     alg_temp: float = 0.0
-    """Above 0, positions are drawn with the softmax of their rank value over this temperature."""
+    """Above 0, positions are drawn by the softmax of their confidence over this temperature."""
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int = 50
-    """Entries that stay before probabilities are taken. The official code inherits 50 from transformers' GenerationConfig,
-    so its confidences, greedy decoding's too, are those of the 50 best entries."""
+    """Number of best entries among which probabilities are computed, also in greedy decoding. The official code inherits 50
+    from transformers' GenerationConfig."""
     prefix_lm: bool = True
     early_stop: EarlyStop | None = None
 
@@ -77,7 +77,7 @@ class DreamSettings:
 
     @property
     def grid_steps(self) -> int:
-        """Intervals into which the diffusion time is cut."""
+        """Intervals of the diffusion time."""
         return self.max_new_tokens if self.steps is None else min(self.steps, self.max_new_tokens)
 
     @property
@@ -87,16 +87,18 @@ class DreamSettings:
 
 
 class ShiftedAnswerModel(AnswerModel):
-    """Logits of each answer token from the position before it (GD:470-473)."""
+    """Logits of each answer token, from the position before it (GD:470-473)."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits [B, N, V] of the answer's tokens [B, N]."""
         before, hidden = self.hidden(tokens)
         return self.logits(torch.cat([before, hidden[:, :-1]], dim=1))
 
-    def first_token(self) -> Tensor:
-        """The most likely first token [B] behind a cached prefix."""
-        return self.logits(self.last_of_prefix)[:, 0].argmax(dim=-1)
+    def with_first_token(self, tokens: Tensor, mask_token_id: int) -> Tensor:
+        """`tokens` [B, N] with the most likely first token, unless a draft has one: the cached prefix alone decides it
+        (LaViDa dream/generation_utils.py:421-428)."""
+        predicted, given = self.logits(self.last_of_prefix).argmax(dim=-1), tokens[:, :1]
+        return torch.cat([torch.where(given == mask_token_id, predicted, given), tokens[:, 1:]], dim=1)
 
 
 @torch.no_grad()
@@ -108,25 +110,27 @@ def denoise_dream(
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Fill the masks of `tokens` [B, N] in at most `settings.num_steps` passes; returns a new tensor of the same shape.
+    """Fill the masks of `tokens` [B, N] in at most `settings.num_steps` steps; returns a new tensor of the same shape.
 
-    Tokens that are not masked, as those of a draft, are kept; LaViDa's Dream takes no drafts. Once no mask is left there
-    are no more passes. With a schedule the table is as long as there are masks, so that with as many steps as tokens it
-    can end before the steps do: the first token is given (the official code stops there with an IndexError, GD:499).
+    Unmasked tokens, such as those of a draft, are kept; LaViDa's Dream takes no drafts. Denoising ends when no mask is left.
+    A schedule has at most as many steps as there are masks, one fewer than tokens if the first token is known already (the
+    official code raises an IndexError there, GD:499).
     """
-    return follow(_passes(answer_model, tokens, settings, generator), tokens, settings.early_stop, on_step)
+    return run_denoising(_steps(answer_model, tokens, settings, generator), tokens, settings.early_stop, on_step)
 
 
-def _passes(
+def _steps(
     answer_model: Callable[[Tensor], Tensor],
     tokens: Tensor,
     settings: DreamSettings,
     generator: torch.Generator | None,
 ) -> Iterator[Tensor]:
     times = torch.linspace(1, END_TIME, settings.grid_steps + 1)
-    shares = 1 - times[1:] / times[:-1]  # of the masks that are left, committed by each step
+    shares = 1 - times[1:] / times[:-1]  # share of the remaining masks that each step commits
     table = None
-    if settings.schedule is not None and settings.alg != "origin":  # which reveals each mask with its own chance
+    if (
+        settings.schedule is not None and settings.alg != "origin"
+    ):  # "origin" commits every mask with probability `share`
         left = (tokens == settings.mask_token_id).sum(dim=1).tolist()
         table = transfer_counts(left, settings.num_steps, settings.schedule, settings.schedule_kwargs)
     for step in range(settings.num_steps if table is None else len(table[0])):
@@ -140,8 +144,8 @@ def _passes(
             chosen = torch.zeros_like(masked).masked_scatter(masked, drawn)
             tokens = tokens.masked_scatter(chosen, _sample(logits[drawn], settings, generator)[0])
         else:
-            guesses, rank_value = _sample(logits, settings, generator)
-            score = torch.full(tokens.shape, -torch.inf, device=tokens.device).masked_scatter(masked, rank_value)
+            guesses, confidence = _sample(logits, settings, generator)
+            score = torch.full(tokens.shape, -torch.inf, device=tokens.device).masked_scatter(masked, confidence)
             counts = [row[step] for row in table] if table else None
             quota = _quota(masked.sum(dim=1), share) if counts is None else torch.tensor(counts, device=tokens.device)
             chosen = _best(score, quota, settings.alg_temp, generator)
@@ -164,7 +168,7 @@ def _best(score: Tensor, quota: Tensor, alg_temp: float, generator: torch.Genera
 
 
 def _sample(logits: Tensor, settings: DreamSettings, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Tokens [M] for logits [M, V] and what ranks them, from the filtered distribution (GD:58-90)."""
+    """Tokens [M] for logits [M, V] and their confidences, from the filtered distribution (GD:58-90)."""
     if settings.temperature > 0:
         logits = logits / settings.temperature
     probabilities = _filtered(logits, settings.top_p, settings.top_k).softmax(dim=-1)
@@ -181,7 +185,7 @@ def _sample(logits: Tensor, settings: DreamSettings, generator: torch.Generator 
 
 
 def _filtered(logits: Tensor, top_p: float | None, top_k: int) -> Tensor:
-    """Logits with everything outside the nucleus (the entry that crosses `top_p` included) and the `top_k` best removed."""
+    """Logits, -inf outside the nucleus (which includes the entry that crosses `top_p`) and outside the `top_k` best."""
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)

@@ -1,8 +1,8 @@
-"""What `Lavida.generate` does differently for the two families."""
+"""Decoding keywords and denoising of the two families."""
 
 from __future__ import annotations
 
-from typing import Required, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -21,57 +21,67 @@ from shirg.lavida.diffusion.generation import (
 from shirg.lavida.language import LanguageModel
 
 
-class SharedSettings(TypedDict, total=False):
-    """The fields that `GenerationSettings` and `DreamSettings` both have."""
+class DecodingKeywords(TypedDict, total=False):
+    """Keywords of `Lavida.generate` that set how an answer is denoised.
 
-    mask_token_id: Required[int]
-    max_new_tokens: Required[int]
+    They are described, with their defaults, in `GenerationSettings` (LLaDA) and `DreamSettings`.
+    """
+
+    max_new_tokens: int
+    steps: int | None
     step_ratio: float | None
     schedule: str | None
     schedule_kwargs: dict[str, float] | None
+    remasking: str
     temperature: float
     prefix_lm: bool
-    early_stop: EarlyStop | None
+    block_length: int | None
+    step_per_block: int | None
+    alg: str | None
+    alg_temp: float
+    top_p: float | None
+    top_k: int | None
+
+
+DREAM_ONLY = ("alg", "alg_temp", "top_p", "top_k")
+NONE_IS_DEFAULT = ("block_length", "alg", "top_k")
 
 
 def decoding_settings(
-    family: str,
-    *,
-    steps: int | None,
-    remasking: str,
-    block_length: int | None,
-    step_per_block: int | None,
-    alg: str | None,
-    alg_temp: float,
-    top_p: float | None,
-    top_k: int | None,
-    **shared: Unpack[SharedSettings],
+    family: str, mask_token_id: int, early_stop: EarlyStop | None = None, **keywords: Unpack[DecodingKeywords]
 ) -> GenerationSettings | DreamSettings:
-    """The settings of "llada" or "dream"; `shared` are the fields that both have.
+    """The settings of "llada" or "dream" for these keywords.
 
-    What only the other family knows is refused, unless it is left at its default. Dream has no blocks; that its answer is
-    a single one may be said.
+    A keyword of the other family is refused, unless it has its default. Dream has no blocks, but takes a `block_length` of at
+    least the whole answer.
 
     Raises:
+        TypeError: for an unknown keyword.
         UserError: for keywords of the other family, and as the settings themselves.
     """
+    unknown = keywords.keys() - DecodingKeywords.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"generate() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
+    fields: dict[str, Any] = {
+        name: value for name, value in keywords.items() if value is not None or name not in NONE_IS_DEFAULT
+    }
     if family == "dream":
-        if step_per_block is not None or (block_length is not None and block_length < shared["max_new_tokens"]):
+        block_length, step_per_block = fields.pop("block_length", None), fields.pop("step_per_block", None)
+        length = fields.get("max_new_tokens", DreamSettings.max_new_tokens)
+        if step_per_block is not None or (block_length is not None and block_length < length):
             raise UserError(
                 f"block_length={block_length}, step_per_block={step_per_block}: only LLaDA checkpoints take these; Dream "
                 "denoises its answer as a whole"
             )
-        alg = alg or ALGORITHMS.get(remasking, remasking)
-        top_k = DreamSettings.top_k if top_k is None else top_k
-        return DreamSettings(**shared, steps=steps, alg=alg, alg_temp=alg_temp, top_p=top_p, top_k=top_k)
-    of_dream = {"alg": alg, "alg_temp": alg_temp or None, "top_p": top_p, "top_k": top_k}
+        remasking = fields.pop("remasking", "low_confidence")
+        fields["alg"] = fields.get("alg") or ALGORITHMS.get(remasking, remasking)
+        return DreamSettings(mask_token_id, early_stop=early_stop, **fields)
+    of_dream = {name: fields.pop(name, None) for name in DREAM_ONLY}
+    of_dream["alg_temp"] = of_dream["alg_temp"] or None  # the default is 0
     given = [name for name, value in of_dream.items() if value is not None]
     if given:
         raise UserError(f"{', '.join(given)}: only Dream checkpoints take these; this one is LLaDA")
-    length = GenerationSettings.block_length if block_length is None else block_length
-    return GenerationSettings(
-        **shared, block_length=length, step_per_block=step_per_block, total_steps=steps, remasking=remasking
-    )
+    return GenerationSettings(mask_token_id, total_steps=fields.pop("steps", None), early_stop=early_stop, **fields)
 
 
 @torch.no_grad()
@@ -85,26 +95,19 @@ def denoise_answers(
     on_step: OnStep | None = None,
     on_prefix: OnPrefix | None = None,
 ) -> Tensor:
-    """Fill the masks of `tokens` [B, N] behind `prefix`, in the way of the settings' family; returns a new tensor.
+    """Fill the masks of `tokens` [B, N] after `prefix` as the settings' family does; returns a new tensor.
 
     Args:
-        vocabulary: the entries that may be generated are those below it.
-        on_prefix: called with the prefix's cache once it is full; not at all without `settings.prefix_lm`.
+        vocabulary: number of entries that may be generated, the first of the embedding table.
+        on_prefix: called with the prefix's cache once it is complete; not called without `settings.prefix_lm`.
     """
-    arguments, tokens = (language, prefix, settings.prefix_lm, vocabulary), tokens.to(prefix.embeds.device)
-    if isinstance(settings, GenerationSettings):
-        in_blocks = AnswerModel(*arguments)
-        _hand_out(in_blocks, on_prefix)
-        return denoise(in_blocks, tokens, settings, generator=generator, on_step=on_step)
-    shifted = ShiftedAnswerModel(*arguments)
-    _hand_out(shifted, on_prefix)
-    if settings.prefix_lm:  # the prefix alone decides the first token (LaViDa dream/generation_utils.py:421-428)
-        first, given = shifted.first_token()[:, None], tokens[:, :1]
-        first = torch.where(given == settings.mask_token_id, first, given)
-        tokens = torch.cat([first, tokens[:, 1:]], dim=1)
-    return denoise_dream(shifted, tokens, settings, generator=generator, on_step=on_step)
-
-
-def _hand_out(answer_model: AnswerModel, on_prefix: OnPrefix | None) -> None:
+    model_class = AnswerModel if isinstance(settings, GenerationSettings) else ShiftedAnswerModel
+    answer_model = model_class(language, prefix, settings.prefix_lm, vocabulary)
     if on_prefix is not None and answer_model.cache is not None:
         on_prefix(answer_model.cache)
+    tokens = tokens.to(prefix.embeds.device)
+    if isinstance(settings, GenerationSettings):
+        return denoise(answer_model, tokens, settings, generator=generator, on_step=on_step)
+    if isinstance(answer_model, ShiftedAnswerModel) and settings.prefix_lm:
+        tokens = answer_model.with_first_token(tokens, settings.mask_token_id)
+    return denoise_dream(answer_model, tokens, settings, generator=generator, on_step=on_step)

@@ -1,4 +1,4 @@
-"""Denoising an answer block by block behind a prefix that is encoded once (LaViDa generate.py:117-274)."""
+"""Denoising an answer block by block after a prefix that is encoded once (LaViDa generate.py:117-274)."""
 
 from __future__ import annotations
 
@@ -15,60 +15,62 @@ from shirg.lavida.language import LanguageModel, PrefixCache
 
 REMASKING = ("low_confidence", "random", "entropy", "margin")
 OnStep = Callable[[int, Tensor], None]
+"""Called with (number of denoising steps so far, tokens [B, N]) after each step."""
 OnPrefix = Callable[[PrefixCache], None]
+"""Called with the cache of the prefix before the first step."""
 
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Ends denoising once no answer of the batch can change. The official code has none and fills every block.
+    """Ends denoising once no answer of the batch can change. The official code always fills every block.
 
-    A committed token never changes, and an answer ends at its first stop token. So nothing more can happen to an answer
-    whose first stop token has no mask before it: what is left behind is written as end of text.
+    A committed token never changes, and an answer ends at its first stop token. So an answer is final once no mask is before
+    its first stop token; the masks after it become end of text.
     """
 
     mask_token_id: int
     stop_ids: frozenset[int]
-    """Ids at which an answer ends."""
+    """Ids that end an answer."""
     fill_id: int
-    """What is written in place of the masks that are left."""
+    """Id that replaces the remaining masks."""
 
     def reached(self, tokens: Tensor) -> bool:
-        """Whether every row of `tokens` [B, N] has no mask left, or none before its first stop token."""
+        """Whether every row of `tokens` [B, N] has no mask, or none before its first stop token."""
         stops = torch.isin(tokens, torch.tensor(sorted(self.stop_ids), device=tokens.device))
         ended = stops.cumsum(dim=1) > 0
         return not bool(((tokens == self.mask_token_id) & ~ended).any())
 
     def fill(self, tokens: Tensor) -> Tensor:
-        """`tokens` without masks."""
+        """`tokens` with every mask replaced by `fill_id`."""
         return tokens.masked_fill(tokens == self.mask_token_id, self.fill_id)
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How an answer is denoised.
+    """Settings of denoising with LLaDA.
 
     Raises:
-        UserError: naming the setting that makes no sense.
+        UserError: for a value outside its range, with the name of the setting.
     """
 
     mask_token_id: int
     max_new_tokens: int = 32
     block_length: int = 32
-    """Tokens denoised together, from left to right; must divide `max_new_tokens` (cut to it when larger)."""
+    """Tokens denoised together, from left to right; must divide `max_new_tokens`, at most that."""
     step_ratio: float | None = None
     """Steps per token of a block. Default: one step per token."""
     step_per_block: int | None = None
     """Steps per block, at most one per token, instead of `step_ratio`."""
     total_steps: int | None = None
-    """Steps for the whole answer (`steps` of `Lavida.generate`), shared evenly by its blocks, instead of either: at least
-    one step per block and at most one per token."""
+    """Steps for the whole answer (`steps` of `Lavida.generate`), instead of either. Its blocks share them evenly, with at least
+    one step per block and at most one per token. (The official code ignores it for LLaDA, generate.py:146.)"""
     schedule: str | None = None
     schedule_kwargs: dict[str, float] | None = None
     remasking: str = "low_confidence"
-    """What ranks the predictions of a step: probability, chance, negative entropy, or the margin of the best."""
+    """Confidence of predictions: probability, random, negative entropy, or the margin between the two best."""
     temperature: float = 0.0
     prefix_lm: bool = True
-    """The prefix sees only itself and is encoded once; False encodes prefix and answer together at every step."""
+    """The prefix attends only to itself and is encoded once; False encodes prefix and answer together at every step."""
     early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
@@ -88,8 +90,8 @@ class GenerationSettings:
         transfer_counts([self.block], self.steps, self.schedule, self.schedule_kwargs)
 
     def _check_steps(self) -> None:
-        ways = {"steps": self.total_steps, "step_ratio": self.step_ratio, "step_per_block": self.step_per_block}
-        given = [f"{name}={value}" for name, value in ways.items() if value is not None]
+        settings = {"steps": self.total_steps, "step_ratio": self.step_ratio, "step_per_block": self.step_per_block}
+        given = [f"{name}={value}" for name, value in settings.items() if value is not None]
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)} each decide the number of steps: give one of them")
         if self.total_steps is not None:
@@ -116,7 +118,7 @@ class GenerationSettings:
 
 @dataclass
 class Prefix:
-    """What stands before the answers: embeddings [B, P, H], and the length of each row, zeros behind it."""
+    """Embeddings [B, P, H] before the answers, and the length of each row; zeros after it."""
 
     embeds: Tensor
     lengths: Tensor
@@ -132,7 +134,7 @@ class Prefix:
         return cls(embeds, torch.tensor(sizes, device=embeds.device), len(set(sizes)) > 1)
 
     def mask(self, num_answer: int) -> Tensor | None:
-        """Boolean [B, 1, 1, P + num_answer]: all see the real prefix and the answer. None if nothing is padding."""
+        """Attention mask [B, 1, 1, P + num_answer], Boolean, False at padding. None if there is no padding."""
         if not self.ragged:
             return None
         keys = torch.arange(self.embeds.shape[1] + num_answer, device=self.embeds.device)
@@ -140,18 +142,18 @@ class Prefix:
         return real[:, None, None]
 
     def positions(self, num_answer: int) -> Tensor:
-        """Positions [B, num_answer] of the answer: each row goes on where its own prefix ends."""
+        """Positions [B, num_answer] of the answer, which begin at the end of each row's own prefix."""
         return self.lengths[:, None] + torch.arange(num_answer, device=self.embeds.device)
 
 
 class AnswerModel:
-    """Logits of answer tokens behind a prefix, which is encoded once, or anew with every call (`prefix_lm=False`)."""
+    """Logits of answer tokens after a prefix, which is encoded once, or in every call (`prefix_lm=False`)."""
 
     def __init__(self, language: LanguageModel, prefix: Prefix, prefix_lm: bool, vocabulary: int):
         self.language, self.prefix, self.vocabulary = language, prefix, vocabulary
         self.cache = None
         if prefix_lm:
-            self.cache, self.last_of_prefix = _encode(language, prefix)
+            self.cache, self.last_of_prefix = _encode_prefix(language, prefix)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits [B, N, V] of the answer's tokens [B, N]."""
@@ -167,23 +169,22 @@ class AnswerModel:
         embeds = self.language.embed_tokens(tokens)
         mask, positions = self.prefix.mask(count), self.prefix.positions(count)
         if self.cache is not None:
-            return self.last_of_prefix, self.language(embeds, _rows(mask, count), positions, self.cache)
+            return self.last_of_prefix, self.language(embeds, _expand_queries(mask, count), positions, self.cache)
         length = self.prefix.embeds.shape[1]
         start = torch.arange(length, device=tokens.device).expand(len(tokens), -1)
         everything = torch.cat([self.prefix.embeds, embeds.to(self.prefix.embeds.dtype)], dim=1)
         everywhere = torch.cat([start, positions], dim=1)
         ends = self.prefix.lengths - 1
         read_from = int(ends.min())
-        hidden = self.language(everything, _rows(mask, length + count), everywhere, read_from=read_from)
+        hidden = self.language(everything, _expand_queries(mask, length + count), everywhere, read_from=read_from)
         rows = torch.arange(len(hidden), device=hidden.device)
         return hidden[rows, ends - read_from][:, None], hidden[:, -count:]
 
 
-def _encode(language: LanguageModel, prefix: Prefix) -> tuple[PrefixCache, Tensor]:
+def _encode_prefix(language: LanguageModel, prefix: Prefix) -> tuple[PrefixCache, Tensor]:
     """The prefix's keys and values, and the hidden states [B, 1, H] of its rows' last positions.
 
-    Rows of unequal length are encoded one by one: nothing is computed for padding, no mask is needed, and each comes out as if
-    it were alone.
+    Rows of unequal length are encoded one by one, without padding and mask.
     """
     if not prefix.ragged:
         cache = PrefixCache()
@@ -207,38 +208,40 @@ def denoise(
 ) -> Tensor:
     """Fill the masks of `tokens` [B, N] block by block; returns a new tensor of the same shape.
 
-    A position whose prediction is the mask token itself uses up its place in the step and stays masked, so masks can
-    remain.
+    A position whose prediction is the mask token counts as committed in its step and stays masked, so masks can remain.
 
     Args:
         answer_model: tokens [B, N] -> logits [B, N, V].
         tokens: all mask tokens, or a draft with some of them filled in.
-        on_step: called after every forward pass with the number of the pass and a copy of the tokens.
+        on_step: called after every step with its number and a copy of the tokens.
     """
-    return follow(_passes(answer_model, tokens, settings, generator), tokens, settings.early_stop, on_step)
+    return run_denoising(_steps(answer_model, tokens, settings, generator), tokens, settings.early_stop, on_step)
 
 
-def follow(passes: Iterable[Tensor], tokens: Tensor, early_stop: EarlyStop | None, on_step: OnStep | None) -> Tensor:
-    """The last of `passes`, the tokens [B, N] after each forward pass; no more of them are run than are needed.
+def run_denoising(
+    steps: Iterable[Tensor], tokens: Tensor, early_stop: EarlyStop | None, on_step: OnStep | None
+) -> Tensor:
+    """Run denoising steps to the last one, or to an early stop; returns the tokens [B, N].
 
     Args:
-        tokens: what they start from, and what there is without any pass.
+        steps: the tokens [B, N] after each step; a step is computed when it is drawn.
+        tokens: [B, N] before the first step.
     """
     tokens = tokens.clone()
-    if early_stop is not None and early_stop.reached(tokens):  # a draft can leave nothing to do
+    if early_stop is not None and early_stop.reached(tokens):  # a draft can be complete
         return early_stop.fill(tokens)
-    for number, tokens in enumerate(passes, start=1):
-        settled = False
-        if early_stop is not None and early_stop.reached(tokens):
-            tokens, settled = early_stop.fill(tokens), True
+    for number, tokens in enumerate(steps, start=1):
+        final = early_stop is not None and early_stop.reached(tokens)
+        if early_stop is not None and final:
+            tokens = early_stop.fill(tokens)
         if on_step is not None:
             on_step(number, tokens.clone())
-        if settled:
+        if final:
             break
     return tokens
 
 
-def _passes(
+def _steps(
     answer_model: Callable[[Tensor], Tensor],
     tokens: Tensor,
     settings: GenerationSettings,
@@ -263,12 +266,12 @@ def _passes(
             yield tokens
 
 
-def _rows(mask: Tensor | None, count: int) -> Tensor | None:
+def _expand_queries(mask: Tensor | None, count: int) -> Tensor | None:
     return None if mask is None else mask.expand(-1, -1, count, -1)
 
 
 def _sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """The best token, or one drawn by the Gumbel trick in float64 (LaViDa generate.py:8-19)."""
+    """The most likely token, or one drawn by the Gumbel trick in float64 (LaViDa generate.py:8-19)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     wide = logits.to(torch.float64)
@@ -277,7 +280,7 @@ def _sample(logits: Tensor, temperature: float, generator: torch.Generator | Non
 
 
 def _confidence(logits: Tensor, guesses: Tensor, remasking: str, generator: torch.Generator | None) -> Tensor:
-    """How sure the model is of `guesses` [B, N], from the raw logits in float64; bigger is surer."""
+    """Confidence of `guesses` [B, N], from the raw logits in float64."""
     if remasking == "random":
         return torch.rand(guesses.shape, device=guesses.device, generator=generator)
     probabilities = logits.to(torch.float64).softmax(dim=-1)

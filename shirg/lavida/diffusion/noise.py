@@ -1,4 +1,4 @@
-"""Masking for training: times, positions and the two complementary copies (LaViDa llava_llada.py:42-71, 150-189)."""
+"""Noise for training: times, masked positions and two complementary copies (LaViDa llava_llada.py:42-71, 150-189)."""
 
 from __future__ import annotations
 
@@ -64,11 +64,12 @@ def draw_noise(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """What `forward_process` returns for drawn times and noise, on `device`: the times first, then all the noise, as
-    LaViDa draws them (llava_llada.py:42-71), so that the same seed masks the same positions.
+    """`forward_process` of drawn times and noise, on `device`.
+
+    The times are drawn first, then the noise, as LaViDa does (llava_llada.py:42-71), so that a seed masks the same positions.
 
     Args:
-        length: of the whole rows, images and prompts included.
+        length: of whole rows, with images and prompts.
 
     Raises:
         UserError: as `sample_times`.
@@ -79,12 +80,12 @@ def draw_noise(
 
 @dataclass
 class NoisyCopies:
-    """Both copies of a batch, the masked one and its complement: every target is masked in exactly one of them."""
+    """Two complementary copies of a batch: every target is masked in exactly one of them."""
 
     embeds: Tensor
     """[2B, L, H], with the mask token's embedding at masked positions."""
     labels: Tensor
-    """[2B, L], -100 wherever nothing is to be predicted."""
+    """[2B, L], -100 at positions that are no targets."""
     masked: Tensor
     """[2B, L] Boolean."""
 
@@ -92,14 +93,14 @@ class NoisyCopies:
 def complementary_copies(
     embeds: Tensor, labels: Tensor, drawn: Tensor, mask_embedding: Tensor, fim_token_id: int | None = None
 ) -> NoisyCopies:
-    """Mask the drawn targets in one copy and all other targets in a second one; the arguments are left as they are.
+    """Mask the drawn targets in one copy and all other targets in a second one. The arguments are not modified.
 
     Args:
         embeds: clean embeddings [B, L, H].
-        labels: [B, L], -100 where nothing is a target.
+        labels: [B, L], -100 at positions that are no targets.
         drawn: Boolean [B, L] from `forward_process`.
         mask_embedding: the embedding row [H] of the mask token.
-        fim_token_id: control token for filling in the middle, which is neither masked nor a target.
+        fim_token_id: control token of infilling, which is neither masked nor a target.
     """
     targets = labels != IGNORE_INDEX
     if fim_token_id is not None:

@@ -1,4 +1,4 @@
-"""How many tokens each denoising step commits (LaViDa generate.py:22-95)."""
+"""Number of tokens that each denoising step commits (LaViDa generate.py:22-95)."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def transfer_counts(
 ) -> list[list[int]]:
     """Tokens to commit at each step, one row per entry of `num_masked`.
 
-    Without a schedule every step commits M // S tokens, the first M % S steps one more. With one, S is first cut to
-    the largest M (LaViDa: to the first row's; its rows are always masked alike, while drafts here may differ);
-    c = trunc(sigma(t) M) on S + 1 even times, and the steps commit the differences of c, at least one each, *in reverse
-    order*: "shift" with shift 1/3 commits many tokens early, the default of 3 few.
+    Without a schedule every step commits M // S tokens, the first M % S steps one more. With a schedule, S is at most the
+    largest M (LaViDa: the first row's M; its rows are equal, while drafts here may differ). c = trunc(sigma(t) M) at S + 1
+    equally spaced times, and the steps commit the differences of c, at least one each, *in reverse order*: "shift" with shift
+    1/3 commits many tokens early, the default of 3 few.
 
     Args:
         num_masked: masked tokens M of each row.
         steps: number of steps S, at least 1.
         schedule: None, "shift" (`schedule_kwargs={"shift": 3}`), "cosine", "logit_normal" (or "logit-normal") or "linear".
-            (The official code takes any other name for "linear".)
+            (The official code treats any other name as "linear".)
 
     Raises:
-        UserError: for an unknown schedule, keywords it does not take or that make it fall, or no step.
+        UserError: for an unknown schedule, keywords that it does not take or that make it decrease, or no step.
     """
     if steps < 1:
         raise UserError(f"steps={steps}: at least one denoising step is needed; raise step_ratio or step_per_block")
@@ -69,13 +69,13 @@ def transfer_counts(
         raise UserError(f"schedule_kwargs={schedule_kwargs!r} do not belong to schedule {schedule!r}") from None
     if not (sigma.diff() >= 0).all():  # NaN included
         raise UserError(
-            f"schedule_kwargs={schedule_kwargs!r}: with these, {schedule!r} does not rise; use shift above 0"
+            f"schedule_kwargs={schedule_kwargs!r}: with these, {schedule!r} does not increase; use shift above 0"
         )
     return [_differences(sigma, masked) for masked in num_masked]
 
 
 def _differences(sigma: Tensor, masked: int) -> list[int]:
-    """Reversed steps of trunc(sigma M), each at least 1; the surplus this makes is taken back one by one."""
+    """Reversed differences of trunc(sigma M), each at least 1; a surplus is subtracted one by one, from the last step."""
     counts = (sigma * masked).to(torch.int64).diff().clamp(min=1).tolist()
     surplus = sum(counts) - masked
     while surplus > 0 and max(counts) > 1:

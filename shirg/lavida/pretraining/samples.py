@@ -1,6 +1,6 @@
 """Conversations -> samples -> batches, as LaViDa prepares its training data.
 
-TR stands for LaViDa's llava/train/train.py.
+TR is LaViDa's llava/train/train.py.
 """
 
 from __future__ import annotations
@@ -15,21 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from shirg.errors import UserError
 from shirg.lavida.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from shirg.lavida.prompt import IMAGE_MARK, SYSTEM_TEXT, chat_text, tokenize_with_images
+from shirg.lavida.prompt import IMAGE_MARK, SYSTEM_TEXT, answer_ids, tokenize_with_images, turn_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPENINGS = {
-    "llada": ("<|startoftext|>",),
-    "dream": ("<|beginoftext|>", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"),
-}
-"""What a family's template puts before the first turn, taken off a turn that is rendered alone (TR:850-854, 985-987)."""
-CLOSINGS = {"llada": "<|start_header_id|>assistant<|end_header_id|>\n\n", "dream": ""}
-"""What LLaDA's template puts behind the last turn even where nothing is to be generated (TR:851-854)."""
 EXTRA_PAD = 128
-"""A batch is padded by up to one less than this beyond its longest sample (TR:1559-1612)."""
-HOLE = "[[answer]]"
+"""A batch is padded by 0 to 127 positions beyond its longest sample (TR:1559-1612)."""
 
 
 @dataclass
@@ -53,7 +45,7 @@ class Batch:
     """[B, L] Boolean, False at padding; the 0 and 1 of a tokenizer become it."""
 
     def __post_init__(self) -> None:
-        self.attention_mask = self.attention_mask.bool()  # numbers would be taken for places
+        self.attention_mask = self.attention_mask.bool()  # integers would index
 
 
 def chat_sample(
@@ -68,18 +60,17 @@ def chat_sample(
 ) -> Sample:
     """A sample of stages 2 and 3: LaViDa's system turn, then one question of the conversation and its answer.
 
-    Targets are the answer and what the template ends it with (TR:761-885 for LLaDA, TR:889-1018 for Dream).
+    Targets are the answer and the template's end of the turn (TR:761-885 for LLaDA, TR:889-1018 for Dream).
 
     Args:
         family: "llada" or "dream".
         conversation: entries {"from": "human" or "gpt", "value": text}, in LLaVA's format; see `image_first`.
-        has_image: put an image before a question that does not mark its place with `<image>`. Without an image that mark
-            is text like any other.
-        turn: place in `conversation` of the question; None draws one of those that have an answer.
-        generator: source of that draw; None is torch's own.
+        has_image: if the question has no `<image>`, an image is put before it. Without an image `<image>` is ordinary text.
+        turn: index of the question in `conversation`; None draws one of those with an answer.
+        generator: random generator of that draw; None is torch's own.
 
     Raises:
-        UserError: if the conversation has no question with an answer, or `turn` is none.
+        UserError: if the conversation has no question with an answer, or `turn` is no such question.
     """
     pairs = [
         place
@@ -89,7 +80,7 @@ def chat_sample(
     if turn not in (None, *pairs) or not pairs:
         roles = [entry.get("from") for entry in conversation]
         raise UserError(
-            f"turn={turn} of a conversation between {roles}: expected a 'human' entry with a 'gpt' entry behind it; "
+            f"turn={turn} of a conversation between {roles}: expected a 'human' entry followed by a 'gpt' entry; "
             f"such are at {pairs}"
         )
     if turn is None:
@@ -97,9 +88,9 @@ def chat_sample(
     question, answer = conversation[turn]["value"], conversation[turn + 1]["value"]
     if has_image and IMAGE_MARK not in question:
         question = f"{IMAGE_MARK}\n{question}"
-    ids = tokenizer(_turn_text(tokenizer, family, "system", SYSTEM_TEXT), add_special_tokens=False).input_ids
-    # The mark is a token of its own while LaViDa tokenises, so what stands before and after it never shares one.
-    asked = _turn_text(tokenizer, family, "user", question)
+    ids = tokenizer(turn_text(tokenizer, family, "system", SYSTEM_TEXT), add_special_tokens=False).input_ids
+    # LaViDa tokenises `<image>` as one token, so the text before and after it is tokenised separately.
+    asked = turn_text(tokenizer, family, "user", question)
     first, *rest = asked.split(IMAGE_MARK) if has_image else [asked]
     ids += tokenizer(first, add_special_tokens=False).input_ids
     for piece in rest:
@@ -114,7 +105,7 @@ def plain_sample(
     conversation: Sequence[Mapping[str, str]],
     image_token_index: int = IMAGE_TOKEN_INDEX,
 ) -> Sample:
-    """A sample of stage 1: the image, then its caption and a newline as targets, whatever was asked (TR:1181-1200).
+    """A sample of stage 1: the image, then its caption and a newline as targets; the question is ignored (TR:1181-1200).
 
     Raises:
         UserError: unless the conversation is one question about an image, and its answer.
@@ -131,8 +122,7 @@ def plain_sample(
 
 
 def image_first(conversation: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """A copy in which an entry that marks one image marks it at its start, as LaViDa's data loader has it before it
-    makes a sample of either kind (TR:390-415)."""
+    """A copy in which every entry with one `<image>` has it at its start, as LaViDa's data loader does (TR:390-415)."""
     moved = []
     for entry in conversation:
         text = entry["value"]
@@ -150,16 +140,16 @@ def collate(
     extra_pad: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Batch:
-    """Samples padded on the right to the longest and `extra_pad` positions more (TR:1559-1612).
+    """Samples padded on the right to the longest plus `extra_pad` positions (TR:1559-1612).
 
-    Padding with the end-of-text id is a real target, see `shirg.lavida.batches.end_of_text_targets`, and the extra
-    positions teach that an answer may end anywhere in the block that generation denoises.
+    Padding is end of text and a target, see `batches.end_of_text_targets`; the extra positions train answers that end anywhere
+    in the block that generation denoises.
 
     Args:
         pad_token_id: the tokenizer's. LaViDa's tokenizers pad with the end of text.
-        max_length: samples are cut to it; LaViDa's is the tokenizer's `model_max_length`.
-        extra_pad: positions beyond the longest sample, none if negative; None draws from -128 .. 127 as LaViDa does.
-        generator: source of that draw; None is torch's own.
+        max_length: samples are truncated to it; LaViDa's is the tokenizer's `model_max_length`.
+        extra_pad: positions beyond the longest sample, 0 if negative; None draws from -128 .. 127 as LaViDa does.
+        generator: random generator of that draw; None is torch's own.
 
     Raises:
         UserError: without samples.
@@ -174,27 +164,3 @@ def collate(
     ids = torch.nn.functional.pad(ids, more, value=pad_token_id)
     labels = torch.nn.functional.pad(labels, more, value=IGNORE_INDEX)
     return Batch(ids, labels, ids != pad_token_id)
-
-
-def answer_ids(tokenizer: PreTrainedTokenizerBase, family: str, answer: str) -> tuple[list[int], list[int]]:
-    """An assistant turn as the ids of its header and those behind it: the answer, its end of turn, and for Dream the
-    newline that ends every turn of its template.
-
-    The turn is tokenised whole, since a header's last newline may be another token where nothing follows. LaViDa counts 6
-    header ids for LLaDA and 3 for Dream (TR:856-858, 989-991); counted in text they are the same for its tokenizers,
-    and right for others.
-    """
-    header = _turn_text(tokenizer, family, "assistant", HOLE).partition(HOLE)[0]
-    text = _turn_text(tokenizer, family, "assistant", answer)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    count = sum(start < len(header) for start, _end in encoded["offset_mapping"])
-    return encoded["input_ids"][:count], encoded["input_ids"][count:]
-
-
-def _turn_text(tokenizer: PreTrainedTokenizerBase, family: str, role: str, content: str) -> str:
-    """One turn on its own. Only the system turn keeps what opens the chat, since it comes first."""
-    text = chat_text(tokenizer, [{"role": role, "content": content}])
-    if role != "system":
-        for opening in OPENINGS[family]:
-            text = text.removeprefix(opening)
-    return text.removesuffix(CLOSINGS[family])

@@ -1,19 +1,18 @@
 """LaViDa's own training loss, over whole rows: image, prompt, answer and padding.
 
-Every row is trained as two complementary copies: a target that one hides is visible in the other, so each is predicted
-exactly once. The loss is the plain mean of the cross-entropies, without the 1/t weight of the likelihood bound
-(modeling_llada.py:1517-1518). Rows see all of themselves, padding included, as the released weights were trained; with
-`prefix_lm` what stands before the first target sees only itself, as it does at inference with a cached prefix.
+Every row is trained as two complementary copies: a target that is masked in one is visible in the other, so each is predicted
+exactly once. The loss is the mean of the cross-entropies, without the 1/t weight of the likelihood bound
+(modeling_llada.py:1517-1518). Every position attends to all others, padding included, as in training of the released weights;
+with `prefix_lm` the positions before the first target attend only to each other, as in inference with a cached prefix.
 
-`shirg.training.objective` is the same loss for answers behind prefixes, with padding made invisible.
+`shirg.training.objective` is the same loss for prefixes and answers, with padding masked.
 
     sample = chat_sample(tokenizer, "llada", conversation)
     batch = collate([sample], pad_token_id=tokenizer.pad_token_id)
     rows = embed_batch(model, batch, encode_for_training(model, [image]))
     training_loss(model, rows).backward()
 
-LLD stands for LaViDa's llava/model/language_model/llava_llada.py. Letters in shapes: B rows, L their length, H hidden
-size.
+LLD is LaViDa's llava/model/language_model/llava_llada.py. Shapes: B rows, L their length, H hidden size.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shirg.errors import UserError
-from shirg.lavida.batches import Rows
 from shirg.lavida.config import IGNORE_INDEX
 from shirg.lavida.diffusion.noise import NoisyCopies, complementary_copies, draw_noise
+from shirg.lavida.pretraining.batches import Rows
 
 if TYPE_CHECKING:
     from shirg.lavida.model import Lavida
@@ -45,10 +44,10 @@ def training_loss(
     """Mean cross-entropy of all targets, a float32 scalar.
 
     Args:
-        model: Dream's positions predict the token behind them.
-        policy, policy_args: how the diffusion time is drawn, see `sample_times`. LaViDa's Dream knows only "uniform".
-        prefix_lm: LaViDa's prefix-LM mask. No released script turns it on, and LaViDa's Dream has no such option.
-        generator: source of chance, used on its own device; None is torch's own, on the rows' device.
+        model: of family "llada" or "dream"; Dream's positions predict the next token.
+        policy, policy_args: distribution of the diffusion time, see `sample_times`. LaViDa's Dream has only "uniform".
+        prefix_lm: LaViDa's prefix-LM mask. No released script sets it, and LaViDa's Dream has no such option.
+        generator: random generator, used on its own device; None is torch's own, on the rows' device.
 
     Raises:
         UserError: if no row has a target, or for a policy that `sample_times` refuses.
@@ -60,12 +59,12 @@ def training_loss(
     lengths = prefix_lengths(rows.labels) if prefix_lm else None
     losses = target_losses(model, row_states(model, copies, lengths), copies.labels)
     if not len(losses):
-        raise UserError("rows hold no target: the answers are empty, or cut off by the config's maximal length")
+        raise UserError("rows have no target: the answers are empty, or truncated by the config's maximal length")
     return losses.mean()
 
 
 def noisy_rows(model: Lavida, rows: Rows, drawn: Tensor) -> NoisyCopies:
-    """Both copies of the rows, [2B, L, H]: the drawn targets hidden in the first B, the others in the last B.
+    """Both copies of the rows, [2B, L, H]: the drawn targets masked in the first B, the others in the last B.
 
     Args:
         drawn: [B, L] Boolean from `draw_noise`.
@@ -76,13 +75,15 @@ def noisy_rows(model: Lavida, rows: Rows, drawn: Tensor) -> NoisyCopies:
 
 
 def prefix_lengths(labels: Tensor) -> Tensor:
-    """Positions [B] before the first target of each row of labels [B, L]; 0 without one (LLD:156)."""
+    """Number of positions [B] before the first target of each row of labels [B, L]; 0 without one (LLD:156)."""
     return (labels != IGNORE_INDEX).long().argmax(dim=1)
 
 
 def prefix_lm_mask(lengths: Tensor, total: int) -> Tensor:
-    """Who may attend to whom when the first `lengths` [B] of `total` positions are a prefix: [B, 1, L, L] Boolean. The
-    prefix sees the prefix, all others see everything (modeling_llada.py:1339-1356)."""
+    """Attention mask [B, 1, L, L], Boolean, with the first `lengths` [B] of `total` positions as prefix.
+
+    The prefix attends to the prefix, all others to everything (modeling_llada.py:1339-1356).
+    """
     prefix = torch.arange(total, device=lengths.device) < lengths[:, None]
     return (prefix[:, None, :] | ~prefix[:, :, None])[:, None]
 
@@ -97,8 +98,8 @@ def row_states(model: Lavida, copies: NoisyCopies, lengths: Tensor | None = None
 def target_losses(model: Lavida, hidden: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropies [T] float32 of all targets of labels [2B, L], row by row; hidden [2B, L, H].
 
-    The head, the widest matrix of the model, sees only the T positions that predict. Dream's logits are shifted: position
-    i - 1 predicts token i (dream/modeling_dream.py:917), and nothing predicts the first.
+    The head is applied to the T predicting positions only. Dream's logits are shifted: position i - 1 predicts token i
+    (dream/modeling_dream.py:917), and no position predicts the first.
     """
     if model.config.family == "dream":
         hidden, labels = hidden[:, :-1], labels[:, 1:]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.lavida.batches import Rows, embed_batch, encode_for_training
 from shirg.lavida.checkpoint import official_name
 from shirg.lavida.diffusion import draw_noise
-from shirg.lavida.official_loss import (
+from shirg.lavida.pretraining.batches import Rows, embed_batch, encode_for_training
+from shirg.lavida.pretraining.loss import (
     noisy_rows,
     prefix_lengths,
     prefix_lm_mask,
@@ -19,7 +19,7 @@ from shirg.lavida.official_loss import (
     target_losses,
     training_loss,
 )
-from shirg.lavida.samples import Batch, chat_sample, collate
+from shirg.lavida.pretraining.samples import Batch, chat_sample, collate
 from shirg.training.objective import answer_losses
 from tests.tiny import tiny_model, tiny_page
 
@@ -206,7 +206,7 @@ def test_nothing_of_dream_predicts_the_first_position():
 def test_rows_without_a_target_are_refused(family):
     model, _, _, rows = small_case(family)
     rows.labels[:, 1:] = -100
-    with pytest.raises(UserError, match="rows hold no target"):
+    with pytest.raises(UserError, match="rows have no target"):
         training_loss(model, rows)
 
 

@@ -7,9 +7,9 @@ import torch
 
 from shirg.errors import UserError
 from shirg.images import to_rgb
-from shirg.lavida.batches import Rows, embed_batch, encode_for_training, end_of_text_targets, splice_batch
 from shirg.lavida.images import anyres_views
-from shirg.lavida.samples import Batch
+from shirg.lavida.pretraining.batches import Rows, embed_batch, encode_for_training, end_of_text_targets, splice_batch
+from shirg.lavida.pretraining.samples import Batch
 from tests.tiny import tiny_model, tiny_page
 
 
@@ -76,7 +76,7 @@ def test_cut_rows_equal_the_official_code(llada, expected, image_embeds, caplog)
     rows = splice_batch(llada.language.embed_tokens, official_batch(expected), image_embeds, max_length=1000)
     assert torch.equal(rows.labels, expected["trunc1000_labels"])
     assert rows.embeds.shape[1] == expected["trunc1000_len"]
-    assert "row 0 of the batch is cut from 1043 to 1000" in caplog.text and "row 1" not in caplog.text
+    assert "row 0 of the batch is truncated from 1043 to 1000" in caplog.text and "row 1" not in caplog.text
 
 
 def test_the_callers_tensors_stay_as_they_are(llada, expected, image_embeds):
@@ -129,7 +129,9 @@ def test_rows_by_hand(caplog):
     assert rows.labels.tolist() == [[-100, -100, -100, -100], [-100, 4, 5, -100], [-100, -100, -100, 6]]
     assert rows.input_ids.tolist() == [[1, -200, -200, -200], [3, 4, 5, -100], [-200, -200, -200, 6]]
     assert rows.attention_mask.tolist() == [[True] * 4, [True, True, True, False], [True] * 4]
-    assert [record.getMessage() for record in caplog.records] == ["row 0 of the batch is cut from 5 to 4 positions"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "row 0 of the batch is truncated from 5 to 4 positions"
+    ]
 
 
 def test_end_of_text_is_a_target_wherever_it_stands():

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from shirg.errors import UserError
+from shirg.lavida.pretraining.samples import Sample, answer_ids, chat_sample, collate, image_first, plain_sample
 from shirg.lavida.prompt import prompt_text, tokenize_with_images
-from shirg.lavida.samples import Sample, answer_ids, chat_sample, collate, image_first, plain_sample
 from tests.tiny import tiny_tokenizer
 
 FAMILIES = ["llada", "dream"]

@@ -1,6 +1,6 @@
-"""Batches of ids and images -> rows of embeddings with their labels, as LaViDa's training forward builds them.
+"""Batches of ids and images -> rows of embeddings with labels, as LaViDa's training forward builds them.
 
-ARCH stands for LaViDa's llava/model/llava_arch.py, LLD for its llava/model/language_model/llava_llada.py.
+ARCH is LaViDa's llava/model/llava_arch.py, LLD its llava/model/language_model/llava_llada.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shirg.errors import UserError
 from shirg.images import to_rgb
 from shirg.lavida import prompt
 from shirg.lavida.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from shirg.lavida.samples import Batch
+from shirg.lavida.pretraining.samples import Batch
 from shirg.lavida.vision import path_of
 
 if TYPE_CHECKING:
@@ -34,28 +34,28 @@ class Rows:
     """What the language model is trained on."""
 
     embeds: Tensor
-    """[B, L, H], images in their places; 0 at padding."""
+    """[B, L, H], with the images' embeddings; 0 at padding."""
     labels: Tensor
-    """[B, L] Long, -100 at images, padding and whatever else is not to be predicted."""
+    """[B, L] Long, -100 at images, padding and all other positions that are no targets."""
     attention_mask: Tensor
-    """[B, L] Boolean, False at padding. LaViDa's language model never sees it: padding is attended to (LLD:240)."""
+    """[B, L] Boolean, False at padding. LaViDa's language model does not use it: padding is attended to (LLD:240)."""
     input_ids: Tensor
     """[B, L] Long, the placeholder at every position of an image, -100 at padding."""
 
 
 def end_of_text_targets(batch: Batch, eos_token_id: int) -> Batch:
-    """The batch with every end-of-text id, the padding above all, as input and as target (LLD:131-132).
+    """The batch with every end-of-text id, padding included, as input and as target (LLD:131-132).
 
-    The model denoises a whole block of positions at once, so what stands behind the end of an answer is something it
-    has to write like the answer itself; padding that were no target would leave it guessing there.
+    Generation denoises a whole block at once, so the model must also predict the positions after the end of an answer.
     """
     ends = batch.input_ids == eos_token_id
     return Batch(batch.input_ids, batch.labels.masked_fill(ends, eos_token_id), batch.attention_mask | ends)
 
 
 def embed_batch(model: Lavida, batch: Batch, image_embeds: Sequence[Tensor]) -> Rows:
-    """The rows that LaViDa trains on, on the model's device: end-of-text padding is a target, images are spliced in, and
-    length and side of the padding are those of the checkpoint's config.
+    """The rows that LaViDa trains on, on the model's device.
+
+    End-of-text padding is a target, images are spliced in, and length and side of the padding are those of the config.
 
     Args:
         batch: from `collate`.
@@ -86,10 +86,10 @@ def splice_batch(
     max_length: int | None = None,
     padding_side: str = "right",
 ) -> Rows:
-    """Rows with the images spliced in: masked positions dropped, cut, padded to the longest (ARCH:484-603).
+    """Rows with the images spliced in: padding removed, truncated, padded to the longest (ARCH:484-603).
 
     Args:
-        max_length: rows are cut to it, images included.
+        max_length: rows are truncated to it, images included.
         padding_side: "right" or "left".
 
     Raises:
@@ -115,7 +115,7 @@ def splice_batch(
             ids.repeat_interleave(counts),
         )
         if max_length is not None and len(row[0]) > max_length:
-            logger.warning("row %d of the batch is cut from %d to %d positions", number, len(row[0]), max_length)
+            logger.warning("row %d of the batch is truncated from %d to %d positions", number, len(row[0]), max_length)
         rows.append(tuple(part[:max_length] for part in row))
     embeds, labels, ids = zip(*rows, strict=True)
     mask = [torch.ones_like(row, dtype=torch.bool) for row in ids]
@@ -128,8 +128,9 @@ def splice_batch(
 
 
 def encode_for_training(model: Lavida, images: Sequence[Image.Image], mode: str = "hd") -> list[Tensor]:
-    """Embeddings [n, H] of each image as `Lavida.encode_images` gives them, but differentiable in the tower too, which
-    LaViDa's stages 2 and 3 train. Freeze it with `model.tower.requires_grad_(False)` where it is not to be trained.
+    """Embeddings [n, H] of each image as of `Lavida.encode_images`, but differentiable in the tower too.
+
+    LaViDa's stages 2 and 3 train the tower; `model.tower.requires_grad_(False)` freezes it.
 
     Args:
         mode: "hd" as in stages 2 and 3, or "lowres", the single unpooled view of stage 1.
@@ -137,8 +138,9 @@ def encode_for_training(model: Lavida, images: Sequence[Image.Image], mode: str 
     Raises:
         UserError: for an unknown mode.
     """
-    views, shapes, pages = path_of(mode).views, model.view_shapes(), [to_rgb(image) for image in images]
-    features = [model.encode_views(shapes.cut(page, views), page.size, views) for page in pages]
+    views, shapes = path_of(mode).views, model.view_shapes()
+    upright = [to_rgb(image) for image in images]
+    features = [model.encode_views(shapes.cut(image, views), image.size, views) for image in upright]
     return [model.image_embeds(one, mode) for one in features]
 
 
