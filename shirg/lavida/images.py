@@ -1,9 +1,9 @@
 """RGB images -> normalised pixels: LaViDa's views of 384 x 384 pixels and SHIRG's one large view.
 
-The pixel arithmetic is the official one, to the bit: PIL's bicubic resampling, then x / 255 rounded to float32, then
-(x - 0.5) / 0.5 (LaViDa siglip_encoder.py:34-67). A byte has 256 values, so a table of 256 floats holds all of it.
+The arithmetic equals the official one bit for bit: PIL's bicubic resampling, then x / 255 rounded to float32, then
+(x - 0.5) / 0.5 (LaViDa siglip_encoder.py:34-67), which is a table of 256 floats.
 
-PIL is imported where an image is touched: models and their costs can be had without it.
+PIL is imported in functions, since models and their costs need no PIL.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Pinpoints = tuple[tuple[int, int], ...]
 
 
 def to_bytes(views: list[Image.Image]) -> Tensor:
-    """RGB views of one size as they are in memory, [V, H, W, 3] uint8: a quarter of the bytes of `to_pixels`."""
+    """RGB views of one size as [V, H, W, 3] uint8, a quarter of the bytes of `to_pixels`."""
     return torch.from_numpy(np.stack([np.asarray(view) for view in views]))
 
 
 def normalised(views: Tensor) -> Tensor:
-    """Normalised pixels [V, 3, H, W], float32 in [-1, 1], of bytes [V, H, W, 3], on their device."""
+    """Normalised pixels [V, 3, H, W], float32 in [-1, 1], of bytes [V, H, W, 3], on the same device."""
     table = _NORMALISED.to(views.device)
     return table.index_select(0, views.flatten().int()).view(views.shape).permute(0, 3, 1, 2).contiguous()
 
@@ -45,7 +45,7 @@ def to_pixels(views: list[Image.Image]) -> Tensor:
 
 
 def square_view(image: Image.Image, size: int, fit: str = "stretch") -> Image.Image:
-    """The RGB image as a square of `size` pixels: stretched, as LaViDa's base view is, or padded with grey.
+    """The RGB image as a square of `size` pixels: stretched, as LaViDa's base view, or padded with grey.
 
     Raises:
         UserError: for another `fit`.
@@ -63,7 +63,7 @@ def square_view(image: Image.Image, size: int, fit: str = "stretch") -> Image.Im
 
 
 def best_resolution(size: tuple[int, int], pinpoints: Pinpoints) -> tuple[int, int]:
-    """The canvas (width, height) that keeps most of the image's pixels, then wastes least, then stands first
+    """The canvas that keeps most of the image's pixels; among equals the one that wastes least, then the first
     (LaViDa mm_utils.py:119-149). Sizes are (width, height)."""
     width, height = size
 
@@ -72,11 +72,11 @@ def best_resolution(size: tuple[int, int], pinpoints: Pinpoints) -> tuple[int, i
         effective = min(int(width * scale) * int(height * scale), width * height)
         return effective, effective - canvas[0] * canvas[1]
 
-    return max(pinpoints, key=merit)  # `max` returns the first of equals
+    return max(pinpoints, key=merit)
 
 
 def anyres_views(image: Image.Image, pinpoints: Pinpoints, tile: int) -> list[Image.Image]:
-    """The stretched base view, then the tiles of the best canvas row by row, all `tile` pixels square
+    """The stretched base view, then the tiles of the best canvas in raster order, all squares of `tile` pixels
     (LaViDa mm_utils.py:244-297)."""
     from PIL import Image
 

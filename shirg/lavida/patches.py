@@ -1,4 +1,4 @@
-"""From pixels to the input of a SigLIP's first layer, whoever built that SigLIP: ours and official models alike."""
+"""From pixels to the input of a SigLIP's first layer, for our tower and for official models."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch.nn import functional
 def positions_for(table: Tensor, rows: int, cols: int) -> Tensor:
     """A square position table [P * P, D] for a grid of `rows` x `cols` patches, [rows * cols, D] in raster order.
 
-    The grid it was trained for gets the table itself, another one its bicubic interpolation. That is computed in float32
-    at least and rounded to the table's precision once: in half precision every step would be rounded, and tokens at
-    672 pixels would change with the code that interpolates.
+    The trained grid gets the table itself, another one its bicubic interpolation, computed in at least float32 and rounded once
+    to the table's precision. Interpolation in half precision would depend on the implementation.
     """
     side = math.isqrt(len(table))
     if (rows, cols) == (side, side):
@@ -27,7 +26,7 @@ def positions_for(table: Tensor, rows: int, cols: int) -> Tensor:
 
 
 class PatchEmbeddings(Protocol):
-    """The first part of a SigLIP, by the names of transformers and of LaViDa."""
+    """Embedding layers of a SigLIP, with the names that transformers and LaViDa share."""
 
     @property
     def patch_embedding(self) -> nn.Conv2d: ...

@@ -1,4 +1,4 @@
-"""From projected views to the image tokens of LaViDa's own path: pool every view, then join the views."""
+"""From projected views to the image tokens of LaViDa's own path: pool every view, then merge the views."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.nn import functional
 def pool_views(tokens: Tensor, grid: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Every view's tokens [V, rows * columns, H] at half the grid's resolution (LaViDa llava_arch.py:193-213).
 
-    "bilinear" samples at ceil(side / 2), 27 x 27 -> 14 x 14; "average" and "max" take 2 x 2 blocks and drop what is
-    left over, 27 x 27 -> 13 x 13.
+    "bilinear" samples at ceil(side / 2), 27 x 27 -> 14 x 14; "average" and "max" pool blocks of 2 x 2 and drop an odd last row
+    and column, 27 x 27 -> 13 x 13.
     """
     rows, columns = grid
     maps = tokens.transpose(1, 2).unflatten(2, grid)  # [V, H, rows, columns]
@@ -32,34 +32,34 @@ def merge_views(
 ) -> Tensor:
     """One sequence [n, H] of the views' tokens [V, N, H], the base view first (LaViDa llava_arch.py:377-441).
 
-    "flat" puts view after view. "spatial" stitches the tiles to one map in reading order; "spatial_unpad" also cuts
-    the map's black borders away and ends each row with the `newline` vector [H].
+    "flat" concatenates the views. "spatial" stitches the tiles to one map in raster order; "spatial_unpad" also removes the map's
+    black borders and ends each row with the `newline` vector [H].
 
     Args:
         image_size: (width, height) of the image before tiling.
-        tiles: rows and columns of tiles behind the base view.
+        tiles: rows and columns of the tiles that follow the base view.
     """
     if merge_type == "flat":
         return tokens.flatten(0, 1)
     if len(tokens) == 1:
         return tokens[0] if newline is None else torch.cat([tokens[0], newline[None].to(tokens.dtype)])
     side = round(tokens.shape[1] ** 0.5)
-    page = tokens[1:].reshape(*tiles, side, side, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)  # [h, w, H]
+    stitched = tokens[1:].reshape(*tiles, side, side, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)  # [h, w, H]
     if newline is not None:
-        page = unpad(page, image_size)
-        page = torch.cat([page, newline.to(page.dtype).expand(len(page), 1, -1)], dim=1)
-    return torch.cat([tokens[0], page.flatten(0, 1)])
+        stitched = unpad(stitched, image_size)
+        stitched = torch.cat([stitched, newline.to(stitched.dtype).expand(len(stitched), 1, -1)], dim=1)
+    return torch.cat([tokens[0], stitched.flatten(0, 1)])
 
 
-def unpad(page: Tensor, image_size: tuple[int, int]) -> Tensor:
+def unpad(stitched: Tensor, image_size: tuple[int, int]) -> Tensor:
     """The part of a map [h, w, ...] that an image of (width, height) covers (LaViDa llava_arch.py:149-181).
 
-    Borders are floored, so one row or column of border may stay: 1920 x 1080 keeps 16 of 28 rows, not 15.
+    Borders are rounded down, so one row or column of border can remain: 1920 x 1080 keeps 16 of 28 rows, not 15.
     """
     width, height = image_size
-    rows, columns = page.shape[:2]
+    rows, columns = stitched.shape[:2]
     if width / height > columns / rows:
         border = (rows - int(height * (columns / width))) // 2
-        return page[border : rows - border]
+        return stitched[border : rows - border]
     border = (columns - int(width * (rows / height))) // 2
-    return page[:, border : columns - border]
+    return stitched[:, border : columns - border]

@@ -1,4 +1,4 @@
-"""How a model looks at an image and chooses tokens: one value that checkpoints, adapters, flags and reports share."""
+"""Settings of views and token selection: one value that checkpoints, adapters, flags and reports share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_FLOOR = -1.0
 
 @dataclass(frozen=True)
 class VisionSettings:
-    """What decides which visual tokens the language model gets. A model holds it as `Lavida.vision`.
+    """Settings that determine the visual tokens of the language model; `Lavida.vision` is one.
 
     Raises:
         ValueError: for a value outside its range, or an unknown selector; the message gives the field and the value.
@@ -31,17 +31,17 @@ class VisionSettings:
     resolution: int = SHIRG_RESOLUTION
     """Pixels per side of the large view, a multiple of the tower's patch size."""
     fit: str = "stretch"
-    """How an image becomes one square view: "stretch" (as LaViDa's base view) or "pad" (keeps the shape)."""
+    """How an image becomes a square view: "stretch" (as LaViDa's base view) or "pad" (keeps the aspect ratio)."""
     gate: GateConfig = GateConfig()
     """Settings of the selection."""
     relevance: str = "llm"
-    """Where tokens are compared with the question: "llm" compares projected tokens with its word embeddings, "siglip" with
-    its embedding by SigLIP's text tower, "none" chooses by the image alone."""
+    """Space in which tokens are compared with the question: "llm" compares projected tokens with the question's word embeddings,
+    "siglip" compares tokens with its embedding by SigLIP's text tower, "none" selects by the image alone."""
     relevance_sign: int = 1
-    """-1 where a space is inverted, so that the least similar tokens are the relevant ones."""
+    """-1 for an inverted space, in which the least similar tokens are the relevant ones."""
     relevance_floor: float = NO_FLOOR
-    """Cosine, times the sign, up to which "llm" takes a token for no match. A space that was trained to have such a border
-    gains from it; in others -1 leaves all cosines as they are."""
+    """Lower limit of the cosine, times the sign, in relevance "llm", for a space that was trained with such a limit; -1 leaves
+    all cosines unchanged."""
 
     def __post_init__(self) -> None:
         if type(self.resolution) is not int or not 0 < self.resolution < LARGEST_SIDE:
@@ -51,15 +51,15 @@ class VisionSettings:
             if value not in allowed or isinstance(value, bool):
                 raise UserError(f"{name}: got {value!r}, must be {' or '.join(map(repr, allowed))}")
         check_floor("relevance_floor", self.relevance_floor)
-        ShirgGate(self.gate)  # refuses a selector that there is not
+        ShirgGate(self.gate)  # refuses an unknown selector
 
     def with_stored(self, stored: Mapping[str, Any]) -> VisionSettings:
-        """These settings with those fields that an adapter or a config.json names.
+        """These settings with the fields that an adapter or a config.json names.
 
-        A gate is what it was when it was stored: fields younger than the file are those of "shirg-v2".
+        Fields of the gate that the file lacks, since it is older, are those of "shirg-v2".
 
         Raises:
-            UserError, TypeError, ValueError: for a value or a field of the gate that there is not.
+            UserError, TypeError, ValueError: for an invalid value, or an unknown field of the gate.
         """
         changes = {name: stored[name] for name in FIELDS if name in stored}
         if "gate" in changes:
@@ -71,7 +71,7 @@ class VisionSettings:
         return tuple(name for name in FIELDS if getattr(self, name) != getattr(other, name))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, as they are stored."""
+        """JSON values, as stored in files."""
         return dataclasses.asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""SigLIP's half for text, which LaViDa checkpoints do not hold: relevance "siglip" compares tokens with it."""
+"""SigLIP's text tower, which LaViDa checkpoints do not contain, for relevance "siglip"."""
 
 from __future__ import annotations
 
@@ -22,20 +22,18 @@ LAST_LAYER = "vision_model.encoder.layers.{}."
 
 
 class TextTower:
-    """SigLIP's text tower, and the end of its vision encoder that LaViDa removed; frozen.
+    """SigLIP's text tower, and the layers of its vision encoder that LaViDa removed; frozen.
 
-    SigLIP (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3) trains one embedding per image
-    and one per text to point the same way. To embed a single patch, the attention over patches is left out of the
-    pooling while its value and output projections stay, as MaskCLIP does with CLIP (Zhou et al. 2022, "Extract Free
-    Dense Labels from CLIP", section 3.1). For SigLIP's pooling head that is the head with the patch as its only key:
-    the softmax over one key is 1 whatever the query, so the probe and the query and key projections drop out.
+    SigLIP (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3) trains one embedding per image and one
+    per text. A single patch is embedded by the pooling head without attention over patches, as MaskCLIP does with CLIP (Zhou et
+    al. 2022, "Extract Free Dense Labels from CLIP", section 3.1): with the patch as its only key the softmax is 1, so only the
+    value and output projections are used.
 
-    The vision tower of a released LaViDa was trained further with the language model, so its features have drifted
-    from the space that this text tower shares with the published vision tower. How much is left is to be measured on
-    the checkpoint in question.
+    A released LaViDa's vision tower was trained further, so its features differ from those of the published vision tower that
+    this text tower was trained with.
 
-    It is no module, so that it stays out of the model's weights, parameter counts and training; it follows the device
-    and precision of the tokens it is given.
+    It is no `nn.Module`, so that it is not part of the model's weights, parameter counts and training. It moves to the device and
+    precision of the tokens it is given.
     """
 
     def __init__(self, config: SiglipConfig, tokenizer: Tokenizer):
@@ -43,7 +41,7 @@ class TextTower:
 
         Args:
             config: of the whole SigLIP.
-            tokenizer: what is special about SigLIP's text (lower case, end of text) is in it.
+            tokenizer: SigLIP's own, which lower-cases and adds the end of text.
         """
         from transformers import SiglipModel
 
@@ -63,7 +61,7 @@ class TextTower:
     def from_pretrained(
         cls, name: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> TextTower:
-        """Read a SigLIP checkpoint, a folder or a hub id; of its vision tower only the part that LaViDa lacks.
+        """Read a SigLIP checkpoint, a folder or a hub id; of its vision tower only the layers that LaViDa removed.
 
         Raises:
             UserError: if there is no such checkpoint, it is no SigLIP with a text tower, or a tensor is missing.
@@ -90,11 +88,11 @@ class TextTower:
 
     @torch.no_grad()
     def embed_patches(self, tokens: Tensor) -> Tensor:
-        """Every patch in the space that images and texts share: [V, N, D] -> [V, N, D].
+        """Every patch in the shared space of images and texts: [V, N, D] -> [V, N, D].
 
         The removed layer attends within each view, at any resolution: positions were added before the first layer.
         """
-        self._follow(tokens)
+        self._move_to(tokens)
         hidden = self.encoder(inputs_embeds=tokens).last_hidden_state
         hidden = self.post_layernorm(hidden)
         # The head with one key (transformers' SiglipMultiheadAttentionPoolingHead): value and output projection of
@@ -108,22 +106,19 @@ class TextTower:
     @torch.no_grad()
     def embed_text(self, text: str) -> Tensor:
         """A text in the shared space, [D], padded to the full length without a mask, as SigLIP was trained."""
-        ids = torch.tensor([self.tokenizer.encode(text).ids], device=self._sample.device)
+        ids = torch.tensor([self.tokenizer.encode(text).ids], device=self.post_layernorm.weight.device)
         return self.text_model(input_ids=ids).pooler_output[0]
 
-    @property
-    def _sample(self) -> Tensor:
-        return self.post_layernorm.weight
-
-    def _follow(self, tokens: Tensor) -> None:
-        if (self._sample.device, self._sample.dtype) != (tokens.device, tokens.dtype):
+    def _move_to(self, tokens: Tensor) -> None:
+        weight = self.post_layernorm.weight
+        if (weight.device, weight.dtype) != (tokens.device, tokens.dtype):
             self.parts.to(tokens.device, tokens.dtype)
 
     def _load(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         last = LAST_LAYER.format(self.vision_sizes.num_hidden_layers - 1)
         wanted = {_hub_name(name, last): (name, value.shape) for name, value in self.parts.state_dict().items()}
         files = checkpoint.weight_files(folder)
-        others = checkpoint.stored_shapes(files)  # the rest of the vision tower, left unread
+        others = checkpoint.stored_shapes(files)  # the rest of the vision tower, not read
         weights = f"the weights of text tower {folder}"
         state = checkpoint.read_tensors(files, wanted, weights, unused=others, device=device, dtype=dtype)
         self.parts.load_state_dict(state, assign=True)
@@ -142,7 +137,7 @@ def load_text_tower(
         ours: sizes of the model's tower, which has one layer fewer.
 
     Raises:
-        UserError: as `TextTower.from_pretrained`, and if that SigLIP's vision tower has other sizes.
+        UserError: as `TextTower.from_pretrained`, and if the sizes of that SigLIP's vision tower differ.
     """
     tower = TextTower.from_pretrained(name, device=device, dtype=dtype)
     theirs = tower.vision_sizes

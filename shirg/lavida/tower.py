@@ -1,4 +1,4 @@
-"""SigLIP as LaViDa uses it: raw patch tokens, at any resolution that the patch size divides."""
+"""SigLIP as LaViDa uses it: raw patch tokens, at any resolution that is a multiple of the patch size."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ATTENTION_CHUNK = 2**22
 
 
 def sides(config: SiglipVisionConfig) -> tuple[int, int]:
-    """Sides in pixels of the images and of the patches that a tower was made for.
+    """Sides in pixels of a tower's images and patches.
 
     Raises:
-        UserError: unless each is one number, as LaViDa's tiles and grids want; transformers also takes pairs.
+        UserError: unless each is one number; transformers also takes pairs.
     """
     image, patch = config.image_size, config.patch_size
     if not isinstance(image, int) or not isinstance(patch, int):
@@ -39,19 +39,18 @@ def sides(config: SiglipVisionConfig) -> tuple[int, int]:
 
 
 class SigLipVisionTower(nn.Module):
-    """SigLIP without its last encoder layer and pooling head; returns the raw output of the layer that is then last.
+    """SigLIP without its last encoder layer and pooling head; returns the raw output of the last remaining layer.
 
     Args:
-        vision_config: sizes of the *published* tower; its `num_hidden_layers` counts the last layer, which LaViDa
-            deletes (LaViDa siglip_encoder.py:570-571), so one layer fewer is built. None means
-            siglip-so400m-patch14-384.
+        vision_config: sizes of the *published* tower. Its `num_hidden_layers` includes the last layer, which LaViDa deletes
+            (LaViDa siglip_encoder.py:570-571), so one layer fewer is built. None is siglip-so400m-patch14-384.
 
     Attributes:
         image_size: side in pixels for which the position table was trained.
         patch_size: side of a patch in pixels.
 
-    The final layer norm exists, because checkpoints store it, but is never applied: LaViDa's projector was trained on
-    the raw `hidden_states[-1]` (siglip_encoder.py:585-587).
+    The final layer norm exists, since checkpoints store it, but is never applied: LaViDa's projector was trained on the raw
+    `hidden_states[-1]` (siglip_encoder.py:585-587).
     """
 
     def __init__(self, vision_config: SiglipVisionConfig | dict[str, Any] | None = None):
@@ -72,7 +71,7 @@ class SigLipVisionTower(nn.Module):
 
     @property
     def config(self) -> SiglipVisionConfig:
-        """Sizes of the tower as built, the removed layer not counted."""
+        """Sizes of the tower as built, without the removed layer."""
         return self.vision_model.config
 
     @property
@@ -91,8 +90,8 @@ class SigLipVisionTower(nn.Module):
         """Rows and columns of patches for an image of `height` x `width` pixels.
 
         Raises:
-            UserError: unless both sides are positive multiples of the patch size. The trained size is allowed too:
-                384 is no multiple of 14, and its last 6 pixels belong to no patch.
+            UserError: unless both sides are positive multiples of the patch size, or the trained size: 384 is no multiple of
+                14, and its last 6 pixels belong to no patch.
         """
         for name, side in (("height", height), ("width", width)):
             if side < self.patch_size or (side % self.patch_size and side != self.image_size):
@@ -103,7 +102,7 @@ class SigLipVisionTower(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def restore_buffers(self, device: torch.device | str) -> None:
-        """Make the buffers that no checkpoint stores, after building on the "meta" device."""
+        """Create the buffers that no checkpoint stores, after building on the "meta" device."""
         embeddings = self.vision_model.embeddings
         places = torch.arange(embeddings.num_positions, device=device)[None]
         embeddings.register_buffer("position_ids", places, persistent=False)
@@ -111,18 +110,15 @@ class SigLipVisionTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Raw patch tokens [V, N, D], N = rows * columns in raster order, of normalised pixels [V, 3, H, W].
 
-        The position table is interpolated (bicubic) when the grid is not the one it was trained for.
+        The position table is interpolated (bicubic) for grids other than the trained one.
 
         Raises:
-            UserError: for another number of dimensions or channels, or a size that the patch size does not divide.
+            UserError: for another number of dimensions or channels, or sides that are no multiples of the patch size.
         """
         return self.vision_model.encoder(inputs_embeds=self._embed(images)).last_hidden_state
 
     def forward_with_input(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, and what went into the last layer, for `attention_and_keys`: two [V, N, D].
-
-        No work on top of `forward`: the input is merely handed out, and stays in memory as long as the caller holds it.
-        """
+        """As `forward`, and the input of the last layer, for `attention_and_keys`: two [V, N, D]. No additional work."""
         *layers, last = self.vision_model.encoder.layers
         hidden = self._embed(images)
         for layer in layers:
@@ -131,32 +127,30 @@ class SigLipVisionTower(nn.Module):
 
     @torch.no_grad()
     def attention_and_keys(self, last_input: Tensor, needs: Sequence[str] = ("attention", "keys")) -> dict[str, Tensor]:
-        """What the last layer looks at, recomputed from its input: for selectors that need it.
+        """Attention and keys of the last layer, recomputed from its input, for selectors that need them.
 
-        Fused attention gives no weights, so queries, keys and their products are made again, the queries in chunks of
-        `ATTENTION_CHUNK` weights at a time. At 2304 tokens of so400m that is 12.2 G multiplications, 1.0 % of the
-        tower's 26 layers (keys alone 3.1 G); from the pixels it would be the whole tower once more.
+        Fused attention returns no weights, so queries, keys and their products are computed again, `ATTENTION_CHUNK` weights
+        at a time. At 2304 tokens of so400m that is 12.2 G multiplications, 1.0 % of the tower's 26 layers (keys alone 3.1 G).
 
         Args:
             last_input: [V, N, D] of `forward_with_input`.
-            needs: which of the two to make, as in `ShirgGate.needs`.
+            needs: which of the two to compute, as in `ShirgGate.needs`.
 
         Returns:
-            "attention": what each token receives, [V, N] float32, mean over heads and over the queries of its view. It
-            sums to 1 over a view; SigLIP has no class token whose attention could be taken. "keys": [V, N, D], heads
-            side by side.
+            "attention": attention that each token receives, [V, N] float32, mean over heads and over the queries of its view;
+            its sum over a view is 1. (SigLIP has no class token.) "keys": [V, N, D], heads concatenated.
         """
         layer = self.vision_model.encoder.layers[-1]
         assert isinstance(layer, SiglipEncoderLayer)
         normed, attention = layer.layer_norm1(last_input), layer.self_attn
-        made = {"keys": attention.k_proj(normed)}
+        values = {"keys": attention.k_proj(normed)}
         if "attention" in needs:
             queries = attention.q_proj(normed) * attention.scale
-            made["attention"] = _attention_received(queries, made["keys"], attention.num_heads)
-        return {name: made[name] for name in needs}
+            values["attention"] = _attention_received(queries, values["keys"], attention.num_heads)
+        return {name: values[name] for name in needs}
 
     def _embed(self, images: Tensor) -> Tensor:
-        """Pixels, checked, to the input of the first layer, [V, N, D]."""
+        """Check pixels and compute the input of the first layer, [V, N, D]."""
         if images.ndim != 4 or images.shape[1] != self.config.num_channels:
             raise UserError(
                 f"images must be [views, {self.config.num_channels}, height, width]; got shape {list(images.shape)}"
@@ -165,10 +159,10 @@ class SigLipVisionTower(nn.Module):
         return embed_patches(self.vision_model.embeddings, images)
 
     def get_multiview_tokens_for_shirg(self, images: Tensor) -> Tensor:
-        """Tokens to choose from: [B, 2304, D] of [B, 3, 672, 672], [B, 3645, D] of five views [B, 5, 3, 384, 384].
+        """Tokens to select from: [B, 2304, D] of [B, 3, 672, 672], [B, 3645, D] of five views [B, 5, 3, 384, 384].
 
-        Other sizes that the patch size divides, and other numbers of views, work alike. A 384 image is enlarged to
-        672 with a warning, since it holds no more detail than before.
+        Other multiples of the patch size and other numbers of views work too. A 384 image is enlarged to 672 with a warning,
+        since that adds no detail.
         """
         images = self._shirg_pixels(images)
         if images.ndim == 5:
@@ -186,15 +180,14 @@ class SigLipVisionTower(nn.Module):
         """The best of `tokens` [B, N, D] in raster order, then the summary token: [B, target_tokens + 1, D].
 
         Args:
-            text_embeddings: [B, L, D] in the tower's space, or None for a choice by the image alone.
-            images: the pixels the tokens came from, for the edge term and the shape of the grid; without them the
-                edges come from the tokens, and the grid is read off N (a square, or several views of the trained
-                size).
+            text_embeddings: [B, L, D] in the tower's space; without them the image alone decides.
+            images: the pixels of the tokens, for the edge term and the shape of the grid. Without them edges are computed from
+                the tokens, and the grid follows from N (a square, or several views of the trained size).
             preset: the gate's settings, a name in `shirg.gate.config.PRESETS`.
 
         Raises:
-            ValueError: for an unknown preset, a budget below 1, widths or shapes that do not match, or an N that is no
-                grid, or two: 2916 is one view of 54 x 54 tokens as well as four of 27 x 27.
+            ValueError: for an unknown preset, a budget below 1, widths or shapes that do not match, or an N of no grid or
+                of two: 2916 is one view of 54 x 54 tokens or four of 27 x 27.
         """
         pixels = None if images is None else self._shirg_pixels(images)
         grid = self._grid_of_count(tokens.shape[1]) if pixels is None else self._grid_of_pixels(pixels)
@@ -208,7 +201,7 @@ class SigLipVisionTower(nn.Module):
         text_embeddings: Tensor | None = None,
         preset: str = "default",
     ) -> Tensor:
-        """Encode and choose in one call: [B, target_tokens + 1, D], ready for the projector.
+        """Encode and select in one call: [B, target_tokens + 1, D], the input of the projector.
 
         Arguments and errors as of `shirg_token_selection`.
         """

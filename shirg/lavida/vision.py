@@ -1,4 +1,4 @@
-"""The vision paths: which views an image is cut into, and what becomes of their tokens."""
+"""The vision paths: the views that an image is cut into, and how their tokens are reduced."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Views = Literal["base", "tiles", "large"]
-"""What of an image the tower sees: the whole at the tower's own size; that and LaViDa's tiles; the whole at SHIRG's size."""
+"""Views of an image: the whole image at the tower's own size; that and LaViDa's tiles; the whole image at SHIRG's size."""
 
 
 @dataclass(frozen=True)
 class VisionPath:
-    """From an image to the tokens that the language model gets."""
+    """How an image becomes the language model's visual tokens."""
 
     views: Views
     reduce: Literal["all", "pool", "pool-flat", "select"]
-    """All tokens; each view at half its grid, the tiles joined as the checkpoint says, or view after view; a budget of them
-    and a summary token."""
+    """"all": every token. "pool": each view pooled to half its grid, tiles merged by the checkpoint's `mm_patch_merge_type`.
+    "pool-flat": pooled, view after view. "select": a budget of tokens and a summary token."""
 
 
 PATHS = {
@@ -37,18 +37,18 @@ PATHS = {
     "hd-flat": VisionPath("tiles", "pool-flat"),
     "multiview-all": VisionPath("tiles", "all"),
 }
-"""Name -> path. The first three and "hd-flat" are LaViDa's own views, "shirg" and "multiview" take a budget."""
+"""Name -> path. "shirg" and "multiview" take a budget."""
 MODES = tuple(PATHS)
 SELECTING = tuple(name for name, path in PATHS.items() if path.reduce == "select")
 DEFAULT_BUDGET = 768
 
 Budget = int | Literal["auto"]
-"""Visual tokens to keep; "auto" is what `shirg.gate.page_budget` finds for the image."""
+"""Visual tokens to keep; "auto" is estimated by `shirg.gate.page_budget`."""
 
 
 @dataclass
 class VisionFeatures:
-    """The tower's raw tokens of one image, and what later steps must know of where they came from."""
+    """The tower's raw tokens of one image, with the data that later steps need."""
 
     views: Views
     tokens: Tensor
@@ -60,7 +60,7 @@ class VisionFeatures:
     image_size: tuple[int, int]
     """(width, height) of the upright image before it was cut into views."""
     last_input: Tensor | None = None
-    """[V, N, D], input of the tower's last layer; kept for selectors that look at attention, None for the others."""
+    """[V, N, D], input of the tower's last layer, for selectors that need attention or keys; None for others."""
 
     @property
     def num_tokens(self) -> int:
@@ -72,7 +72,7 @@ def path_of(mode: str) -> VisionPath:
     """The vision path of this name.
 
     Raises:
-        UserError: if there is none.
+        UserError: for an unknown name.
     """
     if mode not in PATHS:
         raise UserError(f"mode={mode!r} is unknown; expected {', '.join(map(repr, MODES))}")
@@ -80,7 +80,10 @@ def path_of(mode: str) -> VisionPath:
 
 
 def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
-    """Raises UserError unless 1 <= budget <= available; `ItemError` where of `tiles`, another image may have enough."""
+    """Raise `UserError` unless 1 <= budget <= available.
+
+    If a budget is above the tokens of `tiles`, whose number depends on the image, it is an `ItemError`.
+    """
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= available:
         too_many = isinstance(budget, int) and budget > available
         kind = ItemError if tiles and too_many else UserError
@@ -89,7 +92,7 @@ def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
 
 @dataclass(frozen=True)
 class ViewShapes:
-    """All that decides how a model cuts an image into views; without weights, so that loader workers can have it."""
+    """How a model cuts an image into views; without weights, for loader workers."""
 
     resolution: int
     """Side of the large view, pixels."""
@@ -100,11 +103,15 @@ class ViewShapes:
 
     @classmethod
     def of(cls, settings: VisionSettings, tile: int, pinpoints: images.Pinpoints) -> ViewShapes:
-        """Those of a model with these settings."""
+        """View shapes of a model with these settings.
+
+        Args:
+            tile: side of the tower's own view, pixels.
+        """
         return cls(settings.resolution, tile, pinpoints, settings.fit)
 
     def cut(self, image: Image.Image, views: str) -> Tensor:
-        """The views of an RGB image as bytes, [V, H, W, 3] uint8.
+        """The views of an RGB image, [V, H, W, 3] uint8.
 
         Args:
             views: one of `Views`.
