@@ -1,4 +1,4 @@
-"""An answer filling in, step by step, on stderr: one line that is redrawn, or one line per step."""
+"""The tokens of an answer after each denoising step, on stderr: one line that is redrawn, or one line per step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from shirg.lavida.filling import Filling, Run, State
+from shirg.lavida.progress import AnswerProgress, Span, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +23,8 @@ STYLES: dict[State, str] = {
     "masked": "dim",
     "new": "bold green",
     "kept": "",
-    "new-unsaid": "bold cyan",
-    "unsaid": "dim cyan",
+    "new-special": "bold cyan",
+    "special": "dim cyan",
 }
 
 
@@ -32,25 +32,25 @@ class AnswerView:
     """Draws the tokens of one answer."""
 
     def __init__(self, model: Lavida, *, unicode: bool):
-        self.filling = Filling(model)
-        self.mask_sign, self.unsaid_sign, self.newline = ("\u2591", "\u00b7", "\u21b5") if unicode else ("_", ".", " ")
+        self.progress = AnswerProgress(model)
+        self.mask_sign, self.special_sign, self.newline = ("\u2591", "\u00b7", "\u21b5") if unicode else ("_", ".", " ")
         self.passes = 0
 
     def line(self, number: int, tokens: Tensor) -> Text:
         """Step `number`, which ended with `tokens` [1, N], as one line; what it committed is highlighted."""
-        runs = self.filling.runs(tokens)
+        spans = self.progress.spans(tokens)
         self.passes, total = number, tokens.shape[1]
-        filled = sum(run.tokens for run in runs if run.state != "masked")
+        filled = sum(span.tokens for span in spans if span.state != "masked")
         line = Text(f"step {number:>2}  {filled:>{len(str(total))}}/{total} tokens  ", style="")
         line.stylize("dim")
-        for run in runs:
-            line.append(self._said(run), style=STYLES[run.state])
+        for span in spans:
+            line.append(self._span_text(span), style=STYLES[span.state])
         return line
 
-    def _said(self, run: Run) -> str:
-        if run.state not in ("new", "kept"):
-            return (self.mask_sign if run.state == "masked" else self.unsaid_sign) * run.tokens
-        return "".join(self.newline if sign == "\n" else sign if sign.isprintable() else " " for sign in run.text)
+    def _span_text(self, span: Span) -> str:
+        if span.state not in ("new", "kept"):
+            return (self.mask_sign if span.state == "masked" else self.special_sign) * span.tokens
+        return "".join(self.newline if sign == "\n" else sign if sign.isprintable() else " " for sign in span.text)
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def shown_steps(model: Lavida, *, every_step: bool) -> Iterator[OnStep | None]:
         # Transient: whatever ends the run, Ctrl-C included, the line goes and the cursor comes back.
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda number, tokens: live.update(_one_line(view.line(number, tokens)), refresh=True)
-        console.print(f"{view.passes} passes for {len(view.filling.ids)} tokens", style="dim")
+        console.print(f"{view.passes} passes for {len(view.progress.ids)} tokens", style="dim")
 
 
 def _one_line(text: Text) -> Text:

@@ -1,7 +1,7 @@
-"""The LoRA adapter: a plain PEFT folder, the settings it was trained with, and the check that it meets its own base.
+"""The LoRA adapter of the projector, its folder, and the check of its base.
 
-An adapter folder holds `adapter_config.json` and `adapter_model.safetensors` as `peft.PeftModel.from_pretrained` reads
-them, `shirg_settings.json` (gate, budgets, fingerprint of the base projector) and a card, `README.md`.
+An adapter folder contains `adapter_config.json` and `adapter_model.safetensors` as `peft.PeftModel.from_pretrained` reads
+them, `shirg_settings.json` (gate, budgets, fingerprint of the base projector) and a model card, `README.md`.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _PLAIN = (
     "fan_in_fan_out init_lora_weights modules_to_save layers_to_transform layers_pattern"
 )
 PLAIN_KEYS = frozenset(_PLAIN.split())
-"""What peft 0.4 has in a LoRA's configuration, and every peft since."""
+"""Fields of a LoRA's configuration in peft 0.4 and later."""
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NAME = "default"
 """The adapter's name inside peft."""
 
 PEFT_PREFIX = "base_model.model."
-"""peft names weights as seen from its own wrapper; `Lavida` is the module inside it."""
+"""Prefix of weight names in peft's files, where the model is inside peft's wrapper."""
 
 ROLES = {"tower": "vision", "mm_projector": "projector", "image_newline": "projector", "language": "language"}
-"""Child of the model -> its role in the printed table."""
+"""Child module of the model -> its role in the printed table."""
 
 
 def attach_lora(
@@ -64,16 +64,15 @@ def attach_lora(
 ) -> None:
     """Put a fresh LoRA on exactly the layers named `targets` and freeze everything else.
 
-    The update is zero at first (B = 0), so the model's outputs do not change. A is Kaiming-uniform (Hu et al. 2021,
-    section 4.1, as peft initialises it) from `seed`, in float32 whatever the base's precision: AdamW's small steps
-    vanish in bfloat16.
+    Initially B = 0, so the model's outputs do not change. A is Kaiming-uniform (Hu et al. 2021, section 4.1, as in peft) from
+    `seed`. Both are float32 for all base precisions, since AdamW's small steps are lost in bfloat16.
 
     Raises:
-        UserError: if an adapter is there already, a number is out of range, or a target does not exist, is no linear
-            layer, or its name also fits another.
+        UserError: if the model has an adapter already, a number is out of range, or a target does not exist, is no linear
+            layer, or its name also matches another.
     """
     if has_adapter(model):
-        raise UserError("the model already carries an adapter; call unload_adapter() first")
+        raise UserError("the model already has an adapter; call unload_adapter() first")
     options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": list(targets)}
     _inject(model, lora_config(options, "LoRA"))
     draws = torch.Generator().manual_seed(seed)
@@ -85,27 +84,27 @@ def attach_lora(
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Whether a LoRA is attached."""
+    """Whether the model has a LoRA."""
     return bool(getattr(model, "peft_config", None))
 
 
 def base_linear(layer: nn.Module) -> nn.Linear:
-    """A linear layer as it is without any adapter: peft wraps a layer and keeps it as `base_layer`."""
+    """The linear layer without its adapter; peft keeps it as `base_layer`."""
     base = getattr(layer, "base_layer", layer)
     assert isinstance(base, nn.Linear)
     return base
 
 
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapter's tensors by their names in the model, in the model's order."""
+    """{name in the model: tensor} of the adapter, in the model's order."""
     return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
 
 
 def stored_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of an adapter folder by their names in the model.
+    """{name in the model: tensor} of an adapter folder.
 
     Raises:
-        UserError: if the folder is no SHIRG adapter, or damaged.
+        UserError: if the folder is no SHIRG adapter, or is damaged.
     """
     named = _read(folder)[1].items()
     part = re.compile(r"\.(lora_\w+)\.")
@@ -113,7 +112,7 @@ def stored_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def detach_lora(model: nn.Module) -> None:
-    """Remove the LoRA; the base layers are in place again as they were, frozen."""
+    """Remove the LoRA; the base layers are unchanged and frozen."""
     for name, layer in _lora_layers(model).items():
         model.set_submodule(name, layer.base_layer)
     if has_adapter(model):
@@ -123,14 +122,14 @@ def detach_lora(model: nn.Module) -> None:
 def merge_lora(model: nn.Module) -> None:
     """Add the LoRA's update to the layers' own weights and remove it.
 
-    The sum is rounded once, to the weights' precision: in float32 outputs stay equal to rounding, in bfloat16 a small update
+    The sum is rounded once, to the weights' precision: in float32 outputs are equal up to rounding, in bfloat16 a small update
     loses digits.
 
     Raises:
         UserError: if the model has no adapter.
     """
     if not has_adapter(model):
-        raise UserError("the model carries no adapter to merge; load_adapter(folder) first")
+        raise UserError("the model has no adapter to merge; load_adapter(folder) first")
     for name, layer in _lora_layers(model).items():
         base = base_linear(layer)
         base.weight.data = (base.weight.double() + layer.get_delta_weight(NAME).double()).to(base.weight.dtype)
@@ -146,7 +145,7 @@ def write_adapter(model: nn.Module, folder: Path, settings: dict[str, Any]) -> N
 
     Args:
         model: with a LoRA.
-        settings: what it was trained with, JSON values: `shirg_settings.json`.
+        settings: training settings, JSON values, for `shirg_settings.json`.
 
     Raises:
         UserError: if the model has no adapter.
@@ -154,21 +153,21 @@ def write_adapter(model: nn.Module, folder: Path, settings: dict[str, Any]) -> N
     from safetensors.torch import save_file
 
     if not has_adapter(model):
-        raise UserError("the model carries no adapter to save; attach_lora(model) or load_adapter(folder) first")
+        raise UserError("the model has no adapter to save; attach_lora(model) or load_adapter(folder) first")
     peft_config: Any = model.peft_config
     config = copy.copy(peft_config[NAME])
     config.inference_mode = True
     config.base_model_name_or_path = settings.get("base_model")
     config.save_pretrained(str(folder))
-    _leave_out_defaults(folder / CONFIG_FILE)
+    _remove_defaults(folder / CONFIG_FILE)
     weights = {_file_name(name): value.detach().cpu().contiguous() for name, value in lora_parameters(model).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_json(folder / SETTINGS_FILE, settings)
     write_text(folder / "README.md", adapter_card(config.to_dict(), settings))
 
 
-def _leave_out_defaults(path: Path) -> None:
-    """Remove defaults from a configuration: pefts from 0.5 to 0.13 refuse a key that they do not know."""
+def _remove_defaults(path: Path) -> None:
+    """Remove default values from a configuration: peft 0.5 to 0.13 refuse keys that they do not know."""
     from peft import LoraConfig
 
     usual = LoraConfig().to_dict()
@@ -180,11 +179,11 @@ def _leave_out_defaults(path: Path) -> None:
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """An adapter folder as read."""
+    """Contents of an adapter folder."""
 
     folder: Path
     settings: dict[str, Any]
-    """What it was trained with."""
+    """Training settings."""
     config: LoraConfig
     weights: dict[str, Tensor]
 
@@ -200,10 +199,10 @@ class StoredAdapter:
         return cls(folder, settings, read_lora_config(folder), weights)
 
     def vision(self, base: VisionSettings, patch_size: int) -> VisionSettings:
-        """The vision settings that it was trained with; what the folder does not name is that of `base`.
+        """The vision settings that it was trained with; those that the folder lacks are those of `base`.
 
         Args:
-            patch_size: of the model's tower; the resolution must be a multiple.
+            patch_size: of the model's tower; the resolution must be a multiple of it.
 
         Raises:
             UserError: for settings that this version does not know.
@@ -217,10 +216,10 @@ class StoredAdapter:
             raise UserError(f"adapter {self.folder}: its settings are not ones this version knows ({error})") from error
 
     def attach(self, model: nn.Module) -> None:
-        """Put it on a model without an adapter, whole or not at all.
+        """Put it on a model without an adapter. After an error the model has none.
 
         Raises:
-            UserError: if its weights do not fit the model, or are damaged.
+            UserError: if its weights do not match the model, or are damaged.
         """
         _inject(model, self.config)
         try:
@@ -231,19 +230,19 @@ class StoredAdapter:
 
 
 def with_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
-    """The adapter's settings, but `own` where those were set by someone: where they are not the checkpoint's."""
+    """The adapter's settings, except fields of `own` that differ from the checkpoint's, which the user has set."""
     chosen = own.differing(checkpoint)
     return replace(adapter, **{name: getattr(own, name) for name in chosen})
 
 
 def without_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
-    """`own` with the checkpoint's settings where they are those that an adapter brought: the inverse of `adopted`."""
-    brought = (name for name in FIELDS if getattr(own, name) == getattr(adapter, name))
-    return replace(own, **{name: getattr(checkpoint, name) for name in brought})
+    """`own` with the checkpoint's fields where they equal the adapter's: the inverse of `with_adapter_vision`."""
+    adopted = (name for name in FIELDS if getattr(own, name) == getattr(adapter, name))
+    return replace(own, **{name: getattr(checkpoint, name) for name in adopted})
 
 
 def warn_of_differences(own: VisionSettings, adapter: VisionSettings, folder: str | Path) -> None:
-    """Log each setting in which a model is not what its adapter was trained with."""
+    """Log each setting in which a model differs from its adapter's training."""
     for name in adapter.differing(own):
         trained, has = getattr(adapter, name), getattr(own, name)
         logger.warning("adapter %s was trained with %s %s; this model has %s", folder, name, trained, has)
@@ -252,8 +251,8 @@ def warn_of_differences(own: VisionSettings, adapter: VisionSettings, folder: st
 def base_fingerprint(projector: nn.Sequential) -> str:
     """SHA-256 (hex) of the base projector's weights and biases, the same with and without an adapter.
 
-    Weights are rounded to bfloat16 and then to steps of 2^-14, below which float16 loses digits: a checkpoint stored in
-    bfloat16, as LaViDa's are, has one fingerprint in whichever of the three precisions it is loaded.
+    Weights are rounded to bfloat16 and then to multiples of 2^-14, below which float16 loses digits: a checkpoint stored in
+    bfloat16, as LaViDa's are, has the same fingerprint when loaded in bfloat16, float16 or float32.
     """
     digest = hashlib.sha256()
     for index in (0, 2):
@@ -287,7 +286,7 @@ def describe_parameters(model: nn.Module) -> list[str]:
 
 
 def adapter_card(peft_config: dict[str, Any], settings: dict[str, Any]) -> str:
-    """The README.md of an adapter folder: what it belongs to, how it was trained, what it reached, how to load it."""
+    """The README.md of an adapter folder: base, training settings, results, how to load it."""
     base = settings.get("base_model")
     front = ["---", "library_name: peft", "tags: [shirg, lavida, lora]"]
     front += ([f"base_model: {base}"] if base else []) + ["license: apache-2.0", "---", "", "# SHIRG adapter", ""]
@@ -311,7 +310,7 @@ def adapter_card(peft_config: dict[str, Any], settings: dict[str, Any]) -> str:
 
 
 def _inject(model: nn.Module, config: LoraConfig) -> None:
-    """Wrap exactly the configured layers. peft matches name endings, so what would fit is checked before and after."""
+    """Wrap exactly the configured layers. peft matches the ends of names, so matches are checked before and after."""
     from peft import inject_adapter_in_model
 
     targets = set(config.target_modules or ())
@@ -327,13 +326,13 @@ def _inject(model: nn.Module, config: LoraConfig) -> None:
     for name, module in fitting.items():
         if not isinstance(module, nn.Linear):
             raise UserError(f"target_modules: {name} is a {type(module).__name__}; only linear layers take a LoRA")
-    with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator; leave that as it was
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         inject_adapter_in_model(config, model, adapter_name=NAME)
     for parameter in lora_parameters(model).values():
         parameter.data = parameter.data.float()
     layers = _lora_layers(model)
     for layer in layers.values():
-        layer.train(model.training)  # peft leaves the new dropout switched on, in an evaluating model too
+        layer.train(model.training)  # peft's new dropout is in train mode even if the model is in eval mode
     assert set(layers) == targets, "peft wrapped other layers than those named"
 
 
@@ -358,13 +357,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         best = folder / "checkpoints" / "best_model"
         raise UserError(
             f"adapter {folder}: no {', '.join(missing)}; "
-            + (f"give {best}" if best.is_dir() else "such a folder holds all three")
+            + (f"give {best}" if best.is_dir() else "an adapter folder contains all three")
         )
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS_FILE)
         if not isinstance(settings, dict):
-            raise TypeError(f"{SETTINGS_FILE} holds no JSON object")
+            raise TypeError(f"{SETTINGS_FILE} contains no JSON object")
     except (ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"adapter {folder}: a file in it is damaged ({error}); take another checkpoint") from error
     return settings, weights
@@ -379,10 +378,10 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> N
         if weights[name].shape != parameter.shape:
             shapes = f"{tuple(weights[name].shape)}, the model's is {tuple(parameter.shape)}"
             raise UserError(
-                f"adapter {folder}: {name} has shape {shapes}; adapter_config.json or the base is not its own"
+                f"adapter {folder}: {name} has shape {shapes}; adapter_config.json or the base belongs to another adapter"
             )
         if weights[name].dtype not in WEIGHT_DTYPES:
             raise UserError(f"adapter {folder}: {name} is stored as {weights[name].dtype}; floats are expected")
         if not weights[name].isfinite().all():
-            raise UserError(f"adapter {folder}: {name} holds values that are not finite; take an earlier checkpoint")
+            raise UserError(f"adapter {folder}: {name} contains values that are not finite; take an earlier checkpoint")
         parameter.data.copy_(weights[name])

@@ -1,4 +1,4 @@
-"""A fresh LaViDa from its published parts: a plain LLaDA or Dream, a SigLIP, and the projector between them."""
+"""A new LaViDa from its published parts: a plain LLaDA or Dream, a SigLIP, and a projector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROJECTOR_PARTS = ("0.weight", "0.bias", "2.weight", "2.bias")
 """The two linear layers of `mlp2x_gelu`, by the end of their official names."""
 
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-"""First bytes of what torch.save writes: an archive today, a bare pickle (protocol 2 and above) before."""
+"""First bytes of files by torch.save: a zip archive, or in old versions a bare pickle (protocol 2 and above)."""
 
 HD_RECIPE = {
     "add_faster_video": False,
@@ -55,7 +55,7 @@ HD_RECIPE = {
     "use_pos_skipping": False,
     "vision_tower_pretrained": None,
 }
-"""What the official training of the HD model writes into `config.json` (LaViDa llada-hd-llada-s2.sh:27-75)."""
+"""Fields that the official training of the HD model writes into `config.json` (LaViDa llada-hd-llada-s2.sh:27-75)."""
 
 VISION_FIELDS = (
     "attention_dropout",
@@ -75,19 +75,19 @@ VISION_FIELDS = (
 def assemble(language: str | Path, tower: str | Path, *, projector: str | Path | None = None, seed: int = 0) -> Lavida:
     """A LaViDa from its parts, with the HD recipe's configuration, on the CPU, in eval mode.
 
-    In the precision of the language model's files. Its tensors are not copied but mapped from the files, as in
-    `Lavida.from_pretrained`; the tower's are cast one by one.
+    It has the precision of the language model's files, whose tensors are memory-mapped as in `Lavida.from_pretrained`; the
+    tower's are cast one by one.
 
     Args:
         language: folder or hub id of a plain LLaDA or Dream: config.json, safetensors, tokenizer.
         tower: folder or hub id of a SigLIP (whole or vision only) for 384 pixels in patches of 14. Its last encoder
             layer, pooling head and text half are not read.
-        projector: safetensors file of a stage-1 projector (names containing `mm_projector`). None draws one from `seed`
-            as torch initialises linear layers: it has to be trained before the model can see.
-        seed: of a fresh projector and of `image_newline`, randn / sqrt(hidden size) (LaViDa llava_arch.py:59-60).
+        projector: safetensors file of a stage-1 projector (names containing `mm_projector`). None initialises one from `seed`
+            as torch does; it must be trained.
+        seed: of a new projector and of `image_newline`, randn / sqrt(hidden size) (LaViDa llava_arch.py:59-60).
 
     Raises:
-        UserError: if a folder is not what it should be, or tensors are missing, unexpected or of a wrong shape.
+        UserError: if a folder is no such model, or tensors are missing, unexpected or of a wrong shape.
     """
     tower_name, language, tower = str(tower), checkpoint.resolve(language), checkpoint.resolve(tower)
     tokenizer = checkpoint.load_tokenizer(language)
@@ -107,15 +107,15 @@ def assemble(language: str | Path, tower: str | Path, *, projector: str | Path |
 
 
 def convert_projector(source: Path, target: Path, *, force: bool = False) -> dict[str, list[int]]:
-    """Write the projector inside a pickled `mm_projector.bin` as a safetensors file; returns {name: shape}.
+    """Write the projector in a pickled `mm_projector.bin` as a safetensors file; returns {name: shape}.
 
-    The pickle is opened by torch's restricted unpickler, which makes tensors and plain containers and nothing else.
+    The pickle is read by torch's restricted unpickler, which creates only tensors and plain containers.
 
     Args:
         force: replace a different file at `target`.
 
     Raises:
-        UserError: if the pickle asks for anything else, holds no two-layer projector, or `target` would be lost.
+        UserError: if the pickle contains anything else or no two-layer projector, or if `target` is another file.
     """
     from safetensors.torch import save
 
@@ -126,7 +126,7 @@ def convert_projector(source: Path, target: Path, *, force: bool = False) -> dic
     two_layers = dict(zip(PROJECTOR_PARTS, ([hidden, width], [hidden], [hidden, hidden], [hidden]), strict=True))
     if shapes != {_named(shapes, part): shape for part, shape in two_layers.items()}:
         raise UserError(
-            f"{source} holds no two-layer projector ({', '.join(PROJECTOR_PARTS)}); found {shapes or 'none'}"
+            f"{source} contains no two-layer projector ({', '.join(PROJECTOR_PARTS)}); found {shapes or 'none'}"
         )
     tensors = {name: value.detach().clone().contiguous() for name, value in found.items()}
     data = save(tensors, metadata={"format": "pt"})
@@ -141,7 +141,7 @@ def convert_projector(source: Path, target: Path, *, force: bool = False) -> dic
 
 
 def _raw_config(language: Path, tower: Path, tower_name: str) -> dict[str, Any]:
-    """The language model's config with LaViDa's fields, and without what would send others for remote code."""
+    """The language model's config with LaViDa's fields, without `auto_map` (remote code)."""
     raw = read_config(language)
     kind = str(raw.get("model_type", "")).lower()
     if kind not in ARCHITECTURES:
@@ -161,7 +161,7 @@ def _raw_config(language: Path, tower: Path, tower_name: str) -> dict[str, Any]:
 
 
 def _vision_config(tower: Path) -> dict[str, Any]:
-    """Every size of a SigLIP's vision half; the hub's files name only those that differ from transformers' defaults."""
+    """All sizes of a SigLIP's vision tower; the hub's files have only those that differ from transformers' defaults."""
     raw = read_config(tower)
     kind = raw.get("model_type")
     if kind not in ("siglip", "siglip_vision_model"):
@@ -180,7 +180,7 @@ def _vision_config(tower: Path) -> dict[str, Any]:
 
 
 def _language(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """LaViDa keeps the names of the plain models, so the official ones are those of their files too."""
+    """Tensors of the language model; plain models have the same names as LaViDa."""
     wanted = {
         checkpoint.official_name(name, model.config.family): (name, tensor.shape)
         for name, tensor in model.state_dict().items()
@@ -192,7 +192,8 @@ def _language(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tens
 
 
 def _tower(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """transformers 4 puts `vision_model.` before the names of a vision-only SigLIP, transformers 5 does not."""
+    """Tensors of the tower. transformers 4 puts `vision_model.` before the names of a vision-only SigLIP, transformers 5 does
+    not."""
     files = checkpoint.weight_files(folder)
     stored = checkpoint.stored_shapes(files)
     prefix = "vision_model." if any(name.startswith("vision_model.") for name in stored) else ""
@@ -227,7 +228,7 @@ def _stored_projector(model: Lavida, path: Path, dtype: torch.dtype) -> dict[str
 
 
 def _fresh(model: Lavida, seed: int) -> dict[str, Tensor]:
-    """`image_newline`, then the projector as `nn.Linear` draws it: uniform within 1 / sqrt(fan-in), biases alike."""
+    """`image_newline`, and a projector as initialised by `nn.Linear`: weights and biases uniform within 1 / sqrt(fan-in)."""
     draws = torch.Generator().manual_seed(seed)
     width = model.config.hidden_size
     state = {"image_newline": torch.randn(width, generator=draws, dtype=torch.float32) / width**0.5}
@@ -241,7 +242,7 @@ def _fresh(model: Lavida, seed: int) -> dict[str, Tensor]:
 
 
 def _named(names: Iterable[str], part: str) -> str:
-    """The stored name of a projector's part: what stands before `mm_projector.` differs (LaViDa llava_arch.py:131-138)."""
+    """The stored name of a projector's part; the prefix before `mm_projector.` varies (LaViDa llava_arch.py:131-138)."""
     return next((name for name in names if name.endswith(f"mm_projector.{part}")), f"model.mm_projector.{part}")
 
 
@@ -255,13 +256,13 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _unpickle(path: Path) -> dict[Any, Any]:
-    with open(path, "rb") as handle:  # a missing file is the system's error, not the unpickler's
+    with open(path, "rb") as handle:  # outside `try`, so that a missing file is an OSError
         try:
             loaded = torch.load(handle, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged pickles fail in every way
-            refused = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's text advises to open it unrestricted
+        except Exception as error:  # damaged pickles raise errors of every type
+            refused = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's message advises an unrestricted load
             why = f"it asks for {refused[1]}, which is no tensor; nothing in it was run" if refused else "it is damaged"
             raise UserError(f"{path} is not a file of tensors that torch.save wrote: {why}") from error
     if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds a {type(loaded).__name__}; expected a dictionary of named tensors")
+        raise UserError(f"{path} contains a {type(loaded).__name__}; expected a dictionary of named tensors")
     return loaded

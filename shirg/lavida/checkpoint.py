@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints in the official layout: the weight names of LaViDa are the file format."""
+"""Reading and writing checkpoints in the official layout, with LaViDa's weight names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SINGLE_FILE = "model.safetensors"
 NANO_FOLDER = Path(__file__).resolve().parents[1] / "nano" / "weights"
 
 FOREIGN_CODE = "auto_map"
-"""Key of a `config.json` under which transformers finds code to download and run."""
+"""Key of a `config.json` that makes transformers download and run code."""
 
 CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
 
@@ -55,7 +55,7 @@ NAMES = {"llada": {**LLADA_NAMES, **SHARED_NAMES}, "dream": {**DREAM_NAMES, **SH
 
 
 def official_name(name: str, family: str) -> str:
-    """The name that a parameter of ours has in an official checkpoint of `family`.
+    """The official name of a parameter of `Lavida` in a checkpoint of `family`.
 
     >>> official_name("language.layers.3.mlp.gate_proj.weight", "llada")
     'model.transformer.blocks.3.ff_proj.weight'
@@ -74,21 +74,20 @@ def official_name(name: str, family: str) -> str:
 
 
 def base_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's own tensors under their plain names: adapters are left out, what they wrap keeps its name."""
+    """The model's tensors without adapters, with the names that they have without one."""
     return {
         name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name
     }
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: "nano" is the one inside the package, a path is itself, anything else a hub id.
+    """The folder of a checkpoint: that of "nano" in the package, a path, or a hub id in the local cache, downloaded if needed.
 
     Args:
         revision: branch, tag or commit of a hub id; None is its main branch.
 
     Raises:
-        UserError: if it is none of them, the hub does not give it and no copy is in the local cache, or something that
-            has no revisions is given one.
+        UserError: if there is no such checkpoint, it cannot be downloaded, or `revision` is given for a folder.
     """
     folder = _local_folder(name, revision)
     if folder is not None:
@@ -101,10 +100,10 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
 
 
 def as_device(device: torch.device | str) -> torch.device:
-    """A device that is there.
+    """The device of this name.
 
     Raises:
-        UserError: if torch knows none of that name, or it is a GPU and torch sees none, or not that many.
+        UserError: if the name is unknown, or torch has no such GPU.
     """
     try:
         found = torch.device(device)
@@ -119,10 +118,10 @@ def as_device(device: torch.device | str) -> torch.device:
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """One of the precisions that a model can compute in.
+    """The precision of this name.
 
     Raises:
-        UserError: for any other; the message lists them.
+        UserError: unless it is float32, bfloat16, float16 or float64.
     """
     known = {
         str(one).removeprefix("torch."): one for one in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -134,7 +133,7 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def config_file(name: str | Path, revision: str | None = None) -> Path:
-    """The `config.json` of a checkpoint named as for `resolve`; of a hub id nothing else is downloaded.
+    """The path of a checkpoint's `config.json`; of a hub id no other file is downloaded.
 
     Raises:
         UserError: as `resolve`; a folder without the file is no error here.
@@ -149,7 +148,7 @@ def config_file(name: str | Path, revision: str | None = None) -> Path:
 
 
 def _local_folder(name: str | Path, revision: str | None) -> Path | None:
-    """The folder that `name` stands for, or None where it is a hub id."""
+    """The folder of this name, or None for a hub id."""
     folder = NANO_FOLDER if str(name) == "nano" else Path(name).expanduser()
     if folder is not NANO_FOLDER and not folder.is_dir():
         if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) != 2:
@@ -158,7 +157,7 @@ def _local_folder(name: str | Path, revision: str | None) -> Path | None:
             )
         return None
     if revision is not None:
-        raise UserError(f"revision={revision!r}: model {str(name)!r} is no hub id, and only those have revisions")
+        raise UserError(f"revision={revision!r}: model {str(name)!r} is no hub id; only hub ids have revisions")
     if folder is NANO_FOLDER and not (folder / "config.json").is_file():
         raise UserError(f"the embedded model is missing: no {folder / 'config.json'}; reinstall the package")
     return folder
@@ -168,7 +167,7 @@ def _local_folder(name: str | Path, revision: str | None) -> Path | None:
 def _hub_errors(name: str | Path, revision: str | None) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # errors of the hub's client, of its HTTP library and of the disk share no base class
+    except Exception as error:  # the hub's client, its HTTP library and the disk raise errors without a common base class
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"model {str(name)!r} (revision {revision or 'main'}) is neither a folder here nor in the local hub cache, "
@@ -187,24 +186,21 @@ def load_weights(
     unused: Collection[str] = (),
     least_rows: int | None = None,
 ) -> None:
-    """Fill a model built on the "meta" device with the tensors in `folder`, cast to `dtype` on `device`.
+    """Load the tensors in `folder` into a model built on the "meta" device, cast to `dtype` on `device`.
 
-    The weights are never held twice. On a CPU, in the precision of the files, they are not copied at all: the
-    parameters are views of the memory-mapped files, read from disk when first used (so do not overwrite the files in
-    place while the model lives; `save_pretrained` puts new ones there). Otherwise each tensor is cast and moved before
-    the next is read. Peak growth of resident memory, measured (benchmarks/results/load_checkpoint.json):
-    LaViDa-8B, files of 16.87 GB in bfloat16, kept so: 0.04 GB, all of it pages of the files. On two of its layers:
-    once every weight has been used 0.99 of the files' bytes, still pages that the system may drop; cast to float32
-    2.14, of which 2.00 are the model and the rest pages of the shard being read.
+    There is never a second copy of all weights. On a CPU, in the precision of the files, parameters are views of the
+    memory-mapped files, read from disk on first use; the files must not be overwritten in place (`save_pretrained` writes new
+    ones). Otherwise each tensor is cast and moved before the next is read. Measured memory is in
+    benchmarks/results/load_checkpoint.json: loading LaViDa-8B in bfloat16 takes 0.04 GB of resident memory.
 
     Args:
-        unused: names that may be stored beside the model's own, and are left alone.
-        least_rows: of the input embedding that may be stored: the official loader shrinks it to the tokenizer's length
-            (LaViDa builder.py:297-298) and saves it so. The rows up to the config's number belong to no token and
-            become zeros. None asks for all.
+        unused: names that may be stored beside the model's own; they are not read.
+        least_rows: smallest accepted number of rows of the input embedding, since the official loader shrinks it to the
+            tokenizer's length (LaViDa builder.py:297-298). Missing rows, which belong to no token, become zeros. None accepts
+            only the config's number.
 
     Raises:
-        UserError: listing every tensor that is missing, unexpected or of another shape than the config says.
+        UserError: with every tensor that is missing, unexpected or of another shape than in the config.
     """
     wanted = {official_name(name, family): (name, tensor.shape) for name, tensor in model.state_dict().items()}
     files, padded = weight_files(folder), 0
@@ -213,7 +209,7 @@ def load_weights(
     if least_rows is not None and least_rows <= stored[0] < wanted[embedding][1][0]:
         padded = wanted[embedding][1][0] - stored[0]
         wanted[embedding] = EMBEDDING, [stored[0], *wanted[embedding][1][1:]]
-        logger.info("%s: %d rows of the input embedding are not stored; no token has them", folder, padded)
+        logger.info("%s: %d rows of the input embedding are not stored; no token uses them", folder, padded)
     misfit = f"the weights in {folder} do not fit its config.json"
     state = read_tensors(files, wanted, misfit, unused=unused, device=device, dtype=dtype)
     if padded:
@@ -230,15 +226,15 @@ def read_tensors(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Tensors of safetensors files under our names; the headers are checked before the first tensor is read.
+    """{our name: tensor} of safetensors files; the headers are checked before the first tensor is read.
 
     Args:
         wanted: {name in the files: (our name, shape)}.
-        misfit: how an error begins that lists tensors.
-        unused: names that the files may have besides; they are not read.
+        misfit: beginning of an error message about tensors.
+        unused: other names that the files may have; they are not read.
 
     Raises:
-        UserError: listing every tensor that is missing, unexpected or of another shape than wanted.
+        UserError: with every tensor that is missing, unexpected or of another shape than wanted.
     """
     shapes = stored_shapes(files)
     misshapen = [
@@ -267,7 +263,7 @@ def stored_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
     """{name: shape} of every tensor in safetensors files, read from their headers.
 
     Raises:
-        UserError: if one cannot be read.
+        UserError: if a file cannot be read.
     """
     shapes: dict[str, list[int]] = {}
     for path in files:
@@ -280,7 +276,7 @@ def stored_dtype(files: Sequence[Path], name: str) -> torch.dtype:
     """Precision of tensor `name` in safetensors files.
 
     Raises:
-        UserError: if none of them holds it.
+        UserError: if none of them contains it.
     """
     for path in files:
         with _opened(path) as handle:
@@ -290,13 +286,13 @@ def stored_dtype(files: Sequence[Path], name: str) -> torch.dtype:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a folder's weights: those that the index names, else the single one.
+    """The safetensors files of a folder's weights: those in the index, else the single file.
 
-    What else looks like weights and is not read is named in a warning: a single file beside an index and its shards,
-    shards beside a single file without an index, or an index none of whose shards is there.
+    A warning names other weight files, which are not read: a single file beside an index and its shards, shards beside a single
+    file without an index, or an index without any of its shards.
 
     Raises:
-        UserError: if there are none, or only pickled ones or shards without an index, or a shard is missing.
+        UserError: if there are no weights, only pickled ones, only shards without an index, or if a shard is missing.
     """
     single, index = folder / SINGLE_FILE, folder / f"{SINGLE_FILE}.index.json"
     shards = [path.name for path in _shards(folder)]
@@ -319,11 +315,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[str]:
-    """The files that an index names, in order of their names; they lie beside it."""
+    """The files in an index, sorted by name; they must be in its folder."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not all(Path(name).name == name for name in names):
-            raise ValueError("it names files elsewhere")
+            raise ValueError("it names files in other folders")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is no index of safetensors files ({error})") from error
     return names
@@ -335,7 +331,7 @@ def _shards(folder: Path) -> list[Path]:
 
 def _left_out(index: Path, absent: list[str], shards: list[str]) -> str:
     if absent:
-        return f"{index.name} names {_some(absent)}, none of which is there"
+        return f"{index.name} names {_some(absent)}, none of which exists"
     return f"{_some(shards)} are not read, as no {index.name} names them"
 
 
@@ -346,12 +342,12 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase | None,
     folder: str | Path,
 ) -> None:
-    """Write config, weights and tokenizer into `folder` in the official layout, all or nothing.
+    """Write config, weights and tokenizer into `folder` in the official layout, atomically.
 
-    An older checkpoint in `folder` is replaced; its model card and other Markdown files stay.
+    A checkpoint in `folder` is replaced; its model card and other Markdown files are kept.
 
     Raises:
-        UserError: if `folder` holds something that belongs to no checkpoint and would be lost.
+        UserError: if `folder` contains other files, which would be lost.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -359,7 +355,7 @@ def save_checkpoint(
     foreign = _foreign_files(target)
     if foreign:
         raise UserError(
-            f"folder {str(folder)!r} holds {_some(foreign)}, which saving would remove; give another folder"
+            f"folder {str(folder)!r} contains {_some(foreign)}, which saving would remove; give another folder"
         )
     state = {official_name(name, family): tensor.contiguous() for name, tensor in base_state(model).items()}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
@@ -375,26 +371,25 @@ def save_checkpoint(
 
 
 def _written_config(raw: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """What a saved `config.json` says of the saved tensors, among which the vector for video never is, and of files
-    beside it: code that `auto_map` names is not written."""
+    """The `config.json` to save: with the tensors' dtype, without the vector for video and `auto_map`, which are not saved."""
     video = {"add_faster_video": False} if raw.get("add_faster_video") else {}
     kept = {name: value for name, value in raw.items() if name != FOREIGN_CODE}
     return {**kept, **video, "torch_dtype": dtype}
 
 
 def warn_of_code(folder: Path, raw_config: dict[str, Any]) -> None:
-    """Say that code which a checkpoint brings along, as transformers' "remote code", is not run."""
+    """Warn that code in a checkpoint (transformers' "remote code") is not run."""
     files = sorted(path.name for path in folder.glob("*.py"))
     named = [f"{FOREIGN_CODE} in config.json"] if raw_config.get(FOREIGN_CODE) else []
     if files or named:
         logger.warning(
-            "%s brings code of its own (%s); it is not run: the model is built in, and its weights are read by their names",
+            "%s contains code (%s), which is not run: this package has its own model and reads the weights by name",
             *(folder, _some([*named, *files])),
         )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer, or None if it has none. Code inside the folder is never run.
+    """The folder's tokenizer, or None if it has none. Code in the folder is never run.
 
     Raises:
         UserError: if its files are damaged.
@@ -409,7 +404,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
     try:
         return kind.from_pretrained(folder)
-    except Exception as error:  # damaged files show themselves in every way, a bare Exception among them
+    except Exception as error:  # damaged files raise errors of every type
         raise UserError(f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -432,21 +427,20 @@ def _no_weights(folder: Path) -> str:
     shards = [path.name for path in _shards(folder)]
     if shards:
         return (
-            f"{folder} holds {_some(shards)}, but not the index that says what is in them; get {SINGLE_FILE}.index.json "
-            "from where they come"
+            f"{folder} contains {_some(shards)}, but not their index; get {SINGLE_FILE}.index.json from the same source"
         )
     if not pickled:
         return (
-            f"{folder} holds neither model.safetensors nor model.safetensors.index.json (pickled weights are not read)"
+            f"{folder} contains neither model.safetensors nor model.safetensors.index.json (pickled weights are not read)"
         )
     return (
-        f"{folder} holds its weights only as pickles ({_some(pickled)}), which can run any code when they are opened and "
-        "are never read here; take the model's safetensors version, or save it again as safetensors where you trust it"
+        f"{folder} contains its weights only as pickles ({_some(pickled)}), which can run any code when they are opened and "
+        "are never read; take the model's safetensors version, or save it as safetensors if you trust it"
     )
 
 
 def _foreign_files(target: Path) -> list[str]:
-    """What in `target` is no part of a checkpoint; without a config.json, everything but the Markdown that stays."""
+    """Names in `target` that belong to no checkpoint; without a config.json, all but Markdown files."""
     if not target.exists():
         return []
     if not target.is_dir():

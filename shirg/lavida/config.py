@@ -1,4 +1,4 @@
-"""What a LaViDa checkpoint's `config.json` says, under one set of names for both families."""
+"""The configuration of a LaViDa checkpoint (`config.json`), with the same names for both families."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ SPECIAL_IDS = {
     "llada": {"mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081},
     "dream": {"mask_token_id": 151666, "eos_token_id": 151643, "pad_token_id": 151643},
 }
-"""Ids of the published tokenizers, used (and reported) when neither config nor tokenizer has them: LaViDa
-llava_llada.py:125-126, llava_dream.py:193-194."""
+"""Ids of the published tokenizers, used with a warning if neither config nor tokenizer has them (LaViDa
+llava_llada.py:125-126, llava_dream.py:193-194)."""
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = {
     "llada": {"mask_token_id": "<|mdm_mask|>", "eos_token_id": END_OF_TEXT, "pad_token_id": END_OF_TEXT},
     "dream": {"mask_token_id": "<|mask|>", "eos_token_id": END_OF_TEXT, "pad_token_id": END_OF_TEXT},
 }
-"""Names of the same tokens in the published tokenizers. Padding is the end of text: LaViDa pads with its id."""
+"""Names of these tokens in the published tokenizers. LaViDa pads with the end of text."""
 
 FIM_TOKEN = "<|reserved_token_1|>"
-"""LLaDA's control token for filling in the middle (LaViDa llava_llada.py:127, infill_utils.py:4-5); Dream has none."""
+"""LLaDA's control token of infilling (LaViDa llava_llada.py:127, infill_utils.py:4-5); Dream has none."""
 
 GRID_PINPOINTS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
-"""(width, height) of the canvases LaViDa tiles, when a config names none (LaViDa train.py:2039-2046)."""
+"""Default (width, height) of the canvases of tiles (LaViDa train.py:2039-2046)."""
 
 LLADA_REQUIRED = {
     "block_type": ("llama",),
@@ -68,7 +68,7 @@ LLADA_REQUIRED = {
 }
 DREAM_REQUIRED = {"hidden_act": ("silu",), "rope_scaling": (None,), "tie_word_embeddings": (False,)}
 ANSWER_TOKENS = 32
-"""Length of an answer unless a config says otherwise: LaViDa's README times 32 tokens in 16 steps."""
+"""Default length of an answer; LaViDa's README measures 32 tokens in 16 steps."""
 
 LARGEST_SIZE = 2**31
 VISION_SIZES = {
@@ -78,12 +78,12 @@ VISION_SIZES = {
 MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 POOL_MODES = ("bilinear", "average", "max")
 OWN_KEYS = (*FIELDS, "answer_tokens", "nano")
-"""Keys of ours, under "shirg" in the file; see `LavidaConfig`."""
+"""Our keys, under "shirg" in the file; see `LavidaConfig`."""
 
 
 @dataclass(frozen=True)
 class BodyConfig:
-    """Sizes of a language model, in one set of names for both families."""
+    """Sizes of a language model, with the same names for both families."""
 
     family: str
     hidden_size: int
@@ -102,10 +102,10 @@ class BodyConfig:
 
 @dataclass
 class LavidaConfig:
-    """A checkpoint's configuration. Build it with `from_dict`; `raw` is the file, word for word, `to_dict` the next one.
+    """A checkpoint's configuration. `from_dict` reads the contents of a file, which `raw` keeps; `to_dict` writes them.
 
-    Keys of ours live in the file under "shirg": the fields of `VisionSettings`, `answer_tokens` (length of the answer block
-    that the model is used with) and `nano` (whether it is the embedded model).
+    Our keys are in the file under "shirg": the fields of `VisionSettings`, `answer_tokens` (default length of the answer block)
+    and `nano` (whether it is the embedded model).
     """
 
     raw: dict[str, Any]
@@ -148,7 +148,7 @@ class LavidaConfig:
 
     @property
     def family(self) -> str:
-        """Whose body and conventions it has: "llada" or "dream"."""
+        """Either "llada" or "dream"."""
         return self.body.family
 
     @property
@@ -158,7 +158,7 @@ class LavidaConfig:
 
     @property
     def max_positions(self) -> int | None:
-        """Longest sequence that the language model was made for, or None if the file does not say."""
+        """Largest number of positions of the language model, or None if the file has none."""
         return self.raw.get("max_sequence_length") or self.raw.get("max_position_embeddings")
 
     @property
@@ -168,28 +168,28 @@ class LavidaConfig:
 
     @property
     def unused_tensors(self) -> frozenset[str]:
-        """What the official code stores beside the model: with `add_faster_video`, a vector that only video needs."""
+        """Tensors of the official code that are not used: with `add_faster_video`, a vector for video."""
         return frozenset({"model.faster_token"} if self.raw.get("add_faster_video") else ())
 
     @property
     def used_rows(self) -> int:
-        """Rows of the input embedding that the special ids need."""
+        """Rows of the input embedding up to the greatest special id."""
         return 1 + max(self.mask_token_id, self.eos_token_id, self.pad_token_id, self.fim_token_id or 0)
 
     @property
     def is_nano(self) -> bool:
-        """Whether this is the embedded small model: its `config.json` says so under "shirg"."""
+        """Whether this is the embedded small model (`nano` under "shirg")."""
         return bool(self.raw.get("shirg", {}).get("nano", False))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> LavidaConfig:
-        """Interpret the contents of an official `config.json` (LLaDA's or Dream's naming).
+        """Read the contents of an official `config.json` (LLaDA's or Dream's names).
 
         Args:
-            tokenizer: the checkpoint's, if it has one: knows special ids that the config does not name.
+            tokenizer: the checkpoint's, or None; gives special ids that the config lacks.
 
         Raises:
-            UserError: naming the field that is missing or asks for something LaViDa's models do not have.
+            UserError: with the field that is missing, or has a value that LaViDa's models do not support.
         """
         family = _family(raw)
         _check_own_keys(raw)
@@ -209,15 +209,15 @@ class LavidaConfig:
         )
 
     def to_dict(self, vision: VisionSettings | None = None) -> dict[str, Any]:
-        """The contents of a `config.json`: `raw`, and under "shirg" what of `vision` is not what `raw` says."""
+        """The contents of a `config.json`: `raw`, and under "shirg" the fields of `vision` that differ from it."""
         vision = vision or self.vision
         changed = {name: vision.as_dict()[name] for name in vision.differing(_vision_settings(self.raw))}
         return {**self.raw, "shirg": {**self.raw.get("shirg", {}), **changed}} if changed else self.raw
 
 
 def _vision_settings(raw: dict[str, Any]) -> VisionSettings:
-    """What a `config.json` says of them. Without a word of ours images are padded to a square if `image_aspect_ratio` says
-    "pad", else stretched (LaViDa mm_utils.py:318-344)."""
+    """The vision settings in a `config.json`. Without our `fit`, images are padded to a square if `image_aspect_ratio` is "pad",
+    else stretched (LaViDa mm_utils.py:318-344)."""
     base = VisionSettings(fit="pad" if raw.get("image_aspect_ratio") == "pad" else "stretch")
     try:
         return base.with_stored(raw.get("shirg", {}))
@@ -226,7 +226,7 @@ def _vision_settings(raw: dict[str, Any]) -> VisionSettings:
 
 
 def _check_own_keys(raw: dict[str, Any]) -> None:
-    """Refuse unknown keys: a misspelt one would leave its default in force."""
+    """Refuse unknown keys, which may be misspelt."""
     own = raw.get("shirg", {})
     if not isinstance(own, dict):
         raise UserError(f"config: shirg={own!r} must be an object with keys such as relevance")
@@ -245,11 +245,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no config.json: not a model's folder") from None
+        raise UserError(f"{folder} contains no config.json: not a model's folder") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold a JSON object; got a {type(raw).__name__}")
+        raise UserError(f"{path} must contain a JSON object; got a {type(raw).__name__}")
     return raw
 
 
@@ -267,7 +267,7 @@ def _family(raw: dict[str, Any]) -> str:
 
 
 def _size(raw: dict[str, Any], *names: str) -> int:
-    """The first of these keys that is there, a whole number above 0."""
+    """The value of the first of these keys that exists, a whole number above 0."""
     name = next((name for name in names if raw.get(name) is not None), None)
     if name is None:
         raise UserError(f"config: missing {names[-1]}")
@@ -324,7 +324,7 @@ def _vision_config(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _special_ids(raw: dict[str, Any], family: str, known: dict[str, int]) -> dict[str, Any]:
-    """Config first, then the tokenizer's own tokens, then the published ids; what is not the config's is announced."""
+    """Special ids: the config's, else the tokenizer's, else the published ones, the latter two with a warning."""
     ids = {}
     for name, published in SPECIAL_IDS[family].items():
         token = SPECIAL_TOKENS[family][name]
@@ -337,14 +337,14 @@ def _special_ids(raw: dict[str, Any], family: str, known: dict[str, int]) -> dic
 
 
 def _fim_token_id(raw: dict[str, Any], family: str, known: dict[str, int]) -> int | None:
-    """No official config names it, so that the tokenizer's is no surprise; without either there is none."""
+    """The config's id, else the tokenizer's (no official config has it), else None."""
     if raw.get("fim_token_id") is not None or family != "llada":
         return raw.get("fim_token_id")
     return known.get(FIM_TOKEN)
 
 
 def _pinpoints(given: Any) -> tuple[tuple[int, int], ...]:
-    """Canvases as (width, height) pairs; the string "(1x1),...,(2x2)" means every multiple of 384 in between
+    """Canvases as (width, height) pairs; the string "(1x1),...,(2x2)" is every multiple of 384 in this range
     (LaViDa mm_utils.py:225-234)."""
     if given is None:
         return GRID_PINPOINTS
@@ -362,5 +362,5 @@ def _pinpoints(given: Any) -> tuple[tuple[int, int], ...]:
     except (TypeError, ValueError):
         pairs = ()
     if not pairs:
-        raise UserError(f"config: image_grid_pinpoints={given!r} must hold pairs (width, height)")
+        raise UserError(f"config: image_grid_pinpoints={given!r} must contain pairs (width, height)")
     return pairs

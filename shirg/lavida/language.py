@@ -1,9 +1,8 @@
-"""The mask-filling language model: LLaDA's and Dream's bodies built from well-kept parts, and the cache of the prefix.
+"""The masked-diffusion language model: LLaDA's and Dream's bodies from transformers' blocks, and the KV cache of the prefix.
 
-Both bodies are ordinary decoder blocks (Llama's and Qwen2's) in which every position may look both ways. What differs
-from the causal models that transformers ships: attention is never causal, masks are Boolean and optional, positions
-are rotated in float32 whatever the weights are (as LLaDA's `rope_full_precision` asks; the official Dream rounds its
-tables to the weights' precision), and float64 stays float64 all the way.
+Both bodies are decoder blocks (Llama's and Qwen2's) with bidirectional attention. Differences from transformers' causal models:
+attention is never causal; masks are Boolean and optional; rotary positions are computed in float32 for all weights (as LLaDA's
+`rope_full_precision`; the official Dream rounds its tables to the weights' precision); float64 is never rounded to float32.
 """
 
 from __future__ import annotations
@@ -32,29 +31,29 @@ INITIALIZER_STD = 0.02  # of random weights; Llama's and Qwen2's `initializer_ra
 
 @dataclass
 class PrefixCache:
-    """Keys and values of a prefix, stored once by the pass that encodes it and read by every denoising step.
+    """KV cache of a prefix, filled once when the prefix is encoded and read by every denoising step.
 
-    Speaks the update protocol of `transformers.Cache`. Keys are stored rotated; LLaDA's own cache stores them
-    un-rotated and rotates at every step (LaViDa modeling_llada.py:726-737), which comes to the same numbers.
+    It has the `update` of `transformers.Cache`. Keys are stored rotated; LLaDA's own cache stores them un-rotated and rotates at
+    every step (LaViDa modeling_llada.py:726-737), with the same result.
     """
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     frozen: bool = False
-    _wholes: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
-    """("keys" or "values", layer) -> the prefix's with room for an answer behind them."""
+    _buffers: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
+    """("keys" or "values", layer) -> those of the prefix, with space for an answer after them."""
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """All keys and values [B, kv_heads, length + L, head_dim] that layer `layer_idx` may attend to.
 
-        Until `freeze` the new ones are kept. Afterwards they are only returned behind the kept ones, in memory that the
-        layer's next call writes over: no denoising step copies the prefix.
+        Before `freeze` the new ones are stored. Afterwards they are only appended in a buffer that the layer's next call
+        overwrites, so that no denoising step copies the prefix.
         """
         key = key.to(value.dtype)  # keys come out of the rotation in float32
         if self.frozen and not (key.requires_grad or value.requires_grad):
-            return self._behind("keys", layer_idx, key), self._behind("values", layer_idx, value)
+            return self._append("keys", layer_idx, key), self._append("values", layer_idx, value)
         if layer_idx < len(self.keys):
             key = torch.cat([self.keys[layer_idx], key], dim=2)
             value = torch.cat([self.values[layer_idx], value], dim=2)
@@ -63,20 +62,20 @@ class PrefixCache:
             self.values[layer_idx : layer_idx + 1] = [value]
         return key, value
 
-    def _behind(self, part: str, layer: int, new: Tensor) -> Tensor:
-        """Kept and new ones in one piece [B, kv_heads, length + L, head_dim]; what is kept becomes a view of its beginning."""
-        kept = getattr(self, part)
-        length, whole = self.length, self._wholes.get((part, layer))
-        if whole is None or whole.shape[2] != length + new.shape[2]:
-            whole = self._wholes[part, layer] = torch.cat([kept[layer], new], dim=2)
-            kept[layer] = whole[:, :, :length]
+    def _append(self, part: str, layer: int, new: Tensor) -> Tensor:
+        """Stored and new ones in one buffer [B, kv_heads, length + L, head_dim], of which the stored ones become a view."""
+        stored = getattr(self, part)
+        length, buffer = self.length, self._buffers.get((part, layer))
+        if buffer is None or buffer.shape[2] != length + new.shape[2]:
+            buffer = self._buffers[part, layer] = torch.cat([stored[layer], new], dim=2)
+            stored[layer] = buffer[:, :, :length]
         else:
-            whole[:, :, length:] = new
-        return whole
+            buffer[:, :, length:] = new
+        return buffer
 
     @classmethod
     def padded(cls, rows: Sequence[PrefixCache]) -> PrefixCache:
-        """One cache of several rows, those of shorter prefixes with zeros on the right."""
+        """One cache of several rows; shorter prefixes are padded with zeros on the right."""
 
         def stacked(tensors: Sequence[Tensor]) -> Tensor:
             by_position = [tensor[0].transpose(0, 1) for tensor in tensors]  # [P, heads, d]
@@ -89,7 +88,7 @@ class PrefixCache:
         )
 
     def freeze(self) -> PrefixCache:
-        """Store nothing from now on. Returns the cache itself."""
+        """Stop storing. Returns the cache itself."""
         self.frozen = True
         return self
 
@@ -100,12 +99,12 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, counted from the tensors themselves."""
+        """Bytes of the stored tensors."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
 class RMSNorm(LlamaRMSNorm):
-    """Llama's norm, with statistics in float32 or better, so that float64 is not rounded on its way."""
+    """Llama's norm, with statistics in at least float32, so that float64 is not rounded."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
@@ -134,7 +133,7 @@ class DreamBlock(Qwen2DecoderLayer):
 
 
 FAMILIES = {"llada": (LlamaConfig, LladaBlock), "dream": (Qwen2Config, DreamBlock)}
-"""Family -> (configuration, block). Qwen2's block has biases on q, k and v, Llama's none, as the two families want."""
+"""Family -> (configuration, block). Qwen2's block has biases on q, k and v, Llama's has none."""
 
 
 def _positions_from(
@@ -146,10 +145,10 @@ def _positions_from(
     past_key_values: PrefixCache | None,
     position_embeddings: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """A block's output at the positions from `read_from` on; of those before it only keys and values are computed.
+    """A block's output at the positions from `read_from`; before it only keys and values are computed.
 
-    After the last block nobody reads the prefix, which the answer only attends to, in answering and in training. That saves
-    most of one block: a fifth of LaViDa-nano's language model and 3 % of an 8B one.
+    The last block's output at the prefix is not used. Skipping it saves most of one block: a fifth of LaViDa-nano's language
+    model and 3 % of an 8B one.
     """
     normed, attention, (cos, sin) = block.input_layernorm(hidden), block.self_attn, position_embeddings
 
@@ -174,7 +173,7 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class LanguageModel(nn.Module):
-    """Embeddings in, hidden states out; every position sees every other unless a mask says otherwise."""
+    """Embeddings in, hidden states out; attention is bidirectional unless there is a mask."""
 
     def __init__(self, config: BodyConfig):
         super().__init__()
@@ -216,10 +215,10 @@ class LanguageModel(nn.Module):
             inputs_embeds: [B, L, H].
             attention_mask: None for no mask, Boolean [B or 1, 1, L, length + L], True where the query may attend, or a
                 `BlockMask` of flex-attention.
-            position_ids: [B or 1, L]; by default they go on from the end of the cache.
-            cache: keys and values put before those of `inputs_embeds`; it grows by them unless it is frozen.
-            read_from: the first position whose hidden state is read; of those before it the last block computes keys and
-                values only. Under a `BlockMask` it computes all.
+            position_ids: [B or 1, L]; by default they begin at the length of the cache.
+            cache: keys and values before those of `inputs_embeds`, which are added to it unless it is frozen.
+            read_from: the first position that is returned; before it the last block computes keys and values only (with a
+                `BlockMask` it computes all).
         """
         if position_ids is None:
             start = cache.length if cache is not None else 0
@@ -241,20 +240,20 @@ class LanguageModel(nn.Module):
         return self.lm_head(hidden)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute blocks in the backward pass (train mode only): memory of one block, a third more work."""
-        read_by_blocks = {
+        """Recompute blocks in the backward pass (train mode only): activations of one block, a third more work."""
+        attributes = {  # of transformers' GradientCheckpointingLayer
             "gradient_checkpointing": enabled,
             "_gradient_checkpointing_func": partial(checkpoint, use_reentrant=False),
         }
         for layer in self.layers:
-            for name, value in read_by_blocks.items():
+            for name, value in attributes.items():
                 setattr(layer, name, value)
 
 
 def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [B, L, head_dim] in float32 of rotary positions (Su et al. 2021, eq. 15; half-split layout).
 
-    Computed from the configuration, not held in a buffer, which `model.to(torch.bfloat16)` would round.
+    Computed in every call; `model.to(torch.bfloat16)` would round a buffer.
     """
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
     angles = position_ids[..., None].float() * (1.0 / theta**exponents)
@@ -270,7 +269,7 @@ def _attend_both_ways(
     attention_mask: Tensor | BlockMask | None,
     **keywords: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention, never causal; queries and keys return from float32 to the values' precision."""
+    """Scaled dot-product attention, never causal; queries and keys are cast from float32 to the values' precision."""
     query, key = query.to(value.dtype), key.to(value.dtype)
     if attention_mask is not None and not isinstance(attention_mask, Tensor):
         return _flex_attention(query, key, value, attention_mask, keywords["scaling"])
@@ -279,8 +278,7 @@ def _attend_both_ways(
 
 
 def _flex_attention(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> tuple[Tensor, None]:
-    """The same under a `BlockMask`: compiled on a GPU, where blocks that the mask empties are skipped; elsewhere as plain
-    matrices, which shows that the mask is right and saves nothing."""
+    """Attention with a `BlockMask`: compiled on a GPU, which skips empty blocks; uncompiled elsewhere, which saves nothing."""
     from torch.nn.attention.flex_attention import flex_attention
 
     attend: Callable[..., Any] = flex_attention

@@ -1,16 +1,16 @@
-"""Which options of a LoRA are supported: what decides outputs is honoured by load, unload and merge, or refused by name.
+"""Supported options of a LoRA. An option that changes outputs is honoured by load, unload and merge, or refused by name.
 
 | option | value |
 | --- | --- |
 | `r` | a whole number from 1 |
 | `lora_alpha` | a number above 0 |
-| `lora_dropout` | from 0 to below 1; counts in training only |
+| `lora_dropout` | from 0 to below 1; used in training only |
 | `target_modules` | a list of full names of linear layers |
 | `use_rslora`, `lora_bias` | true or false |
 | `rank_pattern`, `alpha_pattern` | objects of name patterns, with values as for `r` and `lora_alpha` |
-| `init_lora_weights` | true, false or "gaussian": the stored weights replace what it made; others change the base |
+| `init_lora_weights` | true, false or "gaussian", whose values the stored weights replace; others change the base |
 
-Every other option must be empty or have peft's default, those that only describe (`task_type`, `revision`, ...) excepted.
+Every other option must be empty or have peft's default, except descriptive ones (`task_type`, `revision`, ...).
 """
 
 from __future__ import annotations
@@ -68,20 +68,20 @@ HONOURED: dict[str, tuple[Callable[[object], bool], str]] = {
     "rank_pattern": (_pattern_of(_is_rank), f"an object whose values are {RANK}"),
     "alpha_pattern": (_pattern_of(_is_alpha), f"an object whose values are {ALPHA}"),
 }
-"""Option -> whether a value is one of its, and what that is in words."""
+"""Option -> (check of a value, the valid values in words)."""
 
 HARMLESS_STARTS = (True, False, "gaussian")
-"""`init_lora_weights` that touch nothing but the adapter's own weights."""
+"""`init_lora_weights` that change only the adapter's own weights."""
 
 
 def lora_config(options: Mapping[str, Any], where: str) -> LoraConfig:
-    """peft's configuration of exactly these options.
+    """peft's configuration with these options.
 
     Args:
-        where: how a message begins.
+        where: beginning of error messages.
 
     Raises:
-        UserError: naming the first option that has a wrong value or is not supported.
+        UserError: with the first option that has an invalid value or is not supported.
     """
     from peft import LoraConfig
 

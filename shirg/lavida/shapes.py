@@ -1,9 +1,8 @@
-"""Shapes of the published models as the contents of an official `config.json`, for arithmetic without any weights.
+"""Shapes of the published models as contents of an official `config.json`, for computations without weights.
 
-The sizes of the language models are those of the public LLaDA-8B and Dream-7B checkpoints from general knowledge: the
-official code base holds none of them, so where a checkpoint is at hand, its own `config.json` counts. What LaViDa adds
-(tower, projector, tiles, pooling, special ids) is from its code base: llava_llada.py:125-126, llava_dream.py:193-194,
-scripts/train/exps/cluster/llada-hd-llada-s2.sh:39,48.
+The sizes of the language models are those of the public LLaDA-8B and Dream-7B checkpoints, which the official code base does not
+contain; a checkpoint's own `config.json` takes precedence. LaViDa's fields (tower, projector, tiles, pooling, special ids) are
+from its code base: llava_llada.py:125-126, llava_dream.py:193-194, scripts/train/exps/cluster/llada-hd-llada-s2.sh:39,48.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""bfloat16 weights on a processor without bfloat16 instructions: multiplied in float32, and stored so where there is room."""
+"""bfloat16 models on a processor without bfloat16 instructions: computed in float32, and stored so if memory allows."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from shirg.lavida.model import Lavida
 
 ROOM = 1.25
-"""Free memory that float32 weights ask for, in multiples of their size: features, caches and activations come on top."""
+"""Free memory needed for float32 weights, in multiples of their size; the rest is for features, caches and activations."""
 
 CONTAINER = Path("/sys/fs/cgroup")
-"""Where Linux tells what a container may use (control groups, version 2)."""
+"""Where Linux has the memory limit of a container (control groups, version 2)."""
 
 LARGE = 10**9
-"""Bytes of float32 weights from which it is told how they are held."""
+"""Bytes of float32 weights from which the log has a line about their storage."""
 
 logger = logging.getLogger(__name__)
 
 
 class UpcastLinear(nn.Linear):
-    """A linear layer that holds its weights as they are stored and multiplies float32 copies of them.
+    """A linear layer that keeps the precision of its weights and multiplies float32 copies of them.
 
-    A copy lives as long as the product, so memory grows by one layer. Casting reads 2 and writes 4 bytes per weight, which is
-    little beside the product with a prefix of hundreds of rows.
+    A copy exists during one product, so memory grows by one layer. Casting reads 2 and writes 4 bytes per weight, which is
+    little compared with the product for a prefix of hundreds of rows.
     """
 
     @classmethod
@@ -49,7 +49,7 @@ class UpcastLinear(nn.Linear):
 
 
 def suit_processor(model: Lavida) -> None:
-    """Let a bfloat16 model on a CPU compute in float32 where that is faster; no other model changes."""
+    """Make a bfloat16 model on a CPU compute in float32 if that is faster; other models do not change."""
     if model.dtype is not torch.bfloat16 or model.device.type != "cpu":
         return
     precision = choose_precision("auto", "cpu")
@@ -59,12 +59,12 @@ def suit_processor(model: Lavida) -> None:
     roomy = free_memory() > ROOM * size
     compute_in_float32(model, keep_storage=not roomy)
     if size >= LARGE:
-        stored = f"the weights, too ({size / 1e9:.1f} GB)" if roomy else "the weights stay bfloat16, to save memory"
+        stored = f"weights are stored in it too ({size / 1e9:.1f} GB)" if roomy else "weights stay bfloat16, to save memory"
         logger.info("%s; %s", precision.reason, stored)
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of the container where that has less."""
+    """Bytes of memory that this process can still use: of the machine, or of the container if that has less."""
     free = psutil.virtual_memory().available
     limit, used = (CONTAINER / name for name in ("memory.max", "memory.current"))
     try:
@@ -77,8 +77,8 @@ def compute_in_float32(model: Lavida, *, keep_storage: bool) -> None:
     """Make `model` compute in float32.
 
     Args:
-        keep_storage: the language model's matrices, nearly all of an 8B model, stay as they are stored and are cast when they
-            are used. Tower, projector, norms and word embeddings become float32. False casts everything, which is faster and
+        keep_storage: the language model's matrices, nearly all of an 8B model, keep their precision and are cast when they are
+            used; tower, projector, norms and word embeddings become float32. False casts everything, which is faster and
             takes twice the memory.
     """
     if keep_storage:

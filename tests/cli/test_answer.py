@@ -185,11 +185,11 @@ def test_a_line_shows_what_each_token_is(unicode, signs):
     view = live.AnswerView(model, unicode=unicode)
     first = view.line(1, torch.tensor([[word[0], MASK, MASK, MASK]]))
     second = view.line(2, torch.tensor([[*word, newline, end]]))
-    mask, unsaid, line_end = signs
+    mask, special, line_end = signs
     assert first.plain == f"step  1  1/4 tokens  a{mask * 3}"
-    assert second.plain == f"step  2  4/4 tokens  ab{line_end}{unsaid}"
+    assert second.plain == f"step  2  4/4 tokens  ab{line_end}{special}"
     styled = {second.plain[span.start : span.end]: span.style for span in second.spans}
-    assert styled[f"b{line_end}"] == live.STYLES["new"] and styled[unsaid] == live.STYLES["new-unsaid"]
+    assert styled[f"b{line_end}"] == live.STYLES["new"] and styled[special] == live.STYLES["new-special"]
     assert first.spans[-1].style == live.STYLES["masked"]
 
 

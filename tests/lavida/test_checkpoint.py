@@ -109,7 +109,7 @@ def test_an_index_whose_shards_are_gone(tmp_path, caplog):
         Lavida.from_pretrained(tmp_path / "m")
     (tmp_path / "m/model-00002-of-00002.safetensors").unlink()
     Lavida.from_pretrained(tmp_path / "m")
-    assert "none of which is there" in caplog.text
+    assert "none of which exists" in caplog.text
 
 
 @pytest.mark.parametrize("named", ["../model.safetensors", "/etc/passwd", 7, None])
@@ -169,7 +169,7 @@ def test_code_that_a_folder_brings_along_is_named_and_not_run(tmp_path, caplog):
     (tmp_path / "m/modeling_x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     read = Lavida.from_pretrained(tmp_path / "m")
     assert read.tokenizer is not None and not (tmp_path / "ran").exists()
-    assert "brings code of its own (auto_map in config.json, modeling_x.py); it is not run" in caplog.text
+    assert "contains code (auto_map in config.json, modeling_x.py), which is not run" in caplog.text
     read.save_pretrained(tmp_path / "again")
     written = json.loads((tmp_path / "again/config.json").read_text())
     assert "auto_map" not in written and written["use_flash_attn"] is True
@@ -488,7 +488,7 @@ def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
         ({"n_kv_heads": 3}, "3 key-value"),
         ({"shirg": "llm"}, "shirg='llm'"),
         ({"shirg": {"relevanz": "llm"}}, "unknown relevanz"),
-        ({"image_grid_pinpoints": []}, "must hold pairs"),
+        ({"image_grid_pinpoints": []}, "must contain pairs"),
         ({"d_model": None}, "missing d_model"),
         ({"mm_projector_type": "linear"}, "mm_projector_type='linear'"),
         ({"mm_patch_merge_type": "spatial_nobase"}, "spatial_nobase"),
