@@ -22,7 +22,7 @@ PATIENCE = 240_000
 def letter(page: Page) -> None:
     """The first page, answered by both paths."""
     page.get_by_role("button", name="Ask", exact=True).click()
-    page.locator(".answer.lowres .said").wait_for()
+    page.locator(".answer.lowres .text").wait_for()
 
 
 def chart(page: Page) -> None:

@@ -1,5 +1,5 @@
-"""`shirg demo`: a page in the browser on which to choose patches and watch answers fill in.
+"""`shirg demo`: a page in the browser that shows the kept patches and the denoising of answers.
 
-A face, like the command line: nothing imports it. `reading` does what is shown, `examples` draws pages to begin with, and
-`markup` turns both into HTML; none of them knows gradio. `page` is the layout, `serving` opens and closes it.
+An entry point, which no other module imports. `reading` runs the model, `examples` renders example pages, `markup` makes HTML;
+none of them imports gradio. `page` is the layout, `serving` the server.
 """

@@ -1,4 +1,4 @@
-"""Pages to begin with: drawn at start, so that nobody needs an image of their own."""
+"""Example pages, rendered at start."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shirg.data.render import render_page
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered page with its questions, the first of which is asked first."""
+    """A rendered page with questions; the first one is preselected."""
 
     name: str
     image: Image.Image
     answers: dict[str, str]
-    """Question -> what is printed on the page."""
+    """Question -> the answer printed on the page."""
 
 
 RECIPES: dict[str, tuple[str, int, tuple[float, float], str]] = {
@@ -25,8 +25,8 @@ RECIPES: dict[str, tuple[str, int, tuple[float, float], str]] = {
     "Table": ("table", 2, (15, 20), "Read the Points for Thursday."),
     "Chart": ("pie", 4, (22, 30), "What is the share of Cows?"),
 }
-"""Name -> kind, seed, smallest and largest print in pixels, and what is asked first. Held-out pages on which the nano reads some
-answers right with 768 patches; they show the dial, and prove nothing."""
+"""Name -> kind, seed, smallest and largest print in pixels, first question. Held-out pages on which the nano reads some answers
+correctly with 768 patches; an illustration, not a measurement."""
 
 
 def example_pages() -> list[Example]:

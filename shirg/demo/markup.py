@@ -1,6 +1,6 @@
-"""What the demo shows, as HTML: the picture of a page, answers that fill in, what they cost.
+"""HTML of the demo: the picture of a page, answers during denoising, and costs.
 
-Pictures are part of the HTML, not files that are fetched: so none is written, and none can be asked for by another session.
+Pictures are embedded in the HTML, so that no file is written and no other session can request them.
 """
 
 from __future__ import annotations
@@ -12,44 +12,44 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from shirg.demo.reading import Chosen, Costs, LookedAt, Step
+from shirg.demo.reading import Costs, EncodedPage, Selected, Step
 from shirg.evaluation.kept_picture import Tally
-from shirg.lavida.filling import Run
+from shirg.lavida.progress import Span
 
 TITLES = {"shirg": "What the kept patches say", "lowres": "The same model at 384 pixels"}
 """Path -> heading of its answer."""
 
 
-def said(text: str) -> str:
-    """Text as HTML; also safe in the templates that gradio makes of it."""
+def escaped(text: str) -> str:
+    """Text as HTML, which is also safe in gradio's templates."""
     for sign in "{}$`":
         text = text.replace(sign, f"\0{ord(sign)};")
     return html.escape(text).replace("\0", "&#")
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture as a JPEG of good quality, to stand in an `img`."""
+    """The picture as a JPEG data URI for an `img`."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def figure(page: LookedAt, chosen: Chosen, drawn: Image.Image, *, question: str, groups: bool) -> str:
-    """The page with its patches, how many they are, and what bright and dim mean."""
+def figure(page: EncodedPage, chosen: Selected, drawn: Image.Image, *, question: str, groups: bool) -> str:
+    """The page with its patches, their number and a legend."""
     tally = Tally.of(chosen.kept)
     facts = [part for part in (tally.details(), f"chosen in {chosen.gate_ms:.1f} ms") if part]
     if question:
         effect = f"changes {chosen.changed:,} patches" if chosen.changed else "changes nothing"
         facts.append(f"the question {effect}")
     if groups and not tally.grouped:
-        facts.append("this rule makes no groups")
+        facts.append("this selector makes no groups")
     shown = [(label, kind) for label, kind in _legend(tally, groups=groups)]
     alt = f"{page.name}: {tally.headline()}. {'; '.join(label for label, _ in shown)}."
-    keys = "".join(f'<li><i class="swatch {kind}"></i>{said(label)}</li>' for label, kind in shown)
+    keys = "".join(f'<li><i class="swatch {kind}"></i>{escaped(label)}</li>' for label, kind in shown)
     return (
-        f'<figure class="shirg-page"><img alt="{said(alt)}" width="{drawn.width}" height="{drawn.height}"'
-        f' src="{data_uri(drawn)}"><figcaption><strong>{said(tally.headline())}</strong>'
-        f'<span>{said("; ".join(facts))}</span><ul class="legend">{keys}</ul></figcaption></figure>'
+        f'<figure class="shirg-page"><img alt="{escaped(alt)}" width="{drawn.width}" height="{drawn.height}"'
+        f' src="{data_uri(drawn)}"><figcaption><strong>{escaped(tally.headline())}</strong>'
+        f'<span>{escaped("; ".join(facts))}</span><ul class="legend">{keys}</ul></figcaption></figure>'
     )
 
 
@@ -67,14 +67,14 @@ def _legend(tally: Tally, *, groups: bool) -> list[tuple[str, str]]:
 
 
 def answer_card(path: str, step: Step | None, *, running: bool = False) -> str:
-    """An answer: its tokens while it fills in, masks as boxes, then its text."""
+    """An answer: its tokens during denoising, with masks as boxes, then its text."""
     if step is None:
         body = '<p class="quiet">reading the page</p>' if running else '<p class="quiet">Ask a question.</p>'
         return _card(path, body, "")
     if step.text is None:
-        return _card(path, f'<p class="tokens">{"".join(map(_tokens, step.runs))}</p>', f"step {step.number}")
-    text = said(step.text) or '<span class="quiet">(nothing)</span>'
-    return _card(path, f'<p class="said" role="status">{text}</p>', f"{step.number} steps")
+        return _card(path, f'<p class="tokens">{"".join(map(_tokens, step.spans))}</p>', f"step {step.number}")
+    text = escaped(step.text) or '<span class="quiet">(nothing)</span>'
+    return _card(path, f'<p class="text" role="status">{text}</p>', f"{step.number} steps")
 
 
 def _card(path: str, body: str, steps: str) -> str:
@@ -84,21 +84,21 @@ def _card(path: str, body: str, steps: str) -> str:
     )
 
 
-def _tokens(run: Run) -> str:
-    if run.state == "masked":
-        return '<i class="mask"></i>' * run.tokens
-    if run.state in ("unsaid", "new-unsaid"):
-        return '<i class="end"></i>' * run.tokens
-    return f'<span class="{run.state}">{said(run.text)}</span>'
+def _tokens(span: Span) -> str:
+    if span.state == "masked":
+        return '<i class="mask"></i>' * span.tokens
+    if span.state in ("special", "new-special"):
+        return '<i class="end"></i>' * span.tokens
+    return f'<span class="{span.state}">{escaped(span.text)}</span>'
 
 
-def truth(answer: str | None) -> str:
-    """What is printed, where that is known."""
-    return "" if answer is None else f'<p class="truth">Printed on the page: <strong>{said(answer)}</strong></p>'
+def printed_answer(answer: str | None) -> str:
+    """The answer printed on the page, if it is known."""
+    return "" if answer is None else f'<p class="truth">Printed on the page: <strong>{escaped(answer)}</strong></p>'
 
 
 def costs_table(shirg: Costs | None, lowres: Costs | None) -> str:
-    """Both answers' costs beside each other; nothing is shown before it was measured."""
+    """Costs of both answers in columns; "..." before they are measured."""
     if shirg is None and lowres is None:
         return ""
     rows = "".join(

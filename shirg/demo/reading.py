@@ -1,4 +1,4 @@
-"""What the demo does with a page: look once, choose at any budget, answer step by step, and count what each of them costs."""
+"""The demo's model: encode a page once, select at any budget, answer step by step, and measure the costs."""
 
 from __future__ import annotations
 
@@ -11,87 +11,87 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shirg.demo.handing import Hand, handed_over
+from shirg.demo.streaming import Emit, stream_from_thread
 from shirg.errors import UserError
 from shirg.evaluation.efficiency import moment, timed
 from shirg.evaluation.kept_picture import changed_patches, draw_patches, enlarged_page
 from shirg.gate import SELECTORS, GateConfig, Kept
 from shirg.images import to_rgb
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
-from shirg.lavida.filling import Filling, Run
+from shirg.lavida.progress import AnswerProgress, Span
 from shirg.lavida.settings import VisionSettings
 from shirg.lavida.vision import check_budget
 
 LONG_SIDE, SHORT_SIDE = 960, 480
-"""Pixels of a page in the browser: 20 for each of 48 patches, and more for a till receipt."""
+"""Pixels of a page in the browser: 20 for each of 48 patches; more for a narrow receipt."""
 
-MOST_LOOKED_AT = max(SELECTORS, key=lambda name: len(SELECTORS[name].needs))
-"""The selector that wants most of the tower beside the tokens: looked at with it, a page serves all of them."""
+NEEDIEST_SELECTOR = max(SELECTORS, key=lambda name: len(SELECTORS[name].needs))
+"""The selector with most needs; features encoded for it serve every selector."""
 
 
 @dataclass
-class LookedAt:
-    """One page as the tower saw it: all that is kept of a user's image."""
+class EncodedPage:
+    """The tower's features of one page; the user's image itself is not kept."""
 
     name: str
-    """What the page is called in texts."""
+    """Name of the page in texts."""
     canvas: Image.Image
-    """The page at the size it is drawn in."""
+    """The page at the size in which it is drawn."""
     size: tuple[int, int]
     """(width, height) of the image."""
     features: VisionFeatures
     """Of the large view."""
     tower_ms: float
-    small: Tensor
-    """The view of `lowres` [1, H, W, 3], uint8; the tower looks at it when first asked."""
-    small_features: VisionFeatures | None = None
-    small_tower_ms: float = 0.0
+    lowres_pixels: Tensor
+    """The view of `lowres` [1, H, W, 3], uint8; encoded on the first question."""
+    lowres_features: VisionFeatures | None = None
+    lowres_tower_ms: float = 0.0
 
     @property
     def patches(self) -> int:
-        """What there is to choose from."""
+        """Number of tokens to select from."""
         return self.features.num_tokens
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user turned the dials to."""
+    """The user's settings of the selection."""
 
     budget: int = 768
     selector: str = "shirg"
     preset: str | None = None
-    """A name in the gate's `PRESETS`; None takes the gate that the model was started with."""
+    """A name in the gate's `PRESETS`; None is the gate of the model."""
     question: str = ""
-    """Choose with this question in mind; without it by the page alone."""
+    """Question for the relevance term; empty selects by the page alone."""
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A choice and what it cost."""
+class Selected:
+    """Kept tokens and the time of the gate."""
 
     kept: Kept
     gate_ms: float
     changed: int
-    """Patches kept because of the question; where patches are merged, those that are merged otherwise."""
+    """Patches that are kept only with the question; if patches are merged, those that are merged differently."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one answer, measured in one run of each stage; milliseconds."""
+    """Costs of one answer, measured in one run of each stage; times in milliseconds."""
 
     tokens: int
     """Visual tokens."""
     prefix_tokens: int
     """Visual tokens and the prompt's."""
     tower_ms: float
-    """Once for every page, whatever is asked."""
+    """Once per page, for all questions."""
     gate_ms: float | None
-    """None where nothing is chosen."""
+    """None without a selection."""
     prefill_ms: float
     denoise_ms: float
     passes: int
     kv_bytes: int
-    """Of the cache of keys and values, counted from its tensors."""
+    """Of the KV cache, counted from its tensors."""
 
     @property
     def seconds(self) -> float:
@@ -101,23 +101,23 @@ class Costs:
 
 @dataclass(frozen=True)
 class Step:
-    """An answer after one pass; the last one has the text and the costs."""
+    """An answer after one denoising step; the last one has the text and the costs."""
 
     path: str
     """"shirg" or "lowres"."""
     number: int
-    """Of passes so far; 0 before the first."""
-    runs: tuple[Run, ...] = ()
+    """Denoising steps so far; 0 before the first."""
+    spans: tuple[Span, ...] = ()
     text: str | None = None
     costs: Costs | None = None
 
 
 @dataclass
 class Reader:
-    """One model that reads for everybody, one call at a time."""
+    """A model shared by all users; one call at a time."""
 
     model: Lavida
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def patches(self) -> int:
@@ -125,84 +125,83 @@ class Reader:
         return math.prod(self.model.large_grid)
 
     @property
-    def asks(self) -> bool:
-        """Whether the question can take part in the choice."""
+    def uses_question(self) -> bool:
+        """Whether the model can select by the question."""
         return self.model.vision.relevance != "none"
 
-    def look(self, image: Image.Image, name: str) -> LookedAt:
-        """Run the tower over the large view of an image. The image itself is not kept.
+    def encode(self, image: Image.Image, name: str) -> EncodedPage:
+        """Run the tower on the large view of an image.
 
         Raises:
             UserError: if it is empty or too large.
         """
         model, page = self.model, to_rgb(image)
-        settings = self._settings(Choice(selector=MOST_LOOKED_AT))
-        large, small = (model.view_shapes().cut(page, views) for views in ("large", "base"))
-        with self._turn, torch.no_grad():
+        settings = self._settings(Choice(selector=NEEDIEST_SELECTOR))
+        large, lowres = (model.view_shapes().cut(page, views) for views in ("large", "base"))
+        with self._lock, torch.no_grad():
             features, spent = timed(model.device, lambda: model.encode_views(large, page.size, "large", settings))
         canvas = enlarged_page(page, model.vision.fit, LONG_SIDE, SHORT_SIDE)
-        return LookedAt(name, canvas, page.size, features, spent, small)
+        return EncodedPage(name, canvas, page.size, features, spent, lowres)
 
-    def choose(self, page: LookedAt, choice: Choice) -> Chosen:
-        """Run the gate alone.
+    def select(self, page: EncodedPage, choice: Choice) -> Selected:
+        """Run the gate.
 
         Raises:
-            UserError: for a budget, a selector or a preset that there is not, or that the selector cannot serve.
+            UserError: for an unknown selector or preset, an invalid budget, or one that the selector cannot serve.
         """
         model = self.model
         check_budget(choice.budget, page.patches)
         asked = model.question_ids(model.prompt_ids(choice.question)) if choice.question.strip() else None
         try:
             settings = self._settings(choice)
-            with self._turn:
+            with self._lock:
                 kept, spent = timed(model.device, lambda: model.select(page.features, choice.budget, asked, settings))
                 unasked = kept if asked is None else model.select(page.features, choice.budget, None, settings)
         except UserError:
             raise
         except ValueError as error:
             raise UserError(f"{choice.selector}: {error}") from error
-        return Chosen(kept, spent, changed_patches(kept, unasked))
+        return Selected(kept, spent, changed_patches(kept, unasked))
 
-    def draw(self, page: LookedAt, kept: Kept, *, groups: bool = False) -> Image.Image:
+    def draw(self, page: EncodedPage, kept: Kept, *, groups: bool = False) -> Image.Image:
         """The page with its kept patches bright, or with its groups tinted."""
         return draw_patches(page.canvas, kept, page.features.grid, "groups" if groups else "kept")
 
-    def answer(self, page: LookedAt, question: str, choice: Choice | None) -> Iterator[Step]:
-        """The answer to `question` step by step, from what `choice` keeps, or by `lowres` where it is None.
+    def answer(self, page: EncodedPage, question: str, choice: Choice | None) -> Iterator[Step]:
+        """The answer to `question` step by step, from the tokens that `choice` keeps, or by `lowres` if it is None.
 
-        Work goes on in a thread of its own while its steps are looked at, so that times are those of the model alone;
-        closing the iterator ends it.
+        The model runs in its own thread, so that times do not include the display; closing the iterator ends it.
 
         Raises:
-            UserError: for an empty question, or a choice that cannot be made.
+            UserError: for an empty question, or as `select`.
         """
-        return handed_over(lambda hand: self._answer(page, question, choice, hand))
+        return stream_from_thread(lambda emit: self._answer(page, question, choice, emit))
 
     @torch.no_grad()
-    def _answer(self, page: LookedAt, question: str, choice: Choice | None, hand: Hand[Step]) -> None:
+    def _answer(self, page: EncodedPage, question: str, choice: Choice | None, emit: Emit[Step]) -> None:
         model, path = self.model, "lowres" if choice is None else "shirg"
-        ids, gate_ms, seen = model.prompt_ids(question), None, page.features
+        ids, gate_ms = model.prompt_ids(question), None
         if choice is None:
-            seen, tower_ms = self._look_small(page), page.small_tower_ms
-            embeds = model.image_embeds(seen, "lowres")
+            embeds = model.image_embeds(self._encode_lowres(page), "lowres")
+            tower_ms = page.lowres_tower_ms
         else:
-            chosen = self.choose(page, choice)
-            gate_ms, tower_ms = chosen.gate_ms, page.tower_ms
-            embeds = model.mm_projector(chosen.kept.tokens[0])
-        filling, length = Filling(model), model.config.answer_tokens
+            selected = self.select(page, choice)
+            gate_ms, tower_ms = selected.gate_ms, page.tower_ms
+            embeds = model.mm_projector(selected.kept.tokens[0])
+        progress, length = AnswerProgress(model), model.config.answer_tokens
         caches, times, passes = [], [], []
 
         def on_prefix(cache: PrefixCache) -> None:
             times.append(moment(model.device))
             caches.append((cache.length, cache.nbytes))
             blank = torch.full((1, length), model.config.mask_token_id)
-            hand(Step(path, 0, tuple(Filling(model).runs(blank))))
+            emit(Step(path, 0, tuple(AnswerProgress(model).spans(blank))))
 
         def on_step(number: int, tokens: Tensor) -> None:
             passes.append(number)
-            hand(Step(path, number, tuple(filling.runs(tokens))))
+            emit(Step(path, number, tuple(progress.spans(tokens))))
 
-        begun = moment(model.device)
+        started = moment(model.device)
         tokens = model.generate(
             ids[None],
             image_embeds=[embeds],
@@ -219,24 +218,24 @@ class Reader:
             prefix_tokens=prefix_tokens,
             tower_ms=tower_ms,
             gate_ms=gate_ms,
-            prefill_ms=(full - begun) * 1000,
+            prefill_ms=(full - started) * 1000,
             denoise_ms=(ended - full) * 1000,
             passes=len(passes),
             kv_bytes=kv_bytes,
         )
-        hand(Step(path, len(passes), tuple(filling.runs(tokens)), model.answer_text(tokens[0]), costs))
+        emit(Step(path, len(passes), tuple(progress.spans(tokens)), model.answer_text(tokens[0]), costs))
 
     def _settings(self, choice: Choice) -> VisionSettings:
-        """The model's own with the choice's preset and selector."""
+        """The model's settings with the choice's preset and selector."""
         own = self.model.vision
         gate = own.gate if choice.preset is None else GateConfig.preset(choice.preset)
         return replace(own, gate=replace(gate, selector=choice.selector))
 
-    def _look_small(self, page: LookedAt) -> VisionFeatures:
-        if page.small_features is not None:
-            return page.small_features
+    def _encode_lowres(self, page: EncodedPage) -> VisionFeatures:
+        if page.lowres_features is not None:
+            return page.lowres_features
         model = self.model
-        with self._turn:
-            seen, spent = timed(model.device, lambda: model.encode_views(page.small, page.size, "base"))
-        page.small_features, page.small_tower_ms = seen, spent
-        return seen
+        with self._lock:
+            features, spent = timed(model.device, lambda: model.encode_views(page.lowres_pixels, page.size, "base"))
+        page.lowres_features, page.lowres_tower_ms = features, spent
+        return features

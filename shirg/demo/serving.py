@@ -1,4 +1,4 @@
-"""Opening the demo's page to browsers, and leaving nothing behind."""
+"""The demo's server and its temporary files."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from shirg.errors import UserError
 from shirg.lavida import Lavida
 
 GRADIO = "gradio>=6.31"
-"""What the extra `demo` asks for."""
+"""Requirement of the extra `demo`."""
 UPLOAD_BYTES = 32 * 2**20
-"""Largest file that a browser may send."""
+"""Largest upload."""
 SESSIONS = 16
-"""Users whose page is remembered; the one who came first is forgotten first."""
+"""Number of sessions whose page is kept; the oldest is deleted first."""
 WAITING = 32
-"""Requests that may stand in the queue."""
+"""Longest queue of requests."""
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "DejaVu Sans Mono", "monospace"]
 OWN_SOURCES = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
-"""What the browser may load: this server's files and what the page holds. It asks nobody else, whatever a library would."""
+"""Content security policy: the browser loads this server's files and inline content only."""
 
 
 def free_port(host: str, port: int) -> int:
-    """`port`, or for 0 one that nobody listens on.
+    """`port`, or a free one for 0.
 
     Raises:
-        UserError: if it is taken, or `host` is none of this machine's addresses.
+        UserError: if the port is in use, or `host` is no address of this machine.
     """
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(kind, socket.SOCK_STREAM) as probe:
@@ -46,16 +46,16 @@ def free_port(host: str, port: int) -> int:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(
-                f"--host {host} --port {port}: cannot be listened on ({reason}); another port, or 0 for any free one, may do"
+                f"--host {host} --port {port}: cannot be listened on ({reason}); try another port, or 0 for any free one"
             ) from error
         return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder for all that the server writes, uploads too; gone afterwards.
+    """A temporary folder for all files of the server, uploads included; removed afterwards.
 
-    gradio takes its folder, and that it is to report nothing, from the environment alone, and when it is imported.
+    gradio reads its folders and its telemetry setting from the environment when it is imported.
     """
     with tempfile.TemporaryDirectory(prefix="shirg-demo-", ignore_cleanup_errors=True) as name:
         os.environ.update(
@@ -63,19 +63,19 @@ def scratch_folder() -> Iterator[Path]:
             GRADIO_EXAMPLES_CACHE=f"{name}/examples",
             GRADIO_ANALYTICS_ENABLED="False",
             HF_HUB_DISABLE_TELEMETRY="1",
-            MPLCONFIGDIR=f"{name}/matplotlib",  # a list of the machine's fonts
+            MPLCONFIGDIR=f"{name}/matplotlib",
         )
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # gradio loads it; that it looks for fonts is no news
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # gradio imports it; it logs its search for fonts
         yield Path(name)
 
 
 def serve(model: Lavida, host: str, port: int, announce: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C or SIGTERM, which raise `KeyboardInterrupt` once the server is closed.
 
-    To be called within `scratch_folder`.
+    Call it within `scratch_folder`.
 
     Args:
-        announce: told the page's address once it can be opened.
+        announce: called with the page's address once it can be opened.
 
     Raises:
         UserError: if gradio is missing.
@@ -106,13 +106,13 @@ def serve(model: Lavida, host: str, port: int, announce: Callable[[str], None]) 
     )
     try:
         announce(address)
-        wait_for_a_signal()
+        wait_for_signal()
     finally:
         page.close(verbose=False)
 
 
 def theme(gradio: Any) -> Any:
-    """gradio's own, with fonts that are on every machine, so that none is fetched, and side notes dark enough to read."""
+    """gradio's theme with local fonts, so that none is downloaded, and darker side notes."""
     own = gradio.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
     notes = {"": "*neutral_600", "_dark": "*neutral_400"}
     return own.set(
@@ -128,7 +128,7 @@ def import_gradio() -> Any:
     """The module.
 
     Raises:
-        UserError: with the command that installs it.
+        UserError: if it is missing, with the command that installs it.
     """
     try:
         import gradio
@@ -139,8 +139,8 @@ def import_gradio() -> Any:
     return gradio
 
 
-def wait_for_a_signal() -> None:
-    """Returns never: SIGTERM ends it as Ctrl-C does."""
+def wait_for_signal() -> None:
+    """Wait for Ctrl-C or SIGTERM, which raise `KeyboardInterrupt`."""
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -153,7 +153,7 @@ def wait_for_a_signal() -> None:
 
 
 class OwnSources:
-    """Puts `OWN_SOURCES` on every answer of the server (ASGI)."""
+    """Adds `OWN_SOURCES` to every response of the server (ASGI)."""
 
     def __init__(self, app: Callable[..., Any]):
         self.app = app

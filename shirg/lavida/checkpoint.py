@@ -167,7 +167,9 @@ def _local_folder(name: str | Path, revision: str | None) -> Path | None:
 def _hub_errors(name: str | Path, revision: str | None) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the hub's client, its HTTP library and the disk raise errors without a common base class
+    except (
+        Exception
+    ) as error:  # the hub's client, its HTTP library and the disk raise errors without a common base class
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"model {str(name)!r} (revision {revision or 'main'}) is neither a folder here nor in the local hub cache, "
@@ -430,9 +432,7 @@ def _no_weights(folder: Path) -> str:
             f"{folder} contains {_some(shards)}, but not their index; get {SINGLE_FILE}.index.json from the same source"
         )
     if not pickled:
-        return (
-            f"{folder} contains neither model.safetensors nor model.safetensors.index.json (pickled weights are not read)"
-        )
+        return f"{folder} contains neither model.safetensors nor model.safetensors.index.json (pickled weights are not read)"
     return (
         f"{folder} contains its weights only as pickles ({_some(pickled)}), which can run any code when they are opened and "
         "are never read; take the model's safetensors version, or save it as safetensors if you trust it"

@@ -59,7 +59,9 @@ def suit_processor(model: Lavida) -> None:
     roomy = free_memory() > ROOM * size
     compute_in_float32(model, keep_storage=not roomy)
     if size >= LARGE:
-        stored = f"weights are stored in it too ({size / 1e9:.1f} GB)" if roomy else "weights stay bfloat16, to save memory"
+        stored = (
+            f"weights are stored in it too ({size / 1e9:.1f} GB)" if roomy else "weights stay bfloat16, to save memory"
+        )
         logger.info("%s; %s", precision.reason, stored)
 
 

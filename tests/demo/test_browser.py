@@ -146,7 +146,7 @@ def test_an_answer_fills_in_step_by_step_beside_lowres(user):
     )
     user.page.get_by_role("button", name="Ask", exact=True).click()
     for path in ("shirg", "lowres"):
-        assert user.page.locator(f".answer.{path} .said").inner_text().strip()
+        assert user.page.locator(f".answer.{path} .text").inner_text().strip()
     seen = user.page.evaluate("[...window.seen]")
     assert "shirg16" in seen and "lowres16" in seen and len(seen) >= 6  # numbers of masks that could be seen
     cells = user.page.locator("table.costs td").all_inner_texts()

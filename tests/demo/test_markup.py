@@ -1,4 +1,4 @@
-"""The demo's HTML: counts, texts for those who do not see, and nothing of the user's that acts."""
+"""The demo's HTML: counts, alternative texts, and escaped text of users."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from shirg.demo.examples import RECIPES, example_pages
-from shirg.demo.markup import answer_card, costs_table, figure, said, truth
+from shirg.demo.markup import answer_card, costs_table, escaped, figure, printed_answer
 from shirg.demo.reading import Choice, Costs, Reader, Step
-from shirg.lavida.filling import Run
+from shirg.lavida.progress import Span
 from tests.tiny import tiny_model, tiny_page
 
 
@@ -25,8 +25,8 @@ def reader() -> Reader:
 
 
 def shown(reader: Reader, choice: Choice, *, groups: bool = False) -> str:
-    page = reader.look(tiny_page(), "my <page>.png")
-    chosen = reader.choose(page, choice)
+    page = reader.encode(tiny_page(), "my <page>.png")
+    chosen = reader.select(page, choice)
     return figure(page, chosen, reader.draw(page, chosen.kept, groups=groups), question=choice.question, groups=groups)
 
 
@@ -41,31 +41,31 @@ def test_the_figure_counts_and_describes(reader):
     assert 'width="960" height="640"' in markup
 
 
-def test_merging_and_rules_without_groups_are_told(reader):
+def test_legend_of_merged_and_missing_groups(reader):
     assert "one colour, one token: merged" in shown(reader, Choice(100, "pool"))
-    assert "this rule makes no groups" in shown(reader, Choice(40, "divprune"), groups=True)
+    assert "this selector makes no groups" in shown(reader, Choice(40, "divprune"), groups=True)
     assert "one colour, one cluster" in shown(reader, Choice(40), groups=True)
 
 
 def test_masks_are_boxes_and_text_is_text():
-    runs = (Run("kept", 2, "5<"), Run("masked", 3, ""), Run("new", 1, "{x}"), Run("unsaid", 2, ""))
-    card = answer_card("shirg", Step("shirg", 4, runs))
+    spans = (Span("kept", 2, "5<"), Span("masked", 3, ""), Span("new", 1, "{x}"), Span("special", 2, ""))
+    card = answer_card("shirg", Step("shirg", 4, spans))
     assert card.count('class="mask"') == 3 and card.count('class="end"') == 2 and "step 4" in card
     assert '<span class="kept">5&lt;</span>' in card and '<span class="new">&#123;x&#125;</span>' in card
-    done = answer_card("lowres", Step("lowres", 5, runs, text="51.8%"))
+    done = answer_card("lowres", Step("lowres", 5, spans, text="51.8%"))
     assert 'role="status">51.8%</p>' in done and "5 steps" in done
-    assert "(nothing)" in answer_card("lowres", Step("lowres", 5, runs, text=""))
+    assert "(nothing)" in answer_card("lowres", Step("lowres", 5, spans, text=""))
     assert "Ask a question" in answer_card("shirg", None) and "reading" in answer_card("shirg", None, running=True)
 
 
 def test_nothing_that_a_user_writes_is_markup_or_template():
-    assert said("<img src=x onerror=1> ${a} {{b}} `c`") == (
+    assert escaped("<img src=x onerror=1> ${a} {{b}} `c`") == (
         "&lt;img src=x onerror=1&gt; &#36;&#123;a&#125; &#123;&#123;b&#125;&#125; &#96;c&#96;"
     )
-    assert "<b>" not in truth("<b>") and truth(None) == ""
+    assert "<b>" not in printed_answer("<b>") and printed_answer(None) == ""
 
 
-def test_costs_stand_beside_each_other():
+def test_costs_of_both_paths_are_columns():
     ours = Costs(769, 790, tower_ms=812.4, gate_ms=6.25, prefill_ms=46, denoise_ms=80, passes=9, kv_bytes=5_990_000)
     assert costs_table(None, None) == ""
     first = costs_table(ours, None)

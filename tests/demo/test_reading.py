@@ -1,4 +1,4 @@
-"""The demo without its page: one look for every budget, answers step by step, costs from the real cache."""
+"""The demo without the browser: one encoding for every budget, answers step by step, costs from the real cache."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from shirg.demo.handing import handed_over
 from shirg.demo.reading import Choice, Costs, Reader
+from shirg.demo.streaming import stream_from_thread
 from shirg.errors import UserError
 from shirg.gate import SELECTORS, GateConfig
 from shirg.lavida import PrefixCache
@@ -32,11 +32,11 @@ def reader() -> Reader:
 
 @pytest.fixture(scope="module")
 def page(reader):
-    return reader.look(tiny_page(), "page.png")
+    return reader.encode(tiny_page(), "page.png")
 
 
 @pytest.fixture
-def looks(reader) -> list[tuple[int, ...]]:
+def tower_calls(reader) -> list[tuple[int, ...]]:
     """The shapes that the tower was given since the test began."""
     seen: list[tuple[int, ...]] = []
     first = reader.model.tower.vision_model.embeddings.patch_embedding
@@ -46,38 +46,38 @@ def looks(reader) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_every_rule_chooses_from_one_look(reader, page, looks, selector):
+def test_every_selector_uses_one_encoding(reader, page, tower_calls, selector):
     for budget in (64, 100, 400):
-        chosen = reader.choose(page, Choice(budget, selector))
+        chosen = reader.select(page, Choice(budget, selector))
         outputs = chosen.kept.assignment[0].unique()
         assert (outputs >= 0).sum() == budget and chosen.gate_ms > 0
-    assert looks == []
+    assert tower_calls == []
 
 
 @pytest.mark.parametrize("question", ["", QUESTION])
-def test_the_choice_is_that_of_the_model(reader, page, question):
+def test_the_selection_is_that_of_the_model(reader, page, question):
     model = reader.model
     ids = model.question_ids(model.prompt_ids(question)) if question else None
     if question:
         name_a_token(model, page.features, ids[-2:], 100)
     expected = model.select(model.image_features(tiny_page(), "shirg"), 40, ids)
-    chosen = reader.choose(page, Choice(40, question=question))
+    chosen = reader.select(page, Choice(40, question=question))
     assert torch.equal(chosen.kept.indices, expected.indices)
-    plain = set(reader.choose(page, Choice(40)).kept.indices[0].tolist())
+    plain = set(reader.select(page, Choice(40)).kept.indices[0].tolist())
     assert chosen.changed == len(set(expected.indices[0].tolist()) - plain)
     assert (chosen.changed > 0) == bool(question)
 
 
-def test_a_preset_takes_the_place_of_the_settings(reader, page):
+def test_a_preset_replaces_the_settings(reader, page):
     model = reader.model
-    kept = reader.choose(page, Choice(40, preset="ocr")).kept
+    kept = reader.select(page, Choice(40, preset="ocr")).kept
     expected = model.select(page.features, 40, vision=replace(model.vision, gate=GateConfig.preset("ocr")))
     assert torch.equal(kept.indices, expected.indices)
-    assert not torch.equal(kept.indices, reader.choose(page, Choice(40)).kept.indices)
+    assert not torch.equal(kept.indices, reader.select(page, Choice(40)).kept.indices)
 
 
 @pytest.mark.parametrize(
-    ("choice", "says"),
+    ("choice", "message"),
     [
         (Choice(0), "budget=0: expected a whole number from 1 to 400"),
         (Choice(401), "budget=401"),
@@ -85,15 +85,15 @@ def test_a_preset_takes_the_place_of_the_settings(reader, page):
         (Choice(9, preset="mine"), "preset 'mine' is unknown"),
     ],
 )
-def test_mistakes_are_said_and_leave_the_model_as_it_was(reader, page, choice, says):
+def test_mistakes_are_refused_and_the_model_is_unchanged(reader, page, choice, message):
     own = reader.model.vision
-    with pytest.raises(UserError, match=says):
-        reader.choose(page, choice)
+    with pytest.raises(UserError, match=message):
+        reader.select(page, choice)
     assert reader.model.vision is own
 
 
 def test_dropped_patches_are_grey_and_groups_are_tinted(reader, page):
-    kept = reader.choose(page, Choice(40)).kept
+    kept = reader.select(page, Choice(40)).kept
     width, height = page.canvas.size
     assert (width, height) == (960, 640)  # the page's own shape
     plain, drawn, groups = (
@@ -112,21 +112,21 @@ def test_dropped_patches_are_grey_and_groups_are_tinted(reader, page):
 
 
 @pytest.mark.parametrize("family", ["llada", "dream"])
-def test_an_answer_fills_in_and_its_costs_are_those_of_the_cache(family):
+def test_steps_of_an_answer_and_costs_of_its_cache(family):
     model = tiny_model(family)
     model.vision = replace(model.vision, resolution=280)
     reader = Reader(model)
-    page = reader.look(tiny_page(), "page.png")
+    page = reader.encode(tiny_page(), "page.png")
     choice = Choice(40, question=QUESTION)
     *steps, last = reader.answer(page, QUESTION, choice)
     assert last.text == model.answer(tiny_page(), QUESTION, "shirg", 40)
-    assert steps[0].number == 0 and [run.state for run in steps[0].runs] == ["masked"]
-    masks = [sum(run.tokens for run in step.runs if run.state == "masked") for step in steps]
+    assert steps[0].number == 0 and [span.state for span in steps[0].spans] == ["masked"]
+    masks = [sum(span.tokens for span in step.spans if span.state == "masked") for step in steps]
     assert masks == sorted(masks, reverse=True) and masks[0] == model.config.answer_tokens
     costs, ids = last.costs, model.prompt_ids(QUESTION)
     assert costs.tokens == 41 and costs.prefix_tokens == 41 + len(ids) - 1  # the placeholder goes
     with torch.no_grad():
-        embeds = model.mm_projector(reader.choose(page, choice).kept.tokens[0])
+        embeds = model.mm_projector(reader.select(page, choice).kept.tokens[0])
         cache = PrefixCache()
         model.language(model.splice(ids, [embeds])[None], cache=cache)
     assert costs.kv_bytes == cache.nbytes == 2 * 2 * costs.prefix_tokens * 2 * 8 * 4  # k and v, layers, heads, width
@@ -134,38 +134,38 @@ def test_an_answer_fills_in_and_its_costs_are_those_of_the_cache(family):
     assert costs.seconds * 1000 == pytest.approx(costs.tower_ms + costs.gate_ms + costs.prefill_ms + costs.denoise_ms)
 
 
-def test_lowres_is_looked_at_once_and_only_when_asked(reader, looks):
-    page = reader.look(tiny_page(), "page.png")
-    assert looks == [(1, 3, 280, 280)]
+def test_lowres_is_encoded_once_and_on_request(reader, tower_calls):
+    page = reader.encode(tiny_page(), "page.png")
+    assert tower_calls == [(1, 3, 280, 280)]
     for _ in range(2):
         *_, last = reader.answer(page, QUESTION, None)
         assert last.text == reader.model.answer(tiny_page(), QUESTION, "lowres") and last.path == "lowres"
         assert last.costs.tokens == 729 and last.costs.gate_ms is None and last.costs.tower_ms > 0
-    assert looks.count((1, 3, 384, 384)) == 3 and len(looks) == 4  # ours once, `Lavida.answer` twice
+    assert tower_calls.count((1, 3, 384, 384)) == 3 and len(tower_calls) == 4  # ours once, `Lavida.answer` twice
 
 
 def test_the_users_image_is_not_kept(reader):
-    page = reader.look(tiny_page(2000, 3000), "big.png")
+    page = reader.encode(tiny_page(2000, 3000), "big.png")
     assert [value.size for value in vars(page).values() if isinstance(value, Image.Image)] == [(640, 960)]
 
 
-def test_an_empty_question_is_said(reader, page):
+def test_an_empty_question_is_refused(reader, page):
     with pytest.raises(UserError, match="question"):
         list(reader.answer(page, " ", Choice(40)))
 
 
-def test_what_is_handed_over_comes_at_once_and_a_failure_last():
-    go_on = threading.Event()
+def test_values_come_at_once_and_an_error_last():
+    proceed = threading.Event()
 
-    def work(hand):
-        hand(1)
-        go_on.wait(10)
-        hand(2)
+    def work(emit):
+        emit(1)
+        proceed.wait(10)
+        emit(2)
         raise UserError("no")
 
-    items = handed_over(work)
+    items = stream_from_thread(work)
     assert next(items) == 1
-    go_on.set()
+    proceed.set()
     assert next(items) == 2
     with pytest.raises(UserError, match="no"):
         next(items)
@@ -174,13 +174,13 @@ def test_what_is_handed_over_comes_at_once_and_a_failure_last():
 def test_closing_ends_the_work():
     done: list[int] = []
 
-    def work(hand):
+    def work(emit):
         for number in range(1000):
-            hand(number)
+            emit(number)
             done.append(number)
             time.sleep(0.01)
 
-    items = handed_over(work)
+    items = stream_from_thread(work)
     assert next(items) == 0
     items.close()
     assert len(done) < 1000 and threading.active_count() == len(threading.enumerate())
