@@ -1,6 +1,6 @@
-"""SHIRG: choose the visual tokens of LaViDa once, at high resolution, and train one adapter for every budget.
+"""SHIRG: select the visual tokens of LaViDa once, at high resolution, and train one adapter for every budget.
 
-Names are loaded on first use, so `import shirg` costs nothing.
+Names are imported on first use, so that `import shirg` is fast.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from shirg.training.config import SHIRGLoRAConfig
     from shirg.training.trainer import SHIRGLoRATrainer
 
-# GNU's OpenMP, which torch comes with on Linux, lets a thread that waits spin 300,000 times before it sleeps. Beside another
-# program that makes small products five times slower; a hundredth is enough for none to be slower on a quiet machine. It is read
-# when torch is imported, results do not depend on it, and who has set one of the two has decided.
+# In torch's OpenMP on Linux (GNU) a waiting thread spins 300,000 times before it sleeps, which makes small products five times
+# slower beside another program. A hundredth of that is no slower on an idle machine. The variable is read when torch is imported;
+# results do not depend on it; a user's own setting has precedence.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 

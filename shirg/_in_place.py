@@ -1,6 +1,6 @@
-"""Makes the checkout that holds this file the one that runs, even where an older release is installed.
+"""Makes `import shirg` use the checkout that contains this file, even if another release is installed.
 
-Imported by the faces only when they run as scripts or with this folder on PYTHONPATH; nothing else touches `sys.path`.
+The scripts in this folder import it when they run as files or with this folder on PYTHONPATH; no other module changes `sys.path`.
 """
 
 from __future__ import annotations

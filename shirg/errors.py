@@ -1,17 +1,14 @@
-"""The one exception that faces turn into a single line and exit code 2."""
+"""Exceptions for mistakes of users, which commands print as one line and end with exit code 2."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend.
-
-    The message names the argument, the value received and what would work, because it is all that the user sees.
-    """
+    """A mistake that the user can fix. The message names the argument, the value received and what would work."""
 
 
 def missing_package(error: ImportError) -> str | None:
-    """One line for a package that is missing or too old; None if what cannot be imported is our own."""
+    """One line about a package that is missing or too old; None if the failed import is our own."""
     if (error.name or "").partition(".")[0] == "shirg":
         return None
     return (
@@ -23,7 +20,7 @@ def missing_package(error: ImportError) -> str | None:
 class ItemError(UserError):
     """One record, question or image that cannot be used with this model, while others can.
 
-    Evaluations and trainings list it and go on. It is raised for: a question without text or with several image marks, an
-    image that cannot be opened, a prompt that is longer than the model was made for, more tokens asked of the tiles of an image
-    than they have. Nothing else is an item's error: neither a missing tokenizer or memory nor a defect.
+    Evaluation and training list the item and continue. It is raised for a question without text or with several `<image>`, an
+    image that cannot be opened, a prompt longer than the model's positions, and a budget above the tokens of an image's tiles.
+    A missing tokenizer, a lack of memory or a bug is no `ItemError`.
     """

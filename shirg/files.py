@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Atomic writing of files and folders, and JSON Lines."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ SCRATCH = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well.
+    """A temporary path beside `path` that replaces it when the block ends without an error.
 
-    The block creates a file or a folder at the yielded path. On success everything in it is flushed to the disk and renamed
-    over `path` (a folder that stands there is moved aside first and then deleted, since no system call swaps two folders).
-    On any error, Ctrl-C included, the temporary path is removed and `path` is left as it was. Files get the permissions that
-    plain writing gives, whatever wrote them.
+    The block creates a file or a folder at the yielded path. On success it is flushed to the disk and renamed to `path`; an
+    existing folder is moved aside first and then deleted, since no system call swaps two folders. On any error, Ctrl-C
+    included, the temporary path is removed and `path` is unchanged. Files get the default permissions.
 
     Raises:
         OSError: if the folder cannot be made or written, or the disk is full.
@@ -49,10 +48,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Tidy up after a process that was killed inside `atomic_path` for something in `folder`.
+    """Clean up after a process that was killed inside `atomic_path` for a path in `folder`.
 
-    What was moved aside for a successor that never came goes back to its place; temporary paths go. Only for a folder
-    that no other process writes to.
+    A folder that was moved aside and not replaced is restored; temporary paths are removed. No other process may write to
+    `folder`.
     """
     for scratch in folder.glob(".*"):
         found = SCRATCH.fullmatch(scratch.name)
@@ -68,7 +67,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder so that a reader sees all of it or nothing: it gets a temporary name first."""
+    """Delete a folder atomically: it is renamed first."""
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     os.replace(folder, scratch / folder.name)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -94,29 +93,29 @@ def check_writable(folder: Path) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` (UTF-8) to `path`, complete or not at all."""
+    """Write `text` (UTF-8) to `path` atomically."""
     with atomic_path(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Write `value` as indented JSON to `path`, complete or not at all; NaN is refused since JSON has none."""
+    """Write `value` as indented JSON to `path` atomically. NaN, which JSON does not have, is refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def json_line(value: Mapping[str, Any]) -> str:
-    """`value` as a line of a JSON Lines file; NaN is refused."""
+    """`value` as a line of JSON Lines; NaN is refused."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
-    """Add `value` to a JSON Lines file. A crash loses at most the line being written."""
+    """Append `value` to a JSON Lines file. A crash loses at most this line."""
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(json_line(value))
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The values of a JSON Lines file, up to the first line that is not whole; nothing where there is no file."""
+    """The values of a JSON Lines file, up to the first incomplete line; an empty list without a file."""
     values, absent = [], (FileNotFoundError, NotADirectoryError)
     with contextlib.suppress(*absent, json.JSONDecodeError), open(path, encoding="utf-8", errors="replace") as handle:
         for line in handle:
@@ -125,13 +124,13 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _usual_mode(probe: Path) -> int:
-    """Permissions of a new file, seen on one: asking for the umask means changing it for every thread."""
+    """Permissions of a new file, read from one, since reading the umask changes it for all threads."""
     probe.touch()
     return stat.S_IMODE(probe.stat().st_mode)
 
 
 def _flush(path: Path, mode: int) -> None:
-    """Flush a file, or every file of a folder. safetensors makes its files unreadable for others; hence `mode`."""
+    """Flush a file, or every file of a folder, and set its permissions; those of safetensors files exclude other users."""
     for file in path.rglob("*") if path.is_dir() else (path,):
         if file.is_file():
             file.chmod(mode)

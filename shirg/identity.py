@@ -1,4 +1,4 @@
-"""What the numbers of a run depend on, as plain values: kept with the run, named in its rows, compared by `resume`."""
+"""The identity of a run: plain values on which its numbers depend, stored with it and compared by `--resume`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
 
 SAMPLED = 256
-"""Values of each tensor that a fingerprint is made of; reading all of 8B parameters would take minutes."""
+"""Values of each tensor in a fingerprint; reading all of 8B parameters would take minutes."""
 
 logger = logging.getLogger(__name__)
 
 
 class OtherRunError(UserError):
-    """What is there is of a run with other settings, so that this one cannot go on with it."""
+    """The stored run has other settings, so that it cannot be resumed."""
 
 
 def of_base(model: Lavida) -> dict[str, Any]:
-    """All of a model but its adapter that answers and losses depend on: how it sees an image, weights, precision."""
+    """What answers and losses depend on in a model without its adapter: vision settings, weights, precision."""
     base = {name: value for name, value in model.named_parameters() if ".lora_" not in name}
     tower = model.text_tower
     return {
@@ -41,7 +41,7 @@ def of_base(model: Lavida) -> dict[str, Any]:
 
 
 def of_adapter(model: Lavida) -> dict[str, Any]:
-    """Size and weights of the adapter on a model; 0 and None where there is none."""
+    """Size and weights of a model's adapter; 0 and None without one."""
     from shirg.lavida.adapter import lora_parameters
 
     found = lora_parameters(model)
@@ -52,7 +52,7 @@ def of_adapter(model: Lavida) -> dict[str, Any]:
 
 
 def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Tells weights apart: 16 hexadecimal digits of names, shapes and evenly sampled values."""
+    """Fingerprint of weights: 16 hexadecimal digits of names, shapes and evenly sampled values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         flat = tensor.detach().flatten()
@@ -62,9 +62,9 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def of_data(dataset: object) -> str | None:
-    """Tells training data apart by content: 16 hexadecimal digits.
+    """Fingerprint of training data: 16 hexadecimal digits.
 
-    A data set says it itself by `fingerprint()`, as a prepared folder does; a list is read. None where neither is known.
+    It is the data set's own `fingerprint()`, as of a prepared folder, or that of the records of a list; None for others.
     """
     if hasattr(dataset, "fingerprint"):
         return dataset.fingerprint()
@@ -74,7 +74,7 @@ def of_data(dataset: object) -> str | None:
 
 
 def of_values(values: Iterable[Sequence[Any]]) -> str:
-    """Tells lists of JSON values apart: 16 hexadecimal digits."""
+    """Fingerprint of lists of JSON values: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for value in values:
         digest.update(json.dumps(value).encode())
@@ -82,13 +82,12 @@ def of_values(values: Iterable[Sequence[Any]]) -> str:
 
 
 def fingerprint(run: Mapping[str, Any]) -> str:
-    """One name for a whole run: 16 hexadecimal digits of its settings, whatever their order."""
+    """Fingerprint of a run: 16 hexadecimal digits of its settings in any order."""
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same_run(where: Path, before: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """Compare what is stored of a run with what is given now. What earlier versions did not store is taken as equal, which
-    is logged.
+    """Compare a stored run with this one. Settings that an earlier version did not store count as equal, with a line in the log.
 
     Raises:
         OtherRunError: at the first setting that differs, with both values; or if none is stored.
@@ -96,7 +95,7 @@ def check_same_run(where: Path, before: Mapping[str, Any], run: Mapping[str, Any
     stored, unknown = dict(_flat(before)), set()
     if before.keys().isdisjoint(run):
         raise OtherRunError(
-            f"resume: {where} is of no such run; leave --resume out to start over, or choose another folder"
+            f"resume: {where} belongs to no such run; leave --resume out to start over, or choose another folder"
         )
     for name, value in _flat(json.loads(json.dumps(run))):
         if name not in stored:
@@ -107,7 +106,7 @@ def check_same_run(where: Path, before: Mapping[str, Any], run: Mapping[str, Any
                 "leave --resume out to start over, or choose another folder"
             )
     if unknown:
-        logger.info("%s is of an earlier version and lacks %s: taken as the same", where, ", ".join(sorted(unknown)))
+        logger.info("%s is of an earlier version and lacks %s: assumed equal", where, ", ".join(sorted(unknown)))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
-"""The one door for images: bytes of a file, or a PIL image of any mode, become upright RGB of 8 bits.
+"""Decoding of images: bytes of a file, or a PIL image of any mode, become upright RGB of 8 bits.
 
-PIL is imported where an image is touched: models and their costs can be had without it.
+PIL is imported in functions, since models and their costs need no PIL.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000
-"""Largest width x height that is decoded (240 MB as RGB); it lies below Pillow's own warning at 89 million."""
+"""Largest width x height that is decoded (240 MB as RGB), below Pillow's own warning at 89 million."""
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""Told apart by content, never by file name. PostScript is left out on purpose: Pillow hands it to another program."""
+"""Recognised by content, not by file name. Without PostScript, which Pillow passes to another program."""
 
 WHITE_IS_ZERO, BITS_PER_SAMPLE, RANGES = 262, 258, ((280, 281), (340, 341))
 """TIFF 6.0's tags: PhotometricInterpretation, BitsPerSample, and the pairs MinSampleValue, MaxSampleValue and
@@ -33,32 +33,32 @@ SMinSampleValue, SMaxSampleValue."""
 
 PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
-"""What decides about a PNG's pixels and how they are turned."""
+"""Chunks of a PNG that determine its pixels and orientation."""
 
 RESIZED = "5cdec09464e73245cc2807c8ab2e60923594b4242397bdf630f7684c6341188f"
-"""What `resized_pattern` gave with Pillow 13.0.0, with which the official outputs were recorded, and with 9.5 to 12.3."""
+"""Result of `resized_pattern` with Pillow 13.0.0, with which the official outputs were recorded, and with 9.5 to 12.3."""
 
 DEEP_INTEGERS = ("PNG", "PPM")
-"""Formats whose grey values Pillow gives in mode "I" scaled to 16 bits."""
+"""Formats whose grey values Pillow scales to 16 bits in mode "I"."""
 
 
 def open_image(data: bytes, what: str = "image") -> Image.Image:
-    """Decodes an image file's bytes as an upright RGB image of 8 bits; see `to_rgb`.
+    """Decode the bytes of an image file as an upright RGB image of 8 bits; see `to_rgb`.
 
     Args:
-        data: content of a PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file; of several frames the first is taken.
-        what: how messages name the image.
+        data: content of a PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file; of several frames the first is used.
+        what: name of the image in messages.
 
     Raises:
-        UserError: if the data is not such an image, is damaged, or has more than `MAX_PIXELS` pixels.
+        UserError: if the data is no such image, is damaged, or has more than `MAX_PIXELS` pixels.
     """
     return decode(data, what)[0]
 
 
 def decode(data: bytes, what: str = "image") -> tuple[Image.Image, str]:
-    """The image as `open_image` gives it, and the format that its content has (`PNG`, `JPEG`, `MPO`, `GIF`, ...).
+    """The image as of `open_image`, and the format of its content (`PNG`, `JPEG`, `MPO`, `GIF`, ...).
 
-    A PNG or JPEG file whose metadata Pillow stumbles over is read without it, with a warning in the log.
+    A PNG or JPEG file whose metadata Pillow cannot read is read without metadata, with a warning.
 
     Raises:
         UserError: as `open_image`.
@@ -78,10 +78,10 @@ def decode(data: bytes, what: str = "image") -> tuple[Image.Image, str]:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A PNG file's chunks or a JPEG file's segments that decide about pixels, and EXIF; other bytes as they are.
+    """A PNG or JPEG file without the chunks or segments that do not determine its pixels or orientation; others unchanged.
 
-    Dropped are texts, profiles, densities and animation of PNG (whose first frame is the image), and of JPEG comments
-    and application segments but for EXIF (APP1) and Adobe's colour transform (APP14).
+    Removed are texts, profiles, densities and animation of PNG (whose first frame is the image), and comments and application
+    segments of JPEG except EXIF (APP1) and Adobe's colour transform (APP14).
     """
     if data.startswith(PNG_START):
         kept, place = [PNG_START], len(PNG_START)
@@ -109,7 +109,7 @@ def _decode(data: bytes, what: str) -> tuple[Image.Image, str]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on damaged metadata and on size, which is judged here
+            warnings.simplefilter("ignore")  # about damaged metadata, and about size, which is checked here
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return to_rgb(image, what), image.format or ""
     except UserError:
@@ -126,12 +126,11 @@ def _decode(data: bytes, what: str) -> tuple[Image.Image, str]:
 def to_rgb(image: Image.Image, what: str = "image") -> Image.Image:
     """An upright RGB copy [H, W, 3] of 8 bits, without metadata, of a PIL image of any mode.
 
-    The orientation tag of EXIF is obeyed. What is transparent is laid on white, since its hidden colour is mostly black,
-    as is the text. Grey values of more than 8 bits are scaled, see `grey_range`. Metadata that cannot be read is
-    ignored with a warning in the log: the pixels are sound.
+    The orientation tag of EXIF is applied. Transparent pixels are composited on white, since their hidden colour is mostly black,
+    as is the text. Grey values of more than 8 bits are scaled, see `grey_range`. Unreadable metadata is ignored with a warning.
 
     Args:
-        what: how messages name the image.
+        what: name of the image in messages.
 
     Raises:
         UserError: if it is no PIL image, is empty, damaged, or has more than `MAX_PIXELS` pixels.
@@ -148,18 +147,17 @@ def to_rgb(image: Image.Image, what: str = "image") -> Image.Image:
         turn = _turn(image, what)
         rgb = _on_white(_eight_bits(image), what).convert("RGB")
         upright = rgb if turn is None else rgb.transpose(turn)
-    except Exception as error:  # Pillow decodes late: a damaged file shows itself here, in errors of every type
+    except Exception as error:  # Pillow decodes late and raises errors of every type on damaged files
         raise UserError(f"{what}: cannot be read ({_reason(error)})") from error
-    upright.info = {}  # a second call must not turn it again
+    upright.info = {}  # without the orientation tag, which a second call would apply again
     return upright
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image at `size` (width, height), bicubic: Pillow 13's pixels, whichever Pillow is installed.
+    """The image at `size` (width, height), bicubic, with the pixels of Pillow 13 for every installed version.
 
-    Pillow filters rows and columns one after the other and rounds to 8 bits between; versions differ in which comes
-    first, and so by up to 8 grey levels. The order below gives the pixels of 13.0.0's `Image.resize` (found by
-    trying 3,000 sizes), and the same ones with 9.5 to 12.3.
+    Pillow filters rows and columns separately and rounds to 8 bits between. Versions differ in the order, and so by up to 8 grey
+    levels. The order below gives the pixels of `Image.resize` in 13.0.0 (tested with 3,000 sizes) also with 9.5 to 12.3.
     """
     from PIL import Image
 
@@ -170,7 +168,7 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def resized_pattern() -> str:
-    """SHA-256 of a pattern after `resize`, once with either order of passes; `RESIZED` where pixels are the recorded ones."""
+    """SHA-256 of a pattern after `resize` with both orders of passes; equal to `RESIZED` if the pixels are the recorded ones."""
     from PIL import Image
 
     columns, rows = np.meshgrid(np.arange(230), np.arange(800))
@@ -181,11 +179,11 @@ def resized_pattern() -> str:
 
 
 def grey_range(image: Image.Image) -> tuple[float, float]:
-    """The values that black and white have in an image of mode "I", "F" or "I;16" and its kin.
+    """The values of black and white in an image of mode "I", "F", or "I;16" and its variants.
 
-    What the file or the mode declares counts: TIFF's tags MinSampleValue and MaxSampleValue, then 0 to 2^bits - 1 for
-    unsigned integers of up to 16 bits. Where nothing is declared the values decide: 0 to 1 for fractions, else 0 to
-    255, else 0 to 65535, whichever is the first that holds all of them, else the smallest and the largest.
+    Declared ranges have precedence: TIFF's tags MinSampleValue and MaxSampleValue, then 0 to 2^bits - 1 for unsigned integers of
+    up to 16 bits. Otherwise it is the first of 0 to 1 (floats only), 0 to 255 and 0 to 65535 that contains all values, else the
+    smallest and the largest value.
     """
     tags: Any = getattr(image, "tag_v2", None) or {}
     for low, high in ((_number(tags.get(first)), _number(tags.get(last))) for first, last in RANGES):
@@ -203,10 +201,10 @@ def grey_range(image: Image.Image) -> tuple[float, float]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of more bits as "L", or as "LA" where one value is declared transparent; other modes as they are."""
+    """Grey of more than 8 bits as "L", or as "LA" if one value is declared transparent; other modes unchanged."""
     from PIL import Image
 
-    if image.mode == "La":  # which Pillow turns into nothing but "LA"
+    if image.mode == "La":  # Pillow converts it to "LA" only
         return image.convert("LA")
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
@@ -239,7 +237,7 @@ def _on_white(image: Image.Image, what: str) -> Image.Image:
 
 
 def _turn(image: Image.Image, what: str) -> Image.Transpose | None:
-    """What puts the image upright by its EXIF tag, None if nothing has to be done."""
+    """The transposition of the EXIF orientation tag, or None."""
     from PIL import ExifTags, Image
 
     try:
@@ -260,7 +258,7 @@ def _turn(image: Image.Image, what: str) -> Image.Transpose | None:
 
 
 def _number(tag: Any) -> float | None:
-    """A tag's value, the first of several (one a channel)."""
+    """A tag's value; the first one if there is one per channel."""
     first = tag[0] if isinstance(tag, tuple) and tag else tag
     try:
         return float(first)

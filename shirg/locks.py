@@ -1,4 +1,4 @@
-"""One owner at a time for a folder that a command fills; the lock goes with the process that holds it."""
+"""File locks for output folders; the operating system releases them when the process ends."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ WHOLE, SHARE = ".lock", ".lock-{}-of-{}"
 """Files in the folder while it is locked, as a whole or for one of several processes that share its work."""
 
 PATIENCE_S = 1.0
-"""How long a share waits for another one that begins at the same time."""
+"""How long a share waits for another one that starts at the same time."""
 
 
 class Taken(Exception):
-    """Another process has a lock; the message says which."""
+    """Another process has the lock; the message names it."""
 
 
 @contextlib.contextmanager
-def owned(folder: str | Path, share: tuple[int, int] | None = None, *, setting: str = "output_dir") -> Iterator[None]:
-    """Keep other processes and threads from filling `folder` while the block runs.
+def folder_lock(
+    folder: str | Path, share: tuple[int, int] | None = None, *, setting: str = "output_dir"
+) -> Iterator[None]:
+    """Lock `folder` against other processes and threads while the block runs.
 
-    The operating system holds the lock (`filelock`), so that none is left by a process that was killed, and forked workers do
-    not inherit it. The same thread may own a folder again inside the block. The folder is made if need be; what was made and
-    is empty at the end goes again.
+    The operating system holds the lock (`filelock`): a killed process leaves none, and forked workers do not inherit it. The same
+    thread may lock a folder again inside the block. The folder is created if needed; a created folder that is empty at the end is
+    removed.
 
     Args:
-        share: (number, of how many) for a process that does a share of the work: together with other shares, but neither
-            with the owner of the whole folder nor with the same share.
-        setting: what messages call the argument that names the folder.
+        share: (number, count) of a process that does a share of the work. Shares of other numbers may run at the same time, but
+            no process with the same share or with the lock of the whole folder.
+        setting: name of the folder's argument in messages.
 
     Raises:
-        UserError: if another one has it, or the folder cannot be made or written; the message says which.
+        UserError: if another process has the lock, or the folder cannot be created or written.
     """
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -56,14 +58,14 @@ def owned(folder: str | Path, share: tuple[int, int] | None = None, *, setting: 
                 raise UserError(f"{setting}: {folder} cannot be written ({reason}); choose another folder") from error
             yield
     finally:
-        with contextlib.suppress(OSError):  # what is not empty stays
+        with contextlib.suppress(OSError):  # a folder that is not empty
             for place in made:
                 place.rmdir()
 
 
 def _take(held: contextlib.ExitStack, folder: Path, share: tuple[int, int] | None) -> None:
-    """A share passes through the lock of the whole, which the owner of the whole keeps: so no share begins while another
-    process looks whether there are any."""
+    """Take the lock of the whole folder, and keep it without a share. With a share only its own lock is kept, so that no share
+    starts while another process checks for shares."""
     if share is not None:
         with _locked(folder / WHOLE, PATIENCE_S):
             held.enter_context(_locked(folder / SHARE.format(*share)))
@@ -76,7 +78,7 @@ def _take(held: contextlib.ExitStack, folder: Path, share: tuple[int, int] | Non
 
 @contextlib.contextmanager
 def _locked(path: Path, patience: float = 0.0) -> Iterator[None]:
-    lock = FileLock(path, is_singleton=True)  # one for a thread: taken again there, it only counts
+    lock = FileLock(path, is_singleton=True)  # reentrant in a thread, with a counter
     try:
         lock.acquire(timeout=patience)
     except Timeout:

@@ -1,7 +1,7 @@
-"""In which precision a machine computes: measured where that differs, one rule for every command.
+"""The precision of a run.
 
-A GPU has bfloat16 or float16 units. A CPU either has instructions for bfloat16, which then beats float32, or it has none and
-emulates it, 20 to 60 times slower. What `torch` reports of a processor does not tell the two apart, so a product is timed.
+A GPU has bfloat16 or float16 units. A CPU has instructions for bfloat16, which is then faster than float32, or it emulates them,
+20 to 60 times slower. torch does not report which, so a matrix product is timed.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.nn import functional
 logger = logging.getLogger(__name__)
 
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
-"""What can be asked for; all but "auto" are accelerate's names."""
+"""Values of `--mixed-precision`; all but "auto" are accelerate's names."""
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PROBE = (256, 512, 512)
-"""Rows, inputs and outputs of the layer that is timed: 3 ms in float32 on two cores, 0.1 s in emulated bfloat16."""
+"""Rows, inputs and outputs of the timed layer: 3 ms in float32 on two cores, 0.1 s in emulated bfloat16."""
 
 WORTH_IT = 1.1
-"""bfloat16 is taken where the product is this many times faster: casting activations takes some of the gain."""
+"""Smallest speedup for which bfloat16 is chosen; casting activations costs part of it."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of a run, and why it is that one."""
+    """The precision of a run and the reason for it."""
 
     mixed: str
     """"no" (the weights' own precision), "bf16" or "fp16"."""
@@ -46,10 +46,10 @@ class Precision:
 
 @cache
 def bfloat16_speedup() -> float:
-    """How many times faster a linear layer is under bfloat16 autocast than in float32 on this CPU; below 1 it is slower.
+    """Speed of a linear layer under bfloat16 autocast relative to float32 on this CPU; below 1 it is slower.
 
-    Both products of a frozen layer count, forward and backward: emulation slows the second far more than the first (10 and 70
-    times on a processor with AVX2). Timed once per process with torch's threads of that moment; draws no random numbers.
+    The products of the forward and the backward pass are timed, since emulation slows the second more (10 and 70 times on a
+    processor with AVX2). Timed once per process, with torch's current number of threads; draws no random numbers.
     """
     rows, inputs, outputs = PROBE
     values = torch.linspace(-1, 1, rows * inputs).view(rows, inputs)
@@ -65,7 +65,7 @@ def bfloat16_speedup() -> float:
     with torch.no_grad():
         plain = _best_seconds(products, calls=6)
         rounded_products()  # loads the kernel
-        once = _best_seconds(rounded_products, calls=1)  # enough where it is emulated, which takes long
+        once = _best_seconds(rounded_products, calls=1)  # enough if it is emulated, which is slow
         return plain / (once if once > 5 * plain else min(once, _best_seconds(rounded_products, calls=5)))
 
 
@@ -81,10 +81,10 @@ def _best_seconds(action: Callable[[], None], calls: int) -> float:
 def choose_precision(asked: str, device: torch.device | str) -> Precision:
     """The precision to compute in on `device`.
 
-    * A GPU: what was asked for; "auto" takes bf16 where the GPU has it, else fp16.
-    * A CPU: "no" and "bf16" as asked, the latter with a warning where it is slow; "auto" measures, and so does "fp16", which
-      is for GPUs.
-    * Other devices: as asked; "auto" leaves the weights' precision.
+    * A GPU: as asked; "auto" is bf16 if the GPU has it, else fp16.
+    * A CPU: "no" and "bf16" as asked, the latter with a warning if it is slow; "auto" measures, and so does "fp16", which is
+      for GPUs.
+    * Other devices: as asked; "auto" is the weights' precision.
 
     Args:
         asked: one of `MIXED_PRECISIONS`.
@@ -115,8 +115,8 @@ def _choose_on_cpu(asked: str) -> Precision:
     note = "; fp16 is for GPUs" if asked == "fp16" else ""
     if speedup > WORTH_IT:
         return Precision("bf16", f"bfloat16: {faster} than float32 on this processor{note}")
-    told = f"bfloat16 is {slower}" if speedup < 1 / WORTH_IT else "bfloat16 is no faster"
-    return Precision("no", f"float32: {told} on this processor{note}")
+    reason = f"bfloat16 is {slower}" if speedup < 1 / WORTH_IT else "bfloat16 is no faster"
+    return Precision("no", f"float32: {reason} on this processor{note}")
 
 
 def _rounded(factor: float) -> str:

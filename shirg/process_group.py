@@ -1,4 +1,4 @@
-"""The end of processes that computed together."""
+"""Shutting down the process group of a distributed run."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import sys
 import time
 
 GRACE = 0.2
-"""Seconds. Without a pause three of eight runs of two processes were aborted, with one of no length none of ten: it is Python's
-lock that gloo's threads wait for. The rest is for busy machines."""
+"""Seconds to wait after destroying the group. Without a pause three of eight runs of two processes were aborted, with
+`time.sleep(0)` none of ten, since gloo's threads wait for Python's lock; the rest is a margin for busy machines."""
 
 
 def shut_down_process_group() -> None:
-    """Shut the process group down, where there is one; to be called when all work is done.
+    """Destroy the process group, if there is one. Call it when all work is done.
 
-    gloo's threads drop the tensors of the last collective after it has returned. One that does so while the interpreter
-    ends is stopped in the middle of a destructor, and the process is aborted after all its work ("terminate called without an
-    active exception"; pytorch issue 190489). Destroying the group joins these threads only where nobody else holds the group,
-    and torch's own default arguments (`torch.distributed.nn.functional`) and caches (DTensor's) do. There is no call that
-    waits for them, hence a moment for them to end in.
+    gloo's threads free the tensors of the last collective after its caller has returned. A thread that does so while the
+    interpreter exits aborts the process ("terminate called without an active exception"; pytorch issue 190489). Destroying the
+    group joins these threads only if nothing else refers to the group, and torch's own default arguments
+    (`torch.distributed.nn.functional`) and caches (DTensor's) do. torch has no call that waits for them, hence the pause.
     """
-    distributed = sys.modules.get("torch.distributed")  # absent where nothing has computed
+    distributed = sys.modules.get("torch.distributed")  # absent if torch was not imported
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
         time.sleep(GRACE)

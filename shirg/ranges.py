@@ -1,8 +1,7 @@
-"""The numbers that settings take: one statement of each range, read by commands and by other doors before work begins.
+"""Ranges of numeric settings, checked before work begins.
 
-A flag carries its range in its annotation, `Annotated[int, BUDGET]`. Upper ends are far beyond what anybody needs, and low
-enough that nothing is counted, allocated or scheduled for hours before something fails. What depends on the model (a budget
-on its image's tokens, an answer on its positions) is checked where the model is known.
+A flag has its range in its annotation, `Annotated[int, BUDGET]`. Upper limits are far above useful values, but low enough that a
+typing error fails at once. Limits that depend on the model (tokens of an image, positions) are checked once the model is loaded.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ class Range:
     low: float
     high: float
     above: bool = False
-    """Whether `low` itself is left out."""
+    """Whether `low` itself is excluded."""
     below: bool = False
-    """Whether `high` itself is left out."""
+    """Whether `high` itself is excluded."""
     multiple: int | None = None
-    """What every number is a multiple of."""
+    """Divisor of every number, or None."""
 
     def __str__(self) -> str:
         kind = "a number" if isinstance(self.low, float) else "a whole number"
@@ -33,18 +32,18 @@ class Range:
             return f"{kind} above {self.low:g} and {'below' if self.below else 'at most'} {_plain(self.high)}"
         return f"{kind} from {self.low:g} to {'below ' if self.below else ''}{_plain(self.high)}"
 
-    def holds(self, value: object) -> bool:
-        """Whether it is such a number; NaN, infinities and truth values are none."""
+    def contains(self, value: object) -> bool:
+        """Whether `value` is a number in the range; NaN, infinities and booleans are not."""
         kinds = int | float if isinstance(self.low, float) else int
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
-        over = self.low < value if self.above else self.low <= value
-        under = value < self.high if self.below else value <= self.high
-        return over and under and (self.multiple is None or value % self.multiple == 0)
+        above = self.low < value if self.above else self.low <= value
+        below = value < self.high if self.below else value <= self.high
+        return above and below and (self.multiple is None or value % self.multiple == 0)
 
     def check(self, name: str, value: object) -> None:
-        """Raise `UserError`, beginning with `name`, unless `value` is such a number."""
-        if not self.holds(value):
+        """Raise `UserError`, beginning with `name`, unless `value` is in the range."""
+        if not self.contains(value):
             raise UserError(f"{name}: got {value!r}, must be {self}")
 
 
@@ -81,19 +80,19 @@ def _plain(number: float) -> str:
 
 SEED = Range(0, 2**63 - 1)
 RESOLUTION = Range(14, 1792, multiple=14)
-"""Pixels per side, in patches of 14; the tower's work grows with their fourth power."""
+"""Pixels per side, in patches of 14; the tower's attention grows with the fourth power."""
 BUDGET = Range(1, (1792 // 14) ** 2)
-"""Visual tokens kept: at most as many as the largest view has."""
+"""Visual tokens kept; the maximum is the number of tokens of the largest view."""
 TOKENS = Range(1, 2**17)
-"""Of an answer: as many as the longest model has positions. Also denoising steps, at most one per token."""
+"""Tokens of an answer, and denoising steps; the maximum is a model's number of positions."""
 PROMPT_TOKENS = Range(0, 2**17)
 STEP_RATIO = Range(0.0, 1.0, above=True)
 SHIFT = Range(0.0, 1000.0, above=True)
 TEMPERATURE = Range(0.0, 100.0)
 RECORDS = Range(0, 10**9)
-"""Of a part of a data set, which may be empty."""
+"""Records of a part of a data set, which may be empty."""
 COUNT = Range(1, 10**9)
-"""Of records, questions or steps, of which there must be one."""
+"""Records, questions or steps, at least one."""
 BATCH = Range(1, 2**16)
 EPOCHS = Range(1, 10**6)
 PARTS = Range(1, 10**6)

@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, never on what was drawn before.
+"""Random numbers that depend on their purpose, not on earlier draws.
 
-Every draw of a run (data order, budget, noise, dropout) gets its own generator from the run's seed and the place in the
-run. So a resumed run, another split of the batch, or another number of processes draws the same numbers.
+Every draw of a run (data order, budget, noise, dropout) has its own generator, seeded by the run's seed and the position in the
+run. So a resumed run, another micro-batch size or another number of processes draws the same numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed from what identifies the draw; the same on every machine and Python version."""
+    """A 63-bit seed from the parts that identify a draw; the same on every machine and Python version."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -26,9 +26,9 @@ def generator(*parts: int | str) -> torch.Generator:
 
 @contextlib.contextmanager
 def scoped_seed(device: torch.device, *parts: int | str) -> Iterator[None]:
-    """Seed torch's own generators inside the block and put them back after it.
+    """Seed torch's global generators inside the block and restore them after it.
 
-    For code that takes no generator: `nn.Dropout`, and the initialisation inside peft.
+    For code without a generator argument: `nn.Dropout`, and the initialisation in peft.
     """
     devices = [] if device.type in ("cpu", "meta") else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):

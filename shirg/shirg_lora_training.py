@@ -5,7 +5,7 @@ if not __package__:  # run as a script, or this folder is on PYTHONPATH
 
 from shirg.cli.train import main
 
-if __name__ == "__main__":  # --help need not wait for what a run imports
+if __name__ == "__main__":  # --help needs no imports of a run
     main()
 
 from shirg.training.config import SHIRGLoRAConfig

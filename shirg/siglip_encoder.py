@@ -1,4 +1,4 @@
-"""The vision tower under its familiar name: `from shirg.siglip_encoder import SigLipVisionTower`."""
+"""The vision tower under its promised name: `from shirg.siglip_encoder import SigLipVisionTower`."""
 
 if not __package__:  # this folder is on PYTHONPATH
     import _in_place  # noqa: F401

@@ -1,9 +1,8 @@
-"""How many threads to compute with beside other programs.
+"""The number of torch's threads, adjusted to the processors that other programs leave.
 
-Two threads that share a product wait for each other at its end, and OpenMP waits by spinning. Where another program holds one
-of two cores, one thread waits for the other to be given a core, a thousand times a second: two threads are then slower than
-one. So the number of threads follows the cores that others leave. Results do not depend on it but for the last bits of float sums
-where a library splits one (none that this package uses does so on the processors that were tried).
+OpenMP's threads wait for each other by spinning. If another program uses one of two cores, two threads are slower than one, since
+one of them often waits for a core. Results do not depend on the number of threads, except for the last bits of float sums if a
+library splits one (none did so on the processors that were tried).
 """
 
 from __future__ import annotations
@@ -17,22 +16,24 @@ from dataclasses import dataclass
 import torch
 
 LEAST_SECONDS = 0.5
-"""Between two looks at the machine: its clocks tick a hundred times a second."""
+"""Shortest time between two readings of the processors' clocks, which tick a hundred times a second."""
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What the processors had done up to some moment, in seconds."""
+class ProcessorTimes:
+    """Processor time used so far, in seconds."""
 
     clock: float
+    """Wall clock."""
     busy: float
-    """All programs, on the processors that this one may use; work of low priority does not count, since it gives way."""
+    """Of all programs on the processors that this process may use, without work of low priority, which yields."""
     own: float
+    """Of this process."""
 
     @classmethod
-    def now(cls) -> Moment:
-        """This moment."""
-        import psutil  # here, so that benchmarks on a bare GPU machine do without
+    def now(cls) -> ProcessorTimes:
+        """Read the clocks."""
+        import psutil  # imported here, since benchmarks on a bare GPU machine run without it
 
         every = psutil.cpu_times(percpu=True)
         mine = [every[number] for number in usable_processors() if number < len(every)]
@@ -40,8 +41,8 @@ class Moment:
         own = time.process_time()
         return cls(time.perf_counter(), busy, own)
 
-    def others_since(self, before: Moment) -> float:
-        """Processors that other programs kept busy on average since `before`."""
+    def others_since(self, before: ProcessorTimes) -> float:
+        """Mean number of processors that other programs used since `before`."""
         spent = (self.busy - before.busy) - (self.own - before.own)
         return max(spent / (self.clock - before.clock), 0.0)
 
@@ -54,22 +55,22 @@ def usable_processors() -> list[int]:
 
 
 class SpareThreads:
-    """Keeps torch's number of threads at the processors that other programs leave, from one to what it was at first."""
+    """Sets torch's number of threads to the processors that other programs leave, from one to the initial number."""
 
     def __init__(self) -> None:
         self.most = torch.get_num_threads()
-        self.before = Moment.now()
+        self.before = ProcessorTimes.now()
         self.others = 0.0
-        """Processors that other programs kept busy when it was looked last."""
+        """Processors that other programs used, at the last reading."""
 
     def adjust(self, *, wait: float = 0.0) -> int:
-        """Look at the machine, at most every `LEAST_SECONDS`, and set the number of threads; returns it.
+        """Read the clocks, at most every `LEAST_SECONDS`, and set the number of threads; returns it.
 
         Args:
-            wait: seconds to look for, where there was nothing before that could be looked at.
+            wait: seconds to measure before the reading, if nothing has been measured yet.
         """
         time.sleep(wait)
-        now = Moment.now()
+        now = ProcessorTimes.now()
         if wait or now.clock - self.before.clock >= LEAST_SECONDS:
             self.others, self.before = now.others_since(self.before), now
             left = len(usable_processors()) - self.others
@@ -79,9 +80,9 @@ class SpareThreads:
 
 @contextlib.contextmanager
 def spare_threads() -> Iterator[SpareThreads]:
-    """A `SpareThreads` for the block; afterwards torch has its number of threads back."""
-    keeper = SpareThreads()
+    """A `SpareThreads` for the block; afterwards torch's initial number of threads is restored."""
+    threads = SpareThreads()
     try:
-        yield keeper
+        yield threads
     finally:
-        torch.set_num_threads(keeper.most)
+        torch.set_num_threads(threads.most)

@@ -16,7 +16,7 @@ from shirg.data.preparation import SHIRGDatasetProcessor
 from shirg.errors import UserError
 from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.sweep import run_sweep
-from shirg.locks import owned
+from shirg.locks import folder_lock
 from shirg.nano.recipe import __main__ as recipe
 from tests.data.preparing import config as data_config
 from tests.evaluation.conftest import small_config as evaluation_config
@@ -83,7 +83,7 @@ def test_the_librarys_calls_own_their_folders(tmp_path):
         lambda: SHIRGDatasetProcessor(data_config(tmp_path)).prepare_full_dataset(),
         lambda: run_sweep(model, tmp_path),
     )
-    with owned(tmp_path):
+    with folder_lock(tmp_path):
         for call in calls:
             with pytest.raises(UserError, match="output_dir: .* is being filled by process"):
                 elsewhere(call)
@@ -96,7 +96,7 @@ def test_shares_work_side_by_side_and_nobody_else_does(tmp_path, monkeypatch):
     def refused(*share: int) -> bool:
         def enter() -> bool:
             try:
-                with owned(tmp_path, share or None):
+                with folder_lock(tmp_path, share or None):
                     return False
             except UserError as error:
                 assert "is being filled by process" in str(error)
@@ -104,12 +104,12 @@ def test_shares_work_side_by_side_and_nobody_else_does(tmp_path, monkeypatch):
 
         return bool(elsewhere(enter))
 
-    with owned(tmp_path, (0, 2)):
+    with folder_lock(tmp_path, (0, 2)):
         assert not refused(1, 2) and refused(0, 2) and refused()
-        with owned(tmp_path, (0, 2)):  # the same thread: the command, and the library that it calls
+        with folder_lock(tmp_path, (0, 2)):  # the same thread: the command, and the library that it calls
             pass
         assert refused(0, 2)
-    with owned(tmp_path), owned(tmp_path):
+    with folder_lock(tmp_path), folder_lock(tmp_path):
         assert refused(0, 2) and refused()
     assert not refused() and not refused(0, 2) and not list(tmp_path.iterdir())
 
@@ -120,7 +120,7 @@ def test_a_killed_process_leaves_no_lock_though_its_workers_live(tmp_path):
     child = os.fork()
     if child == 0:
         try:
-            with owned(tmp_path):
+            with folder_lock(tmp_path):
                 if os.fork() == 0:
                     os.close(live[1])
                     os.read(live[0], 1)  # until the test is over
@@ -130,12 +130,12 @@ def test_a_killed_process_leaves_no_lock_though_its_workers_live(tmp_path):
         finally:
             os._exit(1)
     assert os.read(ready[0], 1) == b"x"
-    with pytest.raises(UserError, match=f"is being filled by process {child} on"), owned(tmp_path):
+    with pytest.raises(UserError, match=f"is being filled by process {child} on"), folder_lock(tmp_path):
         pass
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert (tmp_path / ".lock").exists()
-    with owned(tmp_path):
+    with folder_lock(tmp_path):
         pass
     assert not (tmp_path / ".lock").exists()
     os.close(live[1])
@@ -144,5 +144,5 @@ def test_a_killed_process_leaves_no_lock_though_its_workers_live(tmp_path):
 def test_a_folder_that_cannot_be_had_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"^output_dir: .* cannot be written \("), owned(folder):
+        with pytest.raises(UserError, match=r"^output_dir: .* cannot be written \("), folder_lock(folder):
             pass

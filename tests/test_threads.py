@@ -9,60 +9,67 @@ import pytest
 import torch
 
 from shirg import threads
-from shirg.threads import Moment, spare_threads, usable_processors
+from shirg.threads import ProcessorTimes as Times
+from shirg.threads import spare_threads, usable_processors
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine of four processors; the list is what other programs and this one did by each look, in processor seconds."""
-    looks: list[Moment] = []
-    monkeypatch.setattr(Moment, "now", classmethod(lambda cls: looks.pop(0)))
+    """A machine of four processors; the list is what other programs and this one did at each reading, in processor seconds."""
+    readings: list[Times] = []
+    monkeypatch.setattr(Times, "now", classmethod(lambda cls: readings.pop(0)))
     monkeypatch.setattr(threads, "usable_processors", lambda: [0, 1, 2, 3])
     before = torch.get_num_threads()
     torch.set_num_threads(4)
-    yield looks
+    yield readings
     torch.set_num_threads(before)
 
 
 def test_work_of_others_by_hand():
     """In 2 s four processors worked 5 s, of which 3 were ours: one processor was kept busy by others."""
-    assert Moment(12.0, 105.0, 53.0).others_since(Moment(10.0, 100.0, 50.0)) == 1.0
-    assert Moment(12.0, 101.0, 53.0).others_since(Moment(10.0, 100.0, 50.0)) == 0.0  # clocks of unequal grain
+    assert Times(12.0, 105.0, 53.0).others_since(Times(10.0, 100.0, 50.0)) == 1.0
+    assert Times(12.0, 101.0, 53.0).others_since(Times(10.0, 100.0, 50.0)) == 0.0  # clocks of unequal grain
 
 
 def test_threads_go_down_and_up(machine):
     """Nobody else; one processor held; all four held; nobody."""
-    machine += [Moment(0, 0, 0), Moment(1, 4, 4), Moment(2, 8, 7), Moment(3, 12, 7), Moment(4, 16, 11)]
+    machine += [
+        Times(0, 0, 0),
+        Times(1, 4, 4),
+        Times(2, 8, 7),
+        Times(3, 12, 7),
+        Times(4, 16, 11),
+    ]
     with spare_threads() as keeper:
         assert [keeper.adjust() for _ in range(4)] == [4, 3, 1, 4]
         assert keeper.others == 0.0
 
 
-def test_it_looks_no_more_often_than_clocks_tick(machine):
-    machine += [Moment(0, 0, 0), Moment(0.1, 0.4, 0), Moment(0.6, 2.4, 0)]
+def test_readings_are_no_more_frequent_than_clock_ticks(machine):
+    machine += [Times(0, 0, 0), Times(0.1, 0.4, 0), Times(0.6, 2.4, 0)]
     with spare_threads() as keeper:
         assert [keeper.adjust(), keeper.adjust()] == [4, 1]
 
 
 def test_afterwards_all_threads_are_back(machine):
-    machine += [Moment(0, 0, 0), Moment(1, 4, 0)]
+    machine += [Times(0, 0, 0), Times(1, 4, 0)]
     with pytest.raises(KeyError), spare_threads() as keeper:
         assert keeper.adjust() == 1
         raise KeyError
     assert torch.get_num_threads() == 4
 
 
-def test_one_thread_stays_one_and_still_knows_of_others(machine):
+def test_one_thread_stays_one_and_others_are_counted(machine):
     torch.set_num_threads(1)
-    machine += [Moment(0, 0, 0), Moment(1, 3, 1)]
+    machine += [Times(0, 0, 0), Times(1, 3, 1)]
     with spare_threads() as keeper:
         assert keeper.adjust() == 1 and keeper.others == 2.0
 
 
-def test_a_moment_of_this_machine():
-    first = Moment.now()
+def test_times_of_this_machine():
+    first = Times.now()
     sum(range(10**6))
-    later = Moment.now()
+    later = Times.now()
     assert later.clock > first.clock and later.own > first.own and later.busy >= first.busy
     assert usable_processors()
 

@@ -15,7 +15,7 @@ from shirg.cli.flags import EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
-from shirg.locks import owned
+from shirg.locks import folder_lock
 
 if TYPE_CHECKING:
     from shirg.evaluation.config import SHIRGEvaluationConfig
@@ -146,7 +146,7 @@ def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) 
     from shirg.cli.models import load_model
 
     share = None if config.shard_index is None else (config.shard_index, config.num_shards)
-    with owned(flags.output_dir, share):  # from here on, so that nobody loads a model in vain
+    with folder_lock(flags.output_dir, share):  # from here on, so that nobody loads a model in vain
         model = load_model(flags, adapters(flags.adapter)[0])
         made = evaluator(config, model)
         config_file.write(flags, flags.output_dir, resumed=flags.resume)

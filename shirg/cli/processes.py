@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shirg.locks import owned
+from shirg.locks import folder_lock
 from shirg.process_group import shut_down_process_group
 
 PATIENCE = datetime.timedelta(days=7)
@@ -49,8 +49,8 @@ class Processes:
             shut_down_process_group()
 
     def owning(self, folder: Path) -> contextlib.AbstractContextManager[None]:
-        """`folder` owned by the first of the processes, for all of them."""
-        return owned(folder) if self.rank == 0 else contextlib.nullcontext()
+        """The lock of `folder`, held by the first process for all of them."""
+        return folder_lock(folder) if self.rank == 0 else contextlib.nullcontext()
 
     def wait(self) -> None:
         """Until all are here."""

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from shirg.cli.flags import CommonFlags
 from shirg.cli.runner import run_command
-from shirg.locks import owned
+from shirg.locks import folder_lock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def command(flags: Flags) -> None:
     from shirg.cli.scoreboard import scoreboard
     from shirg.evaluation.output import redo
 
-    with owned(flags.folder, setting="folder") if flags.folder.is_dir() else contextlib.nullcontext():
+    with folder_lock(flags.folder, setting="folder") if flags.folder.is_dir() else contextlib.nullcontext():
         results = redo(flags.folder)
     console = Console(soft_wrap=True)
     for shown in scoreboard(results):

@@ -18,7 +18,7 @@ from shirg.cli import checkup, config_file, evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
-from shirg.locks import owned
+from shirg.locks import folder_lock
 
 if TYPE_CHECKING:
     from shirg.data.preparation import SHIRGDatasetConfig
@@ -76,7 +76,7 @@ def command(flags: Flags) -> None:
     training = train.training_config(flags, flags.model, flags.output_dir)
     with contextlib.ExitStack() as held:
         for folder in _filled(flags):
-            held.enter_context(owned(folder))
+            held.enter_context(folder_lock(folder))
         _run(flags, data, training, evaluation, stages)
 
 

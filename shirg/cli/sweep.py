@@ -54,9 +54,9 @@ def command(flags: Flags) -> None:
 
     from shirg.cli.models import load_model
     from shirg.evaluation.sweep import REPORT_FILE, SHOWN, run_sweep, sweep_table
-    from shirg.locks import owned
+    from shirg.locks import folder_lock
 
-    with owned(flags.output_dir):  # from here on, so that nobody loads a model in vain
+    with folder_lock(flags.output_dir):  # from here on, so that nobody loads a model in vain
         record = run_sweep(
             load_model(flags, flags.adapter),
             flags.output_dir,

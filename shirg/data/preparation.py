@@ -36,7 +36,7 @@ from shirg.data.sources.hub import fetch
 from shirg.data.splits import EVALUATION, PARTS, SplitPlan, SplitPlanner, shortage_message
 from shirg.data.workers import ordered_map, progress_bar
 from shirg.errors import UserError
-from shirg.locks import owned
+from shirg.locks import folder_lock
 
 __all__ = ["FORMAT", "SHIRGDatasetConfig", "SHIRGDatasetProcessor"]
 
@@ -82,7 +82,7 @@ class SHIRGDatasetProcessor:
         work, config = self.folder / WORK, self.config
         share = None if self.alone else (config.shard_index, config.num_shards)
         try:
-            with owned(self.folder, share):
+            with folder_lock(self.folder, share):
                 work.mkdir(exist_ok=True)
                 try:
                     with tempfile.TemporaryDirectory(prefix="catalogue-", dir=work) as scratch:

@@ -49,7 +49,7 @@ from shirg.evaluation.summary import summarise
 from shirg.evaluation.tasks import find_task
 from shirg.evaluation.variants import Variant, list_variants
 from shirg.lavida import Lavida, SigLipVisionTower
-from shirg.locks import owned
+from shirg.locks import folder_lock
 
 __all__ = ["SHIRGEvaluationConfig", "SHIRGEvaluator"]
 
@@ -138,7 +138,7 @@ class SHIRGEvaluator:
                 being filled by another process, or what it holds was made with other settings.
         """
         index = self.config.shard_index
-        with owned(self.folder, None if index is None else (index, self.config.num_shards)):
+        with folder_lock(self.folder, None if index is None else (index, self.config.num_shards)):
             return self._run()
 
     def _run(self) -> Results | Share:

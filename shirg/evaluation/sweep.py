@@ -31,7 +31,7 @@ from shirg.evaluation.tasks import find_task, prompt
 from shirg.files import atomic_path, write_json, write_text
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida import Lavida, VisionFeatures
-from shirg.locks import owned
+from shirg.locks import folder_lock
 
 FORMAT = "shirg-sweep-3"
 """Of `sweep.json` and `pages.jsonl`; a change of layout changes it, and `resume` refuses another one."""
@@ -229,7 +229,7 @@ def run_sweep(
         "settings": {name: asdict(gate) for name, gate in (settings or ablations()).items()},
     }
     folder = Path(output_dir)
-    with owned(folder):
+    with folder_lock(folder):
         journal = Journal(folder / PAGES_FILE, run, lambda entry: int(entry["page"]), resume=resume, noun="page")
         left = [number for number in range(pages) if number not in journal.entries]
         for number in track(left, "measuring pages", console=Console(stderr=True), transient=True):

@@ -236,7 +236,7 @@ class SigLipVisionTower(nn.Module):
             both = "both a square grid and" if is_square else "neither a square grid nor"
             raise UserError(
                 f"tokens: {count} tokens are {both} views of {trained} x {trained}; "
-                "give images, whose shape tells the grid"
+                "give images, whose shape is that of the grid"
             )
         return (side, side) if is_square else (views, trained, trained)
 

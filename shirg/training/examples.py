@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shirg.data.samples import Sample
 from shirg.errors import ItemError, UserError
-from shirg.lavida.samples import answer_ids
+from shirg.lavida.prompt import answer_ids
 from shirg.lavida.vision import VisionFeatures, path_of
 from shirg.training.budgets import Component
 from shirg.training.checkpoints import RunState

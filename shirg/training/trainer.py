@@ -15,7 +15,7 @@ from shirg import identity
 from shirg.errors import UserError
 from shirg.files import append_line, clear_leftovers, read_lines, write_json
 from shirg.lavida import adapter
-from shirg.locks import owned
+from shirg.locks import folder_lock
 from shirg.seeds import derived_seed, scoped_seed
 from shirg.threads import SpareThreads, spare_threads
 from shirg.training import checkpoints, guards, logs, report
@@ -115,7 +115,7 @@ class SHIRGLoRATrainer:
         )
         with contextlib.ExitStack() as held:
             if plan.is_main:
-                held.enter_context(owned(plan.folder))
+                held.enter_context(folder_lock(plan.folder))
             make_folders(plan)
             if plan.is_main:
                 held.enter_context(logs.log_file(plan.folder / "logs" / "training.log"))

@@ -183,7 +183,7 @@ def test_rows_of_another_run_are_left_out_and_those_of_earlier_versions_are_not(
     path.write_text('{"seed": 1}\n{"id": 1}\n{"id": 2}\n')  # as before rows had names, and before there was a gate
     with caplog.at_level("INFO", "shirg"):
         first = Journal(path, settings, lambda entry: entry["id"], resume=True, noun="thing")
-    assert list(first.entries) == [1, 2] and "lacks gate, later: taken as the same" in caplog.text
+    assert list(first.entries) == [1, 2] and "lacks gate, later: assumed equal" in caplog.text
     append_line(path, {"id": 3, "run": "another"})
     again = Journal(path, settings, lambda entry: entry["id"], resume=True, noun="thing")
     assert list(again.entries) == [1, 2] and "1 line of another run left out" in caplog.text

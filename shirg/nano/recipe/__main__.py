@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from shirg import ranges
 from shirg.errors import UserError
-from shirg.locks import owned
+from shirg.locks import folder_lock
 from shirg.nano.recipe.export import export
 from shirg.nano.recipe.reader import Reader, train_reader
 from shirg.nano.recipe.stage import Stage, rank
@@ -45,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="folder of the finished checkpoint (default: WORK/nano)")
     arguments = parser.parse_args()
-    if not ranges.HOURS.holds(arguments.hours):
+    if not ranges.HOURS.contains(arguments.hours):
         parser.error(f"--hours: got {arguments.hours:g}, must be {ranges.HOURS}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
@@ -56,7 +56,7 @@ def main() -> None:
         dist.init_process_group("gloo")
     try:
         # The first process owns the folder for all of them.
-        with owned(arguments.work, setting="--work") if rank() == 0 else contextlib.nullcontext():
+        with folder_lock(arguments.work, setting="--work") if rank() == 0 else contextlib.nullcontext():
             run(arguments.work, arguments.hours * 3600, arguments.device, arguments.output or arguments.work / "nano")
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -1,4 +1,4 @@
-"""Every promised name by every door: script, PYTHONPATH=./shirg, package, console command."""
+"""Every promised name and script: run as a file, imported with PYTHONPATH=./shirg, from the package, as console command."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def python(*arguments: str, cwd: Path, path: str | None = None) -> subprocess.Co
     )
 
 
-def open_familiar_doors(cwd: Path) -> None:
+def import_top_level_modules(cwd: Path) -> None:
     """As Python does that is started in `cwd` with PYTHONPATH=./shirg."""
     os.chdir(cwd)
     forked.forget("shirg", *PROMISED)
     sys.path[:] = ["", str(ROOT / "shirg"), *(folder for folder in sys.path if folder not in ("", str(ROOT)))]
     for module, names in PROMISED.items():
-        door, inside = importlib.import_module(module), importlib.import_module(f"shirg.{module}")
-        assert Path(door.__file__) == Path(inside.__file__) == ROOT / "shirg" / f"{module}.py"
+        top_level, inside = importlib.import_module(module), importlib.import_module(f"shirg.{module}")
+        assert Path(top_level.__file__) == Path(inside.__file__) == ROOT / "shirg" / f"{module}.py"
         whole = importlib.import_module("shirg")
-        assert all(getattr(door, name) is getattr(inside, name) is getattr(whole, name) for name in names)
+        assert all(getattr(top_level, name) is getattr(inside, name) is getattr(whole, name) for name in names)
     print(importlib.import_module("shirg").__file__)
 
 
-def test_familiar_door_gives_the_very_objects_of_the_package(tmp_path):
+def test_top_level_modules_have_the_objects_of_the_package(tmp_path):
     """With PYTHONPATH=./shirg, from a foreign folder."""
-    ended = forked.run(open_familiar_doors, tmp_path)
+    ended = forked.run(import_top_level_modules, tmp_path)
     assert ended.code == 0, ended.err
     assert ended.out.strip() == str(ROOT / "shirg" / "__init__.py")
 
@@ -92,7 +92,7 @@ def test_package_offers_exactly_what_it_lists():
         shirg.Shrig  # noqa: B018
 
 
-def test_no_name_in_the_folder_shadows_the_world():
+def test_no_name_in_the_folder_shadows_another_package():
     """With PYTHONPATH=./shirg whatever lies directly in shirg/ is a top-level module."""
     inside = {path.stem for path in (ROOT / "shirg").iterdir() if path.suffix == ".py" or path.is_dir()}
     inside -= {"__init__", "__pycache__", "_in_place", *PROMISED}
