@@ -1,1 +1,1 @@
-"""SHIRG inside code bases that are not ours."""
+"""SHIRG in other code bases: the official LaViDa and lmms-eval."""

@@ -1,33 +1,30 @@
-"""SHIRG in a model of the official LaViDa (or another LLaVA-style) code base, one instance at a time and reversible.
+"""SHIRG in a model of the official LaViDa (or another LLaVA-style) code base; per instance and reversible.
 
     enable_shirg(model, budget=768, tokenizer=tokenizer)
     output = model.generate(input_ids, images=pixels_for_shirg([image]), ...)
     disable_shirg(model)
 
-What `images` may be, and what each page becomes:
+`images` may be:
 
-* `pixels_for_shirg(pages)`, [B, 3, 672, 672] (or a list of [3, 672, 672], or [B, 1, 3, 672, 672]): 2304 tokens to choose
-  from, as mode "shirg" of `Lavida`. This is the way to use SHIRG.
+* `pixels_for_shirg(images)`, [B, 3, 672, 672] (or a list of [3, 672, 672], or [B, 1, 3, 672, 672]): 2304 tokens to select
+  from, as mode "shirg" of `Lavida`. Recommended.
 * the official processor's `process_images` of an "anyres" checkpoint (a list of [V, 3, 384, 384], or [B, V, 3, 384, 384]):
-  the base view and the tiles, V * 729 tokens to choose from, as mode "multiview".
-* one view of 384 pixels, which "pad" and "square" checkpoints and the processor itself give: refused, since its 729 tokens
-  hold no small print. Calls that hand over 384 pixels, the evaluation wrapper's too, must be changed to one of the above.
+  the base view and the tiles, V * 729 tokens to select from, as mode "multiview".
+* one view of 384 pixels, as of "pad" and "square" checkpoints and the processor itself: refused, since its 729 tokens do not
+  resolve small print. Calls with 384 pixels, those of the evaluation wrapper included, must be changed to one of the above.
 
-Each page becomes `budget` kept tokens and the summary token, exactly: neither the 2x2 pooling of views, which takes 27x27
-tokens for granted, nor the merging of tiles, nor a newline vector comes after it. Kept tokens stand on no grid that could
-be pooled, merged or broken into lines, and adapters are trained without newlines. To that end the official
-`prepare_inputs_labels_for_multimodal` is handed a plain 4-D tensor whatever `images` was, which it encodes and splices as
-it is (LaViDa llava_arch.py:285, 447-448); everything after (placeholders, labels, truncation, padding) is its own.
-`image_sizes` is then not needed. As ever in that code base, several prompts need `modalities=["image"] * B`.
+Each image becomes exactly `budget` kept tokens and the summary token, without the 2x2 pooling of views, the merging of tiles and
+newline vectors of the official code: kept tokens are on no grid, and adapters are trained without newlines. For this the official
+`prepare_inputs_labels_for_multimodal` always gets a plain 4-D tensor, whose features it splices unchanged (LaViDa
+llava_arch.py:285, 447-448); placeholders, labels, truncation and padding are its own. `image_sizes` is not needed. As always in
+that code base, several prompts need `modalities=["image"] * B`.
 
-Up to three methods of the instance are replaced. No class is touched, and so no other model of that class. What stands
-around a model and passes calls on (a `PeftModel`, `torch.compile`) is refused: give the model inside, and go on using
-the outer one.
+Up to three methods of the instance are replaced; no class is changed. A wrapper (a `PeftModel`, `torch.compile`) is refused: give
+the model inside, and use the wrapper afterwards.
 
-An adapter trained by SHIRG fits the official model as well. peft puts its layers in place, and goes by their names: on
-the whole model it would find the layers, but none of their weights, and some pefts cannot read the configuration of what
-`get_model()` gives. So it is handed the projector by the name that it has in an adapter. The selection that an adapter was
-trained with is in its folder:
+An adapter trained by SHIRG fits the official model too. peft matches layers and weights by name: on the whole model it would find
+the layers, but not their weights, and some versions cannot read the configuration of `get_model()`. So it gets the projector by
+the name that it has in an adapter. The selection that an adapter was trained with is in its folder:
 
     PeftModel.from_pretrained(nn.ModuleDict({"mm_projector": model.get_model().mm_projector}), folder)
     settings = json.loads(Path(folder, "shirg_settings.json").read_text())
@@ -35,8 +32,8 @@ trained with is in its folder:
                  relevance_sign=settings["relevance_sign"])  # and relevance_floor, where the checkpoint's config names one
     pixels = pixels_for_shirg([image], settings["resolution"], settings["fit"])
 
-That is for the relevance "llm". With settings["relevance"] "none" leave the tokenizer out; "siglip" needs a text tower,
-which only `Lavida` knows. `load_adapter` of `Lavida` also refuses an adapter of another base, which peft cannot.
+That is for relevance "llm". With settings["relevance"] "none" leave the tokenizer out; "siglip" needs a text tower, which only
+`Lavida` has. `Lavida.load_adapter` also refuses an adapter of another base, which peft does not.
 """
 
 from __future__ import annotations
@@ -67,18 +64,18 @@ if TYPE_CHECKING:
 _SETTINGS = "_shirg_settings"
 
 Official: TypeAlias = Any
-"""A model of the official code base or a part of one: modules with methods and parts that torch does not know of."""
+"""A model of the official code base or a part of one, without static types."""
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Kept on the wrapped instance; a plain object, so that the gate does not become one of the model's submodules."""
+    """Stored on the instance; a plain object, so that the gate does not become a submodule of the model."""
 
     gate: ShirgGate
     budget: int
     tokenizer: PreTrainedTokenizerBase | None
-    """Tells words; None where questions are not looked at."""
-    marks: frozenset[int]
+    """None if questions are not used."""
+    question_end_ids: frozenset[int]
     """Ids that end a question."""
     relevance_sign: int
     relevance_floor: float
@@ -93,23 +90,22 @@ def enable_shirg(
     relevance_floor: float = NO_FLOOR,
     preset: str | None = None,
 ) -> nn.Module:
-    """Make this one model read images through SHIRG; returns the model. See the module for what `images` may be.
+    """Make this model encode images with SHIRG; returns the model. For `images` see the module.
 
-    Calling it again changes the settings.
+    Another call changes the settings.
 
     Args:
-        budget: tokens kept per page, all of its views together.
-        tokenizer: the checkpoint's. With it tokens are compared with the words of the question behind the placeholder,
-            as with `Lavida`'s relevance "llm"; without it, and where `encode_images` is called by itself, the image
-            alone decides.
-        relevance_sign: -1 where the space is inverted, so that the least similar tokens are the relevant ones.
-        relevance_floor: cosine, times the sign, up to which a token is no match for the question.
+        budget: tokens kept per image, all of its views together.
+        tokenizer: the checkpoint's. With it tokens are compared with the words of the question after the placeholder, as in
+            `Lavida`'s relevance "llm"; without it, and in direct calls of `encode_images`, the image alone decides.
+        relevance_sign: -1 for an inverted space, in which the least similar tokens are the relevant ones.
+        relevance_floor: lower limit of the cosine, times the sign, see `VisionSettings`.
         preset: a name of `shirg.gate.config.PRESETS`, instead of `gate_config`.
 
     Raises:
-        UserError: if the model lacks an attribute of the official code base or stands around another one, the budget
-            is below 1, the sign is neither 1 nor -1, the floor is no cosine, the preset is unknown or came with a
-            `gate_config`, or the selector needs the tower's attention or keys, which only `Lavida` computes.
+        UserError: if the model lacks an attribute of the official code base or is a wrapper, the budget is below 1, the sign is
+            neither 1 nor -1, the floor is no cosine, the preset is unknown or given with a `gate_config`, or the selector
+            needs the tower's attention or keys, which only `Lavida` computes.
     """
     _check_model(model)
     if not isinstance(budget, int) or budget < 1:
@@ -120,11 +116,11 @@ def enable_shirg(
     gate = ShirgGate(_gate_config(gate_config, preset))
     if gate.needs:
         raise UserError(
-            f"gate_config: selector {gate.config.selector!r} needs the tower's {' and '.join(gate.needs)}, which are not at "
-            "hand here; take one that needs neither, or shirg.Lavida"
+            f"gate_config: selector {gate.config.selector!r} needs the tower's {' and '.join(gate.needs)}, which are not "
+            "available here; take one that needs neither, or shirg.Lavida"
         )
-    marks = frozenset() if tokenizer is None else question_end_ids(tokenizer)
-    setattr(model, _SETTINGS, _Settings(gate, budget, tokenizer, marks, relevance_sign, relevance_floor))
+    end_ids = frozenset() if tokenizer is None else question_end_ids(tokenizer)
+    setattr(model, _SETTINGS, _Settings(gate, budget, tokenizer, end_ids, relevance_sign, relevance_floor))
     for name, function in _WRAPPERS.items():
         if hasattr(type(model), name):  # bound, so that copy.deepcopy binds it to the copy
             setattr(model, name, MethodType(function, model))
@@ -132,12 +128,12 @@ def enable_shirg(
 
 
 def disable_shirg(model: nn.Module) -> nn.Module:
-    """Give the model its own image path back; returns the model. Nothing happens to one that SHIRG is not in.
+    """Restore the model's own image path; returns the model. A model without SHIRG does not change.
 
     Raises:
-        UserError: if the model stands around another one, as `enable_shirg` does.
+        UserError: if the model is a wrapper.
     """
-    _refuse_shell(model)
+    _refuse_wrapper(model)
     for name in (*_WRAPPERS, _SETTINGS):
         model.__dict__.pop(name, None)
     return model
@@ -149,7 +145,7 @@ def pixels_for_shirg(images: Sequence[Image.Image], resolution: int = 672, fit: 
     Float32 on the CPU; the wrapped model moves them to its own device and precision.
 
     Args:
-        fit: "stretch" as LaViDa's base view is, or "pad" with grey to keep the shape.
+        fit: "stretch" as LaViDa's base view, or "pad" with grey to keep the aspect ratio.
 
     Raises:
         UserError: if `resolution` is not a positive multiple of 14, or for another `fit`.
@@ -169,7 +165,7 @@ def _gate_config(given: GateConfig | None, preset: str | None) -> GateConfig:
 
 
 def _check_model(model: Official) -> None:
-    _refuse_shell(model)
+    _refuse_wrapper(model)
     for name in ("encode_images", "prepare_inputs_labels_for_multimodal", "get_model"):
         if not callable(getattr(type(model), name, None)):
             raise UserError(f"model: {type(model).__name__} has no {name}(); a LLaVA-style model is needed")
@@ -180,30 +176,30 @@ def _check_model(model: Official) -> None:
     _siglip(inner.get_vision_tower())
 
 
-def _refuse_shell(model: nn.Module) -> None:
-    """A module that passes calls on to one inside has its methods by name, but replacing them there reaches nobody."""
-    shells = {
+def _refuse_wrapper(model: nn.Module) -> None:
+    """Refuse a wrapper: it has the methods of the model inside, but replacing them there has no effect."""
+    wrappers = {
         "get_base_model()": hasattr(type(model), "get_base_model"),  # peft
         "_orig_mod": "_orig_mod" in dict(model.named_children()),  # torch.compile
     }
-    for inside, found in shells.items():
+    for inside, found in wrappers.items():
         if found:
             raise UserError(
-                f"model: a {type(model).__name__} passes calls on to the model inside; give model.{inside} instead"
+                f"model: a {type(model).__name__} is a wrapper of the model inside; give model.{inside} instead"
             )
 
 
 def _siglip(tower: nn.Module) -> Official:
-    """The transformer inside the tower: what has `embeddings` and `encoder`, however deep the code base wraps it."""
+    """The transformer in the tower: the first submodule with `embeddings` and `encoder`."""
     for module in tower.modules():
         if isinstance(getattr(module, "embeddings", None), nn.Module) and hasattr(module, "encoder"):
             return module
     raise UserError(
-        f"model: its vision tower {type(tower).__name__} holds no loaded SigLIP (no embeddings and encoder)"
+        f"model: its vision tower {type(tower).__name__} contains no loaded SigLIP (no embeddings and encoder)"
     )
 
 
-# ------------------------------------------------------------------ what stands for the model's own methods
+# ------------------------------------------------------------------ replacements of the model's methods
 
 
 def _prepare_inputs(
@@ -217,53 +213,53 @@ def _prepare_inputs(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Stands in for `prepare_inputs_labels_for_multimodal`: chooses tokens for each page, its question at hand."""
+    """Replaces `prepare_inputs_labels_for_multimodal`: selects tokens of each image, with its question."""
     prepare = MethodType(type(self).prepare_inputs_labels_for_multimodal, self)
     if images is None:
         return prepare(input_ids, position_ids, attention_mask, past_key_values, labels, None, *args, **kwargs)
-    pages = _pages(images)
-    questions = _questions(self, input_ids, attention_mask, len(pages))
-    embeds = [_embed(self, page, question) for page, question in zip(pages, questions, strict=True)]
+    views = _views(images)
+    questions = _questions(self, input_ids, attention_mask, len(views))
+    embeds = [_embed(self, one, question) for one, question in zip(views, questions, strict=True)]
     self.encode_images = lambda _: embeds
     try:
-        return prepare(input_ids, position_ids, attention_mask, past_key_values, labels, pages[0], *args, **kwargs)
+        return prepare(input_ids, position_ids, attention_mask, past_key_values, labels, views[0], *args, **kwargs)
     finally:
         self.encode_images = MethodType(_encode_images, self)
 
 
 def _encode_images(self: Official, images: Tensor) -> Tensor:
-    """Stands in for `encode_images`: [B, 3, H, W] or [B, V, 3, H, W] -> [B, budget + 1, hidden]."""
-    return torch.stack([_embed(self, page, None) for page in _pages(images)])
+    """Replaces `encode_images`: [B, 3, H, W] or [B, V, 3, H, W] -> [B, budget + 1, hidden]."""
+    return torch.stack([_embed(self, views, None) for views in _views(images)])
 
 
-def _keep_as_it_is(self: Official, image_feature: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """Stands in for `get_2dPool`, for code that calls it behind `encode_images`."""
+def _no_pooling(self: Official, image_feature: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """Replaces `get_2dPool`, for code that calls it after `encode_images`."""
     return image_feature
 
 
 _WRAPPERS: dict[str, Callable[..., Any]] = {
     "prepare_inputs_labels_for_multimodal": _prepare_inputs,
     "encode_images": _encode_images,
-    "get_2dPool": _keep_as_it_is,
+    "get_2dPool": _no_pooling,
 }
 
 
-# ------------------------------------------------------------------ one page
+# ------------------------------------------------------------------ one image
 
 
-def _pages(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Each page as the stack of its views [V, 3, H, W]."""
+def _views(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The views [V, 3, H, W] of each image."""
     if isinstance(images, Tensor) and images.ndim not in (4, 5):
         raise UserError(f"images: got shape {list(images.shape)}, must be [B, 3, H, W] or [B, V, 3, H, W]")
-    pages = [page[None] if page.ndim == 3 else page for page in images]
-    for page in pages:
-        if page.ndim != 4:
-            raise UserError(f"images: got shape {list(page.shape)} in a list, must be [3, H, W] or [V, 3, H, W]")
-    return pages
+    views = [image[None] if image.ndim == 3 else image for image in images]
+    for one in views:
+        if one.ndim != 4:
+            raise UserError(f"images: got shape {list(one.shape)} in a list, must be [3, H, W] or [V, 3, H, W]")
+    return views
 
 
 def _questions(model: Official, input_ids: Tensor, attention_mask: Tensor | None, count: int) -> list[Tensor | None]:
-    """What is asked about each of `count` images, consumed in order; a row without a placeholder consumes one too
+    """The question about each of `count` images, in order; a row without a placeholder also consumes an image
     (LaViDa llava_arch.py:484-492)."""
     settings: _Settings = getattr(model, _SETTINGS)
     if settings.tokenizer is None:
@@ -272,13 +268,13 @@ def _questions(model: Official, input_ids: Tensor, attention_mask: Tensor | None
     for index, row in enumerate(input_ids):
         ids = row if attention_mask is None else row[attention_mask[index].bool()]
         places = int((ids == IMAGE_TOKEN_INDEX).sum())
-        question = content_words(question_part(ids, IMAGE_TOKEN_INDEX, settings.marks), settings.tokenizer)
+        question = content_words(question_part(ids, IMAGE_TOKEN_INDEX, settings.question_end_ids), settings.tokenizer)
         asked += [question] * places or [None]
     return (asked + [None] * count)[:count]
 
 
 def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
-    """One page's views [V, 3, H, W] -> [budget + 1, hidden]."""
+    """An image's views [V, 3, H, W] -> [budget + 1, hidden]."""
     settings: _Settings = getattr(model, _SETTINGS)
     inner = model.get_model()
     projector = inner.mm_projector
@@ -290,10 +286,10 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
     if question is not None and len(question):
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             words, ids = model.get_input_embeddings(), question.to(tokens.device)
-            sure = calibrated_relevance(
+            found = calibrated_relevance(
                 projector, tokens, words, ids, settings.relevance_sign, settings.relevance_floor
             )
-            relevance = None if sure is None else sure[None]
+            relevance = None if found is None else found[None]
     kept = settings.gate(
         tokens[None], budget=settings.budget, grid=(len(views), *grid), pixels=pixels[None], relevance=relevance
     )
@@ -310,7 +306,7 @@ def _tokens(siglip: Official, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
     if len(images) == 1 and rows * cols <= side * side:
         raise UserError(
             f"images: one view of {height}x{width} pixels gives no more than the tower's own {side * side} tokens; "
-            "give the page at 672x672 (pixels_for_shirg), or its base view and tiles together as one [V, 3, H, W]"
+            "give the image at 672x672 (pixels_for_shirg), or its base view and tiles together as one [V, 3, H, W]"
         )
     if not trained and (height % patch or width % patch):
         raise UserError(f"images: got {height}x{width} pixels, both must be multiples of the patch size {patch}")

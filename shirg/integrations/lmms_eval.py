@@ -1,7 +1,7 @@
 """SHIRG in lmms-eval: `python -m lmms_eval --model lavida_shirg --model_args pretrained=DIR,budget=768 --tasks ...`
 
-lmms-eval finds it through the entry point `lmms_eval.models`. It is offered twice: "simple" takes a text and images,
-"chat" a list of messages. Both ask the same question. `shirg.integrations.lmms_task` makes tasks of local data.
+lmms-eval finds it through the entry point `lmms_eval.models`. There are two classes: "simple" takes a text and images, "chat" a
+list of messages. Both ask the same question. `shirg.integrations.lmms_task` makes tasks of local data.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ RANGES = {
     "resolution": ranges.RESOLUTION,
 }
 STEP_RATIO = 0.5
-"""Denoising steps per token unless `steps` or `step_ratio` says otherwise, as in SHIRG's own evaluation."""
+"""Default denoising steps per token, as in SHIRG's own evaluation."""
 
 
 def manifest() -> ModelManifest:
-    """What the entry point gives to lmms-eval."""
+    """The manifest of the entry point."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     classes = (f"{__name__}.{kind.__name__}" for kind in (LavidaShirg, LavidaShirgChat))
@@ -58,21 +58,21 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         pretrained: "nano", a folder in LaViDa's official layout, or a hub id.
         adapter: folder of a SHIRG adapter.
         mode: vision path: lowres, hd, highres, shirg or multiview.
-        budget: visual tokens that shirg and multiview keep.
-        selector: rule in place of SHIRG's own, of `shirg.gate.SELECTORS`.
+        budget: visual tokens kept by shirg and multiview.
+        selector: a name in `shirg.gate.SELECTORS`.
         preset: the gate's settings, a name in `shirg.gate.config.PRESETS`; by default the adapter's or the model's own.
         max_new_tokens: length of the answer; by default the task's, else the model's own.
-        steps, step_ratio: denoising steps, in all or per token; one of them.
+        steps, step_ratio: denoising steps in total or per token; one of them.
         block_length: tokens denoised together; by default the whole answer.
         schedule, shift: which steps commit how many tokens; see `Lavida.generate`.
-        prefix_lm: encode image and question once (True) or with every step.
+        prefix_lm: encode image and question once (True) or in every step.
         resolution, fit, relevance, relevance_sign, text_tower, revision: as the flags of `shirg evaluate`.
-        device: where it computes; by default a GPU where there is one.
+        device: device of the model; by default a GPU if there is one.
         batch_size: 1; lmms-eval passes it.
-        max_batch_size: taken and not needed, since batches are of one.
+        max_batch_size: ignored; lmms-eval passes it.
 
     Raises:
-        UserError: for an unknown argument, or a value that cannot be used.
+        UserError: for an unknown argument, or an invalid value.
     """
 
     is_simple = True
@@ -143,11 +143,11 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes; lmms-eval gathers there."""
+        """Device of the model, on which lmms-eval gathers answers."""
         return self.model.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """The answers to requests, in their order; "" for a question that cannot be asked (`ItemError`), with a warning.
+        """The answers to requests, in order; "" with a warning after an `ItemError`.
 
         Raises:
             UserError: for a request without an image or with several.
@@ -158,14 +158,14 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         return [self._answer(*self._asked(request.args), _generation(request.args)) for request in bar]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Not offered."""
+        """Not supported."""
         raise NotImplementedError(
             f"{MODEL} generates answers; a diffusion model has no log-likelihood of a continuation"
         )
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Not offered."""
-        raise NotImplementedError(f"{MODEL} answers one question about one image; it holds no conversations")
+        """Not supported."""
+        raise NotImplementedError(f"{MODEL} answers one question about one image; it has no conversations")
 
     def _asked(self, arguments: tuple[Any, ...]) -> tuple[str, list[Image.Image]]:
         """Question and images of a request."""
@@ -186,13 +186,13 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
                 block_length=self.block_length or length,
                 **self.keywords,
             )
-        except ItemError as error:  # one question that cannot be asked does not end a benchmark
-            logger.warning("answered by nothing: %s (%r)", error, question[:80])
+        except ItemError as error:  # one unusable question does not end a benchmark
+            logger.warning("empty answer: %s (%r)", error, question[:80])
             return ""
         return _until(text, settings.get("until"))
 
     def _check_against_model(self) -> None:
-        """Refuse now what the first question would be refused for, after the weights of a large model were read."""
+        """Refuse arguments that do not fit the model now, not at the first question."""
         from shirg.lavida.diffusion.families import decoding_settings
         from shirg.lavida.vision import check_budget
 
@@ -210,7 +210,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         decoding_settings(model.config.family, model.config.mask_token_id, **keywords)
 
     def _join_processes(self) -> None:
-        """Under a launcher, one GPU for each process, and the object through which lmms-eval joins their answers."""
+        """Under a launcher: one GPU per process, and the accelerator with which lmms-eval gathers answers."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return
         import torch
@@ -223,12 +223,12 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
 
 
 class LavidaShirgChat(LavidaShirg):
-    """The same for tasks that come as messages."""
+    """The same for tasks of messages."""
 
     is_simple = False
 
     def _asked(self, arguments: tuple[Any, ...]) -> tuple[str, list[Image.Image]]:
-        """The user's words and images; system turns give way to the one LaViDa was trained with."""
+        """Text and images of the user; system turns are replaced by the one that LaViDa was trained with."""
         _, doc_to_messages, _, doc_id, task, split = arguments
         messages = doc_to_messages(self.task_dict[task][split][doc_id])
         turns = [message for message in messages if message["role"] != "system"]
@@ -243,12 +243,12 @@ def _content(parts: str | Sequence[dict[str, Any]]) -> tuple[str, list[Image.Ima
     texts = [part["text"] for part in parts if part["type"] == "text"]
     others = {part["type"] for part in parts} - {"text", "image"}
     if others:
-        raise UserError(f"{MODEL} sees images only; the task gives {', '.join(sorted(others))}")
+        raise UserError(f"{MODEL} takes images only; the task gives {', '.join(sorted(others))}")
     return "\n".join(texts), [part["url"] for part in parts if part["type"] == "image"]
 
 
 def _generation(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """The task's settings of generation, which stand second in a simple request and third in a chat one."""
+    """The task's generation settings: the second argument of a simple request, the third of a chat request."""
     return next(value for value in arguments[1:3] if isinstance(value, dict))
 
 
@@ -260,7 +260,7 @@ def _until(text: str, stops: str | Sequence[str] | None) -> str:
 
 
 def _arguments() -> Iterator[str]:
-    """What `--model_args` may hold."""
+    """Valid names in `--model_args`."""
     parameters = inspect.signature(LavidaShirg.__init__).parameters.values()
     return (one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD and one.name != "self")
 

@@ -23,13 +23,13 @@ from shirg.files import atomic_path, write_text
 from shirg.images import open_image
 
 FUNCTIONS = "shirg_task.py"
-"""Stands beside the task's YAML, since lmms-eval looks for functions there."""
+"""Python file beside the task's YAML, where lmms-eval finds functions."""
 
 SPLIT = "test"
 
 
 def write_task(folder: Path, name: str, records: Sequence[Record], prompt_suffix: str) -> Path:
-    """Write the task `shirg_NAME` into `folder`: a YAML file, a Parquet file, and the functions it names.
+    """Write the task `shirg_NAME` into `folder`: a YAML file, a Parquet file, and its Python functions.
 
     Args:
         name: of the benchmark, as `load_benchmark` takes it.
@@ -82,12 +82,12 @@ def _yaml(key: str, data: Path, metrics: Sequence[str]) -> str:
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Image.Image]:
-    """The page of a row."""
+    """The image of a row."""
     return [open_image(doc["image"], f"image of record {doc['id']}")]
 
 
 def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """The question of a row, its suffix included."""
+    """The question of a row, with its suffix."""
     return doc["question"]
 
 
