@@ -215,7 +215,7 @@ def measure_unaligned(model: Lavida, pages: Sequence[Page], per_page: int, seed:
             embed.weight.copy_(embed.weight @ random_rotation(embed.embedding_dim, draws))
             ids = torch.randint(0, embed.num_embeddings, (RANDOM_WORDS,), generator=draws)
             relevances["calibrated"].append(model.relevance(features, ids))
-            named = embed(naming_part(ids, model.tokenizer))
+            named = embed(content_words(ids, model.tokenizer))
             relevances["bare"].append(word_relevance(model.mm_projector, tokens, named)[None])
         for name, settings in relevances.items():
             for budget in UNALIGNED_BUDGETS:

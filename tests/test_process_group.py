@@ -1,4 +1,4 @@
-"""Parting: whoever computed together lets go; whoever did not has nothing to do."""
+"""Shutting down the process group."""
 
 from __future__ import annotations
 
