@@ -61,7 +61,7 @@ def test_stopped_between_the_renames_the_old_folder_stays(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_files_have_the_permissions_of_the_umask_whatever_wrote_them(tmp_path, umask):
+def test_files_have_the_permissions_of_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
         with atomic_path(tmp_path / "folder") as fresh:
@@ -85,7 +85,7 @@ def test_json_refuses_nan(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == '{\n  "a": "\u00e9"\n}\n'.encode()
 
 
-def test_what_a_killed_process_left_is_tidied_up(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     """Killed between the two renames that replace a folder: the old one comes back, and nothing temporary stays."""
     killed = tmp_path / ".best.abcd1234"
     (killed / "best.replaced").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The one door for images: every mode and format becomes upright RGB by one rule, or is refused with a reason."""
+"""Decoding of images: every mode and format becomes upright RGB, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_picture_of_any_mode_shows_its_grey_levels(mode: str):
 @pytest.mark.parametrize(
     ("file_format", "mode"), [(name, mode) for name in FORMAT_MODES for mode in FORMAT_MODES[name]]
 )
-def test_both_doors_give_the_same_pixels_for_every_format(file_format: str, mode: str):
+def test_files_and_pil_images_give_the_same_pixels(file_format: str, mode: str):
     data = encoded(picture(mode), file_format)
     of_bytes, of_image = open_image(data), to_rgb(opened(data))
     assert of_bytes.tobytes() == of_image.tobytes()
@@ -124,13 +124,13 @@ def test_deep_grey_worked_by_hand(values: np.ndarray, expected: list[int]):
     assert grey(to_rgb(Image.fromarray(values[None]))) == expected
 
 
-def test_a_png_of_sixteen_bits_is_scaled_alike_by_both_doors():
+def test_a_png_of_sixteen_bits_is_scaled_the_same_from_file_and_pil():
     data = encoded(Image.fromarray(np.array([[0, 32768], [65535, 257]], np.uint16)), "PNG")
     assert grey(open_image(data)) == grey(to_rgb(opened(data))) == [0, 128, 255, 1]
 
 
 def tiff(values: np.ndarray, **tags: int) -> bytes:
-    """A little-endian TIFF of one strip, its tags as TIFF 6.0 says, so that none is made up by a library."""
+    """A little-endian TIFF of one strip, with exactly these tags of TIFF 6.0."""
     pixels, (height, width) = values.tobytes(), values.shape
     entries = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
     entries |= {279: len(pixels)} | {int(tag[1:]): value for tag, value in tags.items()}
@@ -140,7 +140,7 @@ def tiff(values: np.ndarray, **tags: int) -> bytes:
     )
 
 
-def test_what_a_tiffs_tags_declare_counts():
+def test_a_tiffs_tags_have_precedence():
     sixteen = np.array([[0, 2048, 4095]], np.uint16)
     assert grey(open_image(tiff(sixteen))) == [0, 8, 16]
     assert grey(open_image(tiff(sixteen, t280=0, t281=4095))) == [0, 128, 255]
@@ -289,12 +289,12 @@ def test_pillows_own_limit_gives_the_same_kind_of_error():
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
-def test_what_is_no_image_is_named(data: bytes):
+def test_other_data_is_refused(data: bytes):
     with pytest.raises(UserError, match=r"scan\.png: cannot be read \(not a PNG"):
         open_image(data, "scan.png")
 
 
-def test_a_truncated_file_is_refused_by_both_doors():
+def test_a_truncated_file_is_refused_from_file_and_pil():
     data = encoded(Image.effect_noise((64, 64), 80), "PNG")
     for door in (open_image, lambda cut: to_rgb(opened(cut))):
         with pytest.raises(UserError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""One owner at a time: every command against every other on one folder, shares of one run, and what a killed process leaves."""
+"""Folder locks: every command against every other on one folder, shares of one run, and killed processes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_no_second_command_enters_a_folder_that_a_command_fills(first, tmp_path,
     assert not (tmp_path / "new").exists()  # nobody left an empty folder, or a lock
 
 
-def test_the_librarys_calls_own_their_folders(tmp_path):
+def test_the_librarys_calls_lock_their_folders(tmp_path):
     """Two notebooks are two commands."""
     model = tiny_model()
     calls = (

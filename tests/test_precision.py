@@ -42,7 +42,7 @@ def test_the_probe_is_short_and_draws_nothing():
         ("bf16", 2.0, "bf16", "bf16: as asked"),
     ],
 )
-def test_a_cpu_takes_what_is_faster(processor, asked, speedup, mixed, reason):
+def test_auto_on_a_cpu_is_the_faster_precision(processor, asked, speedup, mixed, reason):
     processor(speedup)
     assert choose_precision(asked, "cpu") == Precision(mixed, reason)
 

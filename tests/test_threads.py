@@ -1,4 +1,4 @@
-"""Threads follow the processors that other programs leave."""
+"""The number of threads is that of the processors that other programs leave."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def user(browser, server):
     return visit(browser, server, viewport={"width": 1280, "height": 900})
 
 
-def test_the_slider_and_the_rules_change_the_picture_at_once(user):
+def test_slider_and_selectors_change_the_picture_at_once(user):
     before = user.picture()
     user.slide(256)
     user.counts("256 of 2,304 patches kept")
@@ -154,7 +154,7 @@ def test_an_answer_fills_in_step_by_step_beside_lowres(user):
     assert float(cells[12].split()[0]) < float(cells[13].split()[0])  # the cache of 513 tokens and of 729
 
 
-def test_wrong_and_oversized_files_are_told_on_the_page(user, tmp_path):
+def test_wrong_and_oversized_files_have_a_notice(user, tmp_path):
     (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     Image.new("1", (10_000, 8_100)).save(tmp_path / "huge.png")
     before = user.name()

@@ -207,7 +207,7 @@ def test_gradients_reach_the_projector(model, pixels):
 
 
 @pytest.mark.parametrize(
-    ("shape", "says"),
+    ("shape", "message"),
     [
         ((5, 3, 384, 384), "672x672"),
         ((1, 1, 3, 384, 384), "base view and tiles"),
@@ -215,8 +215,8 @@ def test_gradients_reach_the_projector(model, pixels):
         ((1, 3, 680, 680), "multiples"),
     ],
 )
-def test_other_images_are_refused_with_what_would_work(model, shape, says):
-    with pytest.raises(UserError, match=says):
+def test_other_images_are_refused_with_a_remedy(model, shape, message):
+    with pytest.raises(UserError, match=message):
         enable_shirg(model).encode_images(torch.zeros(shape))
 
 
@@ -252,7 +252,7 @@ def in_peft(model):
     ("wrap", "inside"),
     [(in_peft, "model.get_base_model()"), (lambda model: torch.compile(model, backend="eager"), "model._orig_mod")],
 )
-def test_what_stands_around_a_model_is_refused_and_the_model_inside_serves_it(model, page, wrap, inside):
+def test_wrappers_are_refused_and_work_with_the_model_inside(model, page, wrap, inside):
     shell = wrap(model)
     for change in (enable_shirg, disable_shirg):
         with pytest.raises(UserError) as caught:
@@ -446,7 +446,7 @@ def test_the_same_question_sign_floor_and_preset_choose_as_in_lavida(family, sig
     torch.testing.assert_close(seen[place : place + 41], wanted)
 
 
-def test_an_adapter_of_ours_does_in_the_official_model_what_it_does_in_lavida(tmp_path):
+def test_an_adapter_has_the_same_effect_in_the_official_model(tmp_path):
     """The lines that the module's text gives, with other settings than the defaults throughout."""
     from peft import PeftModel
 

@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 class Request:
-    """What lmms-eval hands to a model, as far as ours looks at it."""
+    """The part of lmms-eval's request that our model reads."""
 
     def __init__(self, *args: object):
         self.args = args
@@ -76,7 +76,7 @@ def test_entry_point_is_declared_and_found_where_the_package_is_installed():
 
 
 @pytest.mark.parametrize("kind", [LavidaShirg, LavidaShirgChat])
-def test_answers_are_those_of_the_public_door(checkpoint, kind):
+def test_answers_are_those_of_lavida_answer(checkpoint, kind):
     page = tiny_page()
     ours = kind(pretrained=str(checkpoint), budget=BUDGET, batch_size="1", device="cpu")
     expected = Lavida.from_pretrained(checkpoint).answer(page, QUESTION, budget=BUDGET, step_ratio=0.5)
@@ -105,7 +105,7 @@ def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"buget": 5}, "'buget' is no argument of lavida_shirg; did you mean budget?"),
         ({"qqq": 5}, "there are pretrained, adapter, mode, budget"),
@@ -133,8 +133,8 @@ def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
         ({"relevance_sign": 2}, "relevance_sign=2"),
     ],
 )
-def test_mistakes_are_named(checkpoint, arguments, says):
-    with pytest.raises(UserError, match=says):
+def test_mistakes_are_named(checkpoint, arguments, message):
+    with pytest.raises(UserError, match=message):
         LavidaShirg(**{"pretrained": str(checkpoint), "budget": BUDGET} | arguments)
 
 

@@ -1,4 +1,4 @@
-"""The door in models of real code bases, LaViDa's and LLaDA-V's, as they are installed: `scripts/check_official.sh`.
+"""`enable_shirg` in models of real code bases, LaViDa's and LLaDA-V's, as they are installed: `scripts/check_official.sh`.
 
 SHIRG_OFFICIAL names the folder that holds their package `llava`. Nothing of `tests` is imported here, since its helpers need
 our own transformers.
@@ -50,7 +50,7 @@ EYES = {
 
 
 class Words:
-    """The part of a tokenizer that the door asks: id n is the word "wn", END ends a turn."""
+    """The part of a tokenizer that `enable_shirg` reads: id n is the word "wn", END ends a turn."""
 
     unk_token_id, all_special_ids, added_tokens_decoder = None, [END], {}
 
@@ -176,7 +176,7 @@ def raw_tokens(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     return siglip.encoder(inputs_embeds=(patches + positions).flatten(2).transpose(1, 2))[0]
 
 
-def test_the_door_brings_torch_numpy_and_pillow_only():
+def test_enable_shirg_imports_torch_numpy_and_pillow_only():
     assert not brought
 
 
@@ -291,8 +291,8 @@ def test_training_flow_of_the_code_base_keeps_its_own_arguments(model, page):
     assert result[5][0, -2:].tolist() == [END, 9] and (result[5][0, : BUDGET + 5 - 1] == -100).all()
 
 
-def test_our_checkpoint_and_adapter_do_there_what_they_do_in_lavida(tower):
-    """Loaded by the official classes and the peft that is there, as the module's text says."""
+def test_checkpoint_and_adapter_have_the_same_effect_as_in_lavida(tower):
+    """Loaded by the official classes and the installed peft, as in the module's docstring."""
     if not CASE or is_llada_v():
         pytest.skip("a case is LaViDa's")
     from peft import PeftModel

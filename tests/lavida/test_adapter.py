@@ -102,7 +102,7 @@ def test_peft_itself_loads_the_folder(trained, tmp_path):
     assert torch.equal(embeds(wrapped.base_model.model.eval()), embeds(trained))
 
 
-def test_folder_says_what_it_is(trained, tmp_path):
+def test_contents_of_a_folder(trained, tmp_path):
     trained.save_adapter(tmp_path / "a", settings={"token_budgets": [16], "base_model": "tiny"})
     settings = json.loads((tmp_path / "a" / "shirg_settings.json").read_text())
     assert settings["base_fingerprint"] == adapter.base_fingerprint(trained.mm_projector)
@@ -183,7 +183,7 @@ def test_saving_without_adapter_is_refused_and_leaves_the_old_folder(trained, tm
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_stored_configuration_says_what_every_peft_knows_and_what_is_not_the_default(trained, tmp_path):
+def test_a_stored_configuration_has_the_common_keys_and_all_changed_options(trained, tmp_path):
     """Pefts from 0.5 to 0.13 refuse unknown keys: `scripts/check_official.sh` reads such folders with real ones."""
     folder = trained.save_adapter(tmp_path / "plain", settings={})
     assert set(json.loads((folder / "adapter_config.json").read_text())) == adapter.PLAIN_KEYS
@@ -192,7 +192,7 @@ def test_a_stored_configuration_says_what_every_peft_knows_and_what_is_not_the_d
     assert set(json.loads((folder / "adapter_config.json").read_text())) == adapter.PLAIN_KEYS | {"use_rslora"}
 
 
-def test_a_folder_that_is_not_there_or_empty_is_told_apart(model, tmp_path):
+def test_missing_and_empty_folders_have_their_own_messages(model, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder; give a `best_model`"):
         model.load_adapter(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no adapter_config.json, adapter_model.safetensors"):
@@ -258,7 +258,7 @@ def test_the_whole_selection_goes_with_the_adapter(special, tmp_path, caplog):
     assert not caplog.text
 
 
-def test_what_someone_set_stays_and_is_told(special, caplog):
+def test_settings_of_the_user_are_kept_with_a_warning(special, caplog):
     model = tiny_model(shirg=SMALL)
     model.vision = replace(model.vision, relevance="siglip", resolution=224)
     with caplog.at_level(logging.WARNING):
@@ -468,8 +468,8 @@ def test_where_relevance_comes_from_is_saved(special):
     assert (settings["relevance"], settings["relevance_sign"]) == ("none", -1)
 
 
-def test_a_merged_checkpoint_sees_what_the_adapter_saw(trained, tmp_path):
-    """Embeddings, and with them everything behind them, through an ordinary checkpoint that knows no adapter."""
+def test_a_merged_checkpoint_has_the_adapters_vision_settings(trained, tmp_path):
+    """Embeddings, and so all that follows, of an ordinary checkpoint without an adapter."""
     with_adapter, base = embeds(trained), trained.mm_projector[0].base_layer.weight.clone()
     trained.merge_adapter()
     assert not adapter.has_adapter(trained) and not torch.equal(trained.mm_projector[0].weight, base)

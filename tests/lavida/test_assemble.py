@@ -212,9 +212,9 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(parts, tmp_path, archive
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
-        ([1, 2], "holds a list"),
+        ([1, 2], "contains a list"),
         ({"weight": torch.zeros(2, 2)}, "no two-layer projector .* found none"),
         ({"model.mm_projector.0.weight": torch.zeros(4)}, "no two-layer projector"),
         (projector_state() | {"model.mm_projector.2.bias": torch.zeros(5)}, r"2.bias': \[5\]"),
@@ -223,14 +223,14 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(parts, tmp_path, archive
         (projector_state() | {"model.mm_projector.4.bias": torch.zeros(32)}, "4.bias"),
     ],
 )
-def test_what_is_no_projector_is_not_converted(tmp_path, content, says):
+def test_files_without_a_projector_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "p.bin")
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         convert_projector(tmp_path / "p.bin", tmp_path / "p.safetensors")
     assert not (tmp_path / "p.safetensors").exists()
 
 
-def test_damaged_pickles_are_said_clearly(tmp_path):
+def test_damaged_pickles_have_a_clear_message(tmp_path):
     for data in (b"", b"PK\x03\x04rubbish", b"\x80\x02rubbish", pickle.dumps({"a": 1}, protocol=2)[:-3], b"text"):
         (tmp_path / "p.bin").write_bytes(data)
         with pytest.raises(UserError, match="it is damaged"):
@@ -251,15 +251,15 @@ def test_folders_that_are_something_else_are_refused(parts, tmp_path):
 
 def test_tensors_that_do_not_fit_are_named_with_their_part(parts):
     language, tower = parts
-    for folder, lost, added, says in (
+    for folder, lost, added, message in (
         (tower, "vision_model.post_layernorm.bias", "vision_model.encoder.layers.3.new", "tower: the weights in"),
         (language, "model.transformer.ln_f.weight", "model.transformer.new", "language: the weights in"),
     ):
         state = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
         save_file({**state, added: state[lost].clone()}, folder / "model.safetensors")
-        with pytest.raises(UserError, match=f"{says}.* 1 unexpected: {added}"):
+        with pytest.raises(UserError, match=f"{message}.* 1 unexpected: {added}"):
             assemble(*parts)
         save_file({name: tensor for name, tensor in state.items() if name != lost}, folder / "model.safetensors")
-        with pytest.raises(UserError, match=f"{says}.* 1 missing: {lost}"):
+        with pytest.raises(UserError, match=f"{message}.* 1 missing: {lost}"):
             assemble(*parts)
         save_file(state, folder / "model.safetensors")

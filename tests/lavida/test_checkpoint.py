@@ -97,7 +97,7 @@ def test_shards_without_an_index_are_mentioned(tmp_path, caplog):
     Lavida.from_pretrained(tmp_path / "m")
     assert "read from model.safetensors; model-00001-of-00002.safetensors, model-00002-of-00002" in caplog.text
     (tmp_path / "m/model.safetensors").unlink()
-    with pytest.raises(UserError, match="but not the index .*; get model.safetensors.index.json"):
+    with pytest.raises(UserError, match="but not their index; get model.safetensors.index.json"):
         Lavida.from_pretrained(tmp_path / "m")
 
 
@@ -229,7 +229,7 @@ def test_weights_are_mapped_not_copied(tmp_path):
         assert any(start <= parameter.data_ptr() < end for start, end in spans), name
 
 
-def test_a_vector_for_video_may_stand_beside(tmp_path):
+def test_a_vector_for_video_is_ignored(tmp_path):
     tiny_model(add_faster_video=True).save_pretrained(tmp_path / "tiny")
     path, config = tmp_path / "tiny" / "model.safetensors", tmp_path / "tiny" / "config.json"
     assert json.loads(config.read_text())["add_faster_video"] is False  # its tensor is not there
@@ -355,7 +355,7 @@ def test_folder_without_tokenizer_takes_ids(tmp_path):
         model.answer(tiny_page(), "What?")
 
 
-def test_what_is_not_there_is_said_clearly(tmp_path, monkeypatch):
+def test_missing_models_have_a_clear_message(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such folder"):
         Lavida.from_pretrained(tmp_path / "absent")
     with pytest.raises(UserError, match="no such folder"):
@@ -390,7 +390,7 @@ def test_precision_and_device_by_name(tmp_path):
         Lavida.from_pretrained(tmp_path / "model", device=absent)
 
 
-def test_damaged_files_are_said_clearly(tmp_path):
+def test_damaged_files_have_a_clear_message(tmp_path):
     tiny_model().save_pretrained(tmp_path / "tiny")
     shutil.copytree(tmp_path / "tiny", tmp_path / "cut")
     data = (tmp_path / "cut" / "model.safetensors").read_bytes()
@@ -470,7 +470,7 @@ def test_a_model_without_ids_takes_its_tokenizers(tmp_path):
 @pytest.mark.parametrize(
     ("aspect", "fit"), [("pad", "pad"), ("square", "stretch"), ("anyres", "stretch"), (None, "stretch")]
 )
-def test_fit_is_what_the_config_says(tmp_path, aspect, fit):
+def test_fit_is_that_of_the_config(tmp_path, aspect, fit):
     model = tiny_model(image_aspect_ratio=aspect)
     assert model.vision.fit == fit
     top = model.image_features(tiny_page(300, 200), "lowres").pixels[0, :, 0]

@@ -97,7 +97,7 @@ def test_a_form_takes_whole_blocks(block_length, length):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_beginnings_go_on(family):
+def test_beginnings_are_continued(family):
     model = tiny_model(family)
     said = model.answer(tiny_page(), "Total?", "lowres", draft="The total", max_new_tokens=20)
     free = model.answer(tiny_page(), "Total?", "lowres", max_new_tokens=20)
@@ -129,7 +129,7 @@ def fim_model(reference):
     return model
 
 
-def test_control_tokens_stay_and_are_not_said(reference):
+def test_control_tokens_are_kept_and_not_part_of_the_text(reference):
     model, seen = fim_model(reference), []
     fim, filler = model.tokenizer.convert_tokens_to_ids(["<|reserved_token_1|>", "<|reserved_token_2|>"])
     said = model.answer(

@@ -120,7 +120,7 @@ def passes_and_texts(model, stop_early: bool, **keywords) -> tuple[int, list[str
 
 @pytest.mark.parametrize("prefix_lm", [True, False])
 @pytest.mark.parametrize("family", ["llada", "dream"])
-def test_batch_of_ragged_prompts_says_the_same(family, prefix_lm):
+def test_batch_of_ragged_prompts_has_the_same_texts(family, prefix_lm):
     model = ending_model(family)
     place = model.config.image_token_index
     images = [torch.randn(length, 32, generator=torch.Generator().manual_seed(length)) for length in (3, 9, 6)]
@@ -151,7 +151,7 @@ def test_answer_stops_early_and_generate_does_not():
 
 
 @torch.no_grad()
-def test_the_nano_says_the_same_in_fewer_passes():
+def test_the_nano_has_the_same_texts_in_fewer_steps():
     """Rows of one batch that end in different blocks; prompts and so prefixes differ in length."""
     from shirg.data.render import render_page
 

@@ -370,7 +370,7 @@ def test_dream_has_no_blocks(keywords):
         tiny_model("dream").generate(torch.tensor([[1, 2, 3]]), max_new_tokens=16, **keywords)
 
 
-def test_that_dream_has_one_block_may_be_said():
+def test_dream_accepts_one_block():
     model, prompt = tiny_model("dream"), torch.tensor([[1, 2, 3]])
     assert torch.equal(*(model.generate(prompt, max_new_tokens=16, block_length=block) for block in (16, None)))
 
@@ -426,15 +426,15 @@ def test_a_padded_batch_with_a_mask_is_its_prompts(side, dtype):
 
 
 @pytest.mark.parametrize(
-    ("ids", "mask", "says"),
+    ("ids", "mask", "message"),
     [
         (torch.ones(2, 3).long(), torch.ones(2, 4), r"got shape \[2, 4\], must be that of input_ids, \[2, 3\]"),
         (torch.ones(2, 3).long(), torch.tensor([[1, 0, 0], [0, 0, 0]]), "got a row without any id"),
         ([torch.ones(3).long()], torch.ones(1, 3), "a list of prompts has no padding; leave the mask out"),
     ],
 )
-def test_masks_that_do_not_fit_are_refused(ids, mask, says):
-    with pytest.raises(UserError, match=f"attention_mask: {says}"):
+def test_invalid_masks_are_refused(ids, mask, message):
+    with pytest.raises(UserError, match=f"attention_mask: {message}"):
         tiny_model().generate(ids, attention_mask=mask)
 
 

@@ -164,7 +164,7 @@ def test_positions_that_nobody_reads_change_no_others(family, masked):
 
 @torch.no_grad()
 def test_a_frozen_cache_serves_answers_of_any_length_by_turns():
-    """Answers are written behind the prefix, in memory that the next one takes; the prefix stays what it was."""
+    """Answers are appended to the prefix in a reused buffer; the prefix does not change."""
     language = tiny_model().double().language
     prefix, short, long = (torch.randn(1, count, 32, dtype=torch.float64) for count in (7, 2, 5))
     cache = PrefixCache()
@@ -179,7 +179,7 @@ def test_a_frozen_cache_serves_answers_of_any_length_by_turns():
 
 
 @torch.no_grad()
-def test_caches_of_unequal_prefixes_make_one_with_zeros_behind_the_shorter():
+def test_caches_of_unequal_prefixes_are_padded_with_zeros_on_the_right():
     language = tiny_model().language
     rows = []
     for length in (3, 6):

@@ -47,7 +47,7 @@ def test_inference_prompt_embeddings_equal_the_official_code(reference, llada):
 
 
 @pytest.mark.parametrize("family", ["llada", "dream", "nano"])
-def test_question_part_is_what_was_asked(family):
+def test_question_part_is_the_question(family):
     model = Lavida.from_pretrained("nano") if family == "nano" else tiny_model(family)  # the nano ends no turn
     ids = model.question_ids(model.prompt_ids("How much?"))
     assert model.tokenizer.decode(ids).strip() == "How much?"

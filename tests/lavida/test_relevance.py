@@ -341,7 +341,7 @@ def test_a_match_that_chance_gives_is_none():
     assert torch.equal(model.select(features, 9, torch.tensor([7])).indices, model.select(features, 9).indices)
 
 
-def test_without_enough_words_to_tell_chance_nothing_is_relevant():
+def test_without_enough_words_to_calibrate_there_is_no_relevance():
     model, features = signed_case(1)
     tokens, words = features.tokens.flatten(0, 1), model.language.embed_tokens.weight
     few, enough = (
@@ -354,7 +354,7 @@ def test_without_enough_words_to_tell_chance_nothing_is_relevant():
 
 
 @torch.no_grad()
-def test_what_is_no_chance_is_lifted_as_without_the_calibration_and_nothing_else_is():
+def test_only_significant_matches_are_raised_and_as_without_calibration():
     """Random tokens and words; one token is a word that is asked for. Of 2304 others the gate alone would lift dozens."""
     draws = torch.Generator().manual_seed(0)
     words = nn.Embedding.from_pretrained(torch.randn(600, 32, generator=draws))
@@ -439,7 +439,7 @@ def test_autocast_does_not_move_the_choice(model):
             assert torch.equal(model.relevance(features, ids), plain)
 
 
-def test_the_gates_other_settings_still_rule(model):
+def test_the_gates_other_settings_are_applied(model):
     model.vision = replace(model.vision, gate=GateConfig(selector="uniform"))
     features = model.image_features(tiny_page(), "shirg")
     assert torch.equal(model.select(features, 9, asked(model)).indices, model.select(features, 9).indices)

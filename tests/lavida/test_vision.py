@@ -43,7 +43,7 @@ def test_hd_path_equals_the_official_code(reference, llada, vision, name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["shirg", "multiview"])
-def test_the_budget_auto_is_what_the_page_needs(mode):
+def test_the_budget_auto_is_the_page_budget(mode):
     model = tiny_model(shirg={"resolution": 336})
     features = model.image_features(tiny_page(600, 400), mode)
     grid = (len(features.tokens), *features.grid)

@@ -134,7 +134,7 @@ def test_rows_by_hand(caplog):
     ]
 
 
-def test_end_of_text_is_a_target_wherever_it_stands():
+def test_end_of_text_is_a_target_at_every_position():
     ids = torch.tensor([[7, 9, 8, 9, 9]])
     batch = Batch(ids, torch.tensor([[-100, -100, 8, 9, -100]]), ids != 9)
     ended = end_of_text_targets(batch, 9)

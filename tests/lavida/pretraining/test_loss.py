@@ -173,7 +173,7 @@ def small_case(family: str) -> tuple:
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llada", "dream"])
-def test_without_padding_it_is_the_loss_of_answers_behind_prefixes(family):
+def test_without_padding_it_equals_the_loss_of_shirg_training(family):
     model, prefix, targets, rows = small_case(family)
     drawn, _ = draw_noise(1, 12, generator=torch.Generator().manual_seed(4))
     masked = drawn[:, -5:]

@@ -75,7 +75,7 @@ def test_collator_equals_the_official_code(reference, tokenizers):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sample_begins_as_the_prompt_of_inference(tokenizers, family):
-    """But for the newline behind the image, which LLaDA's prompt loses at inference: `tokenize_with_images`."""
+    """Except the newline after the image, which LLaDA's prompt loses in inference: `tokenize_with_images`."""
     tokenizer = tokenizers[family]
     sample = chat_sample(tokenizer, family, TALK, turn=0)
     asked = sample.input_ids[sample.labels == -100].tolist()
@@ -138,7 +138,7 @@ def test_templates_that_always_open_an_answer_give_the_same_samples():
         ("dream", "<|im_start|>assistant\n", "Caf\u00e9.<|im_end|>\n"),
     ],
 )
-def test_targets_are_what_stands_behind_the_header(family, header, target):
+def test_targets_are_the_ids_after_the_header(family, header, target):
     tokenizer = tiny_tokenizer(family)
     assert [tokenizer.decode(ids) for ids in answer_ids(tokenizer, family, "Caf\u00e9.")] == [header, target]
 
@@ -179,7 +179,7 @@ def test_the_mark_of_a_single_image_moves_to_the_front():
     assert given[0]["value"] == "Here: <image>"
 
 
-def test_what_makes_no_sample_is_refused():
+def test_invalid_conversations_are_refused():
     tokenizer = tiny_tokenizer()
     with pytest.raises(UserError, match=r"turn=1 .*such are at \[0, 2, 4\]"):
         chat_sample(tokenizer, "llada", TALK, turn=1)
