@@ -74,10 +74,10 @@ def remove_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and try a small file in it, so that hours of work do not end at a closed door.
+    """Create `folder` and write a small file in it, to find errors before the work.
 
     Raises:
-        UserError: if it cannot be made or written.
+        UserError: if it cannot be created or written.
     """
     probe = folder / f".writable-{os.getpid()}"
     try:

@@ -1,4 +1,4 @@
-"""An adapter on the hub, with its card."""
+"""Upload of an adapter and its model card to the hub."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def push_to_hub(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload an adapter folder, made first if need be; returns the address of the commit.
+    """Upload an adapter folder to a repository, which is created if needed; returns the address of the commit.
 
-    Exactly the adapter's files and its card are uploaded, in one commit; checkpoints' optimizer states stay here.
+    Only the adapter's files and its card are uploaded, in one commit, without optimizer states.
 
     Args:
         folder: `best_model` or `checkpoint-N`.
         repo: "owner/name" on the hub.
-        base_model: hub id of the model that the adapter belongs to; None takes the one it was trained on.
-        private: whether a repository that is made is private; one that is there stays as it is.
+        base_model: hub id of the adapter's base; None is the one it was trained on.
+        private: whether a new repository is private; an existing one does not change.
         endpoint: of another hub than the public one.
-        token: None takes the one that `hf auth login` stored.
+        token: None is the one stored by `hf auth login`.
 
     Raises:
-        UserError: if the folder is no adapter, its base has no name that others can use, or the hub refuses.
+        UserError: if the folder is no adapter, its base has no hub id, or the upload fails.
     """
     from huggingface_hub import HfApi
 
@@ -52,13 +52,13 @@ def push_to_hub(
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             found = api.upload_folder(repo_id=repo, folder_path=staged, commit_message="SHIRG adapter")
-        except Exception as error:  # errors of the hub's client and of its HTTP library share no base class
+        except Exception as error:  # the hub's client and its HTTP library raise errors without a common base class
             raise UserError(f"repo: {repo} was not written ({' '.join(str(error).split())})") from error
     return found.commit_url
 
 
 def _stage(folder: Path, target: Path, base_model: str | None) -> None:
-    """The adapter's files with the name of its base in all three places that name it, in `target`."""
+    """Copy the adapter's files to `target`, with the base's name in config, settings and card."""
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"adapter {folder}: no {', '.join(missing)}; give a `best_model` or `checkpoint-N` folder")
@@ -80,5 +80,5 @@ def _stage(folder: Path, target: Path, base_model: str | None) -> None:
 
 
 def is_hub_id(name: str | None) -> TypeGuard[str]:
-    """Whether `name` has the form of a hub id and is no folder here."""
+    """Whether `name` has the form of a hub id and is no local folder."""
     return name is not None and HUB_ID.fullmatch(name) is not None and not Path(name).exists()

@@ -1,11 +1,11 @@
-"""A benchmark as a local task of lmms-eval, so that its command asks what `shirg evaluate` asks, offline.
+"""A benchmark as a local task of lmms-eval, with the questions of `shirg evaluate`, offline.
 
     python -m shirg.integrations.lmms_task --eval-datasets documents --eval-samples 50 --output-dir lmms_tasks
     python -m lmms_eval --model lavida_shirg --model_args pretrained=nano,budget=512 \
         --tasks shirg_documents --include_path lmms_tasks
 
-Questions, pages and accepted answers go into a Parquet file, the prompt's suffix included; answers are scored by the
-benchmark's metrics in `shirg.evaluation.metrics`.
+A Parquet file contains questions (with the prompt's suffix), images and accepted answers; answers are scored by the benchmark's
+metrics in `shirg.evaluation.metrics`.
 """
 
 from __future__ import annotations

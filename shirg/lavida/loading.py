@@ -1,4 +1,4 @@
-"""A model as a run wants it: where it computes, in which precision, and who decides how it sees a page."""
+"""Loading a model for a run: device, precision, and vision settings from flags, adapter and checkpoint."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def load_model(
     text_tower: str | None = None,
     as_stored: bool = False,
 ) -> Lavida:
-    """The model `name`, with `adapter` if one is given, on the GPU where there is one.
+    """The model `name`, with `adapter` if one is given, on a GPU if there is one.
 
-    What is None here the adapter decides, and what that leaves open the checkpoint. The precision is `usual_dtype`, or
-    on a processor that is slow in it float32.
+    A setting that is None is the adapter's, else the checkpoint's. The precision is `usual_dtype`, or float32 on a processor that
+    is slow in it.
 
     Args:
         name: "nano", a folder in LaViDa's official layout, or an id on the Hugging Face hub.
@@ -48,11 +48,11 @@ def load_model(
         selector: a name in `shirg.gate.SELECTORS`.
         relevance: "llm", "siglip" or "none".
         relevance_sign: 1 or -1.
-        text_tower: SigLIP checkpoint that relevance "siglip" needs.
-        as_stored: keep `usual_dtype` on any processor, for a model that is written again.
+        text_tower: SigLIP checkpoint for relevance "siglip".
+        as_stored: keep `usual_dtype` on every processor, for a model that will be saved.
 
     Raises:
-        UserError: if the model or adapter is missing, damaged, or one does not fit the other, or a setting is unknown.
+        UserError: if the model or adapter is missing, damaged, or they do not match, or a setting is unknown.
     """
     with quiet_libraries():
         folder = checkpoint.resolve(name, revision)
@@ -88,7 +88,7 @@ def _gate(own: GateConfig, preset: str | None, selector: str | None) -> GateConf
 
 
 def _load_text_tower(model: Lavida, relevance: str | None, text_tower: str | None) -> None:
-    """A text tower that the checkpoint or adapter asks for may be missing: not every vision path uses the question."""
+    """Load the text tower. Checkpoint or adapter may have relevance "siglip" without one: not every path uses the question."""
     if relevance == "siglip" and text_tower is None:
         raise UserError(
             "relevance: siglip needs a text tower (--text-tower), the SigLIP checkpoint that the model's tower was made from"
@@ -104,25 +104,24 @@ def _load_text_tower(model: Lavida, relevance: str | None, text_tower: str | Non
 
 
 def usual_dtype(config: dict[str, Any]) -> str:
-    """The precision in which a model computes here, by its `config.json`.
+    """The default precision of a model, by its `config.json`: float32 for a nano, bfloat16 for others.
 
-    A nano in float32, anything else in bfloat16: what official weights were trained in, and on a CPU the precision in which
-    their files are mapped instead of copied, 17 GB for 8B parameters and not 34.
+    Official weights were trained in bfloat16; on a CPU their files are then memory-mapped, 17 GB for 8B parameters.
     """
     return "float32" if config.get("shirg", {}).get("nano") else "bfloat16"
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """transformers' bars and notices are not about the user's run."""
-    from transformers.utils import logging as chatter
+    """Without transformers' progress bars and notices."""
+    from transformers.utils import logging as hf_logging
 
-    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        chatter.set_verbosity(level)
+        hf_logging.set_verbosity(level)
         if bars:
-            chatter.enable_progress_bar()
+            hf_logging.enable_progress_bar()
