@@ -240,7 +240,10 @@ def even_places(budget: int, grid: tuple[int, int, int], device: torch.device) -
 
 
 def lattice_lines(budget: int, grid: tuple[int, int, int]) -> int:
-    """Lines per view that make the lattice's cells nearest to squares; a line is empty only if there are too few slots."""
+    """Lines per view that make the lattice's cells nearest to squares; a line is empty only if there are too few slots.
+
+    Views that are too narrow for so many slots get more lines than there are slots; a cell then reaches into the next view.
+    """
     views, rows, cols = grid
     lines = min(round(math.sqrt(budget / views * rows / cols)), budget // views)
     return min(max(lines, math.ceil(budget / (views * cols)), 1), rows)
