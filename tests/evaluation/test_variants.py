@@ -72,7 +72,7 @@ def test_core_is_nine_variants_at_two_budgets():
 @pytest.mark.parametrize("rule", [*BASELINES, "shirg"])
 def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
     model, variant = small_model(), Variant(rule, BUDGET)
-    model.vision = replace(model.vision, relevance="llm", relevance_floor=-1.0)
+    model.vision = replace(model.vision, relevance="llm", relevance_floor=-0.99)
     features, settings = Page(model, tiny_page(), [variant]).features(variant), variant.settings(model.vision)
     ids = [model.question_ids(model.prompt_ids(text)) for text in ("What is the total?", "Who?", "Which date is it?")]
     name_a_token(model, features, ids[0][-2:], 5)

@@ -339,7 +339,9 @@ def _list_entries(handle: TextIO) -> Iterator[object]:
             if text[start] == "]" and sign == "[":
                 return
             value, end = decode(text, start)
-            text[skip_blanks(end)]  # at the end of `text` a number may be incomplete
+            after = text[skip_blanks(end)]  # at the end of `text` a number may be incomplete
+            if after in ".eE":  # of `1.` or `1e+`, as far as read, the decoder takes the 1
+                raise ValueError(f"expected ',', not {text[end : end + 20]!r}")
         except (ValueError, IndexError) as error:
             rest = text[place:]
             # The piece at least doubles the text, so that long entries need few attempts.
