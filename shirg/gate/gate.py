@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .config import GateConfig
 from .merge import merge_tokens
 from .selectors import SELECTORS, Request, Selection
+from .summary import keep_tokens
 from .terms import PATCH
 
 
@@ -97,7 +98,7 @@ class ShirgGate(nn.Module):
         if selection.indices is None:
             kept = merge_tokens(tokens, selection, budget, self.config.summary)
         else:
-            kept = _gather(tokens, selection, self.config.summary)
+            kept = keep_tokens(tokens, selection, self.config.summary)
         return Kept(kept, selection.indices, selection.scores, selection.clusters, _outputs(selection))
 
     def _select(self, request: Request) -> Selection:
@@ -139,30 +140,6 @@ def _prepare(request: Request, images: slice) -> Request:
         attention=attention,
         keys=keys,
     )
-
-
-def _gather(tokens: Tensor, selection: Selection, summary: bool) -> Tensor:
-    """The kept tokens, then the mean of the dropped ones (of all, if none was dropped): [B, K + 1, D].
-
-    The sum of the dropped tokens is the sum of all minus the sum of the kept, in float32.
-    """
-    batch, count, width = tokens.shape
-    indices = selection.indices
-    assert indices is not None, "selectors that merge tokens are not gathered"
-    budget = indices.shape[1]
-    if summary:  # one extra row for the summary; cheaper than appending it later
-        indices = torch.nn.functional.pad(indices, (0, 1))
-    offsets = torch.arange(batch, device=tokens.device).unsqueeze(1) * count
-    kept = tokens.flatten(0, 1).index_select(0, (indices + offsets).flatten()).view(batch, -1, width)
-    if not summary:
-        return kept
-    total = selection.total
-    if total is None or (tokens.requires_grad and torch.is_grad_enabled()):  # the selector's sum carries no gradient
-        total = tokens.sum(dim=1, dtype=torch.float32)
-    if budget < count:
-        total = total - kept[:, :budget].sum(dim=1, dtype=torch.float32)
-    kept[:, budget] = (total / (count - budget or count)).to(kept.dtype)
-    return kept
 
 
 def _outputs(selection: Selection) -> Tensor:

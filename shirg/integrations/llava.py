@@ -42,18 +42,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from shirg.errors import UserError
-from shirg.gate import GateConfig, ShirgGate
+from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.images import to_rgb
 from shirg.lavida.config import IMAGE_TOKEN_INDEX
 from shirg.lavida.images import square_view, to_pixels
-from shirg.lavida.patches import embed_patches
+from shirg.lavida.positions import embed_patches
 from shirg.lavida.prompt import content_words, question_end_ids, question_part
 from shirg.lavida.relevance import calibrated_relevance
 from shirg.lavida.settings import NO_FLOOR, RELEVANCE_SIGNS, check_floor
@@ -72,7 +72,7 @@ class _Settings:
     """Stored on the instance; a plain object, so that the gate does not become a submodule of the model."""
 
     gate: ShirgGate
-    budget: int
+    budget: int | Literal["auto"]
     tokenizer: PreTrainedTokenizerBase | None
     """None if questions are not used."""
     question_end_ids: frozenset[int]
@@ -83,7 +83,7 @@ class _Settings:
 
 def enable_shirg(
     model: nn.Module,
-    budget: int = 768,
+    budget: int | Literal["auto"] = 768,
     gate_config: GateConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     relevance_sign: int = 1,
@@ -95,7 +95,8 @@ def enable_shirg(
     Another call changes the settings.
 
     Args:
-        budget: tokens kept per image, all of its views together.
+        budget: tokens kept per image, all of its views together; "auto" keeps as many as the print of the image needs
+            (`shirg.gate.page_budget`), so that images of one batch differ.
         tokenizer: the checkpoint's. With it tokens are compared with the words of the question after the placeholder, as in
             `Lavida`'s relevance "llm"; without it, and in direct calls of `encode_images`, the image alone decides.
         relevance_sign: -1 for an inverted space, in which the least similar tokens are the relevant ones.
@@ -108,8 +109,8 @@ def enable_shirg(
             needs the tower's attention or keys, which only `Lavida` computes.
     """
     _check_model(model)
-    if not isinstance(budget, int) or budget < 1:
-        raise UserError(f"budget: got {budget}, must be 1 or more kept tokens per image")
+    if budget != "auto" and (not isinstance(budget, int) or budget < 1):
+        raise UserError(f'budget: got {budget!r}, must be 1 or more kept tokens per image, or "auto"')
     if relevance_sign not in RELEVANCE_SIGNS:
         raise UserError(f"relevance_sign: got {relevance_sign!r}, must be 1 or -1")
     check_floor("relevance_floor", relevance_floor)
@@ -227,9 +228,10 @@ def _prepare_inputs(
         self.encode_images = MethodType(_encode_images, self)
 
 
-def _encode_images(self: Official, images: Tensor) -> Tensor:
-    """Replaces `encode_images`: [B, 3, H, W] or [B, V, 3, H, W] -> [B, budget + 1, hidden]."""
-    return torch.stack([_embed(self, views, None) for views in _views(images)])
+def _encode_images(self: Official, images: Tensor) -> Tensor | list[Tensor]:
+    """Replaces `encode_images`: [B, 3, H, W] or [B, V, 3, H, W] -> [B, budget + 1, hidden], with budget "auto" a list."""
+    embeds = [_embed(self, views, None) for views in _views(images)]
+    return embeds if getattr(self, _SETTINGS).budget == "auto" else torch.stack(embeds)
 
 
 def _no_pooling(self: Official, image_feature: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -290,9 +292,9 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
                 projector, tokens, words, ids, settings.relevance_sign, settings.relevance_floor
             )
             relevance = None if found is None else found[None]
-    kept = settings.gate(
-        tokens[None], budget=settings.budget, grid=(len(views), *grid), pixels=pixels[None], relevance=relevance
-    )
+    shape = (len(views), *grid)
+    budget = page_budget(pixels[None], shape) if settings.budget == "auto" else settings.budget
+    kept = settings.gate(tokens[None], budget=budget, grid=shape, pixels=pixels[None], relevance=relevance)
     return projector(kept.tokens[0])
 
 

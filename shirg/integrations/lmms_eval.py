@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmms_eval.api.model import lmms
 
@@ -58,7 +58,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         pretrained: "nano", a folder in LaViDa's official layout, or a hub id.
         adapter: folder of a SHIRG adapter.
         mode: vision path: lowres, hd, highres, shirg or multiview.
-        budget: visual tokens kept by shirg and multiview.
+        budget: visual tokens kept by shirg and multiview; "auto" keeps as many as the print of each image needs.
         selector: a name in `shirg.gate.SELECTORS`.
         preset: the gate's settings, a name in `shirg.gate.config.PRESETS`; by default the adapter's or the model's own.
         max_new_tokens: length of the answer; by default the task's, else the model's own.
@@ -82,7 +82,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         pretrained: str = "nano",
         adapter: str | None = None,
         mode: str = "shirg",
-        budget: int = 768,
+        budget: int | Literal["auto"] = 768,
         selector: str | None = None,
         preset: str | None = None,
         max_new_tokens: int | None = None,
@@ -109,7 +109,12 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
             raise UserError(f"batch_size: got {batch_size}, must be 1; questions are answered one by one")
         _check_preset(preset)
         _check_values(mode, fit)
-        numbers = {"budget": budget, "max_new_tokens": max_new_tokens, "steps": steps, "step_ratio": step_ratio}
+        numbers: dict[str, Any] = {
+            "budget": None if budget == "auto" else budget,
+            "max_new_tokens": max_new_tokens,
+            "steps": steps,
+            "step_ratio": step_ratio,
+        }
         numbers |= {"block_length": block_length, "shift": shift, "resolution": resolution}
         for name, value in numbers.items():
             if value is not None:
@@ -203,7 +208,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
             "shirg": math.prod(model.tower.grid(side, side)),
             "multiview": most_views * math.prod(model.tower.grid(tile, tile)),
         }
-        if self.mode in available:
+        if self.mode in available and self.budget != "auto":
             check_budget(self.budget, available[self.mode])
         length = self.max_new_tokens or model.config.answer_tokens
         keywords = {"max_new_tokens": length, "block_length": self.block_length or length, **self.keywords}

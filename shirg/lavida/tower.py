@@ -17,7 +17,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate
 from shirg.lavida.config import SO400M
-from shirg.lavida.patches import embed_patches
+from shirg.lavida.positions import embed_patches
 from shirg.lavida.settings import SHIRG_RESOLUTION
 
 ATTENTION_CHUNK = 2**22

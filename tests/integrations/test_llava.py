@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.functional import interpolate
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from shirg.data.render import render_page
 from shirg.errors import UserError
-from shirg.gate import GateConfig, ShirgGate
+from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.integrations.llava import disable_shirg, enable_shirg, pixels_for_shirg
 from shirg.lavida.adapter import attach_lora, lora_parameters
 from shirg.lavida.images import anyres_views, to_pixels
@@ -349,6 +350,22 @@ def test_two_pages_of_two_prompts_are_as_each_by_itself(model, page, tiles):
         assert torch.equal(both[index], model.generate(prompts[index : index + 1], pixels_for_shirg([one]))[0])
     mixed = [pixels_for_shirg([page])[0], tiles]
     assert torch.equal(model.generate(prompts, mixed, modalities=["image"] * 2)[0], both[0])
+
+
+def test_the_budget_of_each_page_is_its_own(model):
+    pages = [Image.new("RGB", (700, 700), "white"), render_page("document", 3, size=672, text_px=(8, 12)).image]
+    pixels = pixels_for_shirg(pages)
+    budgets = [page_budget(one[None, None], (1, 48, 48)) for one in pixels]
+    assert budgets[0] == 64 < budgets[1]
+    enable_shirg(model, budget="auto")
+    assert [len(one) for one in model.encode_images(pixels)] == [budget + 1 for budget in budgets]
+    found = model.generate(torch.cat([PROMPT, PROMPT]), pixels, modalities=["image"] * 2)
+    for index, budget in enumerate(budgets):
+        enable_shirg(model, budget=budget)
+        alone = model.generate(PROMPT, pixels[index : index + 1])[0]
+        assert torch.equal(found[index, : len(alone)], alone)
+    with pytest.raises(UserError, match="budget: got 'all', must be 1 or more kept tokens per image, or \"auto\""):
+        enable_shirg(model, budget="all")
 
 
 def test_masked_prompts_text_only_rows_and_labels_stay_the_official_ones(model, page):

@@ -81,6 +81,8 @@ def test_answers_are_those_of_lavida_answer(checkpoint, kind):
     ours = kind(pretrained=str(checkpoint), budget=BUDGET, batch_size="1", device="cpu")
     expected = Lavida.from_pretrained(checkpoint).answer(page, QUESTION, budget=BUDGET, step_ratio=0.5)
     assert asked(kind, ours, [page], {}) == expected
+    fitting = kind(pretrained=str(checkpoint), budget="auto", batch_size="1", device="cpu")
+    assert asked(kind, fitting, [page], {}) == fitting.model.answer(page, QUESTION, budget="auto", step_ratio=0.5)
     last = expected[-1]
     assert asked(kind, ours, [page], {"until": ["never said", last]}) == expected.split(last)[0].strip()
     with pytest.raises(UserError, match="one image; the task gives 2"):

@@ -12,7 +12,7 @@ from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.lavida import MODES, Lavida, pooling
 from shirg.lavida.images import square_view, tile_grid, to_pixels
-from shirg.lavida.patches import positions_for
+from shirg.lavida.positions import positions_for
 from shirg.lavida.prompt import END_OF_TURN, question_end_ids
 from shirg.siglip_encoder import SigLipVisionTower
 from tests.tiny import counted_gates, name_a_token, tiny_model, tiny_page

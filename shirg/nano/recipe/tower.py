@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from shirg.data.pages import Word
-from shirg.lavida.patches import positions_for
+from shirg.lavida.positions import positions_for
 from shirg.nano.recipe.geometry import LARGE_GRID, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import IGNORE, MAX_INDEX, NUM_CLASSES, PATCH, SLOTS, draw_sheet, glyph_targets, moved
 from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
