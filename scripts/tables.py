@@ -150,6 +150,22 @@ def answered(run: dict) -> Rows:
         yield [label, *("{:.1f} [{:.1f}, {:.1f}]".format(*(100 * end for end in row)) for row in rows)]
 
 
+def answered_by_few(run: dict) -> Rows:
+    """The same of few selectors by more questions: scores, and points ahead of the default (negative: behind it)."""
+    budgets = (64, 128, 256)
+    names = OURS | {"strokes alone": "strokes alone", "DivPrune": "divprune", "CDPruner": "cdpruner"}
+    found = {(one["selector"], one["budget"]): one for one in run["results"]}
+    for label, name in names.items():
+        rows = [found[name, budget] for budget in budgets]
+        scores = [f"{100 * row['exact match'][0]:.1f}" for row in rows]
+        ahead = [row.get("exact match minus first") for row in rows]
+        yield [label, *scores, *("-" if one is None else _points(one) for one in ahead)]
+
+
+def _points(difference: list) -> str:
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * end for end in difference[:3]))
+
+
 def page_budgets(run: dict) -> Rows:
     """Tokens and word recall of the budget "auto", with several factors, and of fixed ones."""
     for one in run["results"]["all"]:
@@ -416,6 +432,7 @@ TABLES = (
     Table("README.md", "selector", "gate_recall.json", kept_in_short),
     Table("docs/results.md", "selector", "gate_recall.json", kept_words),
     Table("docs/results.md", "answers", "nano_selectors.json", answered),
+    Table("docs/results.md", "3,000 questions", "nano_selectors_3000.json", answered_by_few),
     Table("docs/results.md", "lines read", "legibility.json", legible),
     Table("docs/method.md", "preset `runs`", "gate_recall.json", parts_out),
     Table("docs/method.md", "budget", "page_budget.json", page_budgets),
