@@ -255,7 +255,7 @@ def test_a_stage_stopped_on_its_way_goes_on_with_its_weights_and_clock(tmp_path)
     stage.save(layer)
     running.close()
     again = Stage(tmp_path, 1000.0, spent=-1.0)
-    assert (again.spent, again.sittings) == (stage.spent, 1)
+    assert (again.spent, again.sessions) == (stage.spent, 1)
     assert load_file(again.weights)["weight"].tolist() == [[3.0, 3.0]]
     first = Stage(tmp_path / "new", 1000.0)
     assert again.common_seed(5) != first.common_seed(5)  # other pages than in the first sitting

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from shirg.nano.recipe.stage import Stage, _from_first, descend
+from shirg.nano.recipe.stage import Stage, _from_first, optimizer_step
 from shirg.process_group import shut_down_process_group
 from tests.forked import TORCHRUN, launched
 
@@ -31,7 +31,7 @@ def one_step(folder: Path) -> None:
     both, one = torch.nn.Parameter(torch.zeros(())), torch.nn.Parameter(torch.zeros(()))
     modules = torch.nn.ParameterList([both, one])
     loss = 0.1 * (rank + 1) * both + (0.3 * one if rank == 0 else 0.0)
-    descend(modules, [torch.optim.SGD(modules.parameters(), lr=1.0)], loss)
+    optimizer_step(modules, [torch.optim.SGD(modules.parameters(), lr=1.0)], loss)
     stage = Stage(folder / "stage", 1.0)
     found = {
         "weights": [both.item(), one.item()],

@@ -1,7 +1,7 @@
 """Make LaViDa-nano from nothing: python -m shirg.nano.recipe --work FOLDER [--hours 2]
 
-Stages run one after another; stopped at any moment, the same command goes on where it was. More hours than before go to the last
-stage that was begun and those behind it. Two single-threaded processes make more of two cores than two threads do:
+Stages run one after another; after a stop, the same command resumes. Additional hours go to the last stage that was started and
+to those after it. Two single-threaded processes use two cores better than two threads do:
 OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m shirg.nano.recipe --work FOLDER
 """
 
@@ -95,14 +95,14 @@ def stages(work: Path, seconds: float, dtype: torch.dtype = torch.float32) -> li
 
 
 def glyphs(stage: Stage, reader: Reader) -> None:
-    """The tower learns what stands under every patch."""
+    """The tower learns the characters on every patch."""
     lesson = TowerLesson(reader.tower, reader.glyph_heads)
     _resume(stage, lesson)
     train_tower(stage, lesson, SEED)
 
 
 def look(stage: Stage, reader: Reader) -> None:
-    """Projector and language model learn to find answers in what the tower sees; the tower stands still."""
+    """Projector and language model learn to find answers in the tower's output; the tower is frozen."""
     _resume(stage, reader)
     views = {"page": 1.0}
     train_reader(stage, reader, SEED, learn_tower=False, text_px=(10, 22), views=views, guide=(1.0, 1.0))

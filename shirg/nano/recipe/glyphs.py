@@ -1,7 +1,7 @@
-"""What stands under every patch: the dense targets that teach the tower to read, and sheets of text to learn on.
+"""The characters on every patch, which are the dense targets that teach the tower to read, and sheets of text to learn on.
 
-A tower that is only told the answer to a question does not learn to read in any time a laptop has; one that is told, patch
-by patch, which characters stand there does so in minutes. The targets exist because we draw the pages ourselves.
+With the answers to questions as the only targets, a tower does not learn to read in a laptop's time; with the characters of
+every patch as targets it does in minutes. These targets exist because the recipe draws the pages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shirg.data.render.fonts import TRAINING_FONTS, Face
 from shirg.data.render.values import PRINTABLE, allowed, random_word
 
 PATCH = 14
-SLOTS = 4  # characters told apart in one patch: an 8 px font puts three in it
+SLOTS = 4  # characters distinguished in one patch: an 8 px font puts three in it
 CHARACTERS = PRINTABLE  # class 0 is blank, class c + 1 is CHARACTERS[c]
 NUM_CLASSES = len(CHARACTERS) + 1
 MAX_INDEX = 16  # index of a character in its word; later ones share the last class

@@ -1,8 +1,8 @@
-"""What the reader learns on: rendered pages in the views that the model must serve, their questions as tokens, and where
-every answer stands.
+"""What the reader learns on: rendered pages in the views that the model must serve, their questions as tokens, and the
+patches of every answer.
 
-Since we drew the page, we know for every character of an answer the patch it stands in, and for every question the patches
-of the label it names: `Lesson` carries both, and the recipe points some attention heads at them (`shirg.nano.recipe.reader`).
+Since the recipe draws the pages, it knows for every character of an answer its patch, and for every question the patches of
+the label it names. `Lesson` has both, and the recipe guides some attention heads to them (`shirg.nano.recipe.reader`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lesson:
     `pixels` uint8 [V, 14 side, 14 side, 3] (384 px for 27); `origin` int64 [3]: patches a side of the whole page, and the row and
     column at which the view begins; `inked` bool [N], patches that a word's box touches; `characters`, `indices` int64
     [side, side, SLOTS]; `words`
-    int64 [N], token of the word that stands there (the unknown token for spelled ones), IGNORE where none does;
+    int64 [N], token of the word on each patch (the unknown token for spelled ones), IGNORE where none does;
     `prompts` int64 [Q, P] and `prompt_lengths` [Q]; `answers` int64 [Q, A]; `named` bool [Q, P], prompt tokens that name the
     label; `keys` bool [Q, 2, N], patches of the first and of the last label word; `places` bool [Q, A, N], patches of every
     answer character. Of tiles, patch targets are all False.
@@ -68,7 +68,7 @@ class Lessons(torch.utils.data.IterableDataset[Lesson]):
 
     Args:
         seed: of the pages and their questions.
-        order_seed: of which kind of view comes when, and whether its fuller pages come first or last.
+        order_seed: of the order of the kinds of view, and of the order of batches of one kind.
         views: weights of "page" (a page seen whole at 384 px), "window" (a part of a 672 px page, with the positions it has
             there), "large" (a 672 px page seen whole) and "tiles" (LaViDa's five views of a 672 px page).
     """
@@ -138,14 +138,14 @@ def window(page: Page, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -
 
 
 def tiles(page: Page, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Lesson:
-    """LaViDa's base view and tiles of the page; where things stand on them is left for the model to find."""
+    """LaViDa's base view and tiles of the page; without patch targets."""
     return _lesson(
         anyres_views(page.image, GRID_PINPOINTS, VIEW), (POSITIONS, 0, 0), [], _some(page.questions, rng), tokenizer
     )
 
 
 def _some(questions: list[Question], rng: random.Random) -> list[Question]:
-    """QUESTIONS of them, without repeats where there are enough; titles, which are soon known, mostly stay behind."""
+    """QUESTIONS of them, without repeats where there are enough; most titles, which are learnt soon, are left out."""
     late = {index: rng.random() + (one.kind == "title" and rng.random() < 0.75) for index, one in enumerate(questions)}
     chosen = [questions[index] for index in sorted(late, key=late.__getitem__)[:QUESTIONS]]
     return chosen + [rng.choice(questions) for _ in range(QUESTIONS - len(chosen))]
@@ -160,11 +160,11 @@ def _lesson(
     side: int = POSITIONS,
 ) -> Lesson:
     glyphs = glyph_targets(words, side, side)
-    stands = [_patches(word, side) for word in words]
-    parts = [_question(words, stands, question, tokenizer, side * side) for question in questions]
+    patches_of = [_patches(word, side) for word in words]
+    parts = [_question(words, patches_of, question, tokenizer, side * side) for question in questions]
     stacked = [np.stack(column) for column in zip(*parts, strict=True)]
     pixels = np.stack([np.asarray(view) for view in views])
-    named = _words(words, stands, tokenizer, side * side)
+    named = _words(words, patches_of, tokenizer, side * side)
     return Lesson(pixels, np.array(origin), _inked(words, side), glyphs.characters, glyphs.indices, named, *stacked)
 
 
@@ -177,18 +177,18 @@ def _inked(words: list[Word], side: int) -> np.ndarray:
 
 
 def _words(
-    words: list[Word], stands: list[list[int | None]], tokenizer: PreTrainedTokenizerFast, count: int
+    words: list[Word], patches_of: list[list[int | None]], tokenizer: PreTrainedTokenizerFast, count: int
 ) -> np.ndarray:
     """Every patch under a character learns the word's token, so that a label can be found by one comparison."""
     tokens = np.full(count, IGNORE, np.int64)
-    for word, patches in zip(words, stands, strict=True):
+    for word, patches in zip(words, patches_of, strict=True):
         tokens[_inside(patches)] = id_of(tokenizer, word.text.strip(":.,"))
     return tokens
 
 
 def _question(
     words: list[Word],
-    stands: list[list[int | None]],
+    patches_of: list[list[int | None]],
     question: Question,
     tokenizer: PreTrainedTokenizerFast,
     count: int,
@@ -203,13 +203,13 @@ def _question(
         names = {id_of(tokenizer, label) for label in labels} - {tokenizer.unk_token_id}
         named = np.isin(prompt, list(names))
         for row, index in enumerate((question.key_words[0], question.key_words[-1])):
-            keys[row, _inside(stands[index])] = True
-    answer, places = _answer(stands, question, tokenizer, count)
+            keys[row, _inside(patches_of[index])] = True
+    answer, places = _answer(patches_of, question, tokenizer, count)
     return prompt, np.array(len(ids), np.int64), answer, named, keys, places
 
 
 def _answer(
-    stands: list[list[int | None]], question: Question, tokenizer: PreTrainedTokenizerFast, count: int
+    patches_of: list[list[int | None]], question: Question, tokenizer: PreTrainedTokenizerFast, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of the answer block, and for each the patches of the characters it spells."""
     encoded = tokenizer(question.answers[0], return_offsets_mapping=True)
@@ -217,8 +217,8 @@ def _answer(
     ids = [*encoded["input_ids"], id_of(tokenizer, TURN)][:ANSWER_LENGTH]
     answer[: len(ids)] = ids
     there = np.zeros((ANSWER_LENGTH, count), bool)
-    if stands:
-        patches = [patch for index in question.answer_words for patch in [*stands[index], None]]
+    if patches_of:
+        patches = [patch for index in question.answer_words for patch in [*patches_of[index], None]]
         for token, (start, end) in enumerate(encoded["offset_mapping"][:ANSWER_LENGTH]):
             there[token, _inside(patches[start:end])] = True
     return answer, there

@@ -1,12 +1,12 @@
 """Stages two and three: projector and language model learn to answer from what the tower sees, then all learn together.
 
-Six questions share one pass over their page. Each question's branch sees the page and itself; both complementary noisy copies of
-its answer see the page, the question and themselves. The page sees itself and the *first* branch's question, because in use
-LaViDa's prefix is one block in which image and question see each other: a page that had read a question must serve any.
+Six questions share one pass over their page. Each question's branch attends to the page and itself; both complementary noisy
+copies of its answer attend to the page, the question and themselves. The page attends to itself and the *first* branch's
+question, because at inference LaViDa's prefix is one block in which image and question attend to each other.
 
-Finding a value on a page is a chain (which label is asked, where is it, what stands beside it, which character of that comes
-next), and a loss at the end of the chain alone leaves small models on a plateau for hours. So a few attention heads are told
-where to look, which we know because we drew the page; their share of the loss fades to nothing before training ends.
+Finding a value on a page takes several steps (which label is asked, where is it, what is next to it, which character of that
+comes next), and a loss on the last step alone leaves small models on a plateau for hours. So a few attention heads have targets,
+which are known because the recipe draws the pages; their weight in the loss decreases to zero before training ends.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from shirg.lavida.pooling import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import PATCH
 from shirg.nano.recipe.lessons import Lessons, collate
-from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
+from shirg.nano.recipe.stage import Curve, Stage, optimizer_step, optimizers
 from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer, id_of
 from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, normalise
 
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
-MOST_BLANKS = 64  # shown of a page's blank patches; each stands for several
-NAMED, SHARP = 0.3, 0.05  # cosine above which a token names a word, and the temperature of the loss that says so
+MOST_BLANKS = 64  # shown of a page's blank patches; each represents several
+NAMED, SHARP = 0.3, 0.05  # cosine above which a token names a word, and the temperature of the loss that teaches it
 PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block and soon known
 
 
@@ -102,9 +102,9 @@ class Reader(nn.Module):
     def naming(self, page: Tensor, words: Tensor, centre: Tensor) -> Tensor:
         """Cross-entropy of the word that every projected token [B, K, H] names, by the cosine to the words' embeddings.
 
-        A token that shows no label word, `words` [B, K] says which, is to stay below `NAMED` with all of them. Large models
-        come to have such a space by captions; here it is taught, because SHIRG's relevance compares tokens and words in it,
-        and like relevance it first takes off `centre` [B, 1, H], the mean token of the image.
+        A token without a label word, by `words` [B, K], is to stay below `NAMED` with all of them. Large models
+        acquire such a space from captions; here it is taught, because SHIRG's relevance compares tokens and words in it,
+        and like relevance it first subtracts `centre` [B, 1, H], the mean token of the image.
         """
         names = F.normalize(self.language.embed_tokens.weight[self.labels], dim=-1)
         cosines = F.normalize(page.float() - centre, dim=-1) @ names.T
@@ -116,7 +116,7 @@ class Reader(nn.Module):
 
 def whole_mean(page: Tensor, kept: Tensor, inked: Tensor) -> Tensor:
     """The mean [B, 1, H] of all N tokens of an image, of which only `kept` [B, K] are there: every one that is `inked` [B, N]
-    and some of the blank ones, which speak for the others."""
+    and some of the blank ones, which represent the others."""
     shown = take(inked, kept).float()
     blank, share = 1 - shown, inked.float().mean(1, keepdim=True)
     share = torch.where(blank.any(1, keepdim=True), share, 1.0)
@@ -139,10 +139,10 @@ def contrast(pixels: Tensor) -> Tensor:
 
 
 def keep_patches(inked: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """The patches shown to the language model, and how many each of them stands for.
+    """The patches shown to the language model, and how many each of them represents.
 
     Most patches of a page are blank. Shown whole they would cost most of the time; left out they would be something new when
-    a user asks for all 2304 tokens, among which attention is then lost. So a sample of them is shown, and each stands for
+    a user asks for all 2304 tokens, among which attention is then lost. So a sample of them is shown, and each represents
     several: attention to it counts that often (`Layout.crowd`), and so do the positions that it takes. One batch in two is a
     page seen whole; in the others a drawn share of the blank patches is missing, as after a selection.
 
@@ -166,8 +166,8 @@ def keep_patches(inked: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
 class Layout:
     """Who sees whom. S rows of the page, then Q branches of R = P + 2 A rows: a prompt and two copies of its answer.
 
-    `positions` [B, S + Q R]; `crowd` float32 [B, 1, 1, S], log of how many rows each of the page's stands for, which goes on top
-    of the attention scores; `page_sees` [B, 1, S, S + P], the page and the first prompt; `branch_sees` [B, 1, Q, R, R], a
+    `positions` [B, S + Q R]; `crowd` float32 [B, 1, 1, S], log of how many rows each of the page's represents, which is added
+    to the attention scores; `page_sees` [B, 1, S, S + P], the page and the first prompt; `branch_sees` [B, 1, Q, R, R], a
     branch's own rows (it sees all of the page besides); True where a row may attend.
     """
 
@@ -182,7 +182,7 @@ class Layout:
 
 def lay_out(lengths: Tensor, prompt: int, block: int, counts: Tensor) -> Layout:
     """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, answers of `block` tokens, and a page whose rows
-    stand for `counts` [B, S] rows each."""
+    represent `counts` [B, S] rows each."""
     device, shared = lengths.device, counts.shape[1]
     part = torch.tensor([0] * prompt + [1] * block + [2] * block, device=device)
     inner = torch.cat([torch.arange(length, device=device) for length in (prompt, block, block)])
@@ -190,7 +190,7 @@ def lay_out(lengths: Tensor, prompt: int, block: int, counts: Tensor) -> Layout:
     first = ends[:, -1:].round().long()  # of the prompts' positions
     positions = first[..., None] + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
     positions = torch.cat([(ends - (counts + 1) / 2).round().long(), positions.flatten(1)], 1)
-    real = (part > 0) | (inner < lengths[..., None])  # [B, Q, R]: padding of prompts is seen by nobody
+    real = (part > 0) | (inner < lengths[..., None])  # [B, Q, R]: no position attends to padding of prompts
     allowed = (part[None] == 0) | (part[:, None] == part[None])  # [R, R]
     everywhere = torch.ones(len(lengths), shared, dtype=torch.bool, device=device)
     page_sees = torch.cat([everywhere, real[:, 0, :prompt]], 1)
@@ -356,7 +356,7 @@ def train_reader(
     """Teach `reader` for the length of `stage`.
 
     Args:
-        learn_tower: whether the tower goes on learning, its dense targets included, or stays as it is.
+        learn_tower: whether the tower is trained further, with its dense targets, or frozen.
         text_px: smallest and largest text of whole pages, in pixels at 384.
         views: weights of the kinds of view, see `Lessons`.
         guide: weight of the attention losses at the start and at the end.
@@ -378,5 +378,5 @@ def train_reader(
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
         weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.6}
         weighted = (weights.get(name, guided) * loss for name, loss in losses.items())
-        descend(reader, steppers, sum(weighted, torch.zeros((), device=device)))
+        optimizer_step(reader, steppers, sum(weighted, torch.zeros((), device=device)))
         curve.add({"right": right, **{name: loss.item() for name, loss in losses.items()}})

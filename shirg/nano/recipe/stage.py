@@ -1,4 +1,4 @@
-"""A training stage measured by the clock: how far it is, when it saves, where it goes on after being stopped."""
+"""A training stage of a given duration: progress, saving, resuming."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stage:
     """One stage's folder, length in seconds of training, and what has been spent of it.
 
     The clock, not a number of steps, decides the length, because the recipe is planned in hours of whatever machine there is.
-    Weights and the time spent are saved every two minutes; a stopped stage goes on from there with fresh momenta and pages
+    Weights and the time spent are saved every two minutes; a stopped stage resumes from there with new momenta and pages
     that it has not shown yet.
     """
 
@@ -43,13 +43,13 @@ class Stage:
     """What products are computed in, bfloat16 or float32; the same for all processes, whose updates must be equal."""
     spent: float = 0.0
     steps: int = 0
-    sittings: int = 0
+    sessions: int = 0
 
     def __post_init__(self) -> None:
         record = self.folder / "stage.json"
         if record.exists():
             known = json.loads(record.read_text())
-            self.spent, self.steps, self.sittings = known["seconds"], known["steps"], known["sittings"]
+            self.spent, self.steps, self.sessions = known["seconds"], known["steps"], known["sittings"]
 
     @property
     def weights(self) -> Path:
@@ -60,18 +60,18 @@ class Stage:
         return self.spent >= self.seconds
 
     def common_seed(self, seed: int) -> int:
-        """Another one for every sitting, the same for all processes: they draw work of like size, and none waits for another."""
-        return derived_seed(seed, self.sittings)
+        """A seed that differs between sessions but not between processes: their batches have equal sizes, so none waits."""
+        return derived_seed(seed, self.sessions)
 
     def own_seed(self, seed: int) -> int:
-        """Another one for every process and every sitting, so that no page is shown twice."""
-        return derived_seed(seed, self.sittings, rank())
+        """A seed that differs between sessions and processes, so that no page is shown twice."""
+        return derived_seed(seed, self.sessions, rank())
 
     def run(self, modules: nn.Module, steppers: list[torch.optim.Optimizer]) -> Iterator[float]:
         """Yield the share done (0 to 1) before every step, with the learning rates set; saves on the way and at the end."""
         groups = [group for stepper in steppers for group in stepper.param_groups]
         rates = [group["lr"] for group in groups]
-        self.sittings += 1
+        self.sessions += 1
         before, began, saved = self.spent, time.monotonic(), time.monotonic()
         while not self.finished:
             progress = self.spent / self.seconds
@@ -86,12 +86,13 @@ class Stage:
         self.save(modules)
 
     def save(self, modules: nn.Module) -> None:
-        """Weights first, then the time they stand for: killed in between, a little is trained twice and nothing is lost."""
+        """Write the weights, then the time spent on them: a process killed in between repeats a little and loses nothing."""
         if rank() > 0:
             return
         with atomic_path(self.weights) as fresh:
             save_file({name: value.contiguous() for name, value in modules.state_dict().items()}, fresh)
-        write_json(self.folder / "stage.json", {"seconds": self.spent, "steps": self.steps, "sittings": self.sittings})
+        # "sittings" is the key of earlier versions, whose stages can be resumed.
+        write_json(self.folder / "stage.json", {"seconds": self.spent, "steps": self.steps, "sittings": self.sessions})
 
 
 def rank() -> int:
@@ -137,7 +138,7 @@ def optimizers(modules: nn.Module, matrix_lr: float, dtype: torch.dtype) -> list
     ]
 
 
-def descend(modules: nn.Module, steppers: list[torch.optim.Optimizer], loss: torch.Tensor) -> None:
+def optimizer_step(modules: nn.Module, steppers: list[torch.optim.Optimizer], loss: torch.Tensor) -> None:
     """One step down the gradient of `loss`, clipped to norm 1."""
     modules.zero_grad(set_to_none=True)
     loss.backward()

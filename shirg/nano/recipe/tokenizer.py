@@ -39,7 +39,7 @@ def id_of(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words where they stand alone, else single printable characters; ids are fixed by the sorted word lists."""
+    """Whole words between spaces, otherwise single printable characters; ids are fixed by the sorted word lists."""
     words = sorted(set(label_words()) | set(QUESTION_WORDS))
     pieces = [END, MASK, TURN, USER, ASSISTANT, UNKNOWN, "\n", *string.printable[:95]]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *words]))}

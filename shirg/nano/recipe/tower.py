@@ -1,4 +1,4 @@
-"""Stage one: the tower learns to read, told under every patch which characters stand there.
+"""Stage one: the tower learns to read, with the characters on every patch as dense targets.
 
 Crops of text sheets cost a fifth of whole pages and teach as much; each crop takes its positions from a random window of
 the table, half of them from the table enlarged to the 48x48 grid of a 672 px view, so that the enlarged positions are
@@ -22,7 +22,7 @@ from shirg.data.pages import Word
 from shirg.lavida.positions import positions_for
 from shirg.nano.recipe.geometry import LARGE_GRID, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import IGNORE, MAX_INDEX, NUM_CLASSES, PATCH, SLOTS, draw_sheet, glyph_targets, moved
-from shirg.nano.recipe.stage import Curve, Stage, descend, optimizers
+from shirg.nano.recipe.stage import Curve, Stage, optimizer_step, optimizers
 
 CROP_ROWS, CROP_COLS = 8, 16  # patches: 112 x 224 px holds several whole words
 SHEET_CROPS = (4, 2)  # crops down and across one sheet
@@ -39,7 +39,7 @@ def new_tower() -> SiglipVisionModel:
 
 class GlyphHeads(nn.Module):
     """Linear read-outs of the tower's raw output, for training only: characters, their indices, the place on the page, and
-    (on whole words) which word of the vocabulary stands there."""
+    (on whole words) which word of the vocabulary is there."""
 
     def __init__(self, width: int, vocabulary: int):
         super().__init__()
@@ -62,7 +62,7 @@ class GlyphHeads(nn.Module):
         return glyph + 0.5 * index + place, right
 
     def word_loss(self, hidden: Tensor, words: Tensor) -> Tensor:
-        """hidden [B, N, D]; words [B, N], ids of the tokenizer, IGNORE where none stands."""
+        """hidden [B, N, D]; words [B, N], ids of the tokenizer, IGNORE where there is none."""
         return F.cross_entropy(self.words(hidden).flatten(0, 1).float(), words.flatten(), ignore_index=IGNORE)
 
 
@@ -168,5 +168,5 @@ def train_tower(stage: Stage, lesson: TowerLesson, seed: int, batch: int = 32, m
             patches = lesson.tower.embeddings.patch_embedding(normalise(pixels)).flatten(2).transpose(1, 2)
             hidden = encode(lesson.tower, patches + positions)
             loss, right = lesson.glyph_heads.loss(hidden, characters.flatten(1, 2), indices.flatten(1, 2), places)
-        descend(lesson, steppers, loss)
+        optimizer_step(lesson, steppers, loss)
         curve.add({"loss": loss.item(), "right": right})
