@@ -46,7 +46,7 @@ from shirg.files import write_json
 from shirg.gate import SELECTORS, GateConfig, Kept, Request, Selection, ShirgGate, plan_quadtree, register
 from shirg.gate.clusters import label_roots
 from shirg.gate.ranking import cluster_tops, keep_best, rank_tokens
-from shirg.gate.runs import PRINTED, STACKED, number_runs, run_means
+from shirg.gate.runs import PRINTED, VERTICAL, number_runs, run_means
 from shirg.gate.terms import pixel_edges, spread_edges
 from shirg.lavida import Lavida
 
@@ -71,7 +71,7 @@ def select_runs_of_strokes(request: Request) -> Selection:
     """Preset "runs" with the strokes of preset "ocr" for print: one threshold for all pages, whole patches."""
     grid, pixels = request.grid, request.pixels
     assert pixels is not None
-    strokes = spread_edges(pixel_edges(pixels, *grid[1:], "strokes"), grid, request.config.edge_spread, STACKED)
+    strokes = spread_edges(pixel_edges(pixels, *grid[1:], "strokes"), grid, request.config.edge_spread, VERTICAL)
     runs = number_runs(strokes > PRINTED, grid)
     ranks = rank_tokens(run_means(strokes, runs, grid))
     tree = plan_quadtree(grid, request.config.max_cell)

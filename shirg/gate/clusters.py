@@ -58,7 +58,7 @@ class Quadtree:
 def plan_quadtree(grid: tuple[int, int, int], max_cell: int) -> Quadtree:
     """The tree for any grid (views, rows, cols). A side of 48 has six roots of 8, halved three times; 27 has nine roots of 3.
 
-    A side that is a power of three is split in threes, any other in halves. It has the fewest roots of at most `max_cell`
+    A side that is a power of three is split into thirds, any other into halves. It has the fewest roots of at most `max_cell`
     tokens and as many levels as leave no cell empty. If a side does not divide evenly, its cells differ by one token. The
     shallower side sets the depth, so that all splits add the same number of clusters.
     """

@@ -134,8 +134,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 cluster, a summary token. The formula does not define the edge (here the mean gradient of the luminance), the clusters (here a
 quadtree over the grid) or the summary (here one token for all dropped tokens).
 
-"ocr": edges have the greatest weight, those of rules and borders excepted (`edge="strokes"`). In 48 x 48 tokens every 4 x 4 tile
-keeps at least one token from a budget of 480 on. A label that the question names raises its row.
+"ocr": edges have the greatest weight, those of ruled lines and borders excepted (`edge="strokes"`). In 48 x 48 tokens every
+4 x 4 tile keeps at least one token from a budget of 480 on. A label that the question names raises its row.
 
 "runs", the default: neighbouring patches of print are joined to runs and get the mean of their edges, so that a word is kept
 whole or dropped whole. Every cell of at most 8 x 8 tokens that holds a run keeps at least one token; if the whole image has no

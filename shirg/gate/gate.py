@@ -50,7 +50,7 @@ class ShirgGate(nn.Module):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Inputs that the selector requires beside the tokens, of "attention" and "keys"; empty for most."""
+        """Inputs that the selector requires in addition to the tokens: "attention", "keys", both or (mostly) none."""
         return SELECTORS[self.config.selector].needs
 
     def extra_repr(self) -> str:
@@ -102,7 +102,7 @@ class ShirgGate(nn.Module):
         return Kept(kept, selection.indices, selection.scores, selection.clusters, _outputs(selection))
 
     def _select(self, request: Request) -> Selection:
-        """One image at a time on a CPU, which is faster because of its cache; the whole batch on other devices."""
+        """Run the selector: image by image on a CPU, which is faster because of its cache; the whole batch on other devices."""
         select = SELECTORS[self.config.selector].select
         batch = request.tokens.shape[0]
         if batch == 1 or request.tokens.device.type != "cpu":
@@ -112,7 +112,7 @@ class ShirgGate(nn.Module):
 
 
 def _join(parts: list[Selection]) -> Selection:
-    """Concatenate selections of one image each that one selector made."""
+    """Concatenate selections of single images by the same selector."""
     present = [field.name for field in fields(Selection) if getattr(parts[0], field.name) is not None]
     columns = {name: [getattr(part, name) for part in parts] for name in present}
     taps = columns.pop("taps", None)
@@ -158,13 +158,13 @@ def _is_traced(tokens: Tensor) -> bool:
 
 
 def _check_finite(selection: Selection, given: dict[str, Tensor], **inputs: Tensor | None) -> None:
-    """Refuse NaN and infinity. They spread to the small results, so the inputs are read only to name the cause.
+    """Raise for NaN and infinity. They propagate to the small outputs, so the inputs are read only to name the cause.
 
-    Attention and keys are summed in addition, since the order and the nearest neighbour computed from them can be finite.
+    Attention and keys are checked by their sums, too: ranks and nearest neighbours computed from NaN can be finite.
     """
     total = () if selection.total is None else (selection.total,)
-    marked = [selection.scores, *total, *(value.sum(dim=1, dtype=torch.float32) for value in given.values())]
-    finite = [torch.isfinite(value).all() for value in marked]
+    checked = [selection.scores, *total, *(value.sum(dim=1, dtype=torch.float32) for value in given.values())]
+    finite = [torch.isfinite(value).all() for value in checked]
     if bool(functools.reduce(torch.logical_and, finite)):
         return
     for name, value in inputs.items():
@@ -206,7 +206,7 @@ def _check(
     if text is not None and text.shape[2] != width:
         raise ValueError(
             f"text is {text.shape[2]} wide and tokens are {width}: they must share a space; "
-            "where they do not, compare elsewhere and give relevance [B, N]"
+            "otherwise compute the cosines yourself and give relevance [B, N]"
         )
     if relevance is not None and tuple(relevance.shape) != (batch, count):
         raise ValueError(f"relevance must be [B, N] = [{batch}, {count}], got {list(relevance.shape)}")

@@ -18,13 +18,13 @@ twice as much breaks pale lines; chosen on the tuning pages of `benchmarks/gate_
 SPREAD = 0.2
 """Share of its print that a patch adds to the patches left and right of it, see `GateConfig.edge_spread`."""
 
-STACKED = 0.75
-"""Share above and below, relative to the share left and right: letters are often two patches high."""
+VERTICAL = 0.75
+"""Share added above and below, relative to the share added left and right: letters are often two patches high."""
 
 
 def runs_of(pixels: Tensor, grid: tuple[int, int, int], share: float = SPREAD) -> tuple[Tensor, Tensor]:
     """Print of every patch, spread to its neighbours, and the number of its run: [B, V, 3, H, W] -> two [B, N]."""
-    edges = spread_edges(pixel_edges(pixels, *grid[1:], "runs"), grid, share, STACKED)
+    edges = spread_edges(pixel_edges(pixels, *grid[1:], "runs"), grid, share, VERTICAL)
     return edges, number_runs(edges > PRINTED, grid)
 
 
@@ -39,18 +39,18 @@ def number_runs(printed: Tensor, grid: tuple[int, int, int]) -> Tensor:
 
 
 def run_means(values: Tensor, runs: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """Mean over every token's run, its own value if it is in none: two [B, N] -> [B, N]."""
-    sums, sizes = sum_groups(torch.stack([values, torch.ones_like(values)], dim=-1), runs, _most(grid)).unbind(-1)
+    """Mean over every token's run, its own value if it is in none: `values` and `runs` [B, N] -> [B, N]."""
+    sums, sizes = sum_groups(torch.stack([values, torch.ones_like(values)], dim=-1), runs, _max_runs(grid)).unbind(-1)
     return torch.where(runs > 0, (sums / sizes.clamp_min(1)).gather(1, runs), values)
 
 
 def run_peaks(values: Tensor, runs: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """Maximum over every token's run, its own value if it is in none: two [B, N], at least 0 -> [B, N]."""
-    peaks = values.new_zeros(values.shape[0], _most(grid)).scatter_reduce(1, runs, values, "amax")
+    """Maximum over every token's run, its own value if it is in none: `values` (at least 0) and `runs` [B, N] -> [B, N]."""
+    peaks = values.new_zeros(values.shape[0], _max_runs(grid)).scatter_reduce(1, runs, values, "amax")
     return torch.where(runs > 0, peaks.gather(1, runs), values)
 
 
-def _most(grid: tuple[int, int, int]) -> int:
+def _max_runs(grid: tuple[int, int, int]) -> int:
     """Largest possible number of runs, plus one for "none": every second token of a row can begin a run."""
     views, rows, cols = grid
     return views * rows * ((cols + 1) // 2) + 1

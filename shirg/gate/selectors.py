@@ -21,7 +21,7 @@ from torch import Tensor
 from .clusters import Quadtree, grow_clusters, label_roots, plan_quadtree
 from .config import GateConfig
 from .ranking import cluster_tops, keep_best, rank_tokens
-from .runs import STACKED, run_means, run_peaks, runs_of
+from .runs import VERTICAL, run_means, run_peaks, runs_of
 from .terms import (
     PRINT,
     pixel_edges,
@@ -88,7 +88,7 @@ class Selection:
 
 Selector = Callable[[Request], Selection]
 NEEDS = ("attention", "keys")
-"""Inputs of `Request` that are expensive, hence computed on request only."""
+"""Inputs of `Request` that are expensive and therefore computed only for selectors that declare them."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def register(name: str, needs: Sequence[str] = ()) -> Callable[[Selector], Selec
     """Decorator that registers a selector under a name.
 
     Args:
-        needs: inputs without which it cannot run, of "attention" and "keys".
+        needs: inputs that it requires in addition to the tokens: "attention", "keys" or both.
 
     Raises:
         ValueError: if the name is taken, or a need is neither of the two.
@@ -115,13 +115,13 @@ def register(name: str, needs: Sequence[str] = ()) -> Callable[[Selector], Selec
     if unknown := set(needs) - set(NEEDS):
         raise ValueError(f"needs: {', '.join(sorted(unknown))}: a selector may need {' and '.join(NEEDS)}")
 
-    def enter(selector: Selector) -> Selector:
+    def decorate(selector: Selector) -> Selector:
         if name in SELECTORS:
             raise ValueError(f"a selector named {name!r} exists already")
         SELECTORS[name] = RegisteredSelector(selector, tuple(needs))
         return selector
 
-    return enter
+    return decorate
 
 
 @register("shirg")
@@ -129,7 +129,7 @@ def select_shirg(request: Request) -> Selection:
     """Saliency, quadtree clusters, the best token of each cluster, then the best of the rest."""
     tokens, config = request.tokens, request.config
     grid_tokens = tokens.unflatten(1, request.grid)
-    # 1. Squared length of every token, where a later step reads it
+    # 1. Squared length of every token, if a later step needs it
     tree = plan_quadtree(request.grid, config.max_cell)
     if config.min_cell > 1:
         tree = _limit_depth(tree, config.min_cell)
@@ -173,8 +173,8 @@ def _edges(request: Request, grid_tokens: Tensor) -> tuple[Tensor, Tensor | None
         return run_means(edges, runs, grid), runs
     edges = token_edges(grid_tokens) if pixels is None else pixel_edges(pixels, *grid[1:], config.edge)
     if config.edge_spread:
-        stacked = STACKED if config.edge in PRINT else 1 / 3
-        edges = spread_edges(edges, grid, config.edge_spread, stacked)
+        vertical = VERTICAL if config.edge in PRINT else 1 / 3
+        edges = spread_edges(edges, grid, config.edge_spread, vertical)
     return edges, None
 
 

@@ -115,9 +115,9 @@ def pixel_edges(pixels: Tensor, rows: int, cols: int, kind: str = "gradient") ->
         kind: "gradient": mean gradient magnitude by forward differences.
             "density": share of pixels whose squared gradient is above `STEEP` times the image's mean.
             "strokes": the lesser of two shares of steep pixels, by horizontal and by vertical differences; glyphs have both,
-            rules and borders one.
+            ruled lines and borders one.
             "print": strokes above the grain (`GRAIN`), computed in the upper and the lower half of the patch and averaged, so
-            that a rule in one half and a border in the other do not count as a glyph.
+            that a ruled line in one half and a border in the other do not count as a glyph.
             "runs": as "print"; the gate joins runs.
             "variance": variance of the luminance.
     """
@@ -179,16 +179,16 @@ def _cell_means(values: Tensor, rows: int, cols: int) -> Tensor:
     return bands.unflatten(2, (cols, -1)).sum(-1) / (values[0].numel() // (rows * cols))
 
 
-def spread_edges(edges: Tensor, grid: tuple[int, int, int], share: float, stacked: float = 1 / 3) -> Tensor:
+def spread_edges(edges: Tensor, grid: tuple[int, int, int], share: float, vertical: float = 1 / 3) -> Tensor:
     """Add part of every token's edge to its neighbours: [B, N] -> [B, N].
 
-    `share` of it is added left and right, `share * stacked` above and below; the border is replicated.
+    `share` of it is added left and right, `share * vertical` above and below; the border is replicated.
     """
     views, rows, cols = grid
     cells = torch.nn.functional.pad(edges.reshape(-1, 1, rows, cols), (1, 1, 1, 1), mode="replicate")[:, 0]
     beside = cells[:, 1:-1, :-2] + cells[:, 1:-1, 2:]
     above = cells[:, :-2, 1:-1] + cells[:, 2:, 1:-1]
-    return cells[:, 1:-1, 1:-1].add(beside, alpha=share).add_(above, alpha=share * stacked).reshape(edges.shape)
+    return cells[:, 1:-1, 1:-1].add(beside, alpha=share).add_(above, alpha=share * vertical).reshape(edges.shape)
 
 
 def token_edges(grid_tokens: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ its two products. Counted are the patch convolution, every linear layer and atte
 norms, activations, softmax, rotary positions, the interpolation of the tower's position table, pooling, and a LoRA's own
 products, which add its share of the projector's weights (1% at LLaDA's size and rank 16).
 
-Everything is for one image and a batch of one, seen as `config.vision` says: where a run has other settings than its
-checkpoint, the caller puts the run's there. FLOPs are no times: a denoising step with few rows waits for memory.
+Everything is for one image and a batch of one, with the settings of `config.vision`: if a run has other settings than its
+checkpoint, the caller replaces them by the run's. FLOPs are no times: a denoising step with few rows waits for memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ADAPTER_BYTES = 4
 """Of one number of an adapter, which is kept in float32 whatever the base is."""
 
 DEPTH = 2
-"""Layers of tower and body that are run to count FLOPs: the first stands for all but the last."""
+"""Layers of tower and body that are run to count FLOPs: all but the last cost as much as the first."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class PathCost:
     prefill: int
     """Encoding the prefix once. (Dream takes its first token from the last position's logits, which are not counted.)"""
     step_cached: int
-    """One denoising step behind the cached prefix: the answer's rows only."""
+    """One denoising step after the cached prefix: the answer's rows only."""
     step_uncached: int
     """One denoising step that runs the prefix again."""
     total_cached: int

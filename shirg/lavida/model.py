@@ -80,7 +80,7 @@ class Lavida(nn.Module):
         """Load "nano", a folder in the official layout, or a hub id; returned in eval mode.
 
         Args:
-            dtype: torch.bfloat16 or "bfloat16", likewise float32, float16 and float64.
+            dtype: float32, bfloat16, float16 or float64, as torch's dtype or its name.
             revision: branch, tag or commit of a hub id.
             adapter: folder of a SHIRG adapter to load on top.
 
@@ -191,7 +191,7 @@ class Lavida(nn.Module):
         return self.tower.grid(self.vision.resolution, self.vision.resolution)
 
     def view_shapes(self, settings: VisionSettings | None = None) -> ViewShapes:
-        """How images are cut into views; a value without weights, for loader workers."""
+        """How images are cut into views. It holds no weights, so that data loader workers can use it."""
         return ViewShapes.of(settings or self.vision, self.tower.image_size, self.config.pinpoints)
 
     @overload
@@ -318,7 +318,9 @@ class Lavida(nn.Module):
         """
         path = path_of(mode)
         if features.views != path.views:
-            raise UserError(f"features of views {features.views!r} do not serve mode={mode!r}: it needs {path.views!r}")
+            raise UserError(
+                f"features of views {features.views!r} do not fit mode={mode!r}, which needs {path.views!r}"
+            )
         if path.reduce == "select":
             kept = self.select(features, DEFAULT_BUDGET if budget is None else budget, question_ids, vision)
             return self.mm_projector(kept.tokens[0])
@@ -343,10 +345,10 @@ class Lavida(nn.Module):
         """Embeddings [n, hidden] of each image, ready to be spliced into a prompt.
 
         Args:
-            questions: one about each image, for the relevance term; without them the image alone decides.
+            questions: one about each image, for the relevance term; None leaves that term out.
 
         Raises:
-            UserError: if there are not as many questions as images; otherwise as `image_embeds`.
+            UserError: if questions and images differ in number, and as for `image_embeds`.
         """
         if questions is not None and len(questions) != len(images):
             raise UserError(f"{len(questions)} questions for {len(images)} images: give one for each, or none")
@@ -366,7 +368,7 @@ class Lavida(nn.Module):
 
     @property
     def text(self) -> ChatText:
-        """What is about text: prompt ids, stop ids, drafts and the text of answers."""
+        """Prompt ids, stop ids, drafts and the text of answers."""
         return ChatText(self.config, self.tokenizer)
 
     def prompt_ids(self, question: str) -> Tensor:
@@ -415,9 +417,9 @@ class Lavida(nn.Module):
             max_new_tokens: length of the answer block, a draft included; None is `config.answer_tokens`, or as many whole
                 blocks as a draft with gaps needs.
             draft: the beginning of the answer ("The total is"), or its text with gaps, "[mask]" for one token and "[mask:6]"
-                for six ("Total: [mask:6] USD"). A draft with gaps is returned with the gaps filled. If words begin with their
-                space, leave the space to the gap. Checkpoints trained for infilling need "[fim]" after a gap, and may then use
-                fewer of its tokens.
+                for six ("Total: [mask:6] USD"). A draft with gaps is returned with the gaps filled. If the
+                tokenizer's words begin with their space, write none before a gap. Checkpoints trained for infilling need "[fim]"
+                after a gap, and may then use fewer of its tokens.
             generate_keywords: see `generate`.
 
         Raises:
@@ -433,7 +435,7 @@ class Lavida(nn.Module):
             "draft_tokens": block.draft_tokens,
             **generate_keywords,
         }
-        # In a form a stop token in one gap must not leave the next one empty; it ends anyway once its gaps are filled.
+        # Stopping at a stop token in one gap would leave the next gap empty. Denoising ends anyway once all gaps are filled.
         stop_early = keywords.pop("stop_early", True) and not block.form_length
         features = self.image_features(image, mode, vision)  # image -> views -> tokens
         embeds = self.image_embeds(features, mode, budget, self.question_ids(prompt_ids), vision)  # kept -> embeddings
@@ -470,8 +472,8 @@ class Lavida(nn.Module):
             draft_tokens: [B or 1, D <= max_new_tokens], the start of the answer; only its masks are filled. (The official Dream
                 has no drafts and always takes its first token from the prefix.)
             stop_early: end once no row has a mask before its first stop token (`stop_ids`, also in a draft), and replace the
-                remaining masks by end of text. Texts are those of a full run, with fewer steps. (Official: never.)
-            generator: random generator on the model's device; None is torch's own.
+                remaining masks by end of text. The texts equal those of a full run. (The official code never stops early.)
+            generator: random generator on the model's device; None is torch's default one.
             on_step: called with (number of steps so far, tokens [B, max_new_tokens]) after each denoising step.
             on_prefix: called with the `PrefixCache` of the prefix before the first step.
             decoding: `max_new_tokens` (32), `steps`, `step_ratio`, `schedule`, `schedule_kwargs`, `remasking`, `temperature` and
@@ -501,12 +503,12 @@ class Lavida(nn.Module):
         return prompt.splice(self.language.embed_tokens, input_ids, image_embeds, self.config.image_token_index)
 
     def check_length(self, prefix: int, answer: int) -> None:
-        """Raise `ItemError` if a prefix and an answer of so many tokens are longer than the model's positions."""
+        """Raise `ItemError` if `prefix` + `answer` tokens exceed the model's positions."""
         longest = self.config.max_positions
         if longest is not None and prefix + answer > longest:
             raise ItemError(
-                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than the {longest} that this "
-                f"model was made for; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
+                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than this model's "
+                f"{longest} positions; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
                 "question or answer"
             )
 
@@ -535,7 +537,8 @@ class Lavida(nn.Module):
                 self.image_embeds(self.image_features(image, mode, vision), mode, budget, question, vision)
                 for image, question in zip(images, questions, strict=True)
             ]
-        waiting = iter(image_embeds)
+        remaining = iter(image_embeds)
         return [
-            self.splice(row, list(itertools.islice(waiting, count))) for row, count in zip(prompts, counts, strict=True)
+            self.splice(row, list(itertools.islice(remaining, count)))
+            for row, count in zip(prompts, counts, strict=True)
         ]

@@ -96,7 +96,8 @@ class ChatText:
         """The text of generated ids [N] up to the first stop token, without special tokens.
 
         Args:
-            form_length: number of leading tokens that belong to a draft with gaps; stop tokens among them are empty gaps.
+            form_length: tokens of a draft with gaps, at the start of the answer; 0 without one. Stop tokens
+                among them are empty gaps.
         """
         ids, stops = tokens.tolist(), self.stop_ids
         end = next((place for place in range(form_length, len(ids)) if ids[place] in stops), len(ids))

@@ -56,14 +56,14 @@ class GenerationSettings:
     mask_token_id: int
     max_new_tokens: int = 32
     block_length: int = 32
-    """Tokens denoised together, from left to right; must divide `max_new_tokens`, at most that."""
+    """Tokens denoised together, from left to right; must divide `max_new_tokens`. Larger values count as `max_new_tokens`."""
     step_ratio: float | None = None
     """Steps per token of a block. Default: one step per token."""
     step_per_block: int | None = None
     """Steps per block, at most one per token, instead of `step_ratio`."""
     total_steps: int | None = None
-    """Steps for the whole answer (`steps` of `Lavida.generate`), instead of either. Its blocks share them evenly, with at least
-    one step per block and at most one per token. (The official code ignores it for LLaDA, generate.py:146.)"""
+    """Steps for the whole answer (`steps` of `Lavida.generate`), instead of the two above. Its blocks share them evenly, with at
+    least one step per block and at most one per token. (The official code ignores it for LLaDA, generate.py:146.)"""
     schedule: str | None = None
     schedule_kwargs: dict[str, float] | None = None
     remasking: str = "low_confidence"
@@ -160,7 +160,7 @@ class AnswerModel:
         return self.logits(self.hidden(tokens)[1])
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the entries that may be generated."""
+        """Logits of the vocabulary entries that may be generated."""
         return self.language.logits(hidden)[..., : self.vocabulary]
 
     def hidden(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,11 +172,11 @@ class AnswerModel:
             return self.last_of_prefix, self.language(embeds, _expand_queries(mask, count), positions, self.cache)
         length = self.prefix.embeds.shape[1]
         start = torch.arange(length, device=tokens.device).expand(len(tokens), -1)
-        everything = torch.cat([self.prefix.embeds, embeds.to(self.prefix.embeds.dtype)], dim=1)
-        everywhere = torch.cat([start, positions], dim=1)
+        all_embeds = torch.cat([self.prefix.embeds, embeds.to(self.prefix.embeds.dtype)], dim=1)
+        all_positions = torch.cat([start, positions], dim=1)
         ends = self.prefix.lengths - 1
         read_from = int(ends.min())
-        hidden = self.language(everything, _expand_queries(mask, length + count), everywhere, read_from=read_from)
+        hidden = self.language(all_embeds, _expand_queries(mask, length + count), all_positions, read_from=read_from)
         rows = torch.arange(len(hidden), device=hidden.device)
         return hidden[rows, ends - read_from][:, None], hidden[:, -count:]
 
@@ -256,13 +256,13 @@ def _steps(
             if not masked[:, start:end].any():
                 break
             logits = answer_model(tokens)
-            guesses = _sample(logits, settings.temperature, generator)
-            score = _confidence(logits, guesses, settings.remasking, generator).masked_fill(~masked, -torch.inf)
+            predictions = _sample(logits, settings.temperature, generator)
+            score = _confidence(logits, predictions, settings.remasking, generator).masked_fill(~masked, -torch.inf)
             score[:, end:] = -torch.inf
             quota = torch.tensor([row[step] for row in counts], device=tokens.device)
             rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             chosen = (rank < quota[:, None]) & (score > -torch.inf)
-            tokens = torch.where(chosen, guesses, tokens)
+            tokens = torch.where(chosen, predictions, tokens)
             yield tokens
 
 
@@ -279,13 +279,13 @@ def _sample(logits: Tensor, temperature: float, generator: torch.Generator | Non
     return (wide.exp() / (-uniform.log()) ** temperature).argmax(dim=-1)
 
 
-def _confidence(logits: Tensor, guesses: Tensor, remasking: str, generator: torch.Generator | None) -> Tensor:
-    """Confidence of `guesses` [B, N], from the raw logits in float64."""
+def _confidence(logits: Tensor, predictions: Tensor, remasking: str, generator: torch.Generator | None) -> Tensor:
+    """Confidence of `predictions` [B, N], from the raw logits in float64."""
     if remasking == "random":
-        return torch.rand(guesses.shape, device=guesses.device, generator=generator)
+        return torch.rand(predictions.shape, device=predictions.device, generator=generator)
     probabilities = logits.to(torch.float64).softmax(dim=-1)
     if remasking == "low_confidence":
-        return probabilities.gather(-1, guesses[..., None]).squeeze(-1)
+        return probabilities.gather(-1, predictions[..., None]).squeeze(-1)
     if remasking == "margin":
         best = probabilities.topk(2, dim=-1).values
         return best[..., 0] - best[..., 1]
