@@ -78,9 +78,9 @@ class BudgetSampler:
     * `curriculum`: begins with the pooled path and the largest budget, which change least, and opens one component after
       another; all are open, and equally likely, for the second half of the run.
 
-    Draws are stratified: steps are dealt in windows of as many steps as there are components, one stratum of [0, 1) each,
-    in random order. Every single draw has the stated probabilities, and under `uniform` no component is left out of a
-    window, so a run of a dozen steps trains them all.
+    Draws are stratified: every window of as many steps as there are components has one draw from each stratum of [0, 1), in
+    random order. Every single draw has the stated probabilities, and with `uniform` every component is drawn in every window, so
+    that a run of a dozen steps trains them all.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """How much work a training step is, and how long it will take here: known before the first step.
 
 Forward passes are counted by `shirg.lavida.costs`. The body is frozen, so the backward pass of a linear layer costs as much as
-its forward pass (gradients of activations, none of weights), and that of attention twice its forward pass. Attention of a row
+its forward pass (gradients of activations, none of weights), and that of attention two times its forward pass. Attention of a row
 is counted dense, as kernels without blocks compute it.
 """
 
@@ -19,17 +19,17 @@ from shirg.training.budgets import BudgetSampler, Component
 from shirg.training.memory import Step
 
 CPU_SPEED, GPU_SPEED = 0.06e12, 0.5 * 312e12
-"""FLOP/s on which the times in docs/training.md rest: LaViDa-nano's, measured on two cores with AVX2; those of large models,
-computed for an A100 at half of its peak."""
+"""FLOP/s from which the times in docs/training.md are computed: LaViDa-nano's, measured on two cores with AVX2; those of large
+models, computed for an A100 at half of its peak."""
 
 LARGE = 10**9
 """Parameters from which a model is trained on a GPU."""
 
 BUSY = 0.5
-"""Processors that other programs hold from which they are told of."""
+"""Number of processors kept busy by other programs above which the user is warned."""
 
 MUCH_LONGER = 3.0
-"""A forecast that is so many times what the documentation says is no detail."""
+"""The user is warned if the forecast time is more than this many times the documented one."""
 
 UTILISATION = 0.5
 """Of what one large matrix product reaches, a training step is expected to reach this share."""
@@ -102,12 +102,12 @@ def run_flops(
 
 
 def times_as_documented(seconds: float, work: float, config: LavidaConfig) -> float:
-    """How many times longer than docs/training.md says a training of `work` FLOPs takes that is forecast at `seconds`."""
+    """Ratio of the forecast `seconds` of `work` FLOPs to the time that docs/training.md states for them."""
     return seconds * (GPU_SPEED if needs_gpu(config) else CPU_SPEED) / work
 
 
 def needs_gpu(config: LavidaConfig) -> bool:
-    """Whether nobody would train this model on a CPU; a record takes 31 TFLOP at 8B (docs/training.md)."""
+    """Whether this model is too large to train on a CPU; a record takes 31 TFLOP at 8B (docs/training.md)."""
     return sum(costs.parameters(config).values()) >= LARGE
 
 
@@ -123,7 +123,7 @@ def remedy(config: LavidaConfig, device: torch.device, precision: Precision, oth
         return "leave --mixed-precision at auto, which takes float32 here"
     if device.type == "cpu" and others > BUSY:
         processors = len(usable_processors())
-        return f"other programs keep {others:.1f} of {processors} processors busy; stop them, or begin later"
+        return f"other programs keep {others:.1f} of {processors} processors busy; stop them, or start later"
     return "train on fewer records (--dataset-size, --ocr-samples, --epochs), or with fewer threads (OMP_NUM_THREADS)"
 
 

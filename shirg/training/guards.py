@@ -31,7 +31,7 @@ REQUEUE = 75
 EX_TEMPFAIL). Ctrl-C leaves with 130, as a shell reports it."""
 
 CREEP_SHARE, CREEP_BYTES = 0.4, 2**29
-"""Memory creeps when it has grown by more than two fifths and by more than 512 MiB, since allocators and caches breathe."""
+"""Memory creeps up if it has grown by more than two fifths and by more than 512 MiB; allocators and caches vary by less."""
 
 LEAST_STEPS = 40
 """Optimizer steps before memory is judged; an early quarter is then compared with the last."""
@@ -43,10 +43,10 @@ Entry = Mapping[str, Any]
 """An optimizer step: its line of `metrics.jsonl`."""
 
 Finding = tuple[bool | None, str]
-"""Whether something is as it should be, None where a run is too short to tell, and what was found."""
+"""Whether something is as it should be, None if the run is too short to decide, and what was found."""
 
 
-# ------------------------------------------------------------------ asked to stop
+# ------------------------------------------------------------------ stop requests
 
 
 @dataclass
@@ -67,7 +67,7 @@ class StopRequested(Exception):
 def stopped_by(request: StopRequest) -> BaseException:
     """What a run that has saved raises: `KeyboardInterrupt` after Ctrl-C, otherwise a `SystemExit` with `REQUEUE`.
 
-    A process that got no signal itself, but stops with the others of its run, leaves like them.
+    A process without a signal that stops because others of its run did has the same exit code.
     """
     return KeyboardInterrupt() if request.signal == signal.SIGINT else SystemExit(REQUEUE)
 
@@ -154,7 +154,7 @@ def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
 
 @contextlib.contextmanager
 def memory_advice(*, step: int, component: Component, records: int, checkpointing: bool) -> Iterator[None]:
-    """Turn "out of memory" inside the block into a `UserError` that says what to change."""
+    """Turn "out of memory" inside the block into a `UserError` that suggests what to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's
@@ -176,12 +176,12 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def warn(steps: Sequence[Entry], before: int, warned: set[str]) -> None:
-    """Log what is wrong after every `LEAST_STEPS` steps of a session, each trouble once.
+    """Log what is wrong after every `LEAST_STEPS` steps of a session, each problem once.
 
     Args:
         steps: of the whole run so far.
         before: how many of them earlier sessions took.
-        warned: names of the troubles that were logged before; new ones are added.
+        warned: names of the problems that were logged before; new ones are added.
     """
     if len(steps) == before or (len(steps) - before) % LEAST_STEPS:
         return
@@ -194,7 +194,7 @@ def warn(steps: Sequence[Entry], before: int, warned: set[str]) -> None:
 def loss_falls(steps: Sequence[Entry]) -> Finding:
     """Whether the loss is lower in the last quarter than in the first, each component compared with itself.
 
-    Losses scatter with the records and the noise of a step, and those of steps about the same images alike; so a change
+    Losses scatter with the records and the noise of a step, and losses of steps about the same images are correlated; so a change
     within three standard errors decides nothing.
     """
     losses: dict[str, list[float]] = {}
@@ -214,8 +214,8 @@ def loss_falls(steps: Sequence[Entry]) -> Finding:
 
 
 def memory_stays(session: Sequence[Entry]) -> Finding:
-    """Whether memory in use, cached features left out, stays where it was; the first quarter, in which everything is met
-    once, does not count."""
+    """Whether memory in use, cached features left out, stays constant; the first quarter does not count, since
+    buffers and caches are allocated in it."""
     if len(session) < LEAST_STEPS:
         return None, f"fewer than {LEAST_STEPS} steps in this session"
     memory = [entry["memory"] - entry["cached"] for entry in session]
@@ -226,10 +226,10 @@ def memory_stays(session: Sequence[Entry]) -> Finding:
 
 
 def budgets_fit(drawn: Mapping[str, int], sampler: BudgetSampler) -> Finding:
-    """Whether every component was drawn as often as its probabilities say: under "uniform", which deals each once per
-    window, within one draw, else within four standard deviations and one draw.
+    """Whether every component was drawn as often as its probabilities predict: with "uniform", which draws each once per
+    window, within one draw, otherwise within four standard deviations and one draw.
 
-    Draws are dealt in strata, which only makes them more even than independent ones.
+    Draws are stratified, so that they are at least as even as independent ones.
     """
     steps = sum(drawn.values())
     if not steps:
@@ -245,7 +245,7 @@ def budgets_fit(drawn: Mapping[str, int], sampler: BudgetSampler) -> Finding:
 
 
 def watched(steps: Sequence[Entry], before: int, state: RunState, sampler: BudgetSampler) -> list[dict[str, Any]]:
-    """The checklist of a finished run, JSON values: `passed` is None where it was too short to tell.
+    """The checklist of a finished run, JSON values: `passed` is None if it was too short to decide.
 
     Args:
         steps, before: as of `warn`.
@@ -266,7 +266,7 @@ def watched(steps: Sequence[Entry], before: int, state: RunState, sampler: Budge
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes: those of tensors on a GPU, the process's resident ones elsewhere (0 where the system does not say)."""
+    """Bytes: those of tensors on a GPU, the process's resident ones elsewhere (0 if the system does not report it)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     with contextlib.suppress(OSError):

@@ -27,7 +27,7 @@ class Example:
 
     Attributes:
         record_id: for messages.
-        image_id: tells which examples are about one image.
+        image_id: name of the image; examples about one image share it.
         features: the tower's features of its image, on the path of the step's component.
         prompt: [L] Long, prompt ids with one image placeholder.
         question: [Q] Long, the part of the prompt that asks, for the gate's relevance term.

@@ -7,19 +7,19 @@ cross-entropies over all targets, without the 1/t weight of the likelihood bound
 
 Three objectives lay the copies A and B out in rows for the language model:
 
-* `packed`: one row [prefix | A | B]. The prefix sees itself, each copy sees the prefix and itself, and both copies sit
-  at the positions after the prefix. This is what inference with a cached prefix computes, and the long prefix is
-  encoded once.
+* `packed`: one row [prefix | A | B]. The prefix attends to itself, each copy to the prefix and itself, and both copies have
+  the positions after the prefix. This is what inference with a cached prefix computes, and the long prefix is encoded
+  once.
 * `prefix`: two rows [prefix | A], [prefix | B] under LaViDa's prefix-LM mask (modeling_llada.py:1339-1356). Same loss
   and gradients.
-* `bidirectional`: the same two rows, everything sees everything, which is how LaViDa's released weights were trained.
+* `bidirectional`: the same two rows with full attention, which is how LaViDa's released weights were trained.
 
-Several questions about one image may share its prefix: [prefix | Q1 A1 B1 | Q2 A2 B2 | ...]. Then the shared part no
-longer sees a question, which it does where the question belongs to the prefix; see docs/training.md.
+Several questions about one image may share its prefix: [prefix | Q1 A1 B1 | Q2 A2 B2 | ...]. Then the shared prefix
+does not attend to any question; without sharing, the question is a part of the prefix. See docs/training.md.
 
-Who sees whom follows from two numbers of every position, its turn (0: the shared prefix) and its copy (0: prefix or
-question): a position sees those of turn 0 or its own turn that are of copy 0 or its own copy. Padding, on the right, is
-one more turn, to which nothing else belongs.
+The attention mask follows from two numbers of every position, its turn (0: the shared prefix) and its copy (0: prefix or
+question): a position attends to those of turn 0 or its own turn that are of copy 0 or its own copy. Padding, on the right,
+is a turn of its own.
 
 Letters in shapes: R rows, L longest row, T turns (answers), N answer positions, H hidden size.
 """
@@ -72,7 +72,7 @@ def answer_losses(
         questions = [[prefix[:0]] for prefix in prefixes]
     copies = noisy_copies(language.embed_tokens, targets, masked, mask_token_id).to(prefixes[0].dtype)
     layout = lay_out(prefixes, questions, copies, objective)
-    # Under a block mask the last block computes everything anyway, and asking for the number would make a GPU wait.
+    # On a GPU: with a block mask the last block computes all positions anyway, and reading the number would synchronise.
     read_from = 0 if layout.embeds.is_cuda else int((layout.ends if shift else layout.starts).min())
     hidden = language(
         layout.embeds,
@@ -80,12 +80,12 @@ def answer_losses(
         position_ids=layout.positions,
         read_from=read_from,
     )
-    # Only the copy that hides a target predicts it, so the head, the widest matrix of the model, sees N rows a turn
+    # Only the copy that hides a target predicts it, so the head, the widest matrix of the model, gets N rows per turn
     # instead of 2N.
     copy = (~masked).long()  # [T, N]: 0 where A predicts
     offset = torch.arange(targets.shape[1], device=targets.device) - int(shift)
-    place = torch.where(offset < 0, layout.ends.gather(1, copy), layout.starts.gather(1, copy) + offset)
-    logits = language.logits(hidden[layout.rows.gather(1, copy), place - read_from])
+    index = torch.where(offset < 0, layout.ends.gather(1, copy), layout.starts.gather(1, copy) + offset)
+    logits = language.logits(hidden[layout.rows.gather(1, copy), index - read_from])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
@@ -98,7 +98,7 @@ def noisy_copies(embed_tokens: nn.Module, targets: Tensor, masked: Tensor, mask_
 
 @dataclass
 class Layout:
-    """Rows for the language model, and where in them the answers are."""
+    """Rows for the language model, and the indices of the answers in them."""
 
     embeds: Tensor
     """[R, L, H], zeros on the right of shorter rows."""
@@ -111,20 +111,20 @@ class Layout:
     rows: Tensor
     """[T, 2] Long: the row that holds copy A, copy B, of each answer."""
     starts: Tensor
-    """[T, 2] Long: where in that row the copy begins."""
+    """[T, 2] Long: index in that row of the copy's first position."""
     ends: Tensor
-    """[T, 2] Long: the last place in that row before the answer, of its question or else of the prefix."""
+    """[T, 2] Long: index in that row of the last position before the answer, of its question or else of the prefix."""
 
 
 @dataclass
 class _Row:
-    """One row as it grows: embeddings, and for every position its turn, copy and position id."""
+    """One row under construction: embeddings, and for every position its turn, copy and position id."""
 
     parts: list[Tensor] = field(default_factory=list)
     marks: list[tuple[int, int, int]] = field(default_factory=list)
 
     def add(self, part: Tensor, turn: int, copy: int, position: int) -> int:
-        """Append `part` [n, H], whose positions count on from `position`; returns where it begins."""
+        """Append `part` [n, H] with position ids from `position` on; returns the index of its first row."""
         start = len(self.marks)
         self.parts.append(part)
         self.marks += [(turn, copy, position + offset) for offset in range(len(part))]
@@ -139,7 +139,7 @@ def lay_out(
     Args:
         copies: [T, 2, N, H] from `noisy_copies`.
     """
-    sees_all = objective == "bidirectional"
+    full_attention = objective == "bidirectional"
     rows, found = [], []  # found: per turn and copy (row, start, end)
     remaining = iter(copies)
     for prefix, asked in zip(prefixes, questions, strict=True):
@@ -149,11 +149,11 @@ def lay_out(
                 if objective != "packed" or (turn, number) == (1, 1):
                     rows.append(_Row())
                     rows[-1].add(prefix, 0, 0, 0)
-                row, mark = rows[-1], 0 if sees_all else turn
+                row, mark = rows[-1], 0 if full_attention else turn
                 if objective != "packed" or number == 1:
                     end = row.add(question, mark, 0, len(prefix)) + len(question) - 1
                     end = end if len(question) else len(prefix) - 1
-                start = row.add(answer, mark, 0 if sees_all else number, len(prefix) + len(question))
+                start = row.add(answer, mark, 0 if full_attention else number, len(prefix) + len(question))
                 places.append((len(rows) - 1, start, end))
             found.append(places)
     device = copies.device
@@ -164,24 +164,24 @@ def lay_out(
     return Layout(embeds, *marks.unbind(-1), *torch.tensor(found, device=device).unbind(-1))
 
 
-def may_see(turn: Tensor, copy: Tensor, other_turn: Tensor, other_copy: Tensor) -> Tensor:
+def may_attend(turn: Tensor, copy: Tensor, other_turn: Tensor, other_copy: Tensor) -> Tensor:
     """Whether positions of `turn` and `copy` attend to others of `other_turn` and `other_copy`, Boolean."""
     return ((other_turn == 0) | (other_turn == turn)) & ((other_copy == 0) | (other_copy == copy))
 
 
 def dense_mask(layout: Layout) -> Tensor:
-    """Who may attend to whom, for `scaled_dot_product_attention`: [R, 1, L, L] Boolean, True where the query may."""
+    """Attention mask for `scaled_dot_product_attention`: [R, 1, L, L] Boolean, True where the query attends to the key."""
     turns, copies = layout.turns, layout.copies
-    return may_see(turns[:, :, None], copies[:, :, None], turns[:, None, :], copies[:, None, :])[:, None]
+    return may_attend(turns[:, :, None], copies[:, :, None], turns[:, None, :], copies[:, None, :])[:, None]
 
 
 def block_mask(layout: Layout) -> BlockMask:
-    """The same as a `BlockMask` for flex-attention, which skips blocks in which nobody sees anybody."""
+    """The same as a `BlockMask` for flex attention, which skips blocks without any True."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     turns, copies = layout.turns, layout.copies
 
-    def rule(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return may_see(turns[row, query], copies[row, query], turns[row, key], copies[row, key])
+    def mask_mod(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return may_attend(turns[row, query], copies[row, query], turns[row, key], copies[row, key])
 
-    return create_block_mask(rule, len(turns), None, turns.shape[1], turns.shape[1], device=turns.device)
+    return create_block_mask(mask_mod, len(turns), None, turns.shape[1], turns.shape[1], device=turns.device)

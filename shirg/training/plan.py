@@ -1,4 +1,4 @@
-"""What is decided before the first optimizer step of a run: where it computes, on which data, in which steps."""
+"""The plan of a run, made before its first optimizer step: device, precision, data, mixture, number of steps."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 METRICS, VALIDATIONS = "logs/metrics.jsonl", "logs/validation.jsonl"
 """In a run's folder: a line for every optimizer step and every validation."""
 
-KINDS = ("NO", "MULTI_CPU", "MULTI_GPU")
-"""Ways of accelerate to run that the trainer knows: alone, or a whole copy of the model per process."""
+SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU")
+"""Values of accelerate's `DistributedType` that the trainer supports: one process, or data parallel with full copies."""
 
 
 class TrainingRecord(Protocol):
-    """A question about an image. `shirg.data.Record` is one, and so is anything else that has these."""
+    """A question about an image. `shirg.data.Record` implements it, and other classes may."""
 
     @property
     def id(self) -> str:
-        """Names the record in messages."""
+        """Name in messages."""
 
     @property
     def image_id(self) -> str:
-        """Names the image's pixels: records about one image share it."""
+        """Name of the image; records about one image share it."""
 
     @property
     def question(self) -> str:
-        """As it is put to the model."""
+        """The question as the model gets it."""
 
     @property
     def answers(self) -> Sequence[str]:
-        """Accepted ones; the first is trained."""
+        """Accepted answers; the first is the target."""
 
     def open_image(self) -> Image.Image:
         """The image, upright and RGB; raises `UserError` if it cannot be read."""
@@ -60,7 +60,7 @@ class TrainingRecord(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run that stays as it is from before the first step to the end."""
+    """Everything about a run that does not change after it has started."""
 
     config: SHIRGLoRAConfig
     """Resolved for the model."""
@@ -69,14 +69,14 @@ class Plan:
     device: torch.device
     precision: Precision
     order: EpochOrder
-    """Of the training records, for this process."""
+    """Order of the training records, for this process."""
     val_order: EpochOrder | None
     sampler: BudgetSampler
     """The components of the mixture, and which one a step trains."""
     grid_tokens: int
-    """Of the large view, before selection."""
+    """Tokens of the large view, before selection."""
     image_tokens: int
-    """Most that an image takes in any component, whatever its shape: a record must fit with all of them."""
+    """Most tokens of an image of any shape in any component; a record with so many must fit the model's positions."""
     steps_per_epoch: int
     run: dict[str, Any]
     """What the losses depend on, JSON values; a resumed run must share it."""
@@ -101,12 +101,12 @@ class Plan:
 
     @property
     def records_per_step(self) -> int:
-        """Of a full optimizer step, over all processes."""
+        """Records of a full optimizer step, over all processes."""
         return self.order.batch_size * self.config.gradient_accumulation_steps * self.processes
 
     @property
     def folder(self) -> Path:
-        """Gets everything that the run writes."""
+        """Output folder."""
         return Path(self.config.output_dir)
 
     @property
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def not_finite_file(self) -> Path:
-        """Gets the batch whose loss or gradient is not finite."""
+        """File for a batch whose loss or gradient is not finite."""
         return self.folder / "logs" / f"not_finite_{self.rank}.json"
 
     def rate(self, step: int) -> float:
@@ -151,14 +151,14 @@ def make_plan(
     *,
     started_from: str | None,
 ) -> Plan:
-    """All that follows from settings, model, data and processes; writes nothing.
+    """Make the plan from settings, model, data and processes; writes nothing.
 
     Args:
-        config: as given, where `share_prefix` is None unless it was asked for.
+        config: not resolved yet: `share_prefix` is None unless the user set it.
         started_from: fingerprint of the adapter that training began with; None for a fresh one.
 
     Raises:
-        UserError: for loaders that cannot be used, or a body that cannot be divided.
+        UserError: for loaders that cannot be used, or a body that cannot be sharded.
     """
     resolved = config.resolved(model)
     place = {"rank": accelerator.process_index, "processes": accelerator.num_processes, "seed": config.seed}
@@ -185,7 +185,7 @@ def make_plan(
         "validation_data": None if val_loader is None else identity.of_data(val_loader.dataset),
         "started_from": started_from,
         "processes": accelerator.num_processes,
-        "mixed_precision": precision.mixed,  # "auto" may come to something else on the machine that resumes
+        "mixed_precision": precision.mixed,  # not "auto", which another machine may resolve differently
     }
     return Plan(
         config=resolved,
@@ -207,26 +207,26 @@ def make_plan(
 def make_accelerator(
     mixed_precision: str, device: torch.device, *, trackers: Sequence[str] = (), log_folder: Path | None = None
 ) -> tuple[Accelerator, Precision]:
-    """An `accelerate.Accelerator` for this run, and why it computes in the precision that it does.
+    """An `accelerate.Accelerator` for this run, and its precision with the reason.
 
-    It takes the GPU if CUDA has one, and otherwise stays on the model's device: a Mac's GPU is used only by a model put
-    there. Of several processes the first one's measurement decides.
+    It takes the GPU if CUDA has one, and otherwise stays on the model's device: a Mac's GPU is used only if the
+    model is on it. With several processes, the first one chooses the precision.
 
     Args:
         mixed_precision: one of `shirg.precision.MIXED_PRECISIONS`.
         device: where the model is now.
         trackers: names of accelerate's trackers to log to.
-        log_folder: for those that write files.
+        log_folder: for trackers that write files.
 
     Raises:
-        UserError: where accelerate would shard what is trained.
+        UserError: if accelerate would shard the trained weights.
     """
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
     on_cpu = device.type == "cpu" and not torch.cuda.is_available()
-    # accelerate keeps the first precision of a process for good; a notebook may train twice (transformers' Trainer does
+    # accelerate never changes the precision of a process, but a notebook may train twice (transformers' Trainer does
     # the same).
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState(cpu=on_cpu)
@@ -237,7 +237,7 @@ def make_accelerator(
         mixed_precision=precision.mixed, cpu=on_cpu, log_with=list(trackers) or None, project_config=place
     )
     kind = accelerator.distributed_type.value
-    if kind not in KINDS:
+    if kind not in SUPPORTED:
         raise UserError(
             f"distributed_type: {kind} shards the trained weights, which are less than a megabyte here; use MULTI_GPU, and"
             " --shard-body (shard_body) to divide the frozen ones"
@@ -252,7 +252,7 @@ def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
 
 
 def cosine_with_warmup(step: int, total_steps: int, peak: float, warmup_ratio: float) -> float:
-    """Rate of optimizer step `step` (from 0): linear up to `peak`, then half a cosine that would reach 0 at
+    """Learning rate of optimizer step `step` (from 0): linear up to `peak`, then half a cosine that would reach 0 at
     `total_steps`. A function of the step alone, so that a resumed run needs no scheduler state.
 
     The first step's rate is above zero: with a rate of zero LoRA's B would stay zero, and so A's gradient.

@@ -1,4 +1,4 @@
-"""What a run says about itself: first lines, step lines, the adapter's settings, the results. Functions of plan, state and
+"""What a run logs and returns: first lines, step lines, the adapter's settings, the results. Functions of plan, state and
 journals."""
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
     if times > effort.MUCH_LONGER:
         others = others if plan.processes == 1 else 0.0  # else they are this run's own
         remedy = effort.remedy(model.config, plan.device, precision, others)
-        lines.append(f"this will take {times:.0f} times as long as docs/training.md says for so many records: {remedy}")
+        lines.append(
+            f"this will take {times:.0f} times as long as docs/training.md states for so many records: {remedy}"
+        )
     return lines
 
 
@@ -119,7 +121,7 @@ def skipped_words(skipped: Mapping[str, str]) -> str:
 
 
 def adapter_settings(plan: Plan, step: int, validation: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """What an adapter's card and settings file say of its training."""
+    """Training settings for an adapter's card and settings file."""
     config = plan.config
     settings = {
         "base_model": config.base_model,

@@ -55,12 +55,12 @@ class SHIRGLoRATrainer:
         """
         Args:
             config: the run's settings.
-            model: a `Lavida`; it keeps the adapter it carries. Without one it gets that of the checkpoint to resume from, with
-                its settings of the selection, or a fresh one.
+            model: a `Lavida`. If it has an adapter, that one is trained. Otherwise it gets the adapter of the checkpoint to
+                resume from, with its vision settings, or a new one.
 
         Raises:
-            UserError: if a budget exceeds the grid, the model has no tokenizer, or its adapter is not of the configured
-                form.
+            UserError: if a budget exceeds the grid, the model has no tokenizer, or its adapter's rank, alpha,
+                dropout or target modules differ from `config`.
         """
         self.config = config
         self.model = model
@@ -71,7 +71,7 @@ class SHIRGLoRATrainer:
         """The settings of the run that is resumed; empty for a new one."""
         self.started_from: str | None = self.stored.get("started_from")
         """Fingerprint of the adapter that the run began with."""
-        if latest is not None:  # before anything reads the model's settings, which it may bring along
+        if latest is not None:  # first, since loading an adapter can change the model's vision settings
             if not adapter.has_adapter(model):
                 model.load_adapter(latest)
         elif adapter.has_adapter(model):
@@ -89,20 +89,20 @@ class SHIRGLoRATrainer:
     def train(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None = None) -> dict[str, Any]:
         """Train, and return the results that are also written to `logs/training_results.json`.
 
-        Leaves in `output_dir`: `checkpoints/checkpoint-STEP/`, `checkpoints/best_model/` (lowest mean validation loss
+        Writes to `output_dir`: `checkpoints/checkpoint-STEP/`, `checkpoints/best_model/` (lowest mean validation loss
         over the components; the last adapter if there is no validation), `logs/metrics.jsonl`, `logs/validation.jsonl`,
         `logs/training.log`. The model keeps the last adapter.
 
         Args:
             train_loader: yields lists of records with `id`, `image_id`, `open_image()`, `question`, `answers`.
-            val_loader: likewise; the same noise is used at every validation, so its losses compare.
+            val_loader: yields the same. Every validation uses the same noise, so that their losses are comparable.
 
         Raises:
             UserError: for loaders that cannot be used, an output folder that cannot be written or is being filled by another
-                process, a checkpoint of another run, a loss or gradient that is not finite (the message names the records), no
-                memory left (it says what to change).
+                process, a checkpoint of another run, a loss or gradient that is not finite (the message names the records), or
+                out of memory (the message suggests what to change).
             KeyboardInterrupt: on Ctrl-C, after the current step was finished and saved.
-            SystemExit: on SIGTERM, likewise, with a code on which schedulers can requeue.
+            SystemExit: on SIGTERM, also after saving, with exit code 75, on which schedulers can requeue.
         """
         config, precision = self.config, self.config.mixed_precision
         if precision == "auto":  # a resumed run keeps its precision, whatever this machine would choose today
@@ -113,14 +113,14 @@ class SHIRGLoRATrainer:
         plan = make_plan(
             config, self.model, train_loader, val_loader, accelerator, chosen, started_from=self.started_from
         )
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             if plan.is_main:
-                held.enter_context(folder_lock(plan.folder))
+                stack.enter_context(folder_lock(plan.folder))
             make_folders(plan)
             if plan.is_main:
-                held.enter_context(logs.log_file(plan.folder / "logs" / "training.log"))
-            stop = held.enter_context(guards.deferred_interrupt(logger.warning if plan.is_main else None))
-            threads = held.enter_context(spare_threads())
+                stack.enter_context(logs.log_file(plan.folder / "logs" / "training.log"))
+            stop = stack.enter_context(guards.deferred_interrupt(logger.warning if plan.is_main else None))
+            threads = stack.enter_context(spare_threads())
             results = Session(plan, self.model, accelerator, stop, threads).run()
         if stop.requested:  # while the last files were written
             raise guards.stopped_by(stop)
@@ -137,8 +137,8 @@ class Session:
 
         Args:
             model: with its adapter.
-            stop: is looked at after every step.
-            threads: is adjusted before every step.
+            stop: checked after every step.
+            threads: adjusted before every step.
         """
         self.plan, self.model, self.accelerator, self.stop, self.threads = plan, model, accelerator, stop, threads
         config = plan.config
@@ -189,7 +189,7 @@ class Session:
     def loop(self) -> None:
         """Every remaining optimizer step, with the validations and checkpoints that are due in between."""
         plan, state = self.plan, self.state
-        self.validate_if_due()  # before the first step, or what an interruption cut off
+        self.validate_if_due()  # before the first step; after resuming, a validation that was interrupted
         for micro_batches in plan.micro_batches(state.step):
             self.threads.adjust()
             self.optimizer_step(micro_batches)
@@ -201,23 +201,23 @@ class Session:
         """One update of the adapter: one component, all micro-batches, the mean loss over every target of every process."""
         plan, state, accelerator, config = self.plan, self.state, self.accelerator, self.plan.config
         began, component, rate = time.perf_counter(), plan.sampler(state.step), plan.rate(state.step)
-        here: dict[str, Any] = {"step": state.step, "component": component}
+        context: dict[str, Any] = {"step": state.step, "component": component}
         size, checkpointing = max(map(len, micro_batches)), config.gradient_checkpointing
         nominal = plan.records_per_step * plan.answer_tokens  # keeps fp16 in range until the number of targets is known
         sums = torch.zeros(4, dtype=torch.float64)  # loss, targets, tokens, requests to stop
         batch: list[dict[str, Any]] = []
         self.loss_model.set_training(True, checkpointing=checkpointing)
-        with guards.memory_advice(**here, records=size, checkpointing=checkpointing):
+        with guards.memory_advice(**context, records=size, checkpointing=checkpointing):
             for number, records in enumerate(micro_batches):
                 ordinal, last = plan.ordinal(number, plan.order), number == len(micro_batches) - 1
                 with accelerator.autocast():
                     examples = self.examples(records, component, ordinal, "noise", state.step)
-                noted = guards.described(examples)
-                batch += noted
+                described = guards.described(examples)
+                batch += described
                 with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                     with scoped_seed(plan.device, config.seed, "dropout", state.step, ordinal):
                         losses, tokens = self.wrapped(examples, component)
-                    guards.check_finite(losses, noted, file=plan.not_finite_file, what="loss", **here)
+                    guards.check_finite(losses, described, file=plan.not_finite_file, what="loss", **context)
                     # Wrappers average gradients over the processes; their sum is needed.
                     accelerator.backward(losses.sum() * plan.processes / nominal)
                 sums += sums.new_tensor([losses.detach().double().sum().item(), losses.numel(), tokens, 0])
@@ -233,7 +233,7 @@ class Session:
                 guards.check_gradients(parameters)
             norm = accelerator.clip_grad_norm_(parameters.values(), config.max_grad_norm)
             if accelerator.scaler is None:  # fp16's own scaler skips such steps and lowers its scale
-                guards.check_finite(norm, batch, file=plan.not_finite_file, what="gradient", **here)
+                guards.check_finite(norm, batch, file=plan.not_finite_file, what="gradient", **context)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
@@ -258,7 +258,7 @@ class Session:
             raise guards.StopRequested
 
     def record_step(self, entry: dict[str, Any]) -> None:
-        """Count a step, and show it wherever the run can be watched."""
+        """Count a step, and write it to the journal, the progress bar, the trackers and the log."""
         state = self.state
         state.tokens += entry["tokens"]
         state.drawn[str(entry["budget"])] += 1
@@ -298,7 +298,7 @@ class Session:
         self.record_validation({str(component): loss for component, loss in losses.items()})
 
     def record_validation(self, losses: dict[str, float]) -> None:
-        """Keep the adapter if it is the best so far, and write the losses down."""
+        """Save the adapter if it is the best so far, and log the losses."""
         plan, state = self.plan, self.state
         mean = sum(losses.values()) / len(losses)
         state.validated_step = state.step
@@ -331,7 +331,7 @@ class Session:
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> dict[str, Any]:
-        """The results, written down."""
+        """Write and return the results."""
         from accelerate.utils import gather_object
 
         plan, state = self.plan, self.state
@@ -363,22 +363,22 @@ PEFT_NAMES = {
     "lora_dropout": "lora_dropout",
     "target_modules": "target_modules",
 }
-"""Settings of an adapter's form -> their names in peft's configuration."""
+"""Fields of `SHIRGLoRAConfig` -> fields of `peft.LoraConfig`."""
 
 
 def attach_adapter(config: SHIRGLoRAConfig, model: Lavida) -> None:
-    """Put a fresh LoRA of the configured form on the model."""
-    form = (config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
-    adapter.attach_lora(model, *form, seed=derived_seed(config.seed, "lora"))
+    """Attach a new LoRA with the configured rank, alpha, dropout and target modules."""
+    options = (config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
+    adapter.attach_lora(model, *options, seed=derived_seed(config.seed, "lora"))
 
 
 def check_adapter(config: SHIRGLoRAConfig, model: Lavida) -> None:
-    """Raise `UserError` unless the model's adapter is what the config says, since the config is what gets recorded."""
+    """Raise `UserError` unless the model's adapter matches the config, since the config is stored with the new adapter."""
     for name, theirs in PEFT_NAMES.items():
         wanted, found = getattr(config, name), getattr(model.peft_config[adapter.NAME], theirs)
         if sorted(wanted) != sorted(found) if name == "target_modules" else wanted != found:
             raise UserError(
-                f"{name}: got {wanted!r}, but the model carries an adapter with {found!r}; unload it or match it"
+                f"{name}: got {wanted!r}, but the model's adapter has {found!r}; unload the adapter or use its value"
             )
 
 

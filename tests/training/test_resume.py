@@ -135,10 +135,7 @@ def test_records_longer_than_the_model_are_dropped_and_listed(tmp_path):
     results = SHIRGLoRATrainer(config, model).train(loader([*fake_records(3), long], batch_size=4))
     assert results["steps_per_ratio"] == {"8": 1, "64": 1}
     assert list(results["skipped_records"]) == ["long"]
-    assert (
-        f"more than the {length + 40} that this model was made for; 25 fewer would fit"
-        in results["skipped_records"]["long"]
-    )
+    assert f"more than this model's {length + 40} positions; 25 fewer would fit" in results["skipped_records"]["long"]
     log = (tmp_path / "logs" / "training.log").read_text()
     assert "left out: 1 of the records, the first long:" in log
     clean = SHIRGLoRATrainer(
