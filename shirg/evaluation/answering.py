@@ -67,10 +67,10 @@ class Page:
     def answers(
         self, model: Lavida, variant: Variant, prompts: Iterable[str], decoding: Decoding
     ) -> Iterator[Read | ItemError]:
-        """The answer to each prompt, or why it cannot be asked of this page.
+        """The answer to each prompt, or the error if it cannot be asked about this page.
 
         The page's embeddings are made once where they do not depend on the question. The prefix is encoded for every
-        question: page and question see each other in it, so that no two questions share its keys and values.
+        question: page and question attend to each other in it, so that no two questions share its keys and values.
         `decoding.batch_size` questions are then denoised together, which on a CPU halves the time of the steps.
 
         Args:
@@ -94,7 +94,7 @@ class Page:
         found: list[tuple[Tensor, Tensor] | ItemError] = []
         for ids in prompts:
             try:
-                if variant.asks_the_question and model.vision.relevance != "none":
+                if variant.uses_question and model.vision.relevance != "none":
                     embeds = image_embeds(model, features, variant, model.question_ids(ids))
                 else:
                     embeds = alone = image_embeds(model, features, variant) if alone is None else alone
@@ -143,7 +143,7 @@ def models_of(model: Lavida, adapters: Mapping[str, str | Path] | None = None) -
     """`model` without an adapter and with each, all sharing one tower and one language model.
 
     Args:
-        model: the adapter that it carries, if any, is called "adapter".
+        model: the adapter that it has, if any, is called "adapter".
         adapters: name -> folder of further ones.
 
     Raises:

@@ -26,7 +26,7 @@ from shirg.lavida import Lavida
 
 RowKey = tuple[str, str, str]
 SHARDS = "shards"
-"""Folder of the files that several processes leave."""
+"""Folder of the files of several processes."""
 
 
 def row_key(row: dict[str, Any]) -> RowKey:
@@ -36,21 +36,21 @@ def row_key(row: dict[str, Any]) -> RowKey:
 
 @dataclass(frozen=True)
 class SamplePage:
-    """A page with one of its questions, which timing and drawings are made on."""
+    """The page and question that are timed and drawn."""
 
     image: Image.Image
     record: Record
     prompt: str
-    """The record's question as it was put to the model, suffix included."""
+    """The record's question as the model gets it, suffix included."""
 
 
 @dataclass(frozen=True)
 class PageQuestions:
-    """One page and what is asked about it."""
+    """One page and the questions about it."""
 
     task: Task
     prompts: tuple[tuple[Record, str], ...]
-    """Records and their questions as they are put to the model, suffix included; at least one."""
+    """Records and their questions as the model gets them, suffix included; at least one."""
 
     def open_image(self) -> Image.Image:
         """The page.
@@ -61,32 +61,32 @@ class PageQuestions:
         return self.prompts[0][0].open_image()
 
     def keys(self, variants: Sequence[Variant]) -> Iterator[RowKey]:
-        """Of all its rows, in the order in which they are asked."""
+        """Keys of all its rows, in the order in which the questions are asked."""
         for variant in variants:
             for record, _ in self.prompts:
                 yield self.task.name, record.id, variant.name
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Everything that a run will ask."""
+class QuestionSet:
+    """All questions of a run."""
 
     benchmarks: dict[str, Records]
     pages: list[PageQuestions]
     skipped: list[Skipped] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Lavida, benchmarks: dict[str, Records], prompt_suffix: str) -> Survey:
-        """Group the records by page, and list questions that make no prompt."""
-        survey = cls(benchmarks, [])
+    def of(cls, model: Lavida, benchmarks: dict[str, Records], prompt_suffix: str) -> QuestionSet:
+        """Group the records by page; questions that cannot be made a prompt are listed in `skipped`."""
+        question_set = cls(benchmarks, [])
         for name, records in benchmarks.items():
             task = find_task(name)
-            survey.skipped.extend(_rejected(task.name, records))
+            question_set.skipped.extend(_rejected(task.name, records))
             for of_page in _by_page(records):
-                prompts = survey._prompts(model, task, of_page, prompt_suffix)
+                prompts = question_set._prompts(model, task, of_page, prompt_suffix)
                 if prompts:
-                    survey.pages.append(PageQuestions(task, prompts))
-        return survey
+                    question_set.pages.append(PageQuestions(task, prompts))
+        return question_set
 
     def _prompts(
         self, model: Lavida, task: Task, records: Sequence[Record], suffix: str
@@ -105,16 +105,16 @@ class Survey:
         """List a question that cannot be asked."""
         self.skipped.append(Skipped(dataset=task.name, id=record.id, questions=1, reason=str(error)))
 
-    def shard(self, index: int, number: int) -> Survey:
-        """The pages that one of `number` processes asks about: every `number`-th, so that data sets are shared evenly."""
-        return Survey(self.benchmarks, self.pages[index::number])
+    def shard(self, index: int, number: int) -> QuestionSet:
+        """The pages of one of `number` processes: every `number`-th, so that every process gets its share of each data set."""
+        return QuestionSet(self.benchmarks, self.pages[index::number])
 
     def in_order(self, rows: Mapping[RowKey, dict[str, Any]], variants: Sequence[Variant]) -> list[dict[str, Any]]:
-        """The rows that there are, in the order in which one process asks."""
+        """The rows that exist, in the order of a run in one process."""
         return [rows[key] for page in self.pages for key in page.keys(variants) if key in rows]
 
     def fingerprint(self) -> str:
-        """Tells questions apart: 16 hexadecimal digits of all that is asked and of what is accepted."""
+        """16 hexadecimal digits of a hash over all prompts, images and accepted answers."""
         digest = hashlib.sha256()
         for page in self.pages:
             for record, text in page.prompts:
@@ -125,7 +125,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Asker:
-    """Puts questions to a model through every variant."""
+    """Asks the model every question in every variant."""
 
     models: Models
     variants: Sequence[Variant]
@@ -134,7 +134,7 @@ class Asker:
     def missing(
         self, page: PageQuestions, answered: Container[RowKey]
     ) -> list[tuple[Variant, list[tuple[Record, str]]]]:
-        """What is still to be asked about a page: for each variant its prompts."""
+        """The questions about a page that are not answered yet, by variant."""
         todo = []
         for variant in self.variants:
             keys = [(page.task.name, record.id, variant.name) for record, _ in page.prompts]
@@ -152,7 +152,7 @@ class Asker:
         return self.rows(page, image, answered)
 
     def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict[str, Any]]:
-        """One row for each variant and question that is not answered yet; one that cannot be asked has the reason in it."""
+        """One row for each variant and question that is not answered yet; `unanswered` has the reason if it cannot be asked."""
         todo = self.missing(page, answered)
         shown = Page(self.models[None], image, [variant for variant, _ in todo])
         for variant, prompts in todo:
@@ -173,7 +173,9 @@ def _row(task: Task, record: Record, variant: Variant, read: Read | ItemError, r
         answers=list(record.answers),
         kind=record.kind,
         part=task.part_of(record.kind),
-        text_px=round(record.text_px * resolution / record.height, 2),  # as the tower sees it, page stretched
+        text_px=round(
+            record.text_px * resolution / record.height, 2
+        ),  # in the large view, to which the page is stretched
         variant=variant,
         tokens=tokens,
         prediction=prediction,
@@ -184,7 +186,7 @@ def _row(task: Task, record: Record, variant: Variant, read: Read | ItemError, r
 
 
 def _rejected(dataset: str, records: Records) -> list[Skipped]:
-    """What the reader of the data set could not use."""
+    """Entries that the data set's source rejected."""
     return [Skipped(dataset=dataset, id=one.item, questions=one.records, reason=one.reason) for one in records.rejected]
 
 
@@ -196,24 +198,26 @@ def _by_page(records: Sequence[Record]) -> list[list[Record]]:
     return list(pages.values())
 
 
-# ------------------------------------------------------------------ shares of a run in several processes
+# ------------------------------------------------------------------ shards: a run in several processes
 
 
 def shard_path(folder: Path, index: int, number: int) -> Path:
-    """Where a share's answers are written."""
+    """File of a shard's answers."""
     return folder / SHARDS / f"predictions-{index}-of-{number}.jsonl"
 
 
 def shard_settings(run: dict[str, Any], index: int, number: int) -> dict[str, Any]:
-    """The settings of a run as a share's file has them."""
+    """The settings of a run as stored in a shard's file."""
     return run | {"num_shards": number, "shard_index": index}
 
 
-def merged_rows(folder: Path, number: int, run: dict[str, Any], survey: Survey, asker: Asker) -> list[dict[str, Any]]:
-    """The rows of all shares, in the order in which one process asks.
+def merged_rows(
+    folder: Path, number: int, run: dict[str, Any], question_set: QuestionSet, asker: Asker
+) -> list[dict[str, Any]]:
+    """The rows of all shards, in the order of a run in one process.
 
     Raises:
-        UserError: if a share is missing, unfinished, or of a run with other settings; the message names it.
+        UserError: if a shard is missing, unfinished, or of a run with other settings; the message names it.
     """
     rows: dict[RowKey, dict[str, Any]] = {}
     for index in range(number):
@@ -223,16 +227,16 @@ def merged_rows(folder: Path, number: int, run: dict[str, Any], survey: Survey, 
             raise UserError(f"num_shards: {path} is missing; run --num-shards {number} --shard-index {index} first")
         check_same_run(path, lines[0], shard_settings(run, index, number))
         found = {row_key(row): row for row in entries_of(path, lines)}
-        _check_finished(path, index, number, survey, asker, found)
+        _check_finished(path, index, number, question_set, asker, found)
         rows |= found
-    return survey.in_order(rows, asker.variants)
+    return question_set.in_order(rows, asker.variants)
 
 
 def _check_finished(
-    path: Path, index: int, number: int, survey: Survey, asker: Asker, found: Container[RowKey]
+    path: Path, index: int, number: int, question_set: QuestionSet, asker: Asker, found: Container[RowKey]
 ) -> None:
     lacking = 0
-    for page in survey.shard(index, number).pages:
+    for page in question_set.shard(index, number).pages:
         missing = sum(len(prompts) for _, prompts in asker.missing(page, found))
         if missing and _opens(page):
             lacking += missing

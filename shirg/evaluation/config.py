@@ -15,8 +15,9 @@ from shirg.errors import UserError
 from shirg.evaluation.answering import Decoding
 from shirg.evaluation.results import Settings, from_json
 from shirg.evaluation.tasks import OFFICIAL_DEFAULT, find_task
-from shirg.evaluation.variants import ADAPTER, SELECTING_MODES, Budget, in_order, named_modes
+from shirg.evaluation.variants import ADAPTER, SELECTING_MODES, in_order, named_modes
 from shirg.lavida import Lavida
+from shirg.lavida.vision import Budget
 
 NANO_BATCH = 8
 """Questions of a page that the nano answers together; more save nothing."""
@@ -53,7 +54,7 @@ class SHIRGEvaluationConfig:
     selector."""
 
     adapters: Mapping[str, Path | str] = field(default_factory=dict)
-    """Name -> folder of adapters to compare, beside the one that the model carries, which is called "adapter"."""
+    """Name -> folder of adapters to compare, in addition to the one that the model has, which is called "adapter"."""
 
     sample_size: int = 500
     """Most questions per benchmark; a seeded sample where the benchmark has more."""
@@ -88,14 +89,14 @@ class SHIRGEvaluationConfig:
     """Timed runs of every stage, after two untimed; the median is reported. 0 leaves the timing out."""
 
     resume: bool = False
-    """Go on after the answers that `output_dir` has of an earlier run with the same settings. Without it, an earlier run's
-    files are moved into a folder `old-N` beside the new ones."""
+    """Keep the answers in `output_dir` of an earlier run with the same settings, and continue after them. Without it, an
+    earlier run's files are moved into a folder `old-N` next to the new ones."""
 
     num_shards: int = 1
-    """Parts that the pages are dealt out to, for several processes that share `output_dir`."""
+    """Number of shards that the pages are divided into, for several processes that share `output_dir`."""
 
     shard_index: int | None = None
-    """Answer the questions of this part only, 0 to `num_shards` - 1. None with several parts merges what they left."""
+    """Answer the questions of this shard only, 0 to `num_shards` - 1. None with several shards merges their answers."""
 
     batch_size: int | None = None
     """Questions of one page that are denoised together; in float32 no answer depends on it but for exact ties. None takes 8 for
@@ -104,7 +105,7 @@ class SHIRGEvaluationConfig:
     workers: int | None = None
     """Processes that answer pages side by side, each with one thread. None takes as many as torch would use threads for the
     nano on a CPU, where two processes do more than two threads and bear other programs better; 1 for other models, and where
-    processes are not forked (macOS), so that each would have to load everything anew."""
+    processes are not forked (macOS), so that each would have to load everything."""
 
     command: str | None = None
     """How the run was called, for its card."""

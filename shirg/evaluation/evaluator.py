@@ -20,9 +20,9 @@ from shirg.evaluation.answering import models_of
 from shirg.evaluation.asking import (
     Asker,
     PageQuestions,
+    QuestionSet,
     RowKey,
     SamplePage,
-    Survey,
     merged_rows,
     row_key,
     shard_path,
@@ -71,8 +71,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a process that answers a share of the questions leaves: how many answers, and the file."""
+class ShardResult:
+    """Result of a process that answers one shard of the questions: number of answers, and their file."""
 
     num_shards: int
     shard_index: int
@@ -85,7 +85,7 @@ class SHIRGEvaluator:
 
     Args:
         config: what to run; see the fields of `SHIRGEvaluationConfig`.
-        model: every variant is run without an adapter, then with the one that the model carries, and with those of
+        model: every variant is run without an adapter, then with the one that the model has, and with those of
             `config.adapters`.
         vision_tower: the model's own tower, `model.tower`, or None.
         benchmarks: records of data sets that are not to be loaded, by their names in `config.datasets`.
@@ -121,16 +121,16 @@ class SHIRGEvaluator:
         self.folder = Path(config.output_dir)
 
     def run_evaluation(self) -> dict[str, Any]:
-        """`evaluate`, its result as JSON values: the content of `evaluation_results.json`; of a share of the questions
+        """`evaluate`, its result as JSON values: the content of `evaluation_results.json`; of a shard
         `num_shards`, `shard_index`, `answers` and `file`."""
         return to_json(self.evaluate())
 
-    def evaluate(self) -> Results | Share:
+    def evaluate(self) -> Results | ShardResult:
         """Run everything and write it to `config.output_dir`.
 
         Writes `predictions.jsonl` line by line as answers come, so that a stopped run continues with `config.resume`, then
         `detailed_results.json`, `evaluation_results.json`, `evaluation_report.md` and `.html`, `run_card.md` and `figures/`.
-        With `config.shard_index` only a share of the questions is asked, and written to `shards/`. A question that cannot be
+        With `config.shard_index` only one shard of the questions is asked, and written to `shards/`. A question that cannot be
         asked through a variant (`ItemError`) counts as one with an empty answer, and is listed as `unanswered`.
 
         Raises:
@@ -141,21 +141,21 @@ class SHIRGEvaluator:
         with folder_lock(self.folder, None if index is None else (index, self.config.num_shards)):
             return self._run()
 
-    def _run(self) -> Results | Share:
+    def _run(self) -> Results | ShardResult:
         started = time.perf_counter()
-        survey = Survey.of(self.model, self._benchmarks(), self.settings.prompt_suffix)
-        if not survey.pages:
-            raise UserError(_nothing_to_ask(survey))
+        question_set = QuestionSet.of(self.model, self._benchmarks(), self.settings.prompt_suffix)
+        if not question_set.pages:
+            raise UserError(_nothing_to_ask(question_set))
         with _evaluating(self.model):
             asker = Asker(self.models, self.variants, self.config.decoding(self.model))
-            run = self._run_settings(survey)
+            run = self._run_settings(question_set)
             if self.config.shard_index is not None:
-                return self._run_shard(survey, asker, run, self.config.shard_index)
-            journal = self._journal(survey, asker, run)
+                return self._run_shard(question_set, asker, run, self.config.shard_index)
+            journal = self._journal(question_set, asker, run)
             before = len(journal.entries)
-            self._ask(survey, asker, journal)
-            rows = [from_json(Answer, row) for row in survey.in_order(journal.entries, self.variants)]
-            sample = self._sample(survey, journal)
+            self._ask(question_set, asker, journal)
+            rows = [from_json(Answer, row) for row in question_set.in_order(journal.entries, self.variants)]
+            sample = self._sample(question_set, journal)
             efficiency = self._efficiency(asker, sample)
         draws = Draws(seed=self.config.seed)
         results = Results(
@@ -168,10 +168,10 @@ class SHIRGEvaluator:
             gate=describe_gate(self.model.vision.gate),
             environment=from_json(Environment, describe_environment(self.model)),
             intervals=draws,
-            datasets=[_describe(name, survey, rows) for name in survey.benchmarks],
+            datasets=[_describe(name, question_set, rows) for name in question_set.benchmarks],
             variants=self.variants,
             efficiency=efficiency,
-            skipped=survey.skipped,
+            skipped=question_set.skipped,
             unanswered=[
                 Unanswered(dataset=row.dataset, id=row.id, variant=row.variant.name, reason=row.unanswered)
                 for row in rows
@@ -180,11 +180,11 @@ class SHIRGEvaluator:
             resumed_answers=before,
             seconds=round(time.perf_counter() - started, 1),
         )
-        write_outputs(self.folder, results, rows, self.model, sample, survey)
+        write_outputs(self.folder, results, rows, self.model, sample, question_set)
         return results
 
-    def _run_settings(self, survey: Survey) -> dict[str, Any]:
-        """What answers must share to be compared in one table, as plain values."""
+    def _run_settings(self, question_set: QuestionSet) -> dict[str, Any]:
+        """What answers must share to be compared in one table, JSON values."""
         environment = describe_environment(self.model)
         named = {name: identity.of_adapter(self.models[name])["adapter_weights"] for name in self.config.adapters}
         return {
@@ -194,7 +194,7 @@ class SHIRGEvaluator:
             **({"variants": [one.name for one in self.variants]} if self.variants != self._all else {}),
             **identity.of_base(self.model),
             **identity.of_adapter(self.model),
-            "questions": survey.fingerprint(),
+            "questions": question_set.fingerprint(),
             **{name: environment[name] for name in ("device", "shirg", "packages")},
         }
 
@@ -208,38 +208,38 @@ class SHIRGEvaluator:
             logger.info("%s: %s", name, count(len(found[name]), "question"))
         return found
 
-    def _run_shard(self, survey: Survey, asker: Asker, run: dict[str, Any], index: int) -> Share:
+    def _run_shard(self, question_set: QuestionSet, asker: Asker, run: dict[str, Any], index: int) -> ShardResult:
         number = self.config.num_shards
         path = shard_path(self.folder, index, number)
         if not self.config.resume:
             set_aside(self.folder, [path.relative_to(self.folder)])
         journal = self._open(path, shard_settings(run, index, number), identity.fingerprint(run))
-        self._ask(survey.shard(index, number), asker, journal)
-        return Share(number, index, len(journal.entries), str(path))
+        self._ask(question_set.shard(index, number), asker, journal)
+        return ShardResult(number, index, len(journal.entries), str(path))
 
-    def _journal(self, survey: Survey, asker: Asker, run: dict[str, Any]) -> Journal[RowKey]:
-        """What there is already: of this run, or of all shares."""
+    def _journal(self, question_set: QuestionSet, asker: Asker, run: dict[str, Any]) -> Journal[RowKey]:
+        """The answers that exist already: of this run, or of all its shards."""
         number = self.config.num_shards
-        shares = merged_rows(self.folder, number, run, survey, asker) if number > 1 else []
-        if shares or not self.config.resume:
+        merged = merged_rows(self.folder, number, run, question_set, asker) if number > 1 else []
+        if merged or not self.config.resume:
             set_aside(self.folder)
         journal = self._open(self.folder / PREDICTIONS_FILE, run, identity.fingerprint(run))
-        for row in shares:
+        for row in merged:
             journal.add(row)
         return journal
 
     def _open(self, path: Path, settings: dict[str, Any], name: str) -> Journal[RowKey]:
         return Journal(path, settings, row_key, resume=self.config.resume, noun="answer", name=name)
 
-    def _ask(self, survey: Survey, asker: Asker, journal: Journal[RowKey]) -> None:
+    def _ask(self, question_set: QuestionSet, asker: Asker, journal: Journal[RowKey]) -> None:
         """Ask what the journal lacks; pages that cannot be opened are listed as skipped."""
-        total = sum(len(page.prompts) for page in survey.pages) * len(self.variants)
-        pages = [page for page in survey.pages if asker.missing(page, journal.entries)]
+        total = sum(len(page.prompts) for page in question_set.pages) * len(self.variants)
+        pages = [page for page in question_set.pages if asker.missing(page, journal.entries)]
         with progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
             for page, rows in zip(pages, self._answered(pages, asker, journal), strict=True):
                 if isinstance(rows, UserError):
                     for record, _ in page.prompts:
-                        survey.skip(page.task, record, rows)
+                        question_set.skip(page.task, record, rows)
                     continue
                 for row in rows:
                     journal.add(row)
@@ -248,7 +248,7 @@ class SHIRGEvaluator:
     def _answered(
         self, pages: Sequence[PageQuestions], asker: Asker, journal: Journal[RowKey]
     ) -> Iterator[Iterable[dict[str, Any]] | UserError]:
-        """What each page's questions come to; in worker processes a page at a time, else as answers are drawn."""
+        """The rows of each page, or why it was skipped; with worker processes a page at a time, otherwise lazily."""
         workers = self.config.workers_for(self.model)
         if workers < 2 or len(pages) < 2:
             yield from (asker.page_rows(page, journal.entries) for page in pages)
@@ -259,11 +259,11 @@ class SHIRGEvaluator:
                 raise UserError(found)
             yield found
 
-    def _sample(self, survey: Survey, journal: Journal[RowKey]) -> SamplePage:
+    def _sample(self, question_set: QuestionSet, journal: Journal[RowKey]) -> SamplePage:
         """The first page that was asked about, if possible by every variant."""
-        asked = [page for page in survey.pages if next(page.keys(self.variants)) in journal.entries]
+        asked = [page for page in question_set.pages if next(page.keys(self.variants)) in journal.entries]
         if not asked:
-            raise UserError(_nothing_to_ask(survey))
+            raise UserError(_nothing_to_ask(question_set))
         whole = (
             page for page in asked if not any("unanswered" in journal.entries[key] for key in page.keys(self.variants))
         )
@@ -295,13 +295,13 @@ def _finished_rows(
         return str(error)
 
 
-def _nothing_to_ask(survey: Survey) -> str:
-    reason = survey.skipped[0].reason if survey.skipped else "no records"
-    return f"datasets: nothing to ask in {', '.join(survey.benchmarks)}; the first reason: {reason}"
+def _nothing_to_ask(question_set: QuestionSet) -> str:
+    reason = question_set.skipped[0].reason if question_set.skipped else "no records"
+    return f"datasets: nothing to ask in {', '.join(question_set.benchmarks)}; the first reason: {reason}"
 
 
-def _describe(name: str, survey: Survey, rows: Sequence[Answer]) -> DatasetFacts:
-    task, records = find_task(name), survey.benchmarks[name]
+def _describe(name: str, question_set: QuestionSet, rows: Sequence[Answer]) -> DatasetFacts:
+    task, records = find_task(name), question_set.benchmarks[name]
     answered = {row.id for row in rows if row.dataset == task.name}
     return DatasetFacts(
         name=task.name,
@@ -309,7 +309,7 @@ def _describe(name: str, survey: Survey, rows: Sequence[Answer]) -> DatasetFacts
         note="; ".join(filter(None, (task.note, records.note))),
         questions=len(answered),
         pages=len({record.image_id for record in records if record.id in answered}),
-        skipped=sum(entry.questions for entry in survey.skipped if entry.dataset == task.name),
+        skipped=sum(entry.questions for entry in question_set.skipped if entry.dataset == task.name),
         sources=sorted({record.source for record in records}),
         licences=sorted({record.licence for record in records}),
     )

@@ -195,7 +195,7 @@ def _cells(side: int, count: int) -> np.ndarray:
 
 
 def _dim(page: np.ndarray, bright: np.ndarray) -> np.ndarray:
-    """Grey and darken what was dropped, a little more beside kept patches, which then stand out: [H, W, 3]."""
+    """Grey and darken what was dropped, a little more next to kept patches, to set them apart: [H, W, 3]."""
     grey = page @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     faded = (grey[..., None] + COLOUR_LEFT * (page - grey[..., None])) * np.array(DIMMED)
     shape = Image.fromarray(bright.astype(np.uint8) * 255)

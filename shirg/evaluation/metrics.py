@@ -189,7 +189,7 @@ def _tabmwp_value(text: str) -> float | str:
 
 
 # The scorer's tables. Contractions are listed as they should be written; the scorer corrects each of them where one
-# apostrophe is missing. "somebody'd" it spoils instead, on both sides alike; we do as it does.
+# apostrophe is missing. It damages "somebody'd" instead, in prediction and truth; we copy that.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _STRAY_FULL_STOP = re.compile(r"\.(?!\d)")
 _FULL_STOPS = 32

@@ -1,4 +1,4 @@
-"""The files of an evaluation: written, and made again from its answers."""
+"""The files of an evaluation: writing them, and recreating them from its answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
-from shirg.evaluation.asking import SamplePage, Survey
+from shirg.evaluation.asking import QuestionSet, SamplePage
 from shirg.evaluation.bootstrap import UNDECIDED
 from shirg.evaluation.figures import ACCURACY, accuracy_panels, charts, save_figure
 from shirg.evaluation.kept_picture import draw_kept, draw_patches, enlarged_page, save_picture
@@ -82,7 +82,7 @@ def write_outputs(
     rows: Sequence[Answer],
     model: Lavida,
     sample: SamplePage,
-    survey: Survey,
+    question_set: QuestionSet,
 ) -> None:
     """Write results, details, figures and reports, each file complete or not at all.
 
@@ -95,7 +95,7 @@ def write_outputs(
         logger.info("drawing pages and writing the report to %s", folder)
         shown = headline(results.variants)
         if shown is not None:
-            _draw_pages(folder / FIGURES, results, rows, PagePainter(model, shown), sample, survey)
+            _draw_pages(folder / FIGURES, results, rows, PagePainter(model, shown), sample, question_set)
         write_reports(folder, results)
         write_text(folder / CARD_FILE, run_card(results))
     except OSError as error:
@@ -127,9 +127,9 @@ def write_reports(folder: Path, results: Results) -> None:
 
 def redo(folder: Path) -> Results:
     """Score the answers of `detailed_results.json` again, compare all that follows with `evaluation_results.json`, and write
-    charts and reports anew. Times and bytes cannot be measured again; they are taken from the file.
+    charts and reports again. Times and bytes cannot be measured again; they are taken from the file.
 
-    Intervals are drawn as often as the file says. Where it has no `together`, as earlier files have not, that is made from
+    Intervals have as many resamples as the file states. If it has no `together`, as earlier files, it is computed from
     the answers; the file stays as it is.
 
     Returns:
@@ -181,12 +181,14 @@ def _draw_pages(
     rows: Sequence[Answer],
     painter: PagePainter,
     sample: SamplePage,
-    survey: Survey,
+    question_set: QuestionSet,
 ) -> None:
     """The sample page, and the pages of the worst losses and best wins."""
     answers = {row.id: row.prediction for row in rows if row.variant == painter.variant}
     painter.paint(folder / "kept_patches.png", sample, answers[sample.record.id])
-    asked = {(page.task.name, record.id): (record, text) for page in survey.pages for record, text in page.prompts}
+    asked = {
+        (page.task.name, record.id): (record, text) for page in question_set.pages for record, text in page.prompts
+    }
     for kind, shown in results.examples.kinds().items() if results.examples else ():
         for number, example in enumerate(shown):
             record, text = asked[example.dataset, example.id]

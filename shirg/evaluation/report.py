@@ -1,4 +1,4 @@
-"""The Markdown of an evaluation: `evaluation_report.md`, for somebody who was not there, and `run_card.md`."""
+"""The Markdown of an evaluation: `evaluation_report.md` and `run_card.md`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shirg.evaluation.results import Cost, Difference, Examples, GateFacts, Resu
 from shirg.evaluation.summary import CAUSES, EXAMPLES, RIGHT, text_height_groups
 from shirg.evaluation.takeaway import RULE, takeaway, verdict
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, PATHS, SELECTING_MODES, Variant
+from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, PATH_DESCRIPTIONS, SELECTING_MODES, Variant
 
 FIGURES = "figures"
 """Folder of the pictures."""
@@ -32,14 +32,14 @@ CAPTIONS = {
     "latency.png": "Time of an answer, stage by stage",
 }
 OWN_PATHS = ("lowres", "hd")
-"""LaViDa's own, which every variant is compared with in the overview."""
+"""LaViDa's own vision paths, with which the overview compares every variant."""
 MEANING = (
     "A score is the mean over questions. Differences are paired: the same questions, asked through both variants. Undecided does "
     "not mean equal. With many comparisons, one in twenty of equal variants will look different by chance."
 )
 GROUPINGS = {"text_px": "height of the answer's text", "kind": "kind"}
 MOST_LISTED = 50
-"""Rows of a table of what was skipped."""
+"""Longest table of skipped questions, in rows."""
 FILES = {
     "predictions.jsonl": "the run's settings in the first line, then every answer as it came",
     "detailed_results.json": "every answer with its scores, and what was skipped",
@@ -72,18 +72,18 @@ def evaluation_report(results: Results) -> str:
 
 
 def document(sections: dict[str, str]) -> str:
-    """Headings and what is under them; a heading of second rank without anything is left out."""
+    """A document from headings and their content; second-level headings without content are left out."""
     kept = [join(heading, text) for heading, text in sections.items() if text or heading.startswith("# ")]
     return join(*kept) + "\n"
 
 
 def join(*parts: str) -> str:
-    """Paragraphs, without the empty ones."""
+    """Join paragraphs; empty ones are left out."""
     return "\n\n".join(filter(None, parts))
 
 
 def has_drawing(results: Results) -> bool:
-    """Whether the run drew what a selection keeps."""
+    """Whether the run has drawings of kept patches."""
     return any(variant.mode == "shirg" for variant in results.variants)
 
 
@@ -94,12 +94,12 @@ def item_table(items: Iterable[Item]) -> str:
 
 
 def opening(lines: Sequence[str]) -> str:
-    """The sentences of `takeaway` as a paragraph; the rule of the verdicts is one of its own."""
+    """The sentences of `takeaway` as a paragraph, and the explanation of the verdicts as a second one."""
     return join(" ".join(line for line in lines if line != RULE), RULE if RULE in lines else "")
 
 
 def figure(name: str, folder: str = FIGURES) -> str:
-    """A picture of the evaluation, from `folder` as seen from the report."""
+    """A picture of the evaluation; `folder` is relative to the report."""
     return f"![{CAPTIONS[name]}]({folder}/{name})"
 
 
@@ -107,8 +107,8 @@ def figure(name: str, folder: str = FIGURES) -> str:
 
 
 def overview_table(results: Results) -> str:
-    """Every variant once: tokens, score, difference to LaViDa's own paths, what an adapter changed, and what it costs; the
-    questions of all data sets with one deciding metric together."""
+    """Every variant once: tokens, score, difference to LaViDa's own paths, change by an adapter, and cost; the questions of
+    all data sets with the same primary metric are pooled."""
     costs, tokens, adapters = results.costs(), results.visual_tokens(), bool(results.adapters)
     against = [name for name in OWN_PATHS if name in tokens]
     header = ["variant", "visual tokens"]
@@ -131,9 +131,9 @@ def overview_table(results: Results) -> str:
 
 
 def _path_list(results: Results) -> str:
-    """How each vision path shows the page, a line each."""
+    """A list of the vision paths, with what each shows of the page."""
     modes = results.config.modes
-    lines = [f"- `{mode}`: {PATHS[mode]}" for mode in modes if mode not in BASELINES]
+    lines = [f"- `{mode}`: {PATH_DESCRIPTIONS[mode]}" for mode in modes if mode not in BASELINES]
     others = ", ".join(f"`{mode}`" for mode in modes if mode in BASELINES)
     lines += [f"- {others}: the same large page, tokens chosen or merged by that selector"] if others else []
     names = ", ".join(f"`+{name}`" for name in results.adapters or ["adapter"])
@@ -146,8 +146,8 @@ def _path_list(results: Results) -> str:
 
 
 def score_table(results: Results) -> str:
-    """Every variant's score by every metric on every data set and part of one, but for what the overview has; "" for
-    nothing."""
+    """Every variant's score by every metric on every data set and part of one, except the scores in the overview; ""
+    if there are no others."""
     alone = [(group.datasets[0], group.metric) for group in results.together if len(group.datasets) == 1]
     columns = [column for entry in results.scores if (column := (entry.dataset, entry.metric)) not in alone]
     cells = {(entry.variant, entry.dataset, entry.metric): entry for entry in results.scores}
@@ -167,7 +167,7 @@ def score_table(results: Results) -> str:
 
 
 def _difference_tables(results: Results) -> str:
-    """Differences that the overview has not: of data sets together, to all other variants; then of each data set."""
+    """Differences that are not in the overview: of the pooled data sets, to all other variants; then of each data set."""
     parts = []
     for group in results.together:
         others = [entry for entry in group.comparisons if not _in_overview(results, entry)]
@@ -183,7 +183,7 @@ def _in_overview(results: Results, entry: Difference) -> bool:
 
 
 def _differences(results: Results, title: str, metric: str, entries: Sequence[Difference]) -> str:
-    """A heading and up to two tables: `shirg` beside other selectors is one of its own, since those are many."""
+    """A heading and up to two tables; the second compares `shirg` with the baselines, which are many."""
     of_selectors: dict[str, dict[str, Difference]] = {}
     others: dict[str, dict[str, Difference]] = {}
     for entry in entries:
@@ -234,7 +234,7 @@ def _cost_cells(row: Cost | None) -> list[str]:
 
 
 def cost_section(results: Results, figures: str = FIGURES) -> str:
-    """Time by stage and peak memory, beside what the overview has; `figures`: folder of the pictures as seen from the report."""
+    """Time by stage and peak memory, except what the overview has. `figures`: the pictures' folder, relative to the report."""
     if results.efficiency is None:
         return "The timing was left out of this run."
     measured = any(row.peak_memory_bytes is not None for row in results.efficiency.rows)
@@ -265,7 +265,7 @@ def _computed_section(results: Results) -> str:
         f"### The same paths at the size of {computed.shape}",
         f"Computed from the model's shape, not measured: a square page, {scenario['prompt_tokens']} text tokens, "
         f"{scenario['answer_tokens']} answer tokens in {scenario['steps']} steps, {scenario['dtype']}. `shirg describe "
-        f"{computed.shape}` lists what is counted. Other selectors than `shirg` cost the same but for their own arithmetic.",
+        f"{computed.shape}` lists what is counted. Other selectors cost the same, except for their own arithmetic.",
         table(header, rows),
     )
 
@@ -274,7 +274,7 @@ def _computed_section(results: Results) -> str:
 
 
 def _breakdowns(results: Results) -> str:
-    """Scores by height of text and by kind of question, and what the large view gains and selecting loses in each."""
+    """Scores by height of text and by kind of question, with the gain of the large view and the loss by selection in each."""
     parts = []
     for by, title in GROUPINGS.items():
         for dataset in results.datasets:
@@ -324,18 +324,18 @@ def _failure_tables(results: Results) -> str:
     causes = "; ".join(f"{cause}: {what}" for cause, what in CAUSES.items())
     return join(
         *parts,
-        f"An answer is counted as wrong below a score of {RIGHT:g}. Each has the first cause that holds: {causes}. A path that "
-        "was not run reads nothing; paths are taken with the adapter where the selection is.",
+        f"An answer is counted as wrong below a score of {RIGHT:g}. Its cause is the first that applies: {causes}. A path that "
+        "was not run counts as wrong; paths are taken with the adapter if the selection has it.",
     )
 
 
 def _example_list(shown: Examples | None) -> str:
     """The questions on which the selection loses and wins most against `lowres`, with page and answers."""
     if shown is None:
-        return "They are shown where `shirg` was run beside `lowres`."
+        return "Examples need both `shirg` and `lowres` in the run."
     parts = [
-        f"Up to {EXAMPLES} questions each on which {shown.variant} scores furthest below, and above, {shown.against}; of as "
-        "large differences the first asked. Kept patches are bright."
+        f"Up to {EXAMPLES} questions each on which {shown.variant} scores furthest below, and above, {shown.against}; of equal "
+        "differences, the questions asked first. Kept patches are bright."
     ]
     better = {"losses": shown.against, "wins": shown.variant}
     for kind in shown.kinds():
@@ -373,7 +373,7 @@ def skipped_section(results: Results) -> str:
         parts = [f"{total} skipped.", *_listed(["data set", "record", "questions", "reason"], rows)]
     if unanswered:
         rows = [[one.dataset, escape(one.id, 80), one.variant, escape(one.reason)] for one in unanswered]
-        parts.append(f"{count(len(rows), 'question')} could not be asked and count as answered by nothing.")
+        parts.append(f"{count(len(rows), 'question')} could not be asked and count as empty answers.")
         parts += _listed(["data set", "record", "variant", "reason"], rows)
     return join(*parts)
 
@@ -429,9 +429,9 @@ def _gate_settings(gate: GateFacts) -> str:
 def _method(results: Results) -> str:
     config, model = results.config, results.model
     suffix = (
-        'Questions were put with the suffix of the usual harness ("Answer the question using a single word or phrase.").'
+        'Questions were asked with the suffix of the usual harness ("Answer the question using a single word or phrase.").'
         if config.prompt_suffix == "official"
-        else f"Questions were put bare{', as this model was trained' if model.nano else ''}."
+        else f"Questions were asked without a suffix{', as this model was trained' if model.nano else ''}."
     )
     lines = [
         f"- Answers: {config.max_new_tokens} positions in blocks of {config.block_length}, "
@@ -451,7 +451,7 @@ def _method(results: Results) -> str:
         lines.append(
             f"- Times: one page of the run ({width} x {height} pixels), batch of one, median of "
             f"{count(efficiency.repeats, 'run')} after {efficiency.warm_up} to warm up. Selection includes comparing the "
-            "page with the question where the model does that, and the tower's last layer computed once more for selectors "
+            "page with the question if the model does that, and the tower's last layer computed once more for selectors "
             "that need its attention or keys. Stages that depend on the prefix's length alone are timed once for each length. "
             "KV bytes are counted from this page's filled cache."
             + (peak if any(row.peak_memory_bytes is not None for row in efficiency.rows) else "")
@@ -461,7 +461,7 @@ def _method(results: Results) -> str:
 
 
 def dataset_lines(results: Results) -> str:
-    """One line for each data set: what is special about it, its metric, its source and licence."""
+    """One line for each data set: note, metric, source and licence."""
     lines = []
     for dataset in results.datasets:
         note = f" ({escape(dataset.note, limit=300)})" if dataset.note else ""
@@ -475,7 +475,7 @@ def dataset_lines(results: Results) -> str:
 
 
 def run_card(results: Results) -> str:
-    """What one evaluation was, on one page, so that it can be judged and repeated."""
+    """Command, model, questions, settings and files of an evaluation, on one page."""
     config, intervals = results.config, results.intervals
     sections = {
         "# Card of an evaluation": code_block(config.command)

@@ -1,7 +1,7 @@
 """What an evaluation measured, as typed values. `to_json` and `from_json` give and read the JSON of its files.
 
-Scores are shares from 0 to 1, times are milliseconds, sizes are bytes. Fields are named as in the files; a field marked
-`_absent` is left out of the file where it is empty.
+Scores are shares from 0 to 1, times are milliseconds, sizes are bytes. Fields are named as in the files; a field made by
+`_absent` is omitted from the file if it has its default.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
-from shirg.evaluation.variants import Budget, Variant
+from shirg.evaluation.variants import Variant
+from shirg.lavida.vision import Budget
 
 Kind = TypeVar("Kind")
 
 
 def _absent(default: Callable[[], Any] = str) -> Any:
-    """A field that is left out of the JSON where it has its default."""
+    """A field that is omitted from the JSON if it has its default."""
     return field(default_factory=default, metadata={"absent": default()})
 
 
@@ -53,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """The model that was asked."""
+    """The evaluated model."""
 
     nano: bool
     family: str
@@ -62,18 +63,18 @@ class ModelFacts:
     relevance_sign: int
     parameters: int
     adapter_parameters: int
-    """Of the largest adapter; 0 without one."""
+    """Parameters of the largest adapter; 0 without one."""
     weights: str
-    """Fingerprint of the base."""
+    """Fingerprint of the base model's weights."""
     adapter_weights: str | None
-    """Fingerprint of the adapter that the model carries."""
+    """Fingerprint of the adapter that was loaded on the model."""
     adapters: dict[str, str] = _absent(dict)
     """Name -> fingerprint, of adapters given by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateFacts:
-    """The gate's settings: their preset, None where they are no preset's, and what differs from the default."""
+    """The gate's settings: name of their preset, None if they are no preset's; and the fields that differ from the default."""
 
     preset: str | None
     changed: dict[str, Any]
@@ -81,7 +82,7 @@ class GateFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """With what, and on what, it was measured."""
+    """Software and hardware of the run."""
 
     shirg: str
     python: str
@@ -95,7 +96,7 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """How intervals are drawn."""
+    """How the bootstrap intervals are drawn."""
 
     resamples: int = RESAMPLES
     level: float = LEVEL
@@ -105,7 +106,7 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """A benchmark: what was asked of it, and where it is from."""
+    """A benchmark: its metric, the number of questions and pages, and its sources."""
 
     name: str
     metric: str
@@ -119,7 +120,7 @@ class DatasetFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Questions that no variant was asked."""
+    """Questions that were skipped in every variant."""
 
     dataset: str
     id: str
@@ -129,7 +130,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Unanswered:
-    """A question that one variant could not be asked; it counts as an empty answer."""
+    """A question that could not be asked in one variant, for example as its prefix is too long; it counts as an empty answer."""
 
     dataset: str
     id: str
@@ -142,7 +143,7 @@ class Unanswered:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One question, as one variant answered it: a line of `predictions.jsonl`."""
+    """A question and its answer in one variant: a line of `predictions.jsonl`."""
 
     dataset: str
     id: str
@@ -151,30 +152,30 @@ class Answer:
     answers: list[str]
     kind: str
     part: str | None = None
-    """The part of a benchmark that is reported apart."""
+    """The part of a benchmark that is reported separately."""
     text_px: float
-    """Height of the answer's text in the page as the model sees it; 0 where it is not known."""
+    """Height of the answer's text in the large view, pixels; 0 if unknown."""
     variant: Variant
     tokens: int | None
-    """Visual tokens in the prompt; None where it could not be asked."""
+    """Visual tokens in the prompt; None if the question could not be asked."""
     prediction: str
     score: float
-    """By the benchmark's deciding metric, the first of `scores`."""
+    """By the benchmark's primary metric, the first of `scores`."""
     scores: dict[str, float]
     unanswered: str = _absent()
-    """Why it could not be asked."""
+    """Why the question could not be asked; "" if it was."""
     run: str = _absent()
     """Fingerprint of the run."""
 
     @property
     def metric(self) -> str:
-        """The deciding metric."""
+        """The primary metric."""
         return next(iter(self.scores))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A mean over questions with its 95% interval; the ends are None where a single page was asked about."""
+    """A mean over questions with its 95% interval; the ends are None if there is a single page."""
 
     dataset: str = _absent()
     by: str = _absent()
@@ -209,7 +210,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCount:
-    """Visual tokens of a variant over the questions; 0 where none could be asked."""
+    """Visual tokens of a variant over the questions; 0 if none could be asked."""
 
     variant: str
     mean: float
@@ -219,7 +220,7 @@ class TokenCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Together:
-    """All data sets with one deciding metric, as if they were one."""
+    """The pooled questions of all data sets with the same primary metric."""
 
     metric: str
     datasets: list[str]
@@ -227,7 +228,7 @@ class Together:
     comparisons: list[Difference]
 
     def score(self, variant: str) -> Score:
-        """Of one variant."""
+        """The score of one variant."""
         return next(one for one in self.scores if one.variant == variant)
 
     def compared(self, variant: str, against: str) -> Difference | None:
@@ -248,7 +249,7 @@ class FailureCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A question on which two variants differ: `prediction` and `score` of the first, `theirs` of the other."""
+    """A question on which two variants differ: `theirs` and `their_score` are the second one's."""
 
     dataset: str
     id: str
@@ -265,7 +266,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Worst losses and best wins of `variant` beside `against`."""
+    """Questions on which `variant` scores furthest below (`losses`) and above (`wins`) `against`."""
 
     variant: str
     against: str
@@ -273,7 +274,7 @@ class Examples:
     wins: list[Example]
 
     def kinds(self) -> dict[str, list[Example]]:
-        """Both by their names."""
+        """Name -> list, of the two lists."""
         return {"losses": self.losses, "wins": self.wins}
 
 
@@ -300,7 +301,7 @@ class Summary:
         return {entry.variant: entry for entry in self.tokens}
 
     def score(self, dataset: str, variant: str, metric: str) -> Score:
-        """Of one variant on one data set."""
+        """The score of one variant on one data set."""
         key = dataset, variant, metric
         return next(one for one in self.scores if (one.dataset, one.variant, one.metric) == key)
 
@@ -317,7 +318,7 @@ class Cost:
     """Visual tokens."""
     tower_ms: float
     selection_ms: float | None
-    """None where nothing is selected."""
+    """None if the path selects nothing."""
     embedding_ms: float
     """From the tower's tokens to what is spliced into the prompt: selection or pooling, and projector."""
     prefix_tokens: int
@@ -344,14 +345,14 @@ class Saving:
     tokens: int
     reference_tokens: int
     image: float
-    """Of the visual part."""
+    """Share saved of the visual part."""
     prefix: float
-    """Of the whole prefix."""
+    """Share saved of the whole prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputedCost:
-    """Computed cost of one answer; FLOPs, but for tokens and bytes."""
+    """Computed cost of one answer: FLOPs, except `tokens`, `prefix_tokens` and `kv_bytes`."""
 
     variant: str
     tokens: int
@@ -433,7 +434,7 @@ class Results(Summary):
 
 
 def to_json(value: Any) -> Any:
-    """`value` and all that is in it as JSON values. A `Variant` in a dataclass is spread over the object that holds it."""
+    """`value` as JSON values. The fields of a `Variant` in a dataclass become fields of the object that contains it."""
     if isinstance(value, Variant):
         return value.to_json()
     if isinstance(value, Mapping):
@@ -453,10 +454,10 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[Kind], value: Any) -> Kind:
-    """The `kind` whose `to_json` is `value`. What the file does not know gets its default.
+    """The `kind` whose `to_json` is `value`. Fields that the file lacks get their defaults.
 
     Raises:
-        TypeError: if it lacks something that has no default.
+        TypeError: if it lacks a field without a default.
     """
     return _read(kind, value)
 

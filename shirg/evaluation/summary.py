@@ -71,7 +71,7 @@ def token_counts(rows: Sequence[Answer]) -> list[TokenCount]:
 
 
 def together(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Together]:
-    """All data sets that share a deciding metric, as if they were one: small sets decide nothing alone.
+    """The pooled questions of all data sets with the same primary metric: small sets alone leave most comparisons undecided.
 
     A page of one data set is another page than one of the same name in another. Beside its usual references each variant
     is compared with `lowres` and `hd`, the paths of the model as it ships.
@@ -109,14 +109,14 @@ def scores(rows: Sequence[Answer], draws: Draws) -> list[Score]:
 
 
 def part_scores(rows: Sequence[Answer], draws: Draws) -> list[Score]:
-    """The same for the parts that a benchmark reports apart, by its deciding metric: ChartQA's human and augmented."""
+    """The same for the parts that a benchmark reports separately, by its primary metric: ChartQA's human and augmented."""
     known = [row for row in rows if row.part is not None]
     groups = _grouped(known, lambda row: (row.dataset, row.part or "", row.variant.name))
     return [_score(of, draws, dataset=name, part=part, variant=one) for (name, part, one), of in groups.items()]
 
 
 def comparisons(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Difference]:
-    """Paired differences of every variant and its references, by each data set's deciding metric."""
+    """Paired differences of every variant and its references, by each data set's primary metric."""
     found = []
     for name, of_dataset in _grouped(rows, lambda row: row.dataset).items():
         by_variant = _by_variant(of_dataset)
@@ -258,7 +258,7 @@ def _selections(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def _score(rows: Sequence[Answer], draws: Draws, scored_by: str | None = None, **names: Any) -> Score:
-    """The mean by a metric, or by the deciding one."""
+    """The mean by a metric, or by the primary one."""
     values, pages = (
         [row.score if scored_by is None else row.scores[scored_by] for row in rows],
         [row.image_id for row in rows],

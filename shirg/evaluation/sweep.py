@@ -170,7 +170,7 @@ def measure_page(model: Lavida, run: dict[str, Any], number: int) -> dict[str, A
             if run["answers"]:
                 embeds = [model.mm_projector(tokens) for tokens in kept]
                 row["said"] = generated_texts(model, view.prompts, embeds, decoding) if embeds else []
-                pairs = [(said, question.answers) for said, question in zip(row["said"], questions, strict=False)]
+                pairs = [(text, question.answers) for text, question in zip(row["said"], questions, strict=False)]
                 row |= {"exact_match": [exact_match(*pair) for pair in pairs], "anls": [anls(*pair) for pair in pairs]}
             rows[str(budget)][name] = row
     return {"page": number, "words": len(view.words.heights), "questions": len(questions), "rows": rows}

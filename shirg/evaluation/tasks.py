@@ -10,7 +10,7 @@ from shirg.evaluation.metrics import METRICS, Metric, formula_contains
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 """What lmms-eval, which LaViDa is evaluated with, adds to the questions of DocVQA, InfographicVQA and TextVQA
-(lmms_eval/tasks, the `default` kwargs); sets that lmms-eval has no task for are asked alike."""
+(lmms_eval/tasks, the `default` kwargs); sets without a task in lmms-eval are asked in the same form."""
 
 SINGLE_WORD = "\nAnswer the question with a single word."
 """What lmms-eval adds to ChartQA's (lmms_eval/tasks/chartqa/chartqa.yaml)."""
@@ -38,13 +38,13 @@ class Task:
     capitalised: bool = False
     """Whether the official prompt writes a question with one capital, at its start."""
     by_kind: Mapping[str, Metric] = field(default_factory=dict)
-    """Kind of question -> what scores it in the place of the deciding metric."""
+    """Kind of question -> metric that scores it instead of the primary one."""
     note: str = ""
     """Printed in the report beside the score."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, the deciding one first."""
+        """Names of the metrics, the primary one first."""
         return (self.metric, *([self.second_metric] if self.second_metric else []))
 
     def marks(self, prediction: str, answers: Sequence[str], kind: str = "") -> dict[str, float]:
@@ -101,7 +101,7 @@ def find_task(name: str) -> Task:
 
 
 def prompt(task: Task, question: str, prompt_suffix: str) -> str:
-    """The text put to the model; `prompt_suffix` is "official" (the task's own) or "none" (the bare question)."""
+    """The text that the model gets; `prompt_suffix` is "official" (the task's own) or "none" (the bare question)."""
     if prompt_suffix != "official":
         return question
     return (question.capitalize() if task.capitalised else question) + task.suffix

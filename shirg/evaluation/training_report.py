@@ -231,7 +231,7 @@ def _limits(training: dict[str, Any] | None, evaluation: Results | None) -> str:
     lines = []
     if evaluation and evaluation.model.nano:
         lines.append(
-            "- LaViDa-nano is a small stand-in of the same anatomy: its scores do not show how well LaViDa with official "
+            "- LaViDa-nano is a small model of the same architecture: its scores do not show how well LaViDa with official "
             "weights would do."
         )
     if evaluation:

@@ -5,38 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 from shirg.errors import UserError
 from shirg.gate.selectors import SELECTORS
 from shirg.lavida.settings import VisionSettings
-from shirg.lavida.vision import PATHS as VISION_PATHS
-
-Budget = int | Literal["auto"]
-"""Tokens that a selection keeps; "auto" finds the number for each image, see `shirg.gate.page_budget`."""
+from shirg.lavida.vision import PATHS, Budget
 
 ADAPTER = "adapter"
-"""Name of the adapter that a model carries."""
+"""Name of the adapter that is loaded on the evaluated model."""
 
 WHOLE_MODES = ("lowres", "hd", "hd-flat", "highres", "multiview-all")
 """Vision paths without a selection: LaViDa's own, then every token of the large view and of the unpooled tiles."""
 
 BUDGETED_MODES = ("shirg", "multiview")
-"""Vision paths of ours, which take a token budget."""
+"""SHIRG's vision paths, which take a token budget."""
 
 BASELINES = tuple(sorted(name for name in SELECTORS if name != "shirg"))
-"""Other selectors, which choose from the same large view as `shirg`."""
+"""Other selectors, which select from the same large view as `shirg`."""
 
 SELECTING_MODES = (*BUDGETED_MODES, *BASELINES)
 """Everything that is run once per budget."""
 
 ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
 CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune", "random")
-"""LaViDa's own paths, every token, and SHIRG beside the strongest baseline and chance: at two budgets ten variants,
-nine where `hd` is flat."""
+"""LaViDa's own paths, every token, SHIRG, the strongest baseline and random selection: at two budgets ten variants, nine if
+the model's `hd` is flat."""
 
 NAMED_SETS = {"all": ALL_MODES, "core": CORE_MODES}
-"""Words for several modes."""
+"""Names of groups of modes."""
 
 QUESTION_BLIND = (
     "downsample", "pool", "random", "uniform", "dart", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
@@ -47,16 +44,16 @@ QUESTION_BLIND = (
 REFERENCE_MODES = ("lowres", "hd", "highres")
 """Vision paths that a selection is compared with."""
 
-PATHS = {
+PATH_DESCRIPTIONS = {
     "lowres": "the whole page at the tower's own resolution",
     "hd": "LaViDa's own path: the page and its tiles, the tokens of each pooled to about a quarter",
     "hd-flat": "the same, view after view, without newlines and un-padding: 980 tokens of five views",
     "highres": "the whole page at the large resolution, every token",
     "multiview-all": "the page and its tiles without pooling, every token",
-    "shirg": "the same large page, the chosen tokens and one summary token",
-    "multiview": "the page and its tiles without pooling, the chosen tokens and one summary token",
+    "shirg": "the same large page, the selected tokens and one summary token",
+    "multiview": "the page and its tiles without pooling, the selected tokens and one summary token",
 }
-"""Mode -> what the model is shown, for reports; baselines choose from what `shirg` chooses from."""
+"""Mode -> what the model is shown, for reports. Baselines select from the same view as `shirg`."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +76,17 @@ class Variant:
 
     @property
     def vision_path(self) -> str:
-        """The model's vision path that it is: baselines choose from what `shirg` chooses from."""
+        """Its vision path in the model: that of `shirg` for baselines."""
         return "shirg" if self.mode in BASELINES else self.mode
 
     @property
     def views(self) -> str:
-        """What the tower sees for it; variants with equal views share one pass of the tower."""
-        return VISION_PATHS[self.vision_path].views
+        """Views that the tower encodes; variants with equal views share one pass of the tower."""
+        return PATHS[self.vision_path].views
 
     @property
     def selector(self) -> str | None:
-        """The selector in the place of the model's own; None leaves the model's gate as it is."""
+        """The baseline that replaces the model's selector; None keeps the model's gate."""
         return self.mode if self.mode in BASELINES else None
 
     def settings(self, own: VisionSettings) -> VisionSettings:
@@ -98,22 +95,22 @@ class Variant:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What its selector needs of the tower beside the tokens: "attention", "keys"."""
+        """Outputs of the tower that its selector needs in addition to the tokens: "attention", "keys"."""
         return SELECTORS[self.selector].needs if self.selector else ()
 
     @property
-    def asks_the_question(self) -> bool:
-        """Whether the choice of its tokens may depend on what is asked."""
+    def uses_question(self) -> bool:
+        """Whether the selection may depend on the question."""
         return self.budget is not None and self.mode not in QUESTION_BLIND
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; the adapter that the model carries is True, another its name, none False."""
+        """As JSON values. `adapter` is True for `ADAPTER`, the name of another one, or False for none."""
         adapter = {None: False, ADAPTER: True}.get(self.adapter, self.adapter)
         return {"variant": self.name, "mode": self.mode, "budget": self.budget, "adapter": adapter}
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Variant:
-        """The variant of an entry that `to_json` is a part of."""
+        """The variant of an entry that has the keys of `to_json`."""
         adapter = {False: None, True: ADAPTER}.get(entry["adapter"], entry["adapter"])
         return cls(entry["mode"], entry["budget"], adapter)
 
@@ -122,7 +119,7 @@ def named_modes(names: Sequence[str], *, flat: bool) -> list[str]:
     """Modes by name, each once, in the order given; "core" and "all" are several, see `NAMED_SETS`.
 
     Args:
-        flat: whether the model's own `hd` is flat already, so that neither need run it twice.
+        flat: whether the model's `hd` is flat; the groups then leave `hd-flat` out, which is the same.
 
     Raises:
         UserError: for an unknown name; the message lists the known ones.
@@ -151,7 +148,7 @@ def list_variants(modes: Sequence[str], budgets: Iterable[Budget], adapters: Seq
 
 
 def middle_budget(variants: Sequence[Variant]) -> Variant | None:
-    """The variant with the middle one of their budgets; "auto" only where there is no other."""
+    """The variant with the median budget; one with "auto" only if there is no other."""
     fixed = [one for one in variants if isinstance(one.budget, int)] or list(variants)
     return sorted(fixed, key=lambda one: one.budget or 0)[len(fixed) // 2] if fixed else None
 
@@ -159,11 +156,10 @@ def middle_budget(variants: Sequence[Variant]) -> Variant | None:
 def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
     """The variants that `variant` is compared with, of those that were run.
 
-    A selection is compared with the unselected paths as the model ships them, which is the question a user has; with
-    an adapter on, also with itself before the adapter, with the unselected paths under the same adapter, because part of
-    a gain may come from training alone, and with itself under the first adapter. `shirg` is compared with every baseline at
-    its own budget and adapter, too. An unselected path is compared with `lowres`, and with an adapter on with itself
-    before it.
+    A selection is compared with the paths without selection, without an adapter. If it has an adapter, it is also compared
+    with itself without it, with the other paths with the same adapter (part of a gain may come from training alone), and with
+    itself with the first adapter. `shirg` is also compared with every baseline at the same budget and adapter. A path without
+    selection is compared with `lowres`, or if it has an adapter, with itself without it.
     """
     run = list(dict.fromkeys(among))
     if variant.mode not in SELECTING_MODES:

@@ -327,7 +327,7 @@ def test_what_cannot_be_asked_counts_as_unanswered_and_the_run_goes_on(benchmark
     predictions = details(tmp_path)["predictions"]
     listed = {(entry.id, entry.variant): entry.reason for entry in results.unanswered}
     assert listed.keys() == {(long.id, "multiview-1500"), (small.id, "multiview-1500")}
-    assert "more than the 3400 that this model was made for" in listed[long.id, "multiview-1500"]
+    assert "more than this model's 3400 positions" in listed[long.id, "multiview-1500"]
     assert "budget=1500: expected a whole number from 1 to 1458" in listed[small.id, "multiview-1500"]
     assert len(predictions) == 4 * 2
     for row in predictions:
@@ -336,7 +336,7 @@ def test_what_cannot_be_asked_counts_as_unanswered_and_the_run_goes_on(benchmark
         else:
             assert row["tokens"] == (729 if row["mode"] == "lowres" else 1501)
     report = (tmp_path / "evaluation_report.md").read_text(encoding="utf-8")
-    assert "2 questions could not be asked and count as answered by nothing." in report
+    assert "2 questions could not be asked and count as empty answers." in report
     before = (tmp_path / "predictions.jsonl").read_bytes()
     again = SHIRGEvaluator(small_config(tmp_path, **settings, workers=1, resume=True), model).evaluate()
     assert again.unanswered == results.unanswered

@@ -78,7 +78,7 @@ def test_only_rules_that_look_at_the_question_choose_for_every_question(rule):
     name_a_token(model, features, ids[0][-2:], 5)
     chosen = [model.select(features, BUDGET, asked, settings).tokens for asked in ids]
     alike = all(tokens.equal(chosen[0]) for tokens in chosen)
-    assert alike == (not variant.asks_the_question)
+    assert alike == (not variant.uses_question)
 
 
 @pytest.mark.parametrize("rule", BASELINES)

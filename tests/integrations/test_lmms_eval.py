@@ -187,4 +187,4 @@ def test_a_question_that_cannot_be_asked_is_answered_by_nothing(checkpoint, capl
     model = LavidaShirg(pretrained=str(checkpoint), budget=BUDGET, max_new_tokens=4)
     model.model.config.raw["max_sequence_length"] = 60
     assert asked(LavidaShirg, model, [tiny_page()], {}) == ""
-    assert "more than the 60 that this model was made for" in caplog.text
+    assert "more than this model's 60 positions" in caplog.text

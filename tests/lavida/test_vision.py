@@ -192,7 +192,7 @@ def test_shirg_and_highres_share_features_and_others_do_not():
     with torch.no_grad():
         chosen = model.image_embeds(features, "highres")[kept.indices[0]]
         torch.testing.assert_close(model.image_embeds(features, "shirg", 40)[:-1], chosen)
-    with pytest.raises(UserError, match="do not serve mode='hd'"):
+    with pytest.raises(UserError, match="do not fit mode='hd'"):
         model.image_embeds(features, "hd")
 
 
