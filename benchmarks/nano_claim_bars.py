@@ -176,7 +176,7 @@ def bars_table(bars: Sequence[dict]) -> str:
         cells.append(
             [bar["bar"], "-" if bar["measured"] is None else _with_interval(bar["measured"], show), bar["verdict"]]
         )
-    return table(["bar (exact match)", "measured", "verdict"], cells)
+    return table(["target (exact match)", "measured", "verdict"], cells)
 
 
 def trainings_table(trainings: dict[str, dict]) -> str:

@@ -1,8 +1,8 @@
 """Fill the tables of README and docs from the stored results: python scripts/tables.py [--check]
 
-A table is known by the file it stands in and its first heading. Its headings stay as they are written; its rows are made from a
-file of `benchmarks/results`, or computed by the package from a model's configuration. What the commands of the quick start print
-is filled in likewise. --check changes nothing, names what differs, and ends with 1 if there is anything.
+A table is identified by its file and its first heading. Its headings are not changed; its rows are made from a
+file of `benchmarks/results`, or computed by the package from a model's configuration. The output of the quick start's commands
+is filled in, too. --check changes nothing, names what differs, and ends with 1 if there is anything.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def parts_out(run: dict) -> Rows:
     names = {
         "`runs`": "shirg (runs)",
         "patches ranked, not runs": "shirg (runs, not joined)",
-        "nothing lent to neighbours": "shirg (runs, no lending)",
+        "nothing added to neighbours": "shirg (runs, no lending)",
         "one threshold for all pages, whole patches": "shirg (runs, plain strokes)",
         "no coverage": "shirg (runs, no coverage)",
         "clusters up to a quarter of K": "shirg (runs, a quarter for clusters)",
@@ -424,7 +424,7 @@ CARD = "shirg/nano/weights/README.md"
 TABLES = (
     Table("README.md", "path", "nano_claim.json", claim_in_short),
     Table("docs/results.md", "vision path", "nano_claim.json", claim_scores),
-    Table("docs/results.md", "bar (exact match)", "nano_claim.json", claim_bars),
+    Table("docs/results.md", "target (exact match)", "nano_claim.json", claim_bars),
     Table("docs/results.md", "on two cores", "nano_small_print.json", path_costs),
     Table("docs/evaluation.md", "exact match", "nano_claim.json", claim_kinds),
     Table("docs/evaluation.md", "adapter", "nano_claim.json", claim_adapters),
@@ -437,7 +437,7 @@ TABLES = (
     Table("docs/method.md", "preset `runs`", "gate_recall.json", parts_out),
     Table("docs/method.md", "budget", "page_budget.json", page_budgets),
     Table("docs/gate.md", "call", "gate_cpu.json", gate_times),
-    Table("docs/gate.md", "bar", "gate_cpu.json", gate_bars),
+    Table("docs/gate.md", "target", "gate_cpu.json", gate_bars),
     Table("docs/gate.md", "tokens", "gate_scaling.json", gate_scaling),
     Table("docs/sweep.md", "K = 256", "gate_sweep.json", ablation(256)),
     Table("docs/sweep.md", "K = 512", "gate_sweep.json", ablation(512)),

@@ -16,7 +16,8 @@ def shut_down_process_group() -> None:
     gloo's threads free the tensors of the last collective after its caller has returned. A thread that does so while the
     interpreter exits aborts the process ("terminate called without an active exception"; pytorch issue 190489). Destroying the
     group joins these threads only if nothing else refers to the group, and torch's own default arguments
-    (`torch.distributed.nn.functional`) and caches (DTensor's) do. torch has no call that waits for them, hence the pause.
+    (`torch.distributed.nn.functional`) and caches (DTensor's) do. torch has no call that waits for them, so this function
+    sleeps.
     """
     distributed = sys.modules.get("torch.distributed")  # absent if torch was not imported
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

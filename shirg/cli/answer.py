@@ -82,7 +82,7 @@ def command(flags: Flags) -> None:
     if flags.shift is not None and flags.schedule != "shift":
         raise UserError(f"--shift: got {flags.shift}, which only --schedule shift takes; add it")
     if flags.selector is not None and flags.mode not in ("shirg", "multiview"):
-        raise UserError(f"--selector: got {flags.selector!r}, but --mode {flags.mode} chooses nothing; leave one out")
+        raise UserError(f"--selector: got {flags.selector!r}, but --mode {flags.mode} selects nothing; leave one out")
     from shirg.cli.live import shown_steps
     from shirg.cli.models import load_image, load_model
     from shirg.threads import spare_threads
@@ -92,7 +92,7 @@ def command(flags: Flags) -> None:
         model = load_model(flags, flags.adapter)
         threads.adjust()
         on_step = shown.enter_context(shown_steps(model, every_step=flags.show_steps))
-        said = model.answer(
+        answer = model.answer(
             page,
             flags.question,
             flags.mode,
@@ -102,7 +102,7 @@ def command(flags: Flags) -> None:
             on_step=on_step,
             **decoding(flags, model.device),
         )
-    print(said)
+    print(answer)
 
 
 def decoding(flags: Flags, device: torch.device) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Flags(SeedFlags):
 
 
 def command(flags: Flags) -> None:
-    """Assemble, save, and say what it became."""
+    """Assemble, save, and print a summary."""
     from rich.console import Console
 
     from shirg.lavida.assemble import assemble

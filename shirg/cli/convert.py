@@ -33,7 +33,7 @@ class Flags(CommonFlags):
 
 
 def command(flags: Flags) -> None:
-    """Convert, and say what was found."""
+    """Convert, and print what was found."""
     from rich.console import Console
 
     from shirg.lavida.assemble import convert_projector

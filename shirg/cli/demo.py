@@ -16,10 +16,10 @@ from shirg.cli.runner import STOPPED, run_command
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(GateFlags, AdaptedModelFlags):
     """Open a page in the browser: pick or drop an image, slide the budget and see at once which patches stay; ask, and watch
-    the answer fill in beside that of the low resolution, with tokens, times and cache of both.
+    the answer fill in next to that at low resolution, with tokens, times and cache of both.
 
-    Needs gradio (pip install 'gradio>=6.31'). The page asks nobody but this machine for anything. Images stay in memory, for
-    an hour at most; what has to be written lies in a temporary folder that Ctrl-C removes.
+    Needs gradio (pip install 'gradio>=6.31'). The page makes no requests to other machines. Images stay in memory, for
+    an hour at most; files are in a temporary folder that Ctrl-C removes.
 
     shirg demo
 

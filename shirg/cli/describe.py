@@ -42,7 +42,7 @@ SOURCE = {
 }
 
 BATCHES = (1, 4, 8)
-"""Records per process, of which training memory is told."""
+"""Records per process in the table of training memory."""
 
 TRAINING_NOTES = """\
 Computed, GB (10^9 bytes) of one process: weights, adapter with AdamW's moments, what the backward pass needs, logits of the \
@@ -351,13 +351,13 @@ def scaled(count: int) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes likewise: "8.43 GB"."""
+    """The same for bytes: "8.43 GB"."""
     number, _, letter = scaled(count).partition(" ")
     return f"{number} {letter.replace('B', 'G')}B"
 
 
 def figures(value: float) -> str:
-    """Three figures that matter, no fewer than the whole number, at most three behind the point."""
+    """Three significant digits, never fewer than the whole number's, at most three after the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.{2 if value >= 1 else 3}f}"
 
 

@@ -19,7 +19,7 @@ from shirg.locks import folder_lock
 
 if TYPE_CHECKING:
     from shirg.evaluation.config import SHIRGEvaluationConfig
-    from shirg.evaluation.evaluator import Share, SHIRGEvaluator
+    from shirg.evaluation.evaluator import ShardResult, SHIRGEvaluator
     from shirg.evaluation.results import Results
     from shirg.lavida import Lavida
 
@@ -63,12 +63,12 @@ class Flags(EvaluationFlags, GateFlags):
     num_shards: Annotated[
         int | None, ranges.PARTS, arg(metavar="INT", help_behavior_hint="(default: torchrun's processes, else 1)")
     ] = None
-    """Parts that the pages are dealt out to; all share the output folder."""
+    """Number of shards that the pages are divided into; all have the same output folder."""
 
     shard_index: Annotated[
         int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: torchrun's, else none)")
     ] = None
-    """Answer this part only, counted from 0."""
+    """Answer this shard only, counted from 0."""
 
     output_dir: Path = Path("./shirg_evaluation")
     """Gets the answers, the results, the report and its figures."""
@@ -120,7 +120,7 @@ def command(flags: Flags) -> None:
     from rich.console import Console
 
     from shirg.cli.scoreboard import scoreboard
-    from shirg.evaluation.evaluator import Share
+    from shirg.evaluation.evaluator import ShardResult
 
     processes = Processes.of_launcher()
     config = flags_config(flags, processes)
@@ -129,7 +129,7 @@ def command(flags: Flags) -> None:
     if results is None:
         return
     console = Console(soft_wrap=True)
-    if isinstance(results, Share):
+    if isinstance(results, ShardResult):
         last = (
             f"shard {results.shard_index} of {results.num_shards}: {results.answers} answers in {results.file}; when all are "
             f"done, --num-shards {results.num_shards} without --shard-index joins them"
@@ -141,12 +141,12 @@ def command(flags: Flags) -> None:
     console.print(last, highlight=False, markup=False)
 
 
-def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> Results | Share | None:
+def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> Results | ShardResult | None:
     """What there is to print, None for all but the first of several processes."""
     from shirg.cli.models import load_model
 
     share = None if config.shard_index is None else (config.shard_index, config.num_shards)
-    with folder_lock(flags.output_dir, share):  # from here on, so that nobody loads a model in vain
+    with folder_lock(flags.output_dir, share):  # before the model is loaded, since a refused run need not load it
         model = load_model(flags, adapters(flags.adapter)[0])
         made = evaluator(config, model)
         config_file.write(flags, flags.output_dir, resumed=flags.resume)

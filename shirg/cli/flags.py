@@ -20,7 +20,7 @@ SELECTORS = (
     "tome", "pool", "downsample",
 )  # fmt: skip
 """The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""
-RULES = f"The rule that chooses: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."
+SELECTOR_HELP = f"The selector: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."
 
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 
@@ -76,10 +76,10 @@ class GateFlags(ModelFlags):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectorFlags(GateFlags):
-    """The same for commands that may choose by another rule."""
+    """The same for commands that may use another selector."""
 
-    selector: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=MODELS_OWN, help=RULES)] = None
-    """The rule that chooses, by its name in `shirg.gate.SELECTORS`."""
+    selector: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=MODELS_OWN, help=SELECTOR_HELP)] = None
+    """A name in `shirg.gate.SELECTORS`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,13 +169,13 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     """How the budget of an optimizer step is drawn."""
 
     objective: Literal["packed", "prefix", "bidirectional"] = "packed"
-    """packed: one prefix, both noisy copies of the answer behind it; prefix: the same loss in two rows, twice the work;
-    bidirectional: LaViDa's own, everything sees everything."""
+    """packed: one prefix, then both noisy copies of the answer; prefix: the same loss in two rows, about twice the work;
+    bidirectional: LaViDa's own, with full attention."""
 
     share_prefix: Annotated[
         bool | None, arg(metavar="{True,False}", help_behavior_hint="(default: True for the nano)")
     ] = None
-    """Questions of one image that meet in a batch share its tokens, which are then chosen by the image alone: several times
+    """Questions about one image in a batch share its prefix, for which the image alone decides the selection: several times
     less work."""
 
     gradient_checkpointing: bool = False
@@ -207,7 +207,7 @@ class TrainingFlags(BudgetFlags, SeedFlags):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationFlags(BudgetFlags, SeedFlags):
-    """What is asked of the model."""
+    """What is evaluated."""
 
     eval_datasets: Annotated[
         tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=EMBEDDED_OR_OFFICIAL)
@@ -216,7 +216,7 @@ class EvaluationFlags(BudgetFlags, SeedFlags):
     no files."""
 
     eval_samples: Annotated[int, ranges.COUNT] = 60
-    """Most questions per benchmark. With 120 in all, differences of about 10 points are told from chance."""
+    """Most questions per benchmark. With 120 in all, differences of about 10 points are distinguished from chance."""
 
     eval_data_dir: OptionalFolder = None
-    """Folder with one folder per benchmark (docs/data.md); without it the hub is asked."""
+    """Folder with one folder per benchmark (docs/data.md); without it they are loaded from the hub."""

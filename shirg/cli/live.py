@@ -55,12 +55,11 @@ class AnswerView:
 
 @contextlib.contextmanager
 def shown_steps(model: Lavida, *, every_step: bool) -> Iterator[OnStep | None]:
-    """What to call after each step; None where nobody looks.
+    """The callback for each step; None if nothing is drawn.
 
     Args:
         every_step: one line per step that stays, on a terminal or not. Otherwise a terminal gets a line that is redrawn,
-            and anything else nothing. Nor is anything drawn without a tokenizer: there is no answer either, and that is
-            for `Lavida.answer` to say.
+            and anything else nothing. Without a tokenizer nothing is drawn; `Lavida.answer` then raises.
     """
     console = Console(stderr=True, highlight=False)
     redrawn = sys.stderr.isatty() and not console.is_dumb_terminal

@@ -24,7 +24,7 @@ class Flags(EvaluationFlags):
 
 
 def command(flags: Flags) -> None:
-    """Write, and say how the tasks are called."""
+    """Write, and print the names of the tasks."""
     from shirg.data import load_benchmark
     from shirg.integrations.lmms_task import write_task
 

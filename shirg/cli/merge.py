@@ -17,7 +17,7 @@ from shirg.cli.runner import run_command
 class Flags(ModelFlags):
     """Write a checkpoint in LaViDa's official layout whose projector has an adapter's update in it.
 
-    The official code reads it, and needs neither peft nor SHIRG for it. The base model's files are left as they are.
+    The official code reads it, without peft or SHIRG. The base model's files are left as they are.
     """
 
     adapter: Positional[Path]
@@ -28,7 +28,7 @@ class Flags(ModelFlags):
 
 
 def command(flags: Flags) -> None:
-    """Load, merge, write, and say where."""
+    """Load, merge, write, and print the path."""
     from rich.console import Console
 
     from shirg.cli.models import load_model

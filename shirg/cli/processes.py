@@ -23,11 +23,11 @@ class Processes:
     number: int = 1
     rank: int = 0
     local_rank: int = 0
-    """Which of its machine's, hence which GPU."""
+    """Index among its machine's processes, and of its GPU."""
 
     @classmethod
     def of_launcher(cls) -> Processes:
-        """As torchrun tells by its environment variables."""
+        """Read from torchrun's environment variables."""
         names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
         return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, "100", strict=True)))
 

@@ -31,7 +31,7 @@ class Flags(CommonFlags):
 
 
 def command(flags: Flags) -> None:
-    """Upload, and say where it is."""
+    """Upload, and print the address."""
     from rich.console import Console
 
     from shirg.integrations.hub import push_to_hub

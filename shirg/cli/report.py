@@ -19,8 +19,8 @@ from shirg.locks import folder_lock
 class Flags(CommonFlags):
     """Score the answers in an evaluation's folder again, check every number against them, and redraw charts and reports.
 
-    Needs neither model nor data. Ends with exit code 2 if a number is not what the answers give; times and bytes are taken
-    as they were measured.
+    Needs neither model nor data. Ends with exit code 2 if a number does not follow from the answers; times and bytes are
+    not checked.
     """
 
     folder: Positional[Path]

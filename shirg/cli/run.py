@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
 
-FIRST_LOOK = ("lowres", "hd", "shirg")
-"""What is asked at the end of a training: LaViDa's own paths and SHIRG's. All tokens of the large view, which take as long as the
-others together, are left to `shirg evaluate`."""
+MODES_AFTER_TRAINING = ("lowres", "hd", "shirg")
+"""Vision paths evaluated after a training: LaViDa's own and SHIRG's. `highres` takes as long as the others together and is left
+to `shirg evaluate`."""
 
 STAGES_FILE = "logs/stages.json"
 """Seconds of every stage, in the output folder."""
@@ -45,7 +45,7 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
     """
 
     adapter: OptionalFolder = None
-    """An adapter trained before: training goes on from it; with --skip-training it is evaluated."""
+    """Folder of an adapter. Training starts from it; with --skip-training it is evaluated."""
 
     skip_training: bool = False
     """Only evaluate: the --adapter, else best_model in the output folder, else the model without an adapter."""
@@ -61,33 +61,32 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
 
 
 def command(flags: Flags) -> None:
-    """The whole road. Everything that can be wrong with the flags is found out before the first long step."""
+    """Run all stages. Flags are checked before the first long stage."""
     stages = Stages()
 
     # ------------------------------------------------------------- check
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
-    paths = {} if flags.skip_training else {"modes": FIRST_LOOK}
+    paths = {} if flags.skip_training else {"modes": MODES_AFTER_TRAINING}
     evaluation = evaluate.evaluation_config(
         flags, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
     )
-    # What is evaluated on is not trained on.
-    data = _data(flags)
+    data = _data(flags)  # without evaluation images
     training = train.training_config(flags, flags.model, flags.output_dir)
-    with contextlib.ExitStack() as held:
-        for folder in _filled(flags):
-            held.enter_context(folder_lock(folder))
+    with contextlib.ExitStack() as locks:
+        for folder in _written_folders(flags):
+            locks.enter_context(folder_lock(folder))
         _run(flags, data, training, evaluation, stages)
 
 
-def _filled(flags: Flags) -> list[Path]:
-    """The folders that other commands might fill at the same time."""
+def _written_folders(flags: Flags) -> list[Path]:
+    """The folders to lock, since another command might write to them at the same time."""
     parts = {"data": not flags.skip_training, "evaluation": not flags.skip_evaluation}
-    return [flags.output_dir, *(flags.output_dir / name for name, is_filled in parts.items() if is_filled)]
+    return [flags.output_dir, *(flags.output_dir / name for name, is_written in parts.items() if is_written)]
 
 
 def _data(flags: Flags) -> SHIRGDatasetConfig:
-    """What is trained on. A resumed run keeps the size of its pages, and refuses other data.
+    """The training data's configuration. A resumed run keeps its image resolution and refuses other data.
 
     Raises:
         OtherRunError: if --resume is given with other data than the run's.
@@ -140,7 +139,7 @@ def _run(
 
 
 def _adapter(flags: Flags) -> Path | None:
-    """The adapter to begin with, to go on with, or to evaluate: then what an earlier run left in the output folder will do.
+    """The adapter to start from, to resume, or to evaluate; with --skip-training, by default the output folder's best_model.
 
     Raises:
         OtherRunError: if --resume finds a training that another --adapter began.
@@ -192,7 +191,7 @@ class Stages:
 def _prepare_and_train(
     flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, model: Lavida, stages: Stages
 ) -> dict[str, Any]:
-    """Leaves the best adapter on the model; returns what the report says of the two steps."""
+    """Prepare the data and train; loads the best adapter into the model. Returns the report's entries on both stages."""
     from shirg.cli.models import load_model
     from shirg.data.loader import RecordDataset
     from shirg.data.preparation import SHIRGDatasetProcessor
@@ -217,7 +216,7 @@ def _prepare_and_train(
 
 
 def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> Results:
-    """Continues after the answers of a stopped run, unless the adapter was trained further since."""
+    """Evaluate; with --resume after the answers of a stopped run, unless its adapter was another one."""
     from shirg.evaluation.results import Results
     from shirg.identity import OtherRunError
 
@@ -238,7 +237,7 @@ def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:
     from shirg.files import write_json
 
     path = flags.output_dir / REPORT_FILE
-    if flags.skip_training and path.exists():  # it tells of a training that this run did not do
+    if flags.skip_training and path.exists():  # keep the report of an earlier training
         path.rename(free_name(path))
     with stages.timed("report"):
         write_training_report(flags.output_dir, seconds=stages.total, **report)

@@ -47,7 +47,7 @@ UNRECOGNIZED = re.compile(r"Unrecognized options: ([^,\s]+)(?:.*?Perhaps you mea
 """tyro's words about options that there are not, the first of them, and the nearest that there is."""
 
 DIFFERS = re.compile(r"resume: (\w+)([.\w]*) is")
-"""How a message begins about a setting that is not what it was."""
+"""Beginning of a message about a setting that differs from the resumed run's."""
 
 Flags = TypeVar("Flags", bound=CommonFlags)
 
@@ -57,8 +57,8 @@ def run_command(
 ) -> NoReturn:
     """Parse `argv` (None: the process's own) into `flags_type`, run `command` with it and leave with its exit code.
 
-    Exit codes: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C. A defect of ours keeps its
-    traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
+    Exit codes: 0; 2 for what the user can fix, with one line on stderr; 130 for Ctrl-C. A bug of this package keeps
+    its traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
     flags = parse(flags_type, sys.argv[1:] if argv is None else argv, prog)
 
@@ -77,23 +77,23 @@ def command_line() -> str:
 
 def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> Flags:
     """The settings of a `--config` file and of the command line; tyro's framed page about a mistake becomes one line."""
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             return tyro.cli(flags_type, args=[*config_file.arguments_of(flags_type, argv), *argv], prog=prog)
     except UserError as error:
         print(f"shirg: error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
     except SystemExit as leaving:
         if leaving.code == USER_MISTAKE:
-            inside = said.getvalue().split("\n", 1)[-1]  # the frame's first row is its title
+            inside = stderr.getvalue().split("\n", 1)[-1]  # the frame's first row is its title
             words = re.sub(r"[\u2500-\u257f]|-{4,}|^[|+]|[|+]$", " ", inside, flags=re.MULTILINE)
             print(f"shirg: error: {_shortened(_one_line(words))}", file=sys.stderr)
         raise
 
 
 def _shortened(words: str) -> str:
-    """tyro's words without its help; for options that there are not, the first with the nearest that there is."""
+    """tyro's message without its help; for unknown options, the first one and the option most like it."""
     found = UNRECOGNIZED.match(words)
     if not found:
         return re.sub(r" Argument helptext: .*", "; --help explains it", words)
@@ -102,7 +102,7 @@ def _shortened(words: str) -> str:
 
 
 def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = ()) -> int:
-    """Run `action`; its exit code, after saying in one line on stderr what the user should know.
+    """Run `action`; its exit code, after one line on stderr about an error.
 
     A setting of the library that a message begins with, or that `resume` finds changed, is named as the one of `flags` that
     sets it.
@@ -137,7 +137,7 @@ def _as_flag(message: str, flags: Sequence[str]) -> str:
 
 
 def explain(error: Exception) -> str | None:
-    """One line for an error that the user can mend; None for a defect of ours."""
+    """One line for an error that the user can fix; None for a bug of this package."""
     if _disk_is_full(error):
         where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return (

@@ -57,7 +57,7 @@ class Flags(SelectorFlags, AdaptedModelFlags):
 
 
 def command(flags: Flags) -> None:
-    """Choose, draw, and say what was kept."""
+    """Select, draw, and print what was kept."""
     from rich.console import Console
 
     from shirg.cli.models import load_model
@@ -72,8 +72,8 @@ def command(flags: Flags) -> None:
         check_budget(flags.budget, (model.vision.resolution // model.tower.patch_size) ** 2)
     question_ids = model.question_ids(model.prompt_ids(flags.question)) if flags.question else None
     if not flags.image.is_dir():
-        said = draw_page(model, flags.image, output_of(flags.image, pages, flags.output_dir), question_ids, flags)
-        Console(soft_wrap=True).print(said, highlight=False, markup=False)
+        summary = draw_page(model, flags.image, output_of(flags.image, pages, flags.output_dir), question_ids, flags)
+        Console(soft_wrap=True).print(summary, highlight=False, markup=False)
         return
     broken = []
     with _progress(len(pages)) as advance:
@@ -115,7 +115,7 @@ def find_pages(path: Path) -> list[Path]:
 
 def output_of(page: Path, pages: Sequence[Path], folder: Path | None) -> Path:
     """Where a page's picture goes: scan.kept.png; where scan.png and scan.jpg meet, scan.png.kept.png."""
-    namesakes = Counter(other.stem.lower() for other in pages)  # file systems may not tell A from a
+    namesakes = Counter(other.stem.lower() for other in pages)  # some file systems ignore case
     name = page.name if namesakes[page.stem.lower()] > 1 else page.stem
     return (folder or page.parent) / f"{name}{DRAWN}"
 

@@ -16,7 +16,7 @@ from shirg.cli.runner import command_line, run_command
 class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
     """Change one part of the gate at a time, and count what is kept of pages whose words are known.
 
-    Compared with preset `runs`, the default, are: other edges, none at all (similarity only), or only the variance; nothing lent
+    Compared with preset `runs`, the default, are: other edges, none at all (similarity only), or only the variance; nothing added
     to neighbours or to the row; no coverage, other clusters; other weights; no summary; presets `ocr` and `shirg-v2`.
     The pages are rendered and held out from training, so every word, question and answer has a known place.
 
@@ -56,7 +56,7 @@ def command(flags: Flags) -> None:
     from shirg.evaluation.sweep import REPORT_FILE, SHOWN, run_sweep, sweep_table
     from shirg.locks import folder_lock
 
-    with folder_lock(flags.output_dir):  # from here on, so that nobody loads a model in vain
+    with folder_lock(flags.output_dir):  # before the model is loaded, since a refused run need not load it
         record = run_sweep(
             load_model(flags, flags.adapter),
             flags.output_dir,

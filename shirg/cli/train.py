@@ -69,8 +69,8 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
 
 
 def resumed_from(folder: Path) -> Path | None:
-    """The checkpoint in an output folder that --resume continues from. Loaded with the model, it brings its settings along
-    where the flags are silent, and where they are not the trainer compares."""
+    """The checkpoint in an output folder that --resume continues from. Loading it sets the vision settings that no
+    flag sets; the trainer compares those that a flag does set."""
     from shirg.training.checkpoints import find_latest
 
     return find_latest(folder / "checkpoints")
@@ -97,7 +97,7 @@ def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared
 
 
 def command(flags: Flags) -> None:
-    """Train, and say where the best adapter is."""
+    """Train, and print the path of the best adapter."""
     from rich.console import Console
 
     from shirg.cli.models import load_model

@@ -68,12 +68,12 @@ class SHIRGDatasetProcessor:
     def prepare_full_dataset(self) -> Path:
         """Write `train-*.parquet`, `validation-*.parquet` and `manifest.json`, and return their folder.
 
-        All images are scanned before any shard is written, so errors about numbers come first. A stopped run resumes, with
-        the same bytes as a run in one go. A complete folder is returned unchanged. Shards of another configuration are
-        replaced.
+        All images are scanned before any shard is written, so that a shortage of records is reported first. A stopped run
+        resumes and writes the same bytes as an uninterrupted one. A complete folder is returned unchanged. Shards of another
+        configuration are replaced.
 
-        One of several processes (`num_shards` above 1) does its share and returns. A last run with `num_shards=1` does
-        what is missing and writes the manifest.
+        One of several processes (`num_shards` above 1) writes its share and returns. A last run with `num_shards=1`
+        writes what is missing and the manifest.
 
         Raises:
             UserError: if a part has fewer records than requested, an annotation file is damaged, another process prepares
@@ -109,7 +109,10 @@ class SHIRGDatasetProcessor:
             return
         plan = SplitPlanner(config, catalogue, self.folder / WORK / "survey").plan()
         if plan is None:
-            logger.info("share %d is scanned; run all commands again when all shares are", config.shard_index)
+            logger.info(
+                "share %d is scanned; run all commands again when all shares are scanned",
+                config.shard_index,
+            )
             return
         refused = config.missing == "refuse" and any(plan.lacking.values())
         if refused or not any(split.total for split in plan.splits.values()):
@@ -118,7 +121,10 @@ class SHIRGDatasetProcessor:
         if self.alone:
             log.finish(self._manifest(log, plan, excluded))
         else:
-            logger.info("share %d is written; a run without --shard-index completes the folder", config.shard_index)
+            logger.info(
+                "share %d is written; a run without --shard-index completes the folder",
+                config.shard_index,
+            )
 
     def _catalogue(self, path: Path) -> tuple[Catalogue, dict[str, int]]:
         """All questions of all sources, and the number of images per evaluation set."""
@@ -145,7 +151,7 @@ class SHIRGDatasetProcessor:
         return catalogue, dict(excluded)
 
     def _evaluation_sources(self) -> Iterator[LocalSource]:
-        """The evaluation sets to exclude. Embedded sets share no page with training anyway."""
+        """The evaluation sets to exclude. Embedded sets have no page in common with training."""
         named = self.config.exclude_datasets
         places = (self.config.exclude_data_dir, self.config.data_dir)
         folders = list(dict.fromkeys(Path(folder) for folder in places if folder is not None))
@@ -159,7 +165,7 @@ class SHIRGDatasetProcessor:
             yield from filter(None, found)
 
     def _fingerprint(self, catalogue: Catalogue) -> str:
-        """Changes with everything the shards depend on; one page per kind represents renderer, fonts and Pillow."""
+        """Hash of everything the shards depend on; one rendered page per kind represents renderer, fonts and Pillow."""
         state = hashlib.sha256(json.dumps([FORMAT, self.config.content(), catalogue.digest]).encode())
         for kind in KINDS:
             page = render_page(kind, 0, size=self.config.image_resolution, text_px=self._text_px)
@@ -178,13 +184,13 @@ class SHIRGDatasetProcessor:
         """Write this process's share of the missing shards."""
         config = self.config
         shards = list(_shards(plan, config.shard_size))
-        mine = [shard for number, shard in enumerate(shards) if number % config.num_shards == config.shard_index]
-        missing = [shard for shard in mine if shard[0] not in log.shards]
+        own = [shard for number, shard in enumerate(shards) if number % config.num_shards == config.shard_index]
+        missing = [shard for shard in own if shard[0] not in log.shards]
         tasks = chain.from_iterable(
             record_tasks(plan.splits[split], catalogue, self._pages(split), start, stop)
             for _, split, start, stop in missing
         )
-        total, left = (sum(stop - start for _, _, start, stop in some) for some in (mine, missing))
+        total, left = (sum(stop - start for _, _, start, stop in some) for some in (own, missing))
         with progress_bar("writing records", total, total - left) as advance:
             build = RecordBuilder(config.images == "link", config.max_image_side)
             results = ordered_map(build, tasks, config.num_workers)

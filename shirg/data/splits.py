@@ -19,7 +19,7 @@ from shirg.data.workers import progress_bar
 PARTS = ("base", "ocr")
 
 EVALUATION = "evaluation"
-"""The catalogue's part of images that are excluded from training."""
+"""The part of the catalogue with the images to exclude from training."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class Split:
 
 @dataclass
 class SplitPlan:
-    """What the data set consists of.
+    """The content of the data set.
 
     Attributes:
         splits: `train` and `validation`.
         real: records of real images per part.
-        lacking: records per part that its sources should give and do not.
+        lacking: requested records per part that its sources do not have.
         rejected: unusable entries and images with the reason.
     """
 
@@ -102,17 +102,17 @@ class EvaluationImages:
         self._near = NearDuplicateIndex(table.rows["hash"][self._hashed])
 
     def reasons(self, table: ImageTable) -> dict[int, str]:
-        """Index -> reason, for the images of `table` that are evaluated on."""
+        """Index -> reason, for the images of `table` that are also evaluation images."""
         reasons = {}
         hashed = np.flatnonzero(table.usable & ~table.rows["blank"])
         near = self._near.find(table.rows["hash"][hashed])
         for index, found in zip(hashed[near >= 0].tolist(), near[near >= 0].tolist(), strict=True):
-            reasons[index] = f"near-duplicate of {self._name(int(self._hashed[found]))}, which is evaluated on"
+            reasons[index] = f"near-duplicate of {self._name(int(self._hashed[found]))}, an evaluation image"
         first_words = np.array([int.from_bytes(bytes.fromhex(sha[:16]), "little") for sha in self._exact], np.uint64)
         for index in np.flatnonzero(np.isin(table.rows["sha256"][:, 0], first_words)).tolist():
             same = self._exact.get(sha256_of_row(table.rows[index]))
             if same is not None:
-                reasons[index] = f"the same file as {self._name(same)}, which is evaluated on"
+                reasons[index] = f"the same file as {self._name(same)}, an evaluation image"
         return reasons
 
 
@@ -129,15 +129,15 @@ def assign_splits(
     """Distribute the images over training and validation.
 
     Each part gives whole images to validation until its share is reached, without exceeding it; an image with too many
-    questions stays in training. `missing` decides what happens where real records are missing: `refuse` and `fewer`
-    plan fewer (and count them in `lacking`), `render` plans pages instead.
+    questions stays in training. If there are too few real records, `missing` decides: with `refuse` and `fewer` the plan
+    has fewer (and counts them in `lacking`), with `render` it has rendered pages instead.
 
     Args:
         pools: of both parts.
-        evaluated: images to keep out.
+        evaluated: images to exclude.
         sizes: records requested per part.
         fraction: share of the records for validation.
-        missing: see above.
+        missing: "refuse", "fewer" or "render".
     """
     rejected: list[Rejected] = []
     usable = {part: _usable(pools[part], evaluated, rejected) for part in PARTS}
@@ -149,7 +149,7 @@ def assign_splits(
     seen = np.concatenate([pools[part].table.rows["sha256"][chosen[part]] for part in PARTS])
     taken: dict[str, dict[str, np.ndarray]] = {"train": {}, "validation": {}}
     for part, pool in ((part, pools[part]) for part in PARTS):
-        # 64 bits suffice: for 600,000 images the chance of a collision is 10^-8, and it costs one image.
+        # 64 bits suffice: for 600,000 images a collision has a probability of 10^-8, and would lose one image.
         again = usable[part] & ~chosen[part] & np.isin(pool.table.rows["sha256"][:, 0], seen[:, 0])
         for index in np.flatnonzero(again).tolist():
             rejected.append(pool.rejected(index, "the same image is in the validation split"))
@@ -229,7 +229,7 @@ class SplitPlanner:
         self.scans = {part: ImageScan(folder, part, catalogue, order) for part, order in orders.items()}
 
     def plan(self) -> SplitPlan | None:
-        """The plan; None while other processes still have images to scan."""
+        """The plan, or None if other processes still have images to scan."""
         config = self.config
         blocks = {part: self._blocks(part, config.sizes[part], 0) for part in PARTS}
         blocks[EVALUATION] = len(self.scans[EVALUATION]) if any(blocks.values()) else 0
@@ -253,7 +253,7 @@ class SplitPlanner:
         return None
 
     def _blocks(self, part: str, records: int, begin: int) -> int:
-        """How many blocks hold `records` more than the first `begin` blocks, or all there are."""
+        """How many blocks hold `records` more than the first `begin` blocks; all blocks if they hold fewer."""
         scan, block = self.scans[part], begin
         while records > 0 and block < len(scan):
             records -= int(self.catalogue.counts[scan.members(block)].sum())
@@ -261,7 +261,7 @@ class SplitPlanner:
         return block
 
     def _scan(self, blocks: dict[str, int]) -> bool:
-        """Scan this process's share of the missing blocks; whether all blocks are finished then."""
+        """Scan this process's share of the missing blocks. Returns whether all blocks are finished."""
         config = self.config
         mine = {
             part: [n for n in self.scans[part].missing(count) if n % config.num_shards == config.shard_index]
@@ -282,7 +282,7 @@ class SplitPlanner:
 
 
 def shortage_message(config: SHIRGDatasetConfig, have: dict[str, int], rejected: list[Rejected]) -> str:
-    """The error message where the sources hold fewer records than requested."""
+    """The error message if the sources have fewer records than requested."""
     asked, flags = config.sizes, {"base": "--dataset-size", "ocr": "--ocr-samples"}
     short = [part for part in PARTS if have[part] < asked[part]]
     counts = "; ".join(f"{part} part: {asked[part]} records requested, {have[part]} found" for part in short)

@@ -46,11 +46,11 @@ def stream_from_thread(work: Callable[[Emit[Item]], None]) -> Iterator[Item]:
         while True:
             is_item, item = items.get()
             if is_item:
-                yield item  # type: ignore[misc]  # the Boolean says that it is an Item
+                yield item  # type: ignore[misc]  # by the Boolean it is an Item
             elif item is None:
                 return
             else:
-                raise item  # type: ignore[misc]  # the Boolean says that it is an exception
+                raise item  # type: ignore[misc]  # by the Boolean it is an exception
     finally:
         closed.set()
         thread.join()

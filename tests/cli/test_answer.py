@@ -131,7 +131,7 @@ def test_a_draft_is_filled(asked, capsys):
         (["--shift", "0.3"], "--shift: got 0.3, which only --schedule shift takes"),
         (["--steps", "2", "--step-ratio", "0.5"], "give one of them"),
         (["--schedule", "cubic"], "schedule"),
-        (["--selector", "pool"], "--selector: got 'pool', but --mode lowres chooses nothing"),
+        (["--selector", "pool"], "--selector: got 'pool', but --mode lowres selects nothing"),
         (["--max-new-tokens", "9", "--block-length", "4"], "must be a multiple of block_length=4"),
     ],
 )

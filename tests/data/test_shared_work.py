@@ -24,7 +24,7 @@ def test_shares_of_a_cluster_give_the_same_bytes(lab: Path, tmp_path: Path, capl
 
     caplog.set_level(logging.INFO)
     share(1)
-    assert "run all commands again when all shares are" in caplog.text and not list(shared.glob("*.parquet"))
+    assert "run all commands again when all shares are scanned" in caplog.text and not list(shared.glob("*.parquet"))
     share(0)  # looks at its share, and then everything is looked at
     share(1)
     assert len(list(shared.glob("*.parquet"))) == len([name for name in whole if name.endswith(".parquet")])

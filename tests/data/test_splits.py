@@ -166,8 +166,8 @@ def test_no_evaluation_image_is_trained_on(tmp_path: Path):
         result = manifest(tmp_path / name)
         assert result["excluded"]["images"] == {"chartqa": 2}
         assert {entry["item"]: entry["reason"] for entry in result["rejected"]} == {
-            "same.png": "the same file as chartqa test/png/1.png, which is evaluated on",
-            "smaller.jpg": "near-duplicate of chartqa test/png/2.png, which is evaluated on",
+            "same.png": "the same file as chartqa test/png/1.png, an evaluation image",
+            "smaller.jpg": "near-duplicate of chartqa test/png/2.png, an evaluation image",
         }
         assert {r.id for r in records(tmp_path / name, "train")} == {"captions:c.png:0", "captions:d.png:0"}
     with pytest.raises(UserError, match="base part: 3 records requested, 2 found .*2 rejected; the first, "):

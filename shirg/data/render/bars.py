@@ -41,7 +41,7 @@ def compose_bar(sheet: Sheet) -> None:
     if rng.random() < 0.4:
         colours = palette(sheet, min(len(names), 6)) * 4
     if mode == "axis":
-        # A tick's label needs about two lines of height, or four ems of width, to stand clear of the next.
+        # A tick's label needs about two lines of height, or four ems of width, to keep clear of the next.
         room = (
             (box[3] - box[1]) / (2 * sheet.look.label.size)
             if upright

@@ -1,4 +1,4 @@
-"""Faces (a font file at a size) with cached measures. The files are the ones matplotlib carries."""
+"""Faces (a font file at a size) with cached measures. The font files come with matplotlib."""
 
 from __future__ import annotations
 

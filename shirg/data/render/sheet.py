@@ -63,7 +63,7 @@ class Sheet:
 
         Args:
             text: one or more words; the gap between them is the face's.
-            x: the line's left end, middle or right end, as `align` says, in pixels.
+            x: the line's left end, middle or right end, depending on `align`, in pixels.
             y: top of the capitals, in pixels.
             face: font and size.
             colour: the look's ink if absent.

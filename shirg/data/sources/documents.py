@@ -19,7 +19,7 @@ class DocVQA(LocalSource):
     """DocVQA, single pages.
 
     Reads `val_v1.0*.json` (for testing too: answers of the test part are not published) and its image folder, which is
-    `documents/` in the first release and `spdocvqa_images/` in the later one. The annotations say `documents/` in both,
+    `documents/` in the first release and `spdocvqa_images/` in the later one. The annotations have `documents/` in both,
     so only the file name is used.
     """
 

@@ -5,7 +5,7 @@ raises `UserError` with a reason that names the field, if the value is missing, 
 the same for every source:
 
 * A number is its text, 0 too. Null, NaN, an empty text and blanks are missing.
-* A boolean is no text: the file does not say whether `true` means "yes", "true" or 1.
+* A boolean is no text: the file does not define whether `true` means "yes", "true" or 1.
 * A list or an object is never converted to a text; where it is allowed, its entries are read.
 """
 
