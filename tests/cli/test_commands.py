@@ -186,7 +186,7 @@ def needed(module) -> list[str]:
     ],
 )
 def test_ranges_hold_what_they_say(given, inside, outside, says):
-    assert all(map(given.holds, inside)) and not any(map(given.holds, outside)) and str(given) == says
+    assert all(map(given.contains, inside)) and not any(map(given.contains, outside)) and str(given) == says
 
 
 @pytest.mark.parametrize(

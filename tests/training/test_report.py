@@ -33,4 +33,4 @@ def test_an_absurd_forecast_is_told_before_the_first_step(speed, told, tmp_path,
     monkeypatch.setattr(effort, "matmul_speed", lambda *_: speed)
     small_trainer(tmp_path).train(loader(fake_records(2)))
     log = (tmp_path / "logs" / "training.log").read_text(encoding="utf-8")
-    assert ("times as long as docs/training.md says" in log.split("step 1")[0]) == told
+    assert ("times as long as docs/training.md states" in log.split("step 1")[0]) == told

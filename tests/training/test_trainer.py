@@ -311,7 +311,7 @@ def test_mistakes_are_named_before_training(tmp_path):
     with pytest.raises(UserError, match="tokenizer"):
         SHIRGLoRATrainer(small_config(tmp_path), model)
     adapter.attach_lora(trainer_model := tiny_model(shirg={"resolution": RESOLUTION}), rank=2)
-    with pytest.raises(UserError, match="lora_rank: got 4, but the model carries an adapter with 2"):
+    with pytest.raises(UserError, match="lora_rank: got 4, but the model's adapter has 2"):
         SHIRGLoRATrainer(small_config(tmp_path), trainer_model)
 
 
