@@ -309,7 +309,8 @@ def test_longer_than_the_model_was_made_for_is_refused():
     ids = torch.tensor([[1, 2, 3]])
     assert model.generate(ids, max_new_tokens=9).shape == (1, 9)
     with pytest.raises(
-        ItemError, match="3 prefix tokens .* and 10 of the answer are more than this model's 12 positions; 1 fewer would fit"
+        ItemError,
+        match="3 prefix tokens .* and 10 of the answer are more than this model's 12 positions; 1 fewer would fit",
     ):
         model.generate(ids, max_new_tokens=10)
 
