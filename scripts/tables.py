@@ -189,9 +189,9 @@ def ablation(budget: int) -> Callable[[dict], Rows]:
     return rows
 
 
-def _batch_times() -> dict[str, dict]:
+def _batch_times(name: str = "gate_cpu_batch8.json") -> dict[str, dict]:
     """The gate's times per image in a batch of 8, by call."""
-    return json.loads((RESULTS / "gate_cpu_batch8.json").read_text(encoding="utf-8"))["milliseconds_per_image"]
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))["milliseconds_per_image"]
 
 
 def gate_times(run: dict) -> Rows:
@@ -199,6 +199,15 @@ def gate_times(run: dict) -> Rows:
     batch = _batch_times()
     for name, one in run["milliseconds_per_image"].items():
         yield [name, *(f"{times['median']:.2f}" for times in (one, batch[name]))]
+
+
+def gate_baselines(run: dict) -> Rows:
+    """The gate and three published selectors in one run: milliseconds, and how many times those of the gate with text and pixels."""
+    columns = run["milliseconds_per_image"], _batch_times("gate_cpu_avx2_batch8.json")
+    for name in ("text and pixels", "pixels", "DivPrune", "CDPruner", "VisionZip"):
+        cells = [f"{times[name]['median']:.1f}" for times in columns]
+        ratios = [f"{times[name]['median'] / times['text and pixels']['median']:.1f}x" for times in columns]
+        yield [name, *cells, *ratios]
 
 
 def gate_bars(run: dict) -> Rows:
@@ -437,6 +446,7 @@ TABLES = (
     Table("docs/method.md", "preset `runs`", "gate_recall.json", parts_out),
     Table("docs/method.md", "budget", "page_budget.json", page_budgets),
     Table("docs/gate.md", "call", "gate_cpu.json", gate_times),
+    Table("docs/gate.md", "selector", "gate_cpu_avx2.json", gate_baselines),
     Table("docs/gate.md", "target", "gate_cpu.json", gate_bars),
     Table("docs/gate.md", "tokens", "gate_scaling.json", gate_scaling),
     Table("docs/sweep.md", "K = 256", "gate_sweep.json", ablation(256)),
