@@ -202,7 +202,7 @@ def gate_times(run: dict) -> Rows:
 
 
 def gate_baselines(run: dict) -> Rows:
-    """The gate and three published selectors in one run: milliseconds, and how many times those of the gate with text and pixels."""
+    """The gate and three published selectors in one run: milliseconds, and multiples of the gate with text and pixels."""
     columns = run["milliseconds_per_image"], _batch_times("gate_cpu_avx2_batch8.json")
     for name in ("text and pixels", "pixels", "DivPrune", "CDPruner", "VisionZip"):
         cells = [f"{times[name]['median']:.1f}" for times in columns]
