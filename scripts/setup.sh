@@ -45,7 +45,8 @@ echo "setup: installing the pinned set ($level)"
 # shellcheck disable=SC2086  # two words or none
 pip install --quiet $cpu_index "$torch"
 pip install --quiet -r "requirements/$level.txt"
-pip install --quiet --no-deps --no-build-isolation --editable .
+# A plain path, not an import hook: a script beside a clone called shirg would import the clone as an empty namespace package.
+pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 echo "$wanted" > "$stamp"
 [ "$level" = base ] || echo "$wanted" > "$venv/.shirg-base"
 [ "$level" != docs ] || echo "$wanted" > "$venv/.shirg-dev"

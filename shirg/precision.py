@@ -91,11 +91,11 @@ def choose_precision(asked: str, device: torch.device | str) -> Precision:
     """
     kind = torch.device(device).type
     if asked == "no":
-        return Precision("no", "the weights' own precision: as asked")
+        return Precision("no", "the weights' own precision, as set")
     if kind == "cpu":
         return _choose_on_cpu(asked)
     if asked != "auto":
-        return Precision(asked, f"{asked}: as asked")
+        return Precision(asked, f"{asked}, as set")
     if kind != "cuda":
         return Precision("no", f"the weights' own precision: nothing else is known to be faster on {kind}")
     mixed = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -111,7 +111,7 @@ def _choose_on_cpu(asked: str) -> Precision:
                 "mixed_precision: bf16 as asked, but bfloat16 is %s than float32 on this processor; auto takes float32",
                 slower,
             )
-        return Precision("bf16", "bf16: as asked")
+        return Precision("bf16", "bf16, as set")
     note = "; fp16 is for GPUs" if asked == "fp16" else ""
     if speedup > WORTH_IT:
         return Precision("bf16", f"bfloat16: {faster} than float32 on this processor{note}")

@@ -38,8 +38,8 @@ def test_the_probe_is_short_and_draws_nothing():
         ("auto", 1.8, "bf16", "bfloat16: 1.8x faster than float32 on this processor"),
         ("fp16", 0.04, "no", "float32: bfloat16 is 25x slower on this processor; fp16 is for GPUs"),
         ("fp16", 2.0, "bf16", "bfloat16: 2.0x faster than float32 on this processor; fp16 is for GPUs"),
-        ("no", 2.0, "no", "the weights' own precision: as asked"),
-        ("bf16", 2.0, "bf16", "bf16: as asked"),
+        ("no", 2.0, "no", "the weights' own precision, as set"),
+        ("bf16", 2.0, "bf16", "bf16, as set"),
     ],
 )
 def test_auto_on_a_cpu_is_the_faster_precision(processor, asked, speedup, mixed, reason):

@@ -12,7 +12,7 @@ from typing import NoReturn
 from shirg.errors import missing_package
 
 COMMANDS = {
-    "doctor": "look at packages, device, weights, data and disk before a run, each with its remedy",
+    "doctor": "check packages, device, weights, data and disk before a run, and print fixes",
     "run": "prepare, train, evaluate and report in one go",
     "prepare": "make a training set: images, questions and answers in Parquet files",
     "train": "train one LoRA adapter that serves every token budget",
@@ -32,16 +32,16 @@ COMMANDS = {
 HELP = """\
 usage: shirg COMMAND [flags]        shirg COMMAND --help explains a command and its flags
 
-Read small print with LaViDa at a chosen cost: look at a page once at 672x672 pixels, keep the visual tokens
+Read small print with LaViDa at a chosen cost: encode a page once at 672x672 pixels, keep the visual tokens
 that matter, and turn the budget up or down with one adapter. Without weights of your own everything runs on
-LaViDa-nano, a small model of the same anatomy that comes with the package.
+LaViDa-nano, a small model of the same architecture that comes with the package.
 
 commands:
 {commands}
 
 try:
   shirg doctor                                     is everything here?
-  shirg run                                        the whole road, five minutes on two CPU cores
+  shirg run                                        all stages, five minutes on two CPU cores
   shirg select page.png --budget 512               writes page.kept.png
   shirg answer page.png "What is the total?"       reads it
   shirg demo                                       the same in a browser, with the budget as a slider

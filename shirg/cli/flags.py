@@ -71,7 +71,8 @@ class GateFlags(ModelFlags):
         Literal["runs", "default", "shirg-v2", "ocr"] | None,
         arg(metavar="{runs,default,shirg-v2,ocr}", help_behavior_hint=MODELS_OWN),
     ] = None
-    """The gate's settings: SHIRG-v2's formula, strokes first, or words kept whole (docs/method.md)."""
+    """The gate's settings: words kept whole (`runs`, the default), SHIRG-v2's formula, or strokes first (`ocr`); see
+    docs/method.md."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

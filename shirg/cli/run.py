@@ -69,7 +69,11 @@ def command(flags: Flags) -> None:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
     paths = {} if flags.skip_training else {"modes": MODES_AFTER_TRAINING}
     evaluation = evaluate.evaluation_config(
-        flags, flags.output_dir / "evaluation", efficiency_repeats=flags.timing_repeats, **paths
+        flags,
+        flags.output_dir / "evaluation",
+        efficiency_repeats=flags.timing_repeats,
+        command=command_line(),
+        **paths,
     )
     data = _data(flags)  # without evaluation images
     training = train.training_config(flags, flags.model, flags.output_dir)

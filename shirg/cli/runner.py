@@ -46,6 +46,9 @@ FLAG_OF = {
 UNRECOGNIZED = re.compile(r"Unrecognized options: ([^,\s]+)(?:.*?Perhaps you meant: (--[\w-]+))?")
 """tyro's words about options that there are not, the first of them, and the nearest that there is."""
 
+NO_TYPE = re.compile(r"Error parsing (--[\w-]+): no type matching (\S+) could be instantiated from \[(.*?)\]")
+"""The same about a value of none of a flag's types."""
+
 DIFFERS = re.compile(r"resume: (\w+)([.\w]*) is")
 """Beginning of a message about a setting that differs from the resumed run's."""
 
@@ -94,6 +97,10 @@ def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> Fla
 
 def _shortened(words: str) -> str:
     """tyro's message without its help; for unknown options, the first one and the option most like it."""
+    wrong = NO_TYPE.match(words)
+    if wrong:
+        kinds = re.sub(r"[{}]", "", wrong[2]).replace("INT", "a whole number").replace("|", " or ")
+        return f"{wrong[1]}: got {wrong[3]}, must be {kinds}"
     found = UNRECOGNIZED.match(words)
     if not found:
         return re.sub(r" Argument helptext: .*", "; --help explains it", words)

@@ -176,7 +176,7 @@ def _validation_item(training: dict[str, Any]) -> Item:
     before, after = training["validation_before"], training["validation_after"]
     if not before or before["step"] == after["step"]:
         return unmeasured(name, "there were not two validations to compare")
-    found = f"mean of the ratios: {before['mean']:.4f} after {count(before['step'], 'step')}"
+    found = f"mean of the components: {before['mean']:.4f} after {count(before['step'], 'step')}"
     return judged(name, after["mean"] < before["mean"], f"{found}, {after['mean']:.4f} after {after['step']}")
 
 

@@ -98,7 +98,7 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
             marker="*",
             markersize=10,
             linestyle="--",
-            label="validation, mean of ratios",
+            label="validation, mean of components",
         )
     axes.set(xlabel="optimizer step", ylabel="loss (mean cross-entropy of a target)")
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))

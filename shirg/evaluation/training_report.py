@@ -174,7 +174,8 @@ def _training(
         f"{count(training['steps'], 'optimizer step')} of {count(batch, 'record')} per process, "
         f"{count(settings['num_epochs'], 'epoch')}, AdamW at {settings['learning_rate']:g} with a short warm-up and a cosine to "
         f'zero, objective "{settings["objective"]}", precision {training["mixed_precision"]} on {training["device"]}, seed '
-        f"{settings['seed']}. One ratio per step ({settings['ratio_sampling']}), so that one adapter learns them all.",
+        f"{settings['seed']}. One mixture component per step ({settings['ratio_sampling']}), so that one adapter learns "
+        "them all.",
         f"The steps took {_duration(training['seconds'])}"
         + (
             f", {training['tokens_per_second']:,.0f} tokens of the language model per second."
@@ -189,7 +190,8 @@ def _training(
             for entry in validations
         ]
         parts += [
-            "Validation loss by ratio (mean cross-entropy of an answer's tokens, lower is better; the same masks every time):",
+            "Validation loss by mixture component (mean cross-entropy of an answer's tokens, lower is better; the same masks "
+            "every time):",
             table(["step", *ratios, "mean"], rows, text_columns=0),
         ]
         if training["best_step"] is not None:

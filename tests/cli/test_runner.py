@@ -133,3 +133,10 @@ def test_a_flag_that_cannot_be_read_is_one_line(argv, says, capsys):
     printed = capsys.readouterr().err.splitlines()
     assert left.value.code == 2
     assert len(printed) == 1 and printed[0].startswith(f"shirg: error: {says}") and "--help" in printed[0]
+
+
+def test_a_value_of_no_type_of_its_flag_is_named_with_what_would_work(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["answer", "page.png", "What?", "--budget", "many"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "shirg: error: --budget: got 'many', must be a whole number or auto\n"

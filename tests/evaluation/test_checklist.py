@@ -133,7 +133,7 @@ def test_training_lines():
     assert checklist.during_training(TRAINING) == [
         Item("Budgets drawn as configured", "met", "512: 3 of 3.3 expected"),
         Item("Memory stays", "not measured", "fewer than 40 steps"),
-        Item("Validation loss falls", "met", "mean of the ratios: 2.5000 after 0 steps, 1.5000 after 10"),
+        Item("Validation loss falls", "met", "mean of the components: 2.5000 after 0 steps, 1.5000 after 10"),
         Item("Training memory under 40 GB", "not measured", "torch counts no peak on this device (cpu)"),
     ]
 
