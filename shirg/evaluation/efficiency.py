@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shirg.errors import ItemError
 from shirg.evaluation.answering import Decoding, Page, generated_texts, image_embeds
-from shirg.evaluation.results import Computed, ComputedCost, Cost, Efficiency, Saving, from_json
+from shirg.evaluation.results import Computed, ComputedCost, Cost, Efficiency, Saving
 from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 from shirg.lavida.costs import Scenario, path_cost, path_tokens, vision_shape
@@ -203,7 +203,7 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
         if variant.mode not in BASELINES and budget != "auto" and (budget or 0) <= most:
             shape = vision_shape(config, variant.mode, budget=budget)
             cost = asdict(path_cost(config, shape, scenario))
-            rows.append(from_json(ComputedCost, cost | {"variant": variant.name, "tokens": shape.tokens}))
+            rows.append(ComputedCost(**cost, variant=variant.name, tokens=shape.tokens))
     plain = asdict(scenario) | {"image_size": list(scenario.image_size)}
     return Computed(shape=SHAPE, scenario=plain, rows=rows)
 

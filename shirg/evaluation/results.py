@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
 from shirg.evaluation.variants import Variant
+from shirg.lavida.costs import PathCost
 from shirg.lavida.vision import Budget
 
 Kind = TypeVar("Kind")
@@ -351,22 +352,12 @@ class Saving:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputedCost:
-    """Computed cost of one answer: FLOPs, except `tokens`, `prefix_tokens` and `kv_bytes`."""
+class ComputedCost(PathCost):
+    """Computed cost of one answer by a variant."""
 
     variant: str
     tokens: int
-    prefix_tokens: int
-    kv_bytes: int
-    tower: int
-    gate_projection: int
-    gate_arithmetic: int
-    projector: int
-    prefill: int
-    step_cached: int
-    step_uncached: int
-    total_cached: int
-    total_uncached: int
+    """Visual tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
