@@ -42,9 +42,6 @@ MODES = tuple(PATHS)
 SELECTING = tuple(name for name, path in PATHS.items() if path.reduce == "select")
 DEFAULT_BUDGET = 768
 
-Budget = int | Literal["auto"]
-"""Visual tokens to keep; "auto" is estimated by `shirg.gate.page_budget`."""
-
 
 @dataclass
 class VisionFeatures:

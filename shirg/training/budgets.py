@@ -13,7 +13,7 @@ import torch
 
 from shirg.errors import UserError
 from shirg.gate.page_budget import MOST
-from shirg.lavida.vision import Budget
+from shirg.ranges import Budget
 from shirg.seeds import generator
 
 if TYPE_CHECKING:

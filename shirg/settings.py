@@ -1,0 +1,36 @@
+"""Settings that several configurations share.
+
+A setting is declared once, as a field of a configuration: its default, its range and its description. The commands inherit these
+fields. `tyro.conf.arg` in an annotation has what only the flag needs: another name, a placeholder, what None means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from shirg import ranges
+
+TokenBudgets = Annotated[Sequence[ranges.Budget], ranges.BUDGET, arg(metavar="INT|auto [INT|auto ...]")]
+OptionalFolder = Annotated[Path | str | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
+
+
+@dataclass(kw_only=True)
+class Seeded:
+    """What makes a run repeatable."""
+
+    seed: Annotated[int, ranges.SEED] = 0
+    """Decides everything random: pages, their order, initial weights, budgets, noise and samples."""
+
+
+@dataclass(kw_only=True)
+class Budgeted:
+    """Which costs are served."""
+
+    token_budgets: TokenBudgets = field(default_factory=lambda: [512, 768, 1024])
+    """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped. auto keeps as many as the
+    print of each image needs, at most 1024."""
