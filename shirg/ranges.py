@@ -27,8 +27,12 @@ class Range:
     """Whether `high` itself is excluded."""
     multiple: int | None = None
     """Divisor of every number, or None."""
+    words: str | None = None
+    """What messages say of the range, if not its limits."""
 
     def __str__(self) -> str:
+        if self.words is not None:
+            return self.words
         kind = "a number" if isinstance(self.low, float) else "a whole number"
         kind = kind if self.multiple is None else f"a multiple of {self.multiple}"
         if self.above:
@@ -93,8 +97,8 @@ def _plain(number: float) -> str:
 SEED = Range(0, 2**63 - 1)
 RESOLUTION = Range(14, 1792, multiple=14)
 """Pixels per side, in patches of 14; the tower's attention grows with the fourth power."""
-BUDGET = Range(1, (1792 // 14) ** 2)
-"""Visual tokens kept; the maximum is the number of tokens of the largest view."""
+BUDGET = Range(1, (1792 // 14) ** 2, words="a whole number from 1 to the tokens of the image, 2,304 at 672 pixels")
+"""Visual tokens kept; the maximum is the number of tokens of the largest view, the model's own limit is lower."""
 Budget = int | Literal["auto"]
 """Visual tokens to keep; "auto" is estimated by `shirg.gate.page_budget`."""
 TOKENS = Range(1, 2**17)

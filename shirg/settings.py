@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
@@ -16,7 +15,6 @@ from tyro.conf import arg
 from shirg import ranges
 
 TokenBudgets = Annotated[Sequence[ranges.Budget], ranges.BUDGET, arg(metavar="INT|auto [INT|auto ...]")]
-OptionalFolder = Annotated[Path | str | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 from shirg import ranges
 from shirg.errors import UserError
-from shirg.settings import OptionalFolder, Seeded
+from shirg.settings import Seeded
 
 Missing = Literal["refuse", "fewer", "render"]
 """What happens where a part's sources hold fewer records than requested."""
@@ -23,6 +23,7 @@ _CONTENT = (
 
 BaseRecords = Annotated[int, ranges.RECORDS, arg(name="dataset_size")]
 OcrRecords = Annotated[int, ranges.RECORDS, arg(name="ocr_samples")]
+Folder = Annotated[Path | str | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 Files = Annotated[tuple[Path | str, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="(default: none)")]
 
 
@@ -38,7 +39,7 @@ class DataSettings(Seeded):
 
     _: KW_ONLY
 
-    data_dir: OptionalFolder = None
+    data_dir: Folder = None
     """Your images: a folder with one folder per data set (docs/data.md). Without it everything is rendered."""
 
     allow_fewer: bool = False
@@ -79,7 +80,7 @@ class SHIRGDatasetConfig(DataSettings):
     ] = None
     """Evaluation sets whose images, and near-duplicates of them, must not be in the training data."""
 
-    exclude_data_dir: OptionalFolder = None
+    exclude_data_dir: Folder = None
     """Another folder to search for evaluation sets, besides the data folder."""
 
     images: Literal["embed", "link"] = "embed"

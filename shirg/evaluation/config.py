@@ -56,7 +56,7 @@ class EvaluationSettings(BenchmarkSettings):
         "shirg",
     )
     """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
-    and other selectors (uniform random pool divprune cdpruner ...)."""
+    and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
 
     efficiency_repeats: Repeats = 5
     """Runs of which each stage's time is the median, after two untimed; 0 leaves timing out."""
@@ -65,8 +65,7 @@ class EvaluationSettings(BenchmarkSettings):
     """Continue after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
 
     num_shards: Annotated[int, ranges.PARTS] = 1
-    """Number of shards that the pages are divided into; all have the same output folder. torchrun's processes are that without
-    it."""
+    """Number of shards that the pages are divided into; all have the same output folder. Under torchrun every process is one."""
 
     shard_index: Annotated[int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: none)")] = None
     """Answer this shard only, counted from 0. Without it, several shards' answers are joined."""
@@ -114,6 +113,8 @@ class SHIRGEvaluationConfig(EvaluationSettings):
         from shirg.evaluation.tasks import find_task
         from shirg.evaluation.variants import ADAPTER, named_modes
 
+        if not isinstance(self.modes, str):
+            self.modes = [name for words in self.modes for name in words.split(",") if name]
         for name, wanted in {"datasets": "name", "token_budgets": "number", "modes": "name"}.items():
             value = getattr(self, name)
             good = value is None or (value and not isinstance(value, str))

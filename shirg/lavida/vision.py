@@ -84,7 +84,9 @@ def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= available:
         too_many = isinstance(budget, int) and budget > available
         kind = ItemError if tiles and too_many else UserError
-        raise kind(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
+        raise kind(
+            f"budget: got {budget!r}, must be a whole number from 1 to the tokens of the image, here {available:,}"
+        )
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class TrainingSettings(Budgeted, Seeded):
     """Settings of every training that are flags, too."""
 
     lora_rank: Annotated[int, ranges.LORA_RANK] = 16
-    """Rank of the adapter: of the two update matrices of every target."""
+    """Rank of the adapter on each of its layers, which are the projector's two."""
 
     lora_alpha: Annotated[float, ranges.LORA_ALPHA] = 32
     """The adapter's update is multiplied by alpha / rank."""

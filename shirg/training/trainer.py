@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,13 @@ class SHIRGLoRATrainer:
         if config.body_bits < 16:
             quantize_body(model, config.body_bits)
 
-    def train(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None = None) -> dict[str, Any]:
+    def train(
+        self,
+        train_loader: DataLoader[Any],
+        val_loader: DataLoader[Any] | None = None,
+        *,
+        on_start: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
         """Train, and return the results that are also written to `logs/training_results.json`.
 
         Writes to `output_dir`: `checkpoints/checkpoint-STEP/`, `checkpoints/best_model/` (lowest mean validation loss
@@ -96,6 +103,7 @@ class SHIRGLoRATrainer:
         Args:
             train_loader: yields lists of records with `id`, `image_id`, `open_image()`, `question`, `answers`.
             val_loader: yields the same. Every validation uses the same noise, so that their losses are comparable.
+            on_start: called in the first process when the run is accepted, before its first step.
 
         Raises:
             UserError: for loaders that cannot be used, an output folder that cannot be written or is being filled by another
@@ -121,7 +129,10 @@ class SHIRGLoRATrainer:
                 stack.enter_context(logs.log_file(plan.folder / "logs" / "training.log"))
             stop = stack.enter_context(guards.deferred_interrupt(logger.warning if plan.is_main else None))
             threads = stack.enter_context(spare_threads())
-            results = Session(plan, self.model, accelerator, stop, threads).run()
+            session = Session(plan, self.model, accelerator, stop, threads)
+            if on_start is not None and plan.is_main:
+                on_start()
+            results = session.run()
         if stop.requested:  # while the last files were written
             raise guards.stopped_by(stop)
         return results

@@ -124,7 +124,7 @@ def test_success_is_0_and_the_log_is_said_once(capsys):
     ],
 )
 def test_a_flag_that_cannot_be_read_is_one_line(argv, says, capsys):
-    @dataclasses.dataclass(frozen=True, kw_only=True)
+    @dataclasses.dataclass(kw_only=True)
     class Flags(CommonFlags):
         sample_size: int = 1
 
