@@ -75,7 +75,7 @@ def command(flags: Flags) -> None:
     changes: dict[str, Any] = {} if flags.skip_training else {"modes": MODES_AFTER_TRAINING}
     changes["efficiency_repeats"] = flags.efficiency_repeats
     evaluation = evaluate.evaluation_config(flags, BenchmarkSettings, flags.output_dir / "evaluation", **changes)
-    data = _data(flags)  # without evaluation images
+    data = data_config(flags)  # without evaluation images
     training = train.training_config(flags, flags.model, flags.output_dir)
     with contextlib.ExitStack() as locks:
         for folder in _written_folders(flags):
@@ -89,7 +89,7 @@ def _written_folders(flags: Flags) -> list[Path]:
     return [flags.output_dir, *(flags.output_dir / name for name, is_written in parts.items() if is_written)]
 
 
-def _data(flags: Flags) -> SHIRGDatasetConfig:
+def data_config(flags: Flags) -> SHIRGDatasetConfig:
     """The training data's configuration. A resumed run keeps its image resolution and refuses other data.
 
     Raises:

@@ -110,7 +110,8 @@ def _shortened(words: str) -> str:
         wrong = re.match(pattern, words)
         if wrong:
             kinds = kinds or re.sub(r"[{}']", "", wrong["kinds"]).replace("INT", "a whole number").replace("|", " or ")
-            return f"{wrong['flag']}: got {wrong['value']}, must be {'one of ' * (', ' in kinds)}{kinds}"
+            value, one_of = wrong["value"].replace("', '", " "), "one of " if ", " in kinds else ""
+            return f"{wrong['flag']}: got {value}, must be {one_of}{kinds}"
     found = UNRECOGNIZED.match(words)
     if not found:
         return re.sub(r" Argument helptext: .*", "; --help explains it", words)

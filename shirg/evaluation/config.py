@@ -26,6 +26,7 @@ MOST_WORKERS = 8
 """More than there are pages in most evaluations' last round."""
 
 DATASETS = "(default: documents charts for the nano, ChartQA DocVQA for official weights)"
+Variants = Annotated[Sequence[str], arg(name="variants", metavar="NAME [NAME ...]")]
 Questions = Annotated[int, ranges.COUNT, arg(name="eval_samples")]
 Repeats = Annotated[int, ranges.REPEATS, arg(name="timing_repeats")]
 
@@ -49,12 +50,7 @@ class BenchmarkSettings(Budgeted, Seeded):
 class EvaluationSettings(BenchmarkSettings):
     """What `shirg evaluate` decides."""
 
-    modes: Annotated[Sequence[str], arg(name="variants", metavar="NAME [NAME ...]")] = (
-        "lowres",
-        "hd",
-        "highres",
-        "shirg",
-    )
+    modes: Variants = ("lowres", "hd", "highres", "shirg")
     """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
     and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
 
@@ -113,12 +109,14 @@ class SHIRGEvaluationConfig(EvaluationSettings):
         from shirg.evaluation.tasks import find_task
         from shirg.evaluation.variants import ADAPTER, named_modes
 
-        if not isinstance(self.modes, str):
-            self.modes = [name for words in self.modes for name in words.split(",") if name]
-        for name, wanted in {"datasets": "name", "token_budgets": "number", "modes": "name"}.items():
-            value = getattr(self, name)
+        names = (
+            [] if isinstance(self.modes, str) else [name for words in self.modes for name in words.split(",") if name]
+        )
+        given = {"datasets": self.datasets, "token_budgets": self.token_budgets, "modes": names}
+        for name, value in given.items():
             good = value is None or (value and not isinstance(value, str))
-            _check(name, value, f"at least one {wanted}, in a list", good)
+            _check(name, getattr(self, name), "at least one, in a list", good)
+        self.modes = names
         if self.datasets is not None:
             self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
         ranges.check_fields(self)
