@@ -7,8 +7,8 @@ fields. `tyro.conf.arg` in an annotation has what only the flag needs: another n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
@@ -32,3 +32,8 @@ class Budgeted:
     token_budgets: TokenBudgets = field(default_factory=lambda: [512, 768, 1024])
     """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped. auto keeps as many as the
     print of each image needs, at most 1024."""
+
+
+def settings_of(section: type, values: object) -> dict[str, Any]:
+    """The fields of a section, a dataclass, that `values` has, by name: for a configuration that has the section."""
+    return {one.name: getattr(values, one.name) for one in fields(section)}

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from shirg.cli import config_file
-from shirg.cli.flags import EvaluationFlags, GateFlags, settings_of
+from shirg.cli.flags import EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
 from shirg.evaluation.config import BenchmarkSettings, EvaluationSettings, SHIRGEvaluationConfig
 from shirg.locks import folder_lock
+from shirg.settings import settings_of
 
 if TYPE_CHECKING:
     from shirg.evaluation.evaluator import ShardResult, SHIRGEvaluator

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
 from tyro.conf import arg
 
@@ -158,11 +158,6 @@ class EvaluationFlags(BudgetFlags, SeedFlags, BenchmarkSettings):
 
     eval_data_dir: OptionalFolder = None
     """Folder with one folder per benchmark (docs/data.md); without it they are loaded from the hub."""
-
-
-def settings_of(section: type, flags: object) -> dict[str, Any]:
-    """The values of a section's fields, for the configuration that has the section."""
-    return {field.name: getattr(flags, field.name) for field in dataclasses.fields(section)}
 
 
 def flag_names(flags_type: type) -> dict[str, str]:

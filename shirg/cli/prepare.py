@@ -10,10 +10,11 @@ from typing import Annotated, NoReturn
 from tyro.conf import arg
 
 from shirg.cli import config_file
-from shirg.cli.flags import DataFlags, settings_of
+from shirg.cli.flags import DataFlags
 from shirg.cli.runner import run_command
 from shirg.data.config import SHIRGDatasetConfig
 from shirg.errors import UserError
+from shirg.settings import settings_of
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -12,20 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shirg.cli import checkup, config_file, evaluate, prepare, train
-from shirg.cli.flags import (
-    AdaptedModelFlags,
-    DataFlags,
-    EvaluationFlags,
-    GateFlags,
-    OptionalFolder,
-    TrainingFlags,
-    settings_of,
-)
+from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import command_line, run_command
 from shirg.data.config import DataSettings, SHIRGDatasetConfig
 from shirg.errors import UserError
 from shirg.evaluation.config import BenchmarkSettings, Repeats, SHIRGEvaluationConfig
 from shirg.locks import folder_lock
+from shirg.settings import settings_of
 
 if TYPE_CHECKING:
     from shirg.evaluation.results import Results

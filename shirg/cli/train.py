@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from shirg.cli import config_file
-from shirg.cli.flags import GateFlags, TrainingFlags, settings_of
+from shirg.cli.flags import GateFlags, TrainingFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
+from shirg.settings import settings_of
 from shirg.training.config import BodySettings, SHIRGLoRAConfig, TrainingSettings
 
 if TYPE_CHECKING:

@@ -33,18 +33,13 @@ class DataSettings(Seeded):
 
     base_dataset_size: BaseRecords = 558_000
     """Records of the general part: an image with one question or caption each, of LLaVA-Pretrain LCS-558K or rendered."""
-
     ocr_enhancement_size: OcrRecords = 50_000
     """Records of the part that is about reading text, added to the general part."""
-
     _: KW_ONLY
-
     data_dir: Folder = None
     """Your images: a folder with one folder per data set (docs/data.md). Without it everything is rendered."""
-
     allow_fewer: bool = False
     """Take what there is where the folder holds fewer records than asked; else that is an error."""
-
     render_missing: bool = False
     """Fill up with rendered pages where the folder holds fewer records than asked."""
 
@@ -55,55 +50,40 @@ class SHIRGDatasetConfig(DataSettings):
 
     output_dir: Path | str = "./shirg_dataset"
     """Folder for the shards and the manifest. A stopped run resumes when it is repeated."""
-
     _: KW_ONLY
-
     image_resolution: Annotated[int, ranges.RESOLUTION] = 672
     """Pixels per side of rendered pages, a multiple of 14; real images keep their size."""
-
     text_px: Annotated[tuple[float, float], ranges.TEXT_PX] = (6.0, 28.0)
     """Smallest and largest font size of rendered pages in pixels."""
-
     base_json: Files = ()
     """Files in LLaVA's format (.json or .jsonl, any name; images beside them) to add to the base part."""
-
     ocr_json: Files = ()
     """The same for the OCR part."""
-
     from_hub: Annotated[tuple[str, ...], arg(metavar="NAME[=FOLDER] [...]", help_behavior_hint="(default: none)")] = ()
     """Sets to fetch from the Hugging Face hub into the data folder first: chartqa docvqa textvqa ocrvqa; =FOLDER for a
     downloaded copy."""
-
     exclude_datasets: Annotated[
         tuple[str, ...] | None,
         arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: every set that is found)"),
     ] = None
     """Evaluation sets whose images, and near-duplicates of them, must not be in the training data."""
-
     exclude_data_dir: Folder = None
     """Another folder to search for evaluation sets, besides the data folder."""
-
     images: Literal["embed", "link"] = "embed"
     """Store image files in the shards, or their paths: small shards, but the images must stay in place. Converted images are
     always stored."""
-
     max_image_side: Annotated[int, ranges.IMAGE_SIDE] = 4096
     """Longer side in pixels; larger real images are shrunk to it."""
-
     shard_size: Annotated[int, ranges.COUNT] = 10_000
     """Records per Parquet file."""
-
     validation_fraction: Annotated[float, ranges.SHARE] = 0.05
     """Share of the records for validation, whole images at a time."""
-
     num_workers: Annotated[
         int | None, ranges.PROCESSES, arg(metavar="INT", help_behavior_hint="(default: up to 2)")
     ] = None
     """Processes that open and render images; 0 uses this process. The result is the same."""
-
     shard_index: Annotated[int, ranges.PART] = 0
     """Which share of the work this process does, from 0: the task number in a cluster's array job."""
-
     num_shards: Annotated[int, ranges.PARTS] = 1
     """How many processes share the work on one folder; docs/data.md shows the commands."""
 
