@@ -155,6 +155,7 @@ class TrainPart:
                 prompt=prompt,
                 question=self.model.question_ids(prompt),
                 target=torch.randint(FIRST_WORD, LAST_WORD, (length,), generator=draws),
+                answer=length,
                 masked=draw_mask(length, 0, number),
             )
             for number in range(count)

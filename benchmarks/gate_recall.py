@@ -38,7 +38,7 @@ from boxed_pages import LAYOUTS, BoxedPage, boxed_pages
 from noisy_pages import noisy_pages
 from recall_figure import draw_selectors
 
-from shirg.evaluation.bootstrap import Interval, compare, mean_interval
+from shirg.bootstrap import Interval, compare, mean_interval
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, WordRecall, word_recall

@@ -39,9 +39,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shirg.bootstrap import compare, mean_interval
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
-from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.gate import GateConfig, ShirgGate

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, Interval, compare, mean_interval
 from shirg.data.render import KINDS
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, Interval, compare, mean_interval
 from shirg.evaluation.markdown import count, interval, percent, points, table
 from shirg.evaluation.results import Answer
 from shirg.nano.recipe.score import LARGE_PRINT, MEASURES

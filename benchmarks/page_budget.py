@@ -18,7 +18,7 @@ from boxed_pages import BoxedPage
 from gate_recall import pages_of
 from rich.progress import track
 
-from shirg.evaluation.bootstrap import mean_interval
+from shirg.bootstrap import mean_interval
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, word_recall

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shirg.evaluation.bootstrap import UNDECIDED
+from shirg.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import NOT_MEASURED, count, milliseconds, percent, points
 from shirg.evaluation.results import Difference, Results
 from shirg.evaluation.takeaway import verdict

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED
 from shirg.evaluation.markdown import count, interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.results import Cost, Difference, Results, Together
 from shirg.evaluation.tasks import METRIC_TITLES

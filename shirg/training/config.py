@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,20 @@ FREE = frozenset(
     + ("feature_cache_mb", "resume", "batch_size")
 )
 """Settings that a resumed run may change. (Of batches the loader's own size counts.)"""
+
+EARLIER: dict[str, Any] = {
+    "padding_weight": 1.0,
+    "answer_padding": "full",
+    "validation_interval": None,
+    "validation_records": None,
+}
+"""Settings that runs of earlier versions did not store -> what these runs did."""
+
+
+def lacking(stored: Mapping[str, Any]) -> list[str]:
+    """The settings in `EARLIER` that the stored run of an earlier version lacks."""
+    return [name for name in EARLIER if name not in stored]
+
 
 
 Epochs = Annotated[int, ranges.EPOCHS, arg(name="epochs")]
@@ -64,6 +79,20 @@ class TrainingSettings(Budgeted, Seeded):
     ] = None
     """Questions about one image in a batch share its prefix, for which the image alone decides the selection: several times
     less work. The image then does not see the question, as the nano was trained."""
+
+    padding_weight: Annotated[float, ranges.WEIGHT] = 0.1
+    """Weight in the loss of an end-of-text token that pads an answer, beside 1 for a token of the answer. With 1 (LaViDa, and
+    this package's first versions) padding is most of the loss of short answers."""
+
+    answer_padding: Literal["longest", "full"] = "longest"
+    """Length to which a step's answers are padded: longest is its longest answer and one to five tokens more, as LaViDa pads a
+    batch; full is always the most that an answer may have. Validation takes full, as inference does."""
+
+    validation_interval: Annotated[float | None, ranges.PORTION] = 0.05
+    """Share of the run's optimizer steps between validations; None validates after every epoch."""
+
+    validation_records: Annotated[int | None, ranges.COUNT, arg(metavar="INT|None")] = 500
+    """Records of a validation, in whole batches evenly spread over the validation data; None takes all."""
 
     gradient_checkpointing: bool = False
     """Recompute the language model's blocks in the backward pass: far less memory, half as much work again."""
@@ -126,8 +155,7 @@ class SHIRGLoRAConfig(BodySettings, TrainingSettings):
     """Checkpoints kept, newest first; None keeps all. `best_model` is not counted."""
 
     validation_steps: Annotated[int | None, ranges.COUNT] = None
-    """Optimizer steps between validations; None validates after every epoch. Before the first step and at the end
-    always."""
+    """Optimizer steps between validations, in place of `validation_interval`."""
 
     logging_steps: Annotated[int, ranges.COUNT] = 10
     """Optimizer steps between lines of `training.log`; `metrics.jsonl` has every step."""
@@ -154,6 +182,14 @@ class SHIRGLoRAConfig(BodySettings, TrainingSettings):
         if share is None:
             share = model.config.is_nano and self.objective == "packed"
         return dataclasses.replace(self, max_answer_tokens=length, share_prefix=share)
+
+    def continuing(self, stored: Mapping[str, Any]) -> SHIRGLoRAConfig:
+        """These settings for a run that is resumed; what its version did not have yet stays as it was then.
+
+        Args:
+            stored: the settings of the run.
+        """
+        return dataclasses.replace(self, **{name: EARLIER[name] for name in lacking(stored)})
 
     def sampler(self, total_steps: int, pooled_tokens: int | None = None) -> BudgetSampler:
         """The sampler of this run's components.

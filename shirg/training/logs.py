@@ -124,7 +124,11 @@ def step_values(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def validation_values(entry: Mapping[str, Any]) -> dict[str, float]:
     """The same of a validation, from its line of `validation.jsonl`."""
-    return {f"validation/{name}": loss for name, loss in {**entry["losses"], "mean": entry["mean"]}.items()}
+    found = {f"validation/{name}": loss for name, loss in {**entry["losses"], "mean": entry["mean"]}.items()}
+    for part in ("answers", "padding"):
+        found |= {f"validation_{part}/{name}": loss for name, loss in entry[part].items()}
+    found["validation/relative"] = entry.get("relative")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def log_folder(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Collection, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 METRICS, VALIDATIONS = "logs/metrics.jsonl", "logs/validation.jsonl"
 """In a run's folder: a line for every optimizer step and every validation."""
+
+START = "logs/validation_start.json"
+"""In a run's folder: the validation losses of every image before the first step, with which later ones are compared."""
 
 SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Values of accelerate's `DistributedType` that the trainer supports: one process, or data parallel with full copies."""
@@ -136,9 +139,20 @@ class Plan:
         return (batch * self.processes + self.rank) * order.batch_size
 
     def validates_at(self, step: int) -> bool:
-        """Whether there is a validation after `step` steps: before the first, every `validation_steps`, at the end."""
-        every = self.config.validation_steps or self.steps_per_epoch
+        """Whether there is a validation after `step` steps: before the first, regularly, at the end."""
+        every, share = self.config.validation_steps, self.config.validation_interval
+        if every is None:
+            every = self.steps_per_epoch if share is None else max(round(share * self.total_steps), 1)
         return self.val_order is not None and (step % every == 0 or step == self.total_steps)
+
+    @property
+    def validation_batches(self) -> int:
+        """Batches of a validation on this process."""
+        assert self.val_order is not None, "no validation is due without records"
+        most = self.config.validation_records
+        if most is None:
+            return len(self.val_order)
+        return min(len(self.val_order), math.ceil(most / (self.val_order.batch_size * self.processes)))
 
 
 def make_plan(
@@ -150,12 +164,14 @@ def make_plan(
     precision: Precision,
     *,
     started_from: str | None,
+    without: Collection[str] = (),
 ) -> Plan:
     """Make the plan from settings, model, data and processes; writes nothing.
 
     Args:
         config: not resolved yet: `share_prefix` is None unless the user set it.
         started_from: fingerprint of the adapter that training began with; None for a fresh one.
+        without: settings that a resumed run of an earlier version does not store.
 
     Raises:
         UserError: for loaders that cannot be used, or a body that cannot be sharded.
@@ -187,6 +203,7 @@ def make_plan(
         "processes": accelerator.num_processes,
         "mixed_precision": precision.mixed,  # not "auto", which another machine may resolve differently
     }
+    run = {name: value for name, value in run.items() if name not in without}
     return Plan(
         config=resolved,
         rank=accelerator.process_index,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES, compare, mean_interval
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES, compare, mean_interval
 
 
 def pages(count: int) -> list[str]:
