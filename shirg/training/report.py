@@ -190,6 +190,7 @@ def results(
         },
         "skipped_records": state.skipped,
         "cut_answers": state.cut,
+        "padding_weight": plan.config.padding_weight,
         "mixed_precision": plan.precision.mixed,
         "precision": plan.precision.reason,
         "device": str(plan.device),

@@ -133,7 +133,9 @@ def test_a_run_of_before_the_objectives_settings_keeps_its_objective(tmp_path):
     state = half / "checkpoints" / "checkpoint-1" / STATE_FILE
     content = json.loads(state.read_text())
     content["run"] = {name: value for name, value in content["run"].items() if name not in EARLIER}
-    content["state"] = {name: value for name, value in content["state"].items() if name not in ("start", "best_relative")}
+    content["state"] = {
+        name: value for name, value in content["state"].items() if name not in ("start", "best_relative")
+    }
     content["state"]["best_loss"] = validations_of(whole)[0]["mean"]
     state.write_text(json.dumps(content))
     for records in (Interrupting(fake_records(6), count=2), fake_records(6)):
