@@ -67,6 +67,7 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
     figure = _figure(7.6, 4.4)
     axes = figure.add_subplot()
     steps = [step for step in steps if step["loss"] is not None]
+    steps = [{**step, "budget": step.get("component", step["budget"])} for step in steps]
     ratios = sorted({str(step["budget"]) for step in steps}, key=lambda name: (not name.isdigit(), name.zfill(6)))
     for number, ratio in enumerate(ratios):
         own = [step for step in steps if str(step["budget"]) == ratio]

@@ -26,8 +26,10 @@ FREE = frozenset(
 EARLIER: dict[str, Any] = {
     "padding_weight": 1.0,
     "answer_padding": "full",
-    "validation_interval": None,
+    "validation_interval": "epoch",
     "validation_records": None,
+    "budget_range": (128, 1024),
+    "noise_times": "uniform",
 }
 """Settings that runs of earlier versions did not store -> what these runs did."""
 
@@ -54,8 +56,12 @@ class TrainingSettings(Budgeted, Seeded):
     include_pooled: bool = True
     """Train LaViDa's own pooled path (980 tokens, 1008 with newlines) beside the budgets."""
 
-    ratio_sampling: Literal["uniform", "weighted", "curriculum"] = "uniform"
-    """How the budget of an optimizer step is drawn."""
+    ratio_sampling: Literal["uniform", "weighted", "curriculum", "continuous"] = "uniform"
+    """How the budget of an optimizer step is drawn. continuous draws any in --budget-range in place of the fixed ones, with which
+    it is validated."""
+
+    budget_range: Annotated[tuple[int, int], ranges.BUDGET, arg(metavar="INT INT")] = (128, 1024)
+    """Smallest and largest budget that continuous draws."""
 
     num_epochs: Epochs = 3
     """Passes over the training records."""
@@ -88,8 +94,18 @@ class TrainingSettings(Budgeted, Seeded):
     """Length to which a step's answers are padded: longest is its longest answer and one to five tokens more, as LaViDa pads a
     batch; full is always the most that an answer may have. Validation takes full, as inference does."""
 
-    validation_interval: Annotated[float | None, ranges.PORTION] = 0.05
-    """Share of the run's optimizer steps between validations; None validates after every epoch."""
+    noise_times: Literal["uniform", "logit_normal", "mode"] = "uniform"
+    """Distribution of the diffusion times in training (Esser et al. 2024, section 3.1): uniform as LaViDa trains; logit_normal
+    and mode prefer half-masked answers, mode with heavier tails. Validation is always uniform."""
+
+    lora_dropout: Annotated[float, ranges.SHARE] = 0.05
+    """Dropout on the input of the adapter's update, in training only."""
+
+    validation_interval: Annotated[
+        float | Literal["auto", "epoch"], ranges.PORTION, arg(metavar="FLOAT|auto|epoch")
+    ] = "auto"
+    """Share of the run's optimizer steps between validations, such as 0.05; epoch validates after every epoch. auto is 0.05, or
+    so much more that validation takes a fifth of the training's time. Before the first step and at the end always."""
 
     validation_records: Annotated[int | None, ranges.COUNT, arg(metavar="INT|None")] = 500
     """Records of a validation, in whole batches evenly spread over the validation data; None takes all."""
@@ -119,9 +135,6 @@ class BodySettings:
 @dataclass(kw_only=True)
 class SHIRGLoRAConfig(BodySettings, TrainingSettings):
     """Settings of one SHIRG LoRA run; wrong values raise `UserError` here, before anything is loaded."""
-
-    lora_dropout: Annotated[float, ranges.SHARE] = 0.05
-    """Dropout on the input of the update, in training only."""
 
     target_modules: list[str] = field(default_factory=lambda: ["mm_projector.0", "mm_projector.2"])
     """Full names of the linear layers that get an update; nothing else is trained."""
@@ -207,7 +220,13 @@ class SHIRGLoRAConfig(BodySettings, TrainingSettings):
             total_steps=total_steps,
             pooled_tokens=pooled_tokens or POOLED_TOKENS,
             seed=self.seed,
+            budget_range=self.budget_range,
         )
+
+    @property
+    def largest_budgets(self) -> list[ranges.Budget]:
+        """The budgets that the large view must have tokens for."""
+        return [*self.token_budgets, *(self.budget_range if self.ratio_sampling == "continuous" else ())]
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that decide the losses: a resumed run must share them."""

@@ -87,7 +87,8 @@ class ExampleMaker:
         target, answer = answer_target(model, record.answers[0], length)
         if answer > length and record.id not in self.state.cut:
             self.state.cut.append(record.id)
-        masked = draw_mask(length, self.plan.config.seed, *purpose, number)
+        times = "uniform" if purpose[0] == "validation" else self.plan.config.noise_times
+        masked = draw_mask(length, self.plan.config.seed, *purpose, number, times=times)
         question = model.question_ids(prompt)
         return Example(record.id, record.image_id, features, prompt, question, target, answer, masked)
 

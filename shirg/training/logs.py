@@ -117,7 +117,7 @@ def tracking(accelerator: Accelerator, settings: Mapping[str, Any], *, step: int
 def step_values(entry: Mapping[str, Any]) -> dict[str, float]:
     """What trackers get of an optimizer step, from its line of `metrics.jsonl`; numbers that are None are left out."""
     found = {f"train/{name}": entry[name] for name in ("loss", "lr", "grad_norm", "memory")}
-    found[f"loss_by_ratio/{entry['budget']}"] = entry["loss"]
+    found[f"loss_by_ratio/{entry['component']}"] = entry["loss"]
     found["train/tokens_per_second"] = entry["tokens"] / entry["seconds"] if entry["seconds"] else None
     return {name: value for name, value in found.items() if value is not None}
 

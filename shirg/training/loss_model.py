@@ -46,12 +46,15 @@ class Example:
     masked: Tensor
 
 
-def draw_mask(length: int, *parts: int | str) -> Tensor:
-    """Which of `length` targets the first copy hides, [length] Boolean; uniform diffusion time, seeded by `parts`.
+def draw_mask(length: int, *parts: int | str, times: str = "uniform") -> Tensor:
+    """Which of `length` targets the first copy hides, [length] Boolean, seeded by `parts`.
 
     Drawn on the CPU and record by record, so devices, batch sizes and process counts agree.
+
+    Args:
+        times: distribution of the diffusion time, of `shirg.lavida.diffusion.noise.POLICIES`.
     """
-    return draw_noise(1, length, generator=generator(*parts))[0][0]
+    return draw_noise(1, length, times, generator=generator(*parts))[0][0]
 
 
 def target_weights(examples: Sequence[Example], padding_weight: float, like: Tensor) -> Tensor:

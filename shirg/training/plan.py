@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 METRICS, VALIDATIONS = "logs/metrics.jsonl", "logs/validation.jsonl"
 """In a run's folder: a line for every optimizer step and every validation."""
 
+VALIDATION_SHARE, MOST_VALIDATIONS = 0.2, 20
+"""Of the training's time, what `validation_interval` "auto" spends on validations at most, and how many it makes at most."""
+
+PASSES = 2.5
+"""Forward passes that take the time of one record's training (measured with the nano)."""
+
 START = "logs/validation_start.json"
 """In a run's folder: the validation losses of every image before the first step, with which later ones are compared."""
 
@@ -140,10 +146,23 @@ class Plan:
 
     def validates_at(self, step: int) -> bool:
         """Whether there is a validation after `step` steps: before the first, regularly, at the end."""
-        every, share = self.config.validation_steps, self.config.validation_interval
-        if every is None:
-            every = self.steps_per_epoch if share is None else max(round(share * self.total_steps), 1)
-        return self.val_order is not None and (step % every == 0 or step == self.total_steps)
+        return self.val_order is not None and (step % self.validation_every == 0 or step == self.total_steps)
+
+    @property
+    def validation_every(self) -> int:
+        """Optimizer steps between validations."""
+        assert self.val_order is not None, "no validation is due without records"
+        interval = self.config.validation_interval
+        if self.config.validation_steps is not None:
+            return self.config.validation_steps
+        if interval == "epoch":
+            return self.steps_per_epoch
+        if interval == "auto":
+            records = min(self.validation_batches * self.val_order.batch_size * self.processes, self.val_order.records)
+            passes = records * len(self.sampler.components)
+            trained = self.total_steps * self.records_per_step * PASSES
+            interval = 1 / min(max(VALIDATION_SHARE * trained // passes, 1), MOST_VALIDATIONS)
+        return max(round(interval * self.total_steps), 1)
 
     @property
     def validation_batches(self) -> int:
@@ -186,10 +205,10 @@ def make_plan(
     val_order = None if val_loader is None else EpochOrder(val_loader, name="val_loader", **place)
     steps_per_epoch = math.ceil(len(order) / config.gradient_accumulation_steps)
     sampler = config.sampler(steps_per_epoch * config.num_epochs, path_tokens(model.config, "hd"))
-    grid_tokens = check_grid(config.token_budgets, model)
+    grid_tokens = check_grid(config.largest_budgets, model)
     # A page of another shape than a square may take more tiles, where the checkpoint has canvases for it.
     most_pooled = max(path_tokens(model.config, "hd", image_size=size) for size in (SQUARE, *model.config.pinpoints))
-    kept = [min(one.most, grid_tokens) + 1 if one.most else most_pooled for one in sampler.components]
+    kept = [min(one.most, grid_tokens) + 1 if one.most else most_pooled for one in sampler.bounds]
     assert isinstance(dataset, Sized), "EpochOrder takes no other"
     run = {
         **identity.of_base(model),

@@ -40,10 +40,14 @@ def opening_lines(plan: Plan, model: Lavida, step: int, others: float) -> list[s
         f"{one} -> {'at most ' * (one.budget == 'auto')}{one.tokens(sampler.pooled_tokens)}"
         for one in sampler.components
     )
+    drawn = config.ratio_sampling
+    if drawn == "continuous":
+        drawn = "continuously from {} to {} in place of the fixed ones, with which it is validated".format(
+            *sampler.range
+        )
     return [
         *describe_parameters(model),
-        f"image tokens: {plan.grid_tokens} before selection; per budget (square image): {tokens}; "
-        f"drawn {config.ratio_sampling}",
+        f"image tokens: {plan.grid_tokens} before selection; per budget (square image): {tokens}; drawn {drawn}",
         f"batch: {plan.order.batch_size} records x {config.gradient_accumulation_steps} micro-batches x"
         f" {plan.processes} processes = {plan.records_per_step} per optimizer step",
         f"steps: {plan.steps_per_epoch} x {config.num_epochs} epochs = {plan.total_steps}, from step"
@@ -70,7 +74,7 @@ def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
         weights_dtype=dtype_name(model.dtype),
         dense_mask=plan.device.type != "cuda",
     )
-    peaks = {one: training_memory(shape, one, parts).total for one in sampler.components}
+    peaks = {one: training_memory(shape, one, parts).total for one in sampler.bounds}
     worst = max(peaks, key=peaks.__getitem__)
     bound = f"; auto counts as its upper bound {MOST}" if "auto" in config.token_budgets else ""
     speed = effort.matmul_speed(plan.device, dtype)

@@ -85,7 +85,7 @@ class SHIRGLoRATrainer:
             self.started_from = identity.of_adapter(model)["adapter_weights"]
         else:
             attach_adapter(config, model)
-        check_grid(config.token_budgets, model)
+        check_grid(config.largest_budgets, model)
         check_body_bits(config.body_bits, model.device)
         if model.tokenizer is None:
             raise UserError("model: it has no tokenizer, which training needs; load a folder that holds tokenizer.json")
@@ -219,11 +219,12 @@ class Session:
                 self.save()
 
     def optimizer_step(self, micro_batches: list[list[TrainingRecord]]) -> None:
-        """One update of the adapter: one component, all micro-batches, the weighted mean loss over every target of every
-        process."""
+        """One update of the adapter: one component (with "continuous" one per micro-batch), and the weighted mean loss over
+        every target of every process."""
         plan, state, accelerator, config = self.plan, self.state, self.accelerator, self.plan.config
-        began, component, rate = time.perf_counter(), plan.sampler(state.step), plan.rate(state.step)
-        context: dict[str, Any] = {"step": state.step, "component": component}
+        began, rate = time.perf_counter(), plan.rate(state.step)
+        components = plan.sampler.micro_batches(state.step, len(micro_batches))
+        context: dict[str, Any] = {"step": state.step, "component": max(components, key=lambda one: one.most or 0)}
         size, checkpointing = max(map(len, micro_batches)), config.gradient_checkpointing
         length = self.examples.step_length(micro_batches, accelerator, state.step)
         nominal = plan.records_per_step * length  # keeps fp16 in range until the weight of all targets is known
@@ -231,7 +232,7 @@ class Session:
         batch: list[dict[str, Any]] = []
         self.loss_model.set_training(True, checkpointing=checkpointing)
         with guards.memory_advice(**context, records=size, checkpointing=checkpointing):
-            for number, records in enumerate(micro_batches):
+            for number, (records, component) in enumerate(zip(micro_batches, components, strict=True)):
                 ordinal, last = plan.ordinal(number, plan.order), number == len(micro_batches) - 1
                 with accelerator.autocast():
                     examples = self.examples(records, component, ordinal, length, "noise", state.step)
@@ -240,7 +241,8 @@ class Session:
                 with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                     with scoped_seed(plan.device, config.seed, "dropout", state.step, ordinal):
                         losses, tokens = self.wrapped(examples, component)
-                    guards.check_finite(losses, described, file=plan.not_finite_file, what="loss", **context)
+                    own = {**context, "component": component}
+                    guards.check_finite(losses, described, file=plan.not_finite_file, what="loss", **own)
                     weights = target_weights(examples, config.padding_weight, losses)
                     # Wrappers average gradients over the processes; their sum is needed.
                     accelerator.backward((losses * weights).sum() * plan.processes / nominal)
@@ -265,12 +267,14 @@ class Session:
             state.updates += not self.optimizer.step_was_skipped
             self.optimizer.zero_grad()
         state.step += 1
+        names = list(dict.fromkeys(one.name for one in components))
         self.record_step(
             {
                 "run": plan.run_name,
                 "step": state.step,
                 "loss": loss / weight if weight else None,
-                "budget": component.name,
+                "budget": names[0] if len(names) == 1 else names,
+                "component": plan.sampler.group(components[0]),
                 "lr": rate,
                 "grad_norm": norm.item() if norm.isfinite() else None,
                 "tokens": int(tokens),
@@ -286,7 +290,7 @@ class Session:
         """Count a step, and write it to the journal, the progress bar, the trackers and the log."""
         state = self.state
         state.tokens += entry["tokens"]
-        state.drawn[str(entry["budget"])] += 1
+        state.drawn[entry["component"]] += 1
         state.seconds += entry["seconds"]
         entry["seconds"] = round(entry["seconds"], 4)
         self.steps.append(entry)
@@ -454,7 +458,7 @@ def restore(plan: Plan, model: Lavida, accelerator: Accelerator) -> tuple[RunSta
     Raises:
         OtherRunError: if the checkpoint is of another run.
     """
-    state, latest = RunState(drawn={str(component): 0 for component in plan.sampler.components}), None
+    state, latest = RunState(drawn=dict.fromkeys(plan.sampler.groups, 0)), None
     if plan.is_main:
         clear_leftovers(plan.checkpoints)
     accelerator.wait_for_everyone()

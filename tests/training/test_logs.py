@@ -20,7 +20,16 @@ from shirg.training.logs import (
 )
 from tests.training.helpers import fake_records, loader, small_config, small_trainer, steps_of
 
-ENTRY = {"step": 3, "loss": 1.5, "budget": 8, "lr": 1e-4, "grad_norm": None, "tokens": 500, "seconds": 2.0}
+ENTRY = {
+    "step": 3,
+    "loss": 1.5,
+    "budget": 8,
+    "component": "8",
+    "lr": 1e-4,
+    "grad_norm": None,
+    "tokens": 500,
+    "seconds": 2.0,
+}
 ENTRY["memory"] = 3 * 10**9
 
 

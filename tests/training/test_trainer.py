@@ -30,7 +30,7 @@ from tests.training.helpers import (
     validations_of,
 )
 
-STEP_KEYS = {"run", "step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds", "memory", "cached"}
+STEP_KEYS = {"run", "step", "loss", "budget", "component", "lr", "grad_norm", "tokens", "seconds", "memory", "cached"}
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +207,33 @@ def test_the_loss_is_the_weighted_mean_of_answers_and_padding(tmp_path):
     for weight in (0.1, 0.5):
         expected = (of_answers + weight * of_padding) / (answers + weight * pads)
         assert first_loss(weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_budgets_from_a_range_small_large_and_random_in_one_step(tmp_path):
+    settings = {"ratio_sampling": "continuous", "budget_range": (4, 60), "gradient_accumulation_steps": 3}
+    trainer = small_trainer(tmp_path, token_budgets=[8, 16], include_pooled=True, num_epochs=3, **settings)
+    results = trainer.train(loader(fake_records(6)), loader(fake_records(2), shuffle=False))
+    assert results["steps_per_ratio"] == {"4-60": 2, "pooled": 1}
+    for entry in steps_of(trainer):
+        if entry["component"] == "4-60":
+            assert {4, 60} < set(entry["budget"]) and len(entry["budget"]) == 3
+        else:
+            assert entry["budget"] == entry["component"] == "pooled"
+    assert results["validation_after"]["answers"].keys() == {"8", "16", "pooled"}
+    assert "drawn continuously from 4 to 60" in (tmp_path / "logs" / "training.log").read_text()
+    with pytest.raises(UserError, match="65 exceeds the 64 tokens"):
+        small_trainer(tmp_path / "large", **{**settings, "budget_range": (4, 65)})
+
+
+@pytest.mark.parametrize("times", ["logit_normal", "mode"])
+def test_other_noise_in_training_the_same_in_validation(times, tmp_path):
+    runs = {}
+    for name in ("uniform", times):
+        runs[name] = small_trainer(tmp_path / name, noise_times=name, learning_rate=1e-9)
+        runs[name].train(loader(fake_records(2), shuffle=False), loader(fake_records(2), shuffle=False))
+    first, second = runs.values()
+    assert losses_of(first) != losses_of(second)
+    assert validations_of(first)[0]["answers"] == validations_of(second)[0]["answers"]
 
 
 def test_an_adapter_that_no_step_improved_is_called_untrained(tmp_path):

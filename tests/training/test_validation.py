@@ -32,7 +32,9 @@ def test_a_validation_is_a_part_of_the_data_and_the_same_each_time(tmp_path):
     [
         ({"validation_interval": 0.5}, [0, 2, 4]),
         ({"validation_interval": 0.05}, [0, 1, 2, 3, 4]),  # a step at least
-        ({"validation_interval": None, "num_epochs": 2}, [0, 4, 8]),
+        ({"validation_interval": "epoch", "num_epochs": 2}, [0, 4, 8]),
+        ({"num_epochs": 3}, [0, 2, 4, 6, 8, 10, 12]),  # 0.2 * 24 records * 2.5 passes / (1 record * 2 components) = 6
+        ({"num_epochs": 20}, list(range(0, 84, 4))),
         ({"validation_steps": 3}, [0, 3, 4]),
     ],
 )
