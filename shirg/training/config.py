@@ -39,7 +39,6 @@ def lacking(stored: Mapping[str, Any]) -> list[str]:
     return [name for name in EARLIER if name not in stored]
 
 
-
 Epochs = Annotated[int, ranges.EPOCHS, arg(name="epochs")]
 
 

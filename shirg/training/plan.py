@@ -241,7 +241,12 @@ def make_plan(
 
 
 def make_accelerator(
-    mixed_precision: str, device: torch.device, *, trackers: Sequence[str] = (), log_folder: Path | None = None
+    mixed_precision: str,
+    device: torch.device,
+    *,
+    trained_in_bfloat16: bool = False,
+    trackers: Sequence[str] = (),
+    log_folder: Path | None = None,
 ) -> tuple[Accelerator, Precision]:
     """An `accelerate.Accelerator` for this run, and its precision with the reason.
 
@@ -251,6 +256,7 @@ def make_accelerator(
     Args:
         mixed_precision: one of `shirg.precision.MIXED_PRECISIONS`.
         device: where the model is now.
+        trained_in_bfloat16: whether its weights were; fp16 then has a warning.
         trackers: names of accelerate's trackers to log to.
         log_folder: for trackers that write files.
 
@@ -266,11 +272,12 @@ def make_accelerator(
     # the same).
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState(cpu=on_cpu)
-    chosen = [choose_precision(mixed_precision, device if on_cpu or device.type != "cpu" else "cuda")]
+    place = device if on_cpu or device.type != "cpu" else "cuda"
+    chosen = [choose_precision(mixed_precision, place, trained_in_bfloat16=trained_in_bfloat16)]
     precision = broadcast_object_list(chosen)[0]
-    place = ProjectConfiguration(logging_dir=str(log_folder)) if trackers else None
+    project = ProjectConfiguration(logging_dir=str(log_folder)) if trackers else None
     accelerator = Accelerator(
-        mixed_precision=precision.mixed, cpu=on_cpu, log_with=list(trackers) or None, project_config=place
+        mixed_precision=precision.mixed, cpu=on_cpu, log_with=list(trackers) or None, project_config=project
     )
     kind = accelerator.distributed_type.value
     if kind not in SUPPORTED:

@@ -40,7 +40,7 @@ def opening_lines(plan: Plan, model: Lavida, step: int, others: float) -> list[s
         f"{one} -> {'at most ' * (one.budget == 'auto')}{one.tokens(sampler.pooled_tokens)}"
         for one in sampler.components
     )
-    drawn = config.ratio_sampling
+    drawn: str = config.ratio_sampling
     if drawn == "continuous":
         drawn = "continuously from {} to {} in place of the fixed ones, with which it is validated".format(
             *sampler.range

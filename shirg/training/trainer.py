@@ -18,6 +18,7 @@ from shirg import identity
 from shirg.errors import UserError
 from shirg.files import append_line, clear_leftovers, read_lines, write_json
 from shirg.lavida import adapter
+from shirg.lavida.loading import usual_dtype
 from shirg.locks import folder_lock
 from shirg.seeds import derived_seed, scoped_seed
 from shirg.threads import SpareThreads, spare_threads
@@ -121,7 +122,10 @@ class SHIRGLoRATrainer:
         if precision == "auto":  # a resumed run keeps its precision, whatever this machine would choose today
             precision = self.stored.get("mixed_precision", precision)
         accelerator, chosen = make_accelerator(
-            precision, self.model.device, trackers=config.trackers, log_folder=logs.log_folder(self.folder)
+            *(precision, self.model.device),
+            trained_in_bfloat16=usual_dtype(self.model.config.raw) == "bfloat16",
+            trackers=config.trackers,
+            log_folder=logs.log_folder(self.folder),
         )
         plan = make_plan(
             *(config, self.model, train_loader, val_loader, accelerator, chosen),
