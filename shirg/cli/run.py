@@ -112,13 +112,12 @@ def _run(
     flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, evaluation: SHIRGEvaluationConfig, stages: Stages
 ) -> None:
     from shirg.cli.models import load_model
-    from shirg.training.budgets import check_grid
 
     # ------------------------------------------------------------- model
     with stages.timed("model"):
         model = load_model(flags, _adapter(flags))
         if not flags.skip_training:
-            check_grid(flags.token_budgets, model)
+            training.check_grid(model)
             if flags.image_resolution is None and not flags.resume:
                 data = dataclasses.replace(data, image_resolution=model.vision.resolution)
                 data.check()

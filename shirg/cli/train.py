@@ -86,13 +86,12 @@ def command(flags: Flags) -> None:
     from rich.console import Console
 
     from shirg.cli.models import load_model
-    from shirg.training.budgets import check_grid
 
     config = training_config(flags, flags.model, flags.output_dir)
     with Processes.of_launcher().owning(flags.output_dir):
         latest = resumed_from(flags.output_dir) if flags.resume else None
         model = load_model(flags, latest)
-        check_grid(flags.token_budgets, model)
+        config.check_grid(model)
         train(flags, config, model, flags.prepared_dir)
     best = flags.output_dir / "checkpoints" / "best_model"
     Console(soft_wrap=True).print(f"best adapter: {best}", highlight=False)

@@ -83,7 +83,6 @@ class BudgetSampler:
       has most to learn, and costs least.
     * `curriculum`: begins with the pooled path and the largest budget, which change least, and opens one component after
       another; all are open, and equally likely, for the second half of the run.
-
     * `continuous`: as `uniform`, but in place of the fixed budgets it draws any from `budget_range`, log-uniformly. Of several
       micro-batches of such a step, one after another gets the smallest budget, the largest and a random one (the sandwich rule
       of slimmable networks, Yu and Huang 2019).
@@ -245,18 +244,17 @@ def check_range(limits: Sequence[int]) -> tuple[int, int]:
     return limits[0], limits[1]
 
 
-def check_grid(budgets: Sequence[Budget], model: Lavida) -> int:
+def check_grid(budgets: Sequence[Budget], model: Lavida, name: str = "token_budgets") -> int:
     """Tokens of the large view with `model`'s settings.
 
     Raises:
-        UserError: for a budget above them.
+        UserError: beginning with `name`, for a budget above them.
     """
     most = math.prod(model.large_grid)
     for budget in budgets:
         if budget != "auto" and budget > most:
             raise UserError(
-                f"token_budgets: {budget} exceeds the {most} tokens of a {model.vision.resolution}-pixel "
-                f"image; take a smaller one, or "
+                f"{name}: {budget} exceeds the {most} tokens of a {model.vision.resolution}-pixel image; take a smaller one, or "
                 "a larger image resolution"
             )
     return most

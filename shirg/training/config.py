@@ -222,10 +222,17 @@ class SHIRGLoRAConfig(BodySettings, TrainingSettings):
             budget_range=self.budget_range,
         )
 
-    @property
-    def largest_budgets(self) -> list[ranges.Budget]:
-        """The budgets that the large view must have tokens for."""
-        return [*self.token_budgets, *(self.budget_range if self.ratio_sampling == "continuous" else ())]
+    def check_grid(self, model: Lavida) -> int:
+        """Tokens of the large view with `model`'s settings.
+
+        Raises:
+            UserError: for a budget above them.
+        """
+        from shirg.training.budgets import check_grid
+
+        if self.ratio_sampling == "continuous":
+            check_grid(self.budget_range, model, "budget_range")
+        return check_grid(self.token_budgets, model)
 
     def trajectory(self) -> dict[str, Any]:
         """The settings that decide the losses: a resumed run must share them."""

@@ -19,7 +19,7 @@ from shirg.errors import UserError
 from shirg.lavida.costs import SQUARE, path_tokens
 from shirg.precision import Precision, choose_precision
 from shirg.training.body import check_sharding
-from shirg.training.budgets import BudgetSampler, check_grid
+from shirg.training.budgets import BudgetSampler
 from shirg.training.config import SHIRGLoRAConfig
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def make_plan(
     val_order = None if val_loader is None else EpochOrder(val_loader, name="val_loader", **place)
     steps_per_epoch = math.ceil(len(order) / config.gradient_accumulation_steps)
     sampler = config.sampler(steps_per_epoch * config.num_epochs, path_tokens(model.config, "hd"))
-    grid_tokens = check_grid(config.largest_budgets, model)
+    grid_tokens = config.check_grid(model)
     # A page of another shape than a square may take more tiles, where the checkpoint has canvases for it.
     most_pooled = max(path_tokens(model.config, "hd", image_size=size) for size in (SQUARE, *model.config.pinpoints))
     kept = [min(one.most, grid_tokens) + 1 if one.most else most_pooled for one in sampler.bounds]

@@ -24,7 +24,6 @@ from shirg.seeds import derived_seed, scoped_seed
 from shirg.threads import SpareThreads, spare_threads
 from shirg.training import checkpoints, guards, logs, report
 from shirg.training.body import check_body_bits, quantize_body, shard_body
-from shirg.training.budgets import check_grid
 from shirg.training.checkpoints import RunState
 from shirg.training.config import SHIRGLoRAConfig, lacking
 from shirg.training.examples import ExampleMaker, FeatureCache
@@ -86,7 +85,7 @@ class SHIRGLoRATrainer:
             self.started_from = identity.of_adapter(model)["adapter_weights"]
         else:
             attach_adapter(config, model)
-        check_grid(config.largest_budgets, model)
+        config.check_grid(model)
         check_body_bits(config.body_bits, model.device)
         if model.tokenizer is None:
             raise UserError("model: it has no tokenizer, which training needs; load a folder that holds tokenizer.json")

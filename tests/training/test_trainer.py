@@ -221,7 +221,7 @@ def test_budgets_from_a_range_small_large_and_random_in_one_step(tmp_path):
             assert entry["budget"] == entry["component"] == "pooled"
     assert results["validation_after"]["answers"].keys() == {"8", "16", "pooled"}
     assert "drawn continuously from 4 to 60" in (tmp_path / "logs" / "training.log").read_text()
-    with pytest.raises(UserError, match="65 exceeds the 64 tokens"):
+    with pytest.raises(UserError, match="budget_range: 65 exceeds the 64 tokens"):
         small_trainer(tmp_path / "large", **{**settings, "budget_range": (4, 65)})
 
 
