@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from shirg.nano.recipe.muon import Muon, orthogonal
+from shirg.nano.recipe.muon import Muon, orthogonal, shared_out
 
 
 def trained(make) -> list[torch.Tensor]:
@@ -42,3 +42,10 @@ def test_a_matrix_without_a_gradient_stays():
     still = nn.Parameter(torch.ones(2, 3))
     Muon([still], lr=1.0).step()
     assert torch.equal(still, torch.ones(2, 3))
+
+
+def test_work_is_shared_out_by_cost():
+    """Costs 6000, 6000, 3000 and 24: the two large ones go to different processes, the third to the first again."""
+    shapes = [torch.Size(shape) for shape in ((2, 2), (10, 10), (10, 25), (25, 10))]
+    assert shared_out(shapes, 2) == [[2, 1], [3, 0]]
+    assert shared_out(shapes[:1], 3) == [[0], [], []]

@@ -11,21 +11,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from shirg.data.pages import Page, Question, Word
 from shirg.data.render import render_page
-from shirg.data.render.values import allowed
 from shirg.lavida import Lavida
 from shirg.nano.recipe import __main__ as recipe
 from shirg.nano.recipe.export import as_lavida, nano_config
-from shirg.nano.recipe.glyphs import CHARACTERS, IGNORE, draw_sheet, glyph_targets, moved
+from shirg.nano.recipe.glyphs import IGNORE
 from shirg.nano.recipe.lessons import PATCHES, POSITIONS, collate, whole_page, window
 from shirg.nano.recipe.reader import Reader, attend, keep_patches, lay_out, mass, noise, train_reader, whole_mean
 from shirg.nano.recipe.score import MEASURES, print_table, summarised
-from shirg.nano.recipe.stage import Stage, learning_rate
+from shirg.nano.recipe.stage import Stage
 from shirg.nano.recipe.tokenizer import build_tokenizer
-from shirg.nano.recipe.tower import enlarged, train_tower
+from shirg.nano.recipe.tower import train_tower
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +35,6 @@ def reader() -> Reader:
 def word(text: str, left: float, top: float, step: float) -> Word:
     edges = tuple(left + step * number for number in range(len(text) + 1))
     return Word(text, (left, top, edges[-1], top + 10), edges)
-
-
-class TestGlyphs:
-    def test_characters_fall_into_the_patch_of_their_centre(self):
-        # "abc" from x = 8, 6 px a letter: centres 11, 17, 23; patches are 14 px, so "a" is in column 0, "b" and "c" in column 1.
-        # y runs from 20 to 30, its middle 25 is in row 1.
-        targets = glyph_targets([word("abc", 8, 20, 6)], rows=2, cols=3)
-        number = {character: index + 1 for index, character in enumerate(CHARACTERS)}
-        assert targets.characters[1, 0].tolist() == [number["a"], 0, 0, 0]
-        assert targets.characters[1, 1].tolist() == [number["b"], number["c"], 0, 0]
-        assert targets.indices[1, 1].tolist() == [1, 2, IGNORE, IGNORE]
-        assert not targets.characters[0].any() and not targets.characters[1, 2].any()
-
-    def test_moving_scales_first_and_then_shifts(self):
-        there = moved(word("ab", 10, 20, 8), (0.5, 2.0), (1.0, 3.0))
-        assert there.box == (4.0, 37.0, 12.0, 57.0)
-        assert there.char_edges == (4.0, 8.0, 12.0)
 
 
 class TestTokenizer:
@@ -173,12 +154,6 @@ class TestReader:
         whole = (sums - POSITIONS**2).abs() < 0.01
         assert torch.equal(whole[:, 0], whole[:, 1]) and 10 <= whole[:, 0].sum() <= 30
 
-    def test_enlarged_positions_are_those_of_the_672_pixel_view(self, reader):
-        embeddings = reader.tower.embeddings
-        with torch.no_grad():
-            theirs = embeddings.interpolate_pos_encoding(torch.zeros(1, 48 * 48, 128), 672, 672)
-            assert torch.allclose(enlarged(embeddings.position_embedding.weight).flatten(0, 1), theirs[0], atol=1e-6)
-
     def test_noise_hides_about_half_and_is_seeded(self):
         answers = torch.zeros(40, 6, 16, dtype=torch.long)
         drawn = [noise(answers, torch.Generator().manual_seed(5)) for _ in range(2)]
@@ -219,12 +194,6 @@ class TestReader:
         assert model.config.mask_token_id == nano_config(reader)["mask_token_id"] == reader.mask_id
 
 
-def test_learning_rate_warms_up_and_falls():
-    rates = [learning_rate(progress / 100) for progress in range(101)]
-    assert rates[2] == max(rates) == pytest.approx(1.0)
-    assert rates[:3] == sorted(rates[:3]) and rates[2:] == sorted(rates[2:], reverse=True)
-
-
 def test_all_stages_run_stop_and_go_on(tmp_path, monkeypatch):
     """A step or a few of every stage, of few pages. The second call finds them finished and trains nothing, a third with more
     hours goes on with the last, and leaves the tower's first stage behind."""
@@ -244,26 +213,6 @@ def test_all_stages_run_stop_and_go_on(tmp_path, monkeypatch):
     model = Lavida.from_pretrained(tmp_path / "nano")
     page = render_page("form", 1, size=384)
     assert isinstance(model.answer(page.image, page.questions[0].question, mode="lowres", max_new_tokens=8), str)
-
-
-def test_a_stage_stopped_on_its_way_goes_on_with_its_weights_and_clock(tmp_path):
-    layer = torch.nn.Linear(2, 1)
-    stage = Stage(tmp_path, 1000.0)
-    running = stage.run(layer, [torch.optim.SGD(layer.parameters(), lr=1.0)])
-    assert next(running) == 0.0
-    torch.nn.init.constant_(layer.weight, 3.0)
-    stage.save(layer)
-    running.close()
-    again = Stage(tmp_path, 1000.0, spent=-1.0)
-    assert (again.spent, again.sessions) == (stage.spent, 1)
-    assert load_file(again.weights)["weight"].tolist() == [[3.0, 3.0]]
-    first = Stage(tmp_path / "new", 1000.0)
-    assert again.common_seed(5) != first.common_seed(5)  # other pages than in the first sitting
-
-
-def test_sheets_hold_words_of_training_pages_alone():
-    words = {word.text for seed in range(5) for word in draw_sheet(seed, 384, 384, (9, 14))[1]}
-    assert len(words) > 100 and all(allowed(text, "train") for text in words)
 
 
 def test_collate_stacks_all_fields():

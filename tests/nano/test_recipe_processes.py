@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 
+from shirg.nano.recipe.muon import Muon
 from shirg.nano.recipe.stage import Stage, _from_first, optimizer_step
 from shirg.process_group import shut_down_process_group
 from tests.forked import TORCHRUN, launched
@@ -30,8 +32,11 @@ def one_step(folder: Path) -> None:
     rank = dist.get_rank()
     both, one = torch.nn.Parameter(torch.zeros(())), torch.nn.Parameter(torch.zeros(()))
     modules = torch.nn.ParameterList([both, one])
-    loss = 0.1 * (rank + 1) * both + (0.3 * one if rank == 0 else 0.0)
-    optimizer_step(modules, [torch.optim.SGD(modules.parameters(), lr=1.0)], loss)
+    optimizer_step(
+        modules,
+        [torch.optim.SGD(modules.parameters(), lr=1.0)],
+        lambda: 0.1 * (rank + 1) * both + (0.3 * one if rank == 0 else 0.0),
+    )
     stage = Stage(folder / "stage", 1.0)
     found = {
         "weights": [both.item(), one.item()],
@@ -40,4 +45,35 @@ def one_step(folder: Path) -> None:
         "own": stage.own_seed(1),
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
+    shut_down_process_group()
+
+
+def test_processes_share_the_work_of_muon_and_take_the_steps_of_one(tmp_path):
+    run = launched(TORCHRUN, shared_muon, tmp_path)
+    assert run.code == 0, run.err[-3000:]
+    alone = muon_steps()
+    for rank in range(2):
+        found = load_file(tmp_path / f"{rank}.safetensors")
+        assert all(torch.equal(found[str(number)], matrix) for number, matrix in enumerate(alone))
+
+
+def muon_steps() -> list[torch.Tensor]:
+    """Two steps of matrices of several shapes down gradients that all processes know."""
+    draw = torch.Generator().manual_seed(0)
+    matrices = [
+        torch.nn.Parameter(torch.randn(*shape, generator=draw)) for shape in ((8, 8), (8, 24), (24, 8), (6, 6), (5, 9))
+    ]
+    muon = Muon(matrices, lr=0.1, weight_decay=0.1, dtype=torch.float32)
+    for _ in range(2):
+        for matrix in matrices[:-1]:
+            matrix.grad = torch.randn(matrix.shape, generator=draw)
+        muon.step()
+    return [matrix.detach() for matrix in matrices]
+
+
+def shared_muon(folder: Path) -> None:
+    """`muon_steps` in processes that share the work."""
+    dist.init_process_group("gloo")
+    steps = muon_steps()
+    save_file({str(number): matrix for number, matrix in enumerate(steps)}, folder / f"{dist.get_rank()}.safetensors")
     shut_down_process_group()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 
 from shirg import ranges
 from shirg.errors import UserError
@@ -96,30 +95,21 @@ def stages(work: Path, seconds: float, dtype: torch.dtype = torch.float32) -> li
 
 def glyphs(stage: Stage, reader: Reader) -> None:
     """The tower learns the characters on every patch."""
-    lesson = TowerLesson(reader.tower, reader.glyph_heads)
-    _resume(stage, lesson)
-    train_tower(stage, lesson, SEED)
+    train_tower(stage, TowerLesson(reader.tower, reader.glyph_heads), SEED)
 
 
 def look(stage: Stage, reader: Reader) -> None:
     """Projector and language model learn to find answers in the tower's output; the tower is frozen."""
-    _resume(stage, reader)
     views = {"page": 1.0}
     train_reader(stage, reader, SEED, learn_tower=False, text_px=(10, 22), views=views, guide=(1.0, 1.0))
 
 
 def together(stage: Stage, reader: Reader) -> None:
     """Everything learns, on all the views that the model must serve, and the guidance fades."""
-    _resume(stage, reader)
-    views = {"page": 0.42, "window": 0.25, "large": 0.25, "tiles": 0.08}
+    views = {"page": 0.4, "tiles": 0.6}
     train_reader(
         stage, reader, SEED + 1, learn_tower=True, text_px=(9, 22), views=views, guide=(1.0, 0.0), matrix_lr=0.004
     )
-
-
-def _resume(stage: Stage, modules: torch.nn.Module) -> None:
-    if stage.weights.exists():
-        modules.load_state_dict(load_file(stage.weights))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from typing import Any
 
 VISION: dict[str, Any] = {
     "model_type": "siglip_vision_model",
-    "hidden_size": 128,
-    "intermediate_size": 512,
+    "hidden_size": 192,
+    "intermediate_size": 768,
     "num_hidden_layers": 6,  # official configs count the last layer, which LaViDa removes
-    "num_attention_heads": 4,
+    "num_attention_heads": 6,
     "num_channels": 3,
     "image_size": 384,
     "patch_size": 14,

@@ -7,7 +7,6 @@ every patch as targets it does in minutes. These targets exist because the recip
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,28 @@ PATCH = 14
 SLOTS = 4  # characters distinguished in one patch: an 8 px font puts three in it
 CHARACTERS = PRINTABLE  # class 0 is blank, class c + 1 is CHARACTERS[c]
 NUM_CLASSES = len(CHARACTERS) + 1
+TILE_SHRINK = 672 / 768  # a page of 672 px is enlarged for LaViDa's tiles
 MAX_INDEX = 16  # index of a character in its word; later ones share the last class
 IGNORE = -100
+LOOKALIKES = (
+    "0OoDQ",
+    "1lI|!i",
+    "5S",
+    "8B3",
+    "2Zz",
+    "6Gb",
+    "9gq",
+    "cC",
+    "sS",
+    "vVy",
+    "wW",
+    "xX",
+    "uU",
+    "kK",
+    "pP",
+    "rnm",
+)
+"""Groups of characters that a reader of small print confuses; "m" also looks like "rn"."""
 _FILES = tuple(file for family in TRAINING_FONTS.values() for file in family)
 _CLASS_OF = {character: number + 1 for number, character in enumerate(CHARACTERS)}
 
@@ -70,14 +89,39 @@ def moved(word: Word, scale: tuple[float, float], corner: tuple[float, float] = 
     return Word(word.text, (left, top, right, bottom), tuple(x * scale[0] - corner[0] for x in word.char_edges))
 
 
+def print_size(rng: random.Random, text_px: tuple[float, float]) -> float:
+    """A size in `text_px`, log-uniform but for more weight on small print: half of the draws are in the lower third."""
+    low, high = text_px
+    return low * (high / low) ** (rng.random() ** 1.5)
+
+
+def mistakable(text: str, rng: random.Random) -> str:
+    """`text` with about half of its characters replaced by some that look like them."""
+    return "".join(_lookalike(character, rng) if rng.random() < 0.5 else character for character in text)
+
+
+def _lookalike(character: str, rng: random.Random) -> str:
+    if character == "m" and rng.random() < 0.5:
+        return "rn"
+    groups = [group for group in LOOKALIKES if character in group]
+    return rng.choice(rng.choice(groups)) if groups else character
+
+
 def draw_sheet(seed: int, width: int, height: int, text_px: tuple[float, float]) -> tuple[Image.Image, list[Word]]:
-    """Lines of random words in random sizes, faces and colours; half the sheets are drawn larger and shrunk, as views are."""
+    """Lines of random words in random sizes, faces, weights and colours.
+
+    A third of the sheets are left as drawn. The others are drawn larger and shrunk, each side by its own factor, or drawn
+    smaller and enlarged, as a page is in a base view and in tiles.
+    """
     rng = random.Random(seed)
-    shrink = rng.uniform(1.2, 1.9) if rng.random() < 0.5 else 1.0
-    image, words = _draw(rng, int(width * shrink), int(height * shrink), text_px, shrink)
-    if shrink > 1.0:
+    kind = rng.random()
+    down = 1.0 if kind < 0.35 else rng.uniform(1.2, 1.9) if kind < 0.8 else TILE_SHRINK
+    across = down * rng.uniform(0.85, 1.18) if kind >= 0.35 else 1.0
+    image, words = _draw(rng, int(width * across), int(height * down), text_px, down)
+    if image.size != (width, height):
+        scale = (width / image.width, height / image.height)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-        words = [moved(word, (1 / shrink, 1 / shrink)) for word in words]
+        words = [moved(word, scale) for word in words]
     return _noisy(image, rng), words
 
 
@@ -90,24 +134,40 @@ def _draw(
     words: list[Word] = []
     top = rng.randint(-4, 12)
     while top < height:
-        size = round(math.exp(rng.uniform(*map(math.log, text_px))) * shrink)  # as many sizes below 13 px as above
-        face = Face(rng.choice(_FILES), size)
+        size = round(print_size(rng, text_px) * shrink)
+        face, weight = Face(rng.choice(_FILES), size), _weight(rng)
         line_ink = ink
         if rng.random() < 0.12:
             band, line_ink = _colours(rng)
             canvas.rectangle((0, top - 1, width, top + size * 1.3), fill=band)
         left, baseline = rng.randint(-10, 30), top + size
         while left < width:
-            while not allowed(text := random_word(rng), "train"):
-                pass
+            text = _word(rng)
             edges, above, below = face.measure(text)
             mask, right_by, down_by = face.mask(text)
-            canvas.bitmap((left + right_by, baseline + down_by), mask, fill=line_ink)
+            canvas.bitmap((left + right_by, baseline + down_by), mask.point(weight), fill=line_ink)
             box = (left, baseline + above, left + edges[-1], baseline + below)
             words.append(Word(text, box, tuple(left + edge for edge in edges)))
-            left += round(edges[-1] + size * rng.choice((0.3, 0.35, 0.5, 2.0)))
-        top += round(size * rng.uniform(1.25, 2.2))
+            left += round(edges[-1] + size * rng.choice((0.3, 0.3, 0.35, 0.4, 0.5, 2.0)))
+        top += round(size * rng.uniform(1.2, 1.9))
     return image, words
+
+
+def _word(rng: random.Random) -> str:
+    """A random word that training pages may print; one in five is made of characters that are easily mistaken."""
+    alike = rng.random() < 0.2
+    while True:
+        text = random_word(rng)
+        if alike:
+            text = mistakable(text, rng)
+        if allowed(text, "train"):
+            return text
+
+
+def _weight(rng: random.Random) -> list[int]:
+    """Coverage (0 to 255) as a line prints it: half of the lines as the face has it, the others thinner or a little bolder."""
+    power = 1.0 if rng.random() < 0.5 else rng.uniform(0.8, 2.5)
+    return [round(255 * (value / 255) ** power) for value in range(256)]
 
 
 def _colours(rng: random.Random) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

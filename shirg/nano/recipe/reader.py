@@ -27,9 +27,9 @@ from shirg.lavida.pooling import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
 from shirg.nano.recipe.glyphs import PATCH
 from shirg.nano.recipe.lessons import Lessons, collate
-from shirg.nano.recipe.stage import Curve, Stage, optimizer_step, optimizers
+from shirg.nano.recipe.stage import Curve, Stage, batches, optimizer_step, optimizers
 from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer, id_of
-from shirg.nano.recipe.tower import GlyphHeads, encode, enlarged, new_tower, normalise
+from shirg.nano.recipe.tower import GlyphHeads, encode, new_tower, normalise
 
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
@@ -75,15 +75,8 @@ class Reader(nn.Module):
 
         The tower reads as well with the other blank patches as without them, so leaving them out saves most of the work.
         """
-        table = self.tower.embeddings.position_embedding.weight
-        large = enlarged(table)
-        side = math.isqrt(batch["inked"].shape[1])
-        parts = [
-            table if grid == POSITIONS else large[top : top + side, left : left + side].flatten(0, 1)
-            for grid, top, left in batch["origin"].tolist()
-        ]
         patches = self.tower.embeddings.patch_embedding(normalise(batch["pixels"][:, 0])).flatten(2).transpose(1, 2)
-        return encode(self.tower, take(patches + torch.stack(parts), kept))
+        return encode(self.tower, take(patches + self.tower.embeddings.position_embedding.weight, kept))
 
     @torch.no_grad()
     def see_tiles(self, batch: dict[str, Tensor]) -> Tensor:
@@ -371,12 +364,16 @@ def train_reader(
         torch.utils.data.DataLoader(lessons, batch_size=batch, collate_fn=collate, num_workers=1, prefetch_factor=6)
     )
     steppers, curve, device = optimizers(reader, matrix_lr, stage.dtype), Curve(stage), reader.labels.device
-    for progress in stage.run(reader, steppers):
+
+    def loss() -> Tensor:
         lesson = {name: value.to(device) for name, value in next(loader).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=stage.dtype is torch.bfloat16):
             losses, right = step(reader, lesson, rng, generator, learn_tower)
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
         weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.6}
         weighted = (weights.get(name, guided) * loss for name, loss in losses.items())
-        optimizer_step(reader, steppers, sum(weighted, torch.zeros((), device=device)))
         curve.add({"right": right, **{name: loss.item() for name, loss in losses.items()}})
+        return sum(weighted, torch.zeros((), device=device))
+
+    for progress in stage.run(reader, steppers):
+        optimizer_step(reader, steppers, loss, batches(progress))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from shirg.errors import UserError
 from shirg.files import atomic_path, write_json
 from shirg.nano.recipe.muon import Muon
 from shirg.seeds import derived_seed
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 120.0
 LOG_STEPS = 50
-WARM_UP, FLOOR = 0.02, 0.03
+WARM_UP, DECAY, FLOOR = 0.02, 0.3, 0.02
+AVERAGED = 0.999
 MAX_GRAD_NORM = 1.0
 
 
@@ -33,8 +34,9 @@ class Stage:
     """One stage's folder, length in seconds of training, and what has been spent of it.
 
     The clock, not a number of steps, decides the length, because the recipe is planned in hours of whatever machine there is.
-    Weights and the time spent are saved every two minutes; a stopped stage resumes from there with new momenta and pages
-    that it has not shown yet.
+    `weights` holds averages over the last thousand or so steps, `state` what a stopped stage resumes from: weights and momenta.
+    Both and the time spent are saved every two minutes; a resumed stage shows pages that it has not shown yet, at the learning
+    rate that it had.
     """
 
     folder: Path
@@ -56,6 +58,10 @@ class Stage:
         return self.folder / "weights.safetensors"
 
     @property
+    def state(self) -> Path:
+        return self.folder / "state.pt"
+
+    @property
     def finished(self) -> bool:
         return self.spent >= self.seconds
 
@@ -68,9 +74,16 @@ class Stage:
         return derived_seed(seed, self.sessions, rank())
 
     def run(self, modules: nn.Module, steppers: list[torch.optim.Optimizer]) -> Iterator[float]:
-        """Yield the share done (0 to 1) before every step, with the learning rates set; saves on the way and at the end."""
+        """Yield the share done (0 to 1) before every step, with the learning rates set; saves on the way and at the end.
+
+        `modules` end with the averaged weights. A finished stage only loads them.
+
+        Raises:
+            UserError: when the folder holds weights of other shapes.
+        """
         groups = [group for stepper in steppers for group in stepper.param_groups]
         rates = [group["lr"] for group in groups]
+        average = self._resume(modules, steppers)
         self.sessions += 1
         before, began, saved = self.spent, time.monotonic(), time.monotonic()
         while not self.finished:
@@ -79,20 +92,67 @@ class Stage:
                 group["lr"] = rate * learning_rate(progress)
             yield progress
             self.steps += 1
+            average.update(modules, self.steps)
             self.spent = _from_first(before + time.monotonic() - began)
             if time.monotonic() - saved > SAVE_SECONDS:
-                self.save(modules)
+                self.save(modules, steppers, average)
                 saved = time.monotonic()
-        self.save(modules)
+        average.copy_to(modules)
+        if self.spent > before:
+            self.save(modules, steppers, average)
 
-    def save(self, modules: nn.Module) -> None:
-        """Write the weights, then the time spent on them: a process killed in between repeats a little and loses nothing."""
+    def _resume(self, modules: nn.Module, steppers: list[torch.optim.Optimizer]) -> Average:
+        """Load what is in the folder, if anything; the averages go on from there."""
+        if not self.weights.exists():
+            return Average(modules)
+        kept = load_file(self.weights)
+        shapes = {name: value.shape for name, value in modules.state_dict().items()}
+        if shapes != {name: value.shape for name, value in kept.items()}:
+            raise UserError(
+                f"--work: {self.weights} was trained by a recipe with other shapes; give a new folder, or remove this one"
+            )
+        modules.load_state_dict(kept)
+        average = Average(modules)
+        if not self.finished and self.state.exists():
+            known = torch.load(self.state, map_location="cpu", weights_only=True)
+            modules.load_state_dict(known["weights"])
+            for stepper, state in zip(steppers, known["steppers"], strict=True):
+                stepper.load_state_dict(state)
+        return average
+
+    def save(self, modules: nn.Module, steppers: list[torch.optim.Optimizer], average: Average) -> None:
+        """Write state and weights, then the time spent on them: a process killed in between repeats a little, loses nothing."""
         if rank() > 0:
             return
+        with atomic_path(self.state) as fresh:
+            steps = [stepper.state_dict() for stepper in steppers]
+            torch.save({"weights": modules.state_dict(), "steppers": steps}, fresh)
+        averaged = modules.state_dict() | average.values
         with atomic_path(self.weights) as fresh:
-            save_file({name: value.contiguous() for name, value in modules.state_dict().items()}, fresh)
-        # "sittings" is the key of earlier versions, whose stages can be resumed.
+            save_file({name: value.contiguous() for name, value in averaged.items()}, fresh)
+        # "sittings" is the key of earlier versions.
         write_json(self.folder / "stage.json", {"seconds": self.spent, "steps": self.steps, "sittings": self.sessions})
+
+
+class Average:
+    """Exponential averages of the parameters of `modules` that learn; of the first steps, their plain mean."""
+
+    def __init__(self, modules: nn.Module):
+        self.values = {name: p.detach().clone() for name, p in modules.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, modules: nn.Module, steps: int) -> None:
+        """Count in the parameters after step `steps`."""
+        for name, p in modules.named_parameters():
+            if name in self.values:
+                self.values[name].lerp_(p, max(1 - AVERAGED, 1 / steps))
+
+    @torch.no_grad()
+    def copy_to(self, modules: nn.Module) -> None:
+        """Let the parameters be their averages."""
+        for name, p in modules.named_parameters():
+            if name in self.values:
+                p.copy_(self.values[name])
 
 
 def rank() -> int:
@@ -120,10 +180,15 @@ def _average_gradients(modules: nn.Module) -> None:
 
 
 def learning_rate(progress: float) -> float:
-    """Factor of the learning rate: linear warm-up over 2%, then a cosine down to 3%."""
+    """Factor of the learning rate: warm-up over the first 2 %, then 1, then down to `FLOOR` over the last 30 %, all linear."""
     if progress < WARM_UP:
         return max(progress, 1e-3) / WARM_UP
-    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
+    return min(1.0, FLOOR + (1 - FLOOR) * (1 - progress) / DECAY)
+
+
+def batches(progress: float) -> int:
+    """Batches of one step: twice as many while the learning rate falls."""
+    return 2 if progress > 1 - DECAY else 1
 
 
 def optimizers(modules: nn.Module, matrix_lr: float, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
@@ -138,10 +203,13 @@ def optimizers(modules: nn.Module, matrix_lr: float, dtype: torch.dtype) -> list
     ]
 
 
-def optimizer_step(modules: nn.Module, steppers: list[torch.optim.Optimizer], loss: torch.Tensor) -> None:
-    """One step down the gradient of `loss`, clipped to norm 1."""
+def optimizer_step(
+    modules: nn.Module, steppers: list[torch.optim.Optimizer], loss: Callable[[], torch.Tensor], count: int = 1
+) -> None:
+    """One step down the mean gradient of `count` calls of `loss`, clipped to norm 1."""
     modules.zero_grad(set_to_none=True)
-    loss.backward()
+    for _ in range(count):
+        (loss() / count).backward()
     if dist.is_initialized():
         _average_gradients(modules)
     nn.utils.clip_grad_norm_(modules.parameters(), MAX_GRAD_NORM)

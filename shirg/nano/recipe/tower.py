@@ -1,8 +1,7 @@
 """Stage one: the tower learns to read, with the characters on every patch as dense targets.
 
 Crops of text sheets cost a fifth of whole pages and teach as much; each crop takes its positions from a random window of
-the table, half of them from the table enlarged to the 48x48 grid of a 672 px view, so that the enlarged positions are
-familiar without one 672 px page having been seen.
+the 27x27 table. Positions of larger grids are never seen, as in SigLIP's training.
 """
 
 from __future__ import annotations
@@ -19,15 +18,26 @@ from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from shirg.data.pages import Word
-from shirg.lavida.positions import positions_for
-from shirg.nano.recipe.geometry import LARGE_GRID, POSITIONS, VISION
-from shirg.nano.recipe.glyphs import IGNORE, MAX_INDEX, NUM_CLASSES, PATCH, SLOTS, draw_sheet, glyph_targets, moved
-from shirg.nano.recipe.stage import Curve, Stage, optimizer_step, optimizers
+from shirg.nano.recipe.geometry import POSITIONS, VISION
+from shirg.nano.recipe.glyphs import (
+    CHARACTERS,
+    IGNORE,
+    LOOKALIKES,
+    MAX_INDEX,
+    NUM_CLASSES,
+    PATCH,
+    SLOTS,
+    draw_sheet,
+    glyph_targets,
+    moved,
+)
+from shirg.nano.recipe.stage import Curve, Stage, batches, optimizer_step, optimizers
 
 CROP_ROWS, CROP_COLS = 8, 16  # patches: 112 x 224 px holds several whole words
 SHEET_CROPS = (4, 2)  # crops down and across one sheet
-TEXT_PX = (7.5, 23.0)
-BLANK_WEIGHT = 0.15  # three patches of four are blank
+SHUFFLED_SHEETS = 6  # whose crops are shown in random order
+TEXT_PX = (7.5, 46.0)  # a page with print of 8 to 40 px at 672 px, seen as tiles of a canvas of 768 px
+BLANK_WEIGHT, LOOKALIKE_WEIGHT = 0.15, 2.0  # three patches of four are blank
 POSITION_FREQUENCIES = 8
 
 
@@ -41,8 +51,14 @@ class GlyphHeads(nn.Module):
     """Linear read-outs of the tower's raw output, for training only: characters, their indices, the place on the page, and
     (on whole words) which word of the vocabulary is there."""
 
+    weights: Tensor
+    """Of every character's class in the loss."""
+
     def __init__(self, width: int, vocabulary: int):
         super().__init__()
+        alike = {character for group in LOOKALIKES for character in group}
+        weights = [LOOKALIKE_WEIGHT if character in alike else 1.0 for character in CHARACTERS]
+        self.register_buffer("weights", torch.tensor([BLANK_WEIGHT, *weights]), persistent=False)
         self.words = nn.Linear(width, vocabulary)
         self.characters = nn.Linear(width, SLOTS * NUM_CLASSES)
         self.indices = nn.Linear(width, SLOTS * MAX_INDEX)
@@ -51,7 +67,7 @@ class GlyphHeads(nn.Module):
     def loss(self, hidden: Tensor, characters: Tensor, indices: Tensor, positions: Tensor) -> tuple[Tensor, float]:
         """Loss and share of right characters; hidden [B, N, D], targets [B, N, SLOTS], positions [B, N, 2] in 0..1."""
         logits = self.characters(hidden).unflatten(-1, (SLOTS, NUM_CLASSES))
-        weight = torch.where(characters == 0, BLANK_WEIGHT, 1.0)
+        weight = self.weights[characters]
         glyph = F.cross_entropy(logits.flatten(0, 2).float(), characters.flatten(), reduction="none")
         glyph = (glyph * weight.flatten()).sum() / weight.sum()
         order = self.indices(hidden).unflatten(-1, (SLOTS, MAX_INDEX)).flatten(0, 2).float()
@@ -81,14 +97,19 @@ class Crops(torch.utils.data.IterableDataset[tuple[np.ndarray, np.ndarray, np.nd
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         worker = torch.utils.data.get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        rows, cols = SHEET_CROPS[0] * CROP_ROWS, SHEET_CROPS[1] * CROP_COLS
         for number in itertools.count(first, step):
-            size = ((cols + 1) * PATCH, (rows + 1) * PATCH)
-            image, words = draw_sheet(self.seed * 1_000_003 + number, *size, TEXT_PX)
-            for shift in ((0, 0), (PATCH // 2, PATCH // 2)):  # a second cut with other patch borders costs no drawing
-                yield from _cut(
-                    np.asarray(image)[shift[0] :, shift[1] :], [moved(word, (1, 1), shift) for word in words]
-                )
+            crops = [
+                crop for sheet in range(SHUFFLED_SHEETS) for crop in self._of_sheet(number * SHUFFLED_SHEETS + sheet)
+            ]
+            random.Random(number).shuffle(crops)
+            yield from crops
+
+    def _of_sheet(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        rows, cols = SHEET_CROPS[0] * CROP_ROWS, SHEET_CROPS[1] * CROP_COLS
+        size = ((cols + 1) * PATCH, (rows + 1) * PATCH)
+        image, words = draw_sheet(self.seed * 1_000_003 + number, *size, TEXT_PX)
+        for shift in ((0, 0), (PATCH // 2, PATCH // 2)):  # a second cut with other patch borders costs no drawing
+            yield from _cut(np.asarray(image)[shift[0] :, shift[1] :], [moved(word, (1, 1), shift) for word in words])
 
 
 def _cut(pixels: np.ndarray, words: list[Word]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -112,22 +133,16 @@ def _inside(indices: np.ndarray) -> np.ndarray:
     return indices
 
 
-def enlarged(table: Tensor) -> Tensor:
-    """The position table [729, D] as the tower enlarges it for a 672 px view, [48, 48, D]."""
-    return positions_for(table, LARGE_GRID, LARGE_GRID).unflatten(0, (LARGE_GRID, LARGE_GRID))
-
-
 def crop_positions(table: Tensor, count: int, rng: random.Random) -> tuple[Tensor, Tensor]:
     """Position embeddings [count, N, D] from random windows of the table, and their coordinates [count, N, 2] in 0..1."""
-    width = table.shape[-1]
-    small, large = table.view(POSITIONS, POSITIONS, width), enlarged(table)
+    grid = table.view(POSITIONS, POSITIONS, -1)
+    y, x = torch.meshgrid(torch.arange(CROP_ROWS), torch.arange(CROP_COLS), indexing="ij")
+    inner = torch.stack([y, x], -1).flatten(0, 1)
     windows, places = [], []
     for _ in range(count):
-        grid, side = (small, POSITIONS) if rng.random() < 0.5 else (large, LARGE_GRID)
-        top, left = rng.randint(0, side - CROP_ROWS), rng.randint(0, side - CROP_COLS)
-        windows.append(grid[top : top + CROP_ROWS, left : left + CROP_COLS].reshape(-1, width))
-        y, x = torch.meshgrid(torch.arange(CROP_ROWS) + top, torch.arange(CROP_COLS) + left, indexing="ij")
-        places.append((torch.stack([y, x], -1).flatten(0, 1) + 0.5) / side)
+        top, left = rng.randint(0, POSITIONS - CROP_ROWS), rng.randint(0, POSITIONS - CROP_COLS)
+        windows.append(grid[top : top + CROP_ROWS, left : left + CROP_COLS].flatten(0, 1))
+        places.append((inner + torch.tensor([top, left]) + 0.5) / POSITIONS)
     return torch.stack(windows), torch.stack(places).to(table.device)
 
 
@@ -153,7 +168,7 @@ class TowerLesson(nn.Module):
         self.tower, self.glyph_heads = tower, glyph_heads
 
 
-def train_tower(stage: Stage, lesson: TowerLesson, seed: int, batch: int = 32, matrix_lr: float = 0.01) -> None:
+def train_tower(stage: Stage, lesson: TowerLesson, seed: int, batch: int = 16, matrix_lr: float = 0.01) -> None:
     """Teach `lesson` for the length of `stage`."""
     own = stage.own_seed(seed)
     rng = random.Random(own)
@@ -161,12 +176,16 @@ def train_tower(stage: Stage, lesson: TowerLesson, seed: int, batch: int = 32, m
     loader = iter(torch.utils.data.DataLoader(crops, batch_size=batch, num_workers=1, prefetch_factor=8))
     steppers, curve = optimizers(lesson, matrix_lr, stage.dtype), Curve(stage)
     table = lesson.tower.embeddings.position_embedding.weight
-    for _ in stage.run(lesson, steppers):
+
+    def loss() -> Tensor:
         pixels, characters, indices = (value.to(table.device) for value in next(loader))
         positions, places = crop_positions(table, batch, rng)
         with torch.autocast(table.device.type, torch.bfloat16, enabled=stage.dtype is torch.bfloat16):
             patches = lesson.tower.embeddings.patch_embedding(normalise(pixels)).flatten(2).transpose(1, 2)
             hidden = encode(lesson.tower, patches + positions)
-            loss, right = lesson.glyph_heads.loss(hidden, characters.flatten(1, 2), indices.flatten(1, 2), places)
-        optimizer_step(lesson, steppers, loss)
-        curve.add({"loss": loss.item(), "right": right})
+            found, right = lesson.glyph_heads.loss(hidden, characters.flatten(1, 2), indices.flatten(1, 2), places)
+        curve.add({"loss": found.item(), "right": right})
+        return found
+
+    for progress in stage.run(lesson, steppers):
+        optimizer_step(lesson, steppers, loss, batches(progress))
