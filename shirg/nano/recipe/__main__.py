@@ -100,16 +100,13 @@ def glyphs(stage: Stage, reader: Reader) -> None:
 
 def look(stage: Stage, reader: Reader) -> None:
     """Projector and language model learn to find answers in the tower's output; the tower is frozen."""
-    views = {"page": 1.0}
-    train_reader(stage, reader, SEED, learn_tower=False, text_px=(10, 22), views=views, guide=(1.0, 1.0))
+    train_reader(stage, reader, SEED, learn_tower=False, views={"page": 1.0}, guide=(1.0, 1.0))
 
 
 def together(stage: Stage, reader: Reader) -> None:
-    """Everything learns, on all the views that the model must serve, and the guidance fades."""
+    """Everything learns, on the views of LaViDa's own training, and the guidance fades."""
     views = {"page": 0.4, "tiles": 0.6}
-    train_reader(
-        stage, reader, SEED + 1, learn_tower=True, text_px=(9, 22), views=views, guide=(1.0, 0.0), matrix_lr=0.004
-    )
+    train_reader(stage, reader, SEED + 1, learn_tower=True, views=views, guide=(1.0, 0.0), matrix_lr=0.004)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,6 @@ from shirg.nano.recipe.lessons import ANSWER_LENGTH
 from shirg.nano.recipe.reader import Reader
 from shirg.nano.recipe.tokenizer import END, MASK
 
-RELEVANCE_FLOOR = 0.34
-"""Above it are a question's label words on the page, below it nearly all other print: 0.39 against 0.25 at the ninth decile, on
-training pages. Somewhat above the recipe's own border, because there are many more other patches than right ones."""
-
 
 def nano_config(reader: Reader) -> dict[str, Any]:
     """`config.json` in the naming of LaViDa's LLaDA checkpoints; "vision_config" and "shirg" are additions of ours."""
@@ -52,8 +48,7 @@ def nano_config(reader: Reader) -> dict[str, Any]:
         "shirg": {
             "nano": True,
             "answer_tokens": ANSWER_LENGTH,
-            "relevance": "llm",
-            "relevance_floor": RELEVANCE_FLOOR,
+            "relevance": "none",
             "resolution": 672,
         },
     }

@@ -19,7 +19,6 @@ VISION: dict[str, Any] = {
     "vision_use_head": False,
 }
 POSITIONS = 27  # 384 // 14 patches a side: the table of learned positions
-LARGE_GRID = 48  # 672 // 14
 
 LANGUAGE: dict[str, Any] = {
     "d_model": 192,

@@ -11,7 +11,6 @@ which are known because the recipe draws the pages; their weight in the loss dec
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 
@@ -25,8 +24,7 @@ from shirg.lavida.diffusion.noise import forward_process, sample_times
 from shirg.lavida.language import LanguageModel, rotary_tables
 from shirg.lavida.pooling import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
-from shirg.nano.recipe.glyphs import PATCH
-from shirg.nano.recipe.lessons import Lessons, collate
+from shirg.nano.recipe.lessons import CENTRE_OF, PATCHES, POOLED, Lessons, collate
 from shirg.nano.recipe.stage import Curve, Stage, batches, optimizer_step, optimizers
 from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer, id_of
 from shirg.nano.recipe.tower import GlyphHeads, encode, new_tower, normalise
@@ -34,15 +32,17 @@ from shirg.nano.recipe.tower import GlyphHeads, encode, new_tower, normalise
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
 MOST_BLANKS = 64  # shown of a page's blank patches; each represents several
-NAMED, SHARP = 0.3, 0.05  # cosine above which a token names a word, and the temperature of the loss that teaches it
-PADDING_WEIGHT = 0.1  # end-of-text padding is most of a short answer's block and soon known
+TOWER_GROUPS = 4  # of views with about as many patches to be seen
+SPARE_BLANKS = 4  # at least, of every view that has some
+PADDING_WEIGHT, PADDING = (
+    0.1,
+    2,
+)  # end-of-text padding is soon known; at most so many tokens of it follow the longest answer
+WHOLE = 0.9  # share of a stage's time after which every token is shown and the tower rests
 
 
 class Reader(nn.Module):
     """Tower, projector and language model, put together as LaViDa is, with the training pass of this recipe."""
-
-    labels: Tensor
-    """Long, ascending: ids of the tokens that are words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,56 +66,47 @@ class Reader(nn.Module):
             )
         )
         nn.init.normal_(self.language.embed_tokens.weight, std=0.5)
-        labels = [number for word, number in self.tokenizer.get_vocab().items() if len(word) > 1]
-        labels = sorted(set(labels) - set(self.tokenizer.all_special_ids))
-        self.register_buffer("labels", torch.tensor(labels), persistent=False)
 
-    def see(self, batch: dict[str, Tensor], kept: Tensor) -> Tensor:
-        """Raw tower output [B, K, D] of the patches `kept` [B, K], which are all that the tower is shown.
+    def see(self, pixels: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw tower output [R, D] of single patches of views, uint8 [B, V, 384, 384, 3], and their numbers [R] among all
+        B * V * 729.
 
-        The tower reads as well with the other blank patches as without them, so leaving them out saves most of the work.
+        The tower reads as well with the other blank patches as without them, so leaving them out saves most of the work. Views
+        with about as many patches to be seen share a pass, which shows all of them as many, filled up with blank ones.
+
+        Args:
+            shown: Boolean [B, V * 729], patches that must be seen.
         """
-        patches = self.tower.embeddings.patch_embedding(normalise(batch["pixels"][:, 0])).flatten(2).transpose(1, 2)
-        return encode(self.tower, take(patches + self.tower.embeddings.position_embedding.weight, kept))
+        patches = self.tower.embeddings.patch_embedding(normalise(pixels.flatten(0, 1))).flatten(2).transpose(1, 2)
+        patches = patches + self.tower.embeddings.position_embedding.weight
+        shown = shown.view(-1, PATCHES)
+        seen, rows = [], []
+        for views in shown.sum(1).argsort().chunk(TOWER_GROUPS):
+            most = min(PATCHES, int(shown[views].sum(1).max()) + SPARE_BLANKS)
+            kept = shown[views].byte().argsort(dim=1, descending=True, stable=True)[:, :most].sort(1).values
+            seen.append(encode(self.tower, take(patches[views], kept)).flatten(0, 1))
+            rows.append((views[:, None] * PATCHES + kept).flatten())
+        return torch.cat(seen), torch.cat(rows)
 
-    @torch.no_grad()
-    def see_tiles(self, batch: dict[str, Tensor]) -> Tensor:
-        """Raw tower output [B, V, 729, D] of whole views."""
-        patches = self.tower.embeddings.patch_embedding(normalise(batch["pixels"].flatten(0, 1)))
-        table = self.tower.embeddings.position_embedding.weight
-        return encode(self.tower, patches.flatten(2).transpose(1, 2) + table).unflatten(0, batch["pixels"].shape[:2])
+    def image_tokens(self, seen: Tensor, rows: Tensor, inked: Tensor) -> Tensor:
+        """Projected tokens [B, M, H] of what `see` returns: all patches of a page, LaViDa's pooled tokens of tiles.
 
-    def pool_tiles(self, seen: Tensor, batch: dict[str, Tensor], rng: random.Random) -> Tensor:
-        """Projected tokens [B, K, H] of tiles, pooled as LaViDa pools them; the K of most contrast, in order."""
-        views = self.mm_projector(seen).float().flatten(0, 1)
-        pooled = pool_views(views, (POSITIONS, POSITIONS)).reshape(len(seen), -1, views.shape[-1])
-        kept = contrast(batch["pixels"]).topk(rng.choice((384, 512, pooled.shape[1]))).indices.sort().values
-        return take(pooled, kept)
-
-    def naming(self, page: Tensor, words: Tensor, centre: Tensor) -> Tensor:
-        """Cross-entropy of the word that every projected token [B, K, H] names, by the cosine to the words' embeddings.
-
-        A token without a label word, by `words` [B, K], is to stay below `NAMED` with all of them. Large models
-        acquire such a space from captions; here it is taught, because SHIRG's relevance compares tokens and words in it,
-        and like relevance it first subtracts `centre` [B, 1, H], the mean token of the image.
+        Patches that were not seen become the mean of their view's blank ones.
         """
-        names = F.normalize(self.language.embed_tokens.weight[self.labels], dim=-1)
-        cosines = F.normalize(page.float() - centre, dim=-1) @ names.T
-        logits = F.pad(cosines, (0, 1), value=NAMED) / SHARP  # [B, K, L + 1], the last for "no label"
-        is_label = torch.isin(words, self.labels)
-        target = torch.where(is_label, torch.searchsorted(self.labels, words), len(self.labels))
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten())
-
-
-def whole_mean(page: Tensor, kept: Tensor, inked: Tensor) -> Tensor:
-    """The mean [B, 1, H] of all N tokens of an image, of which only `kept` [B, K] are there: every one that is `inked` [B, N]
-    and some of the blank ones, which represent the others."""
-    shown = take(inked, kept).float()
-    blank, share = 1 - shown, inked.float().mean(1, keepdim=True)
-    share = torch.where(blank.any(1, keepdim=True), share, 1.0)
-    weight = shown * share / shown.sum(1, keepdim=True).clamp_min(1)
-    weight += blank * (1 - share) / blank.sum(1, keepdim=True).clamp_min(1)
-    return (weight[..., None] * page.float()).sum(1, keepdim=True)
+        projected = self.mm_projector(seen).float()
+        views = inked.shape[1] // PATCHES
+        if views * PATCHES * len(inked) == len(rows):
+            whole = torch.empty_like(projected).index_copy(0, rows, projected)
+        else:
+            blank = (~inked.flatten()[rows]).float()[:, None]
+            means = projected.new_zeros(inked.numel() // PATCHES, projected.shape[1] + 1)
+            means = means.index_add(0, rows // PATCHES, torch.cat([projected * blank, blank], 1))
+            means = means[:, :-1] / means[:, -1:].clamp_min(1)
+            whole = means.repeat_interleave(PATCHES, 0).index_copy(0, rows, projected)
+        whole = whole.view(-1, PATCHES, whole.shape[-1])
+        if views > 1:
+            whole = pool_views(whole, (POSITIONS, POSITIONS))
+        return whole.reshape(len(inked), -1, whole.shape[-1])
 
 
 def take(tokens: Tensor, kept: Tensor) -> Tensor:
@@ -124,35 +115,37 @@ def take(tokens: Tensor, kept: Tensor) -> Tensor:
     return torch.gather(tokens, 1, index)
 
 
-def contrast(pixels: Tensor) -> Tensor:
-    """Standard deviation of the grey values under every pooled token, [B, V * 196], of uint8 pixels [B, V, 384, 384, 3]."""
-    grey = pixels.float().mean(-1).flatten(0, 1)[:, None]
-    grey = F.interpolate(grey, size=(14 * 2 * PATCH, 14 * 2 * PATCH), mode="bilinear")
-    return F.unfold(grey, 2 * PATCH, stride=2 * PATCH).std(1).view(len(pixels), -1)
+def keep_tokens(written: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """The image tokens shown to the language model, and how many each of them represents.
 
-
-def keep_patches(inked: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """The patches shown to the language model, and how many each of them represents.
-
-    Most patches of a page are blank. Shown whole they would cost most of the time; left out they would be something new when
-    a user asks for all 2304 tokens, among which attention is then lost. So a sample of them is shown, and each represents
-    several: attention to it counts that often (`Layout.crowd`), and so do the positions that it takes. One batch in two is a
-    page seen whole; in the others a drawn share of the blank patches is missing, as after a selection.
+    Most of a page is blank. Shown whole it would cost most of the time; left out, blank tokens would be something new when a
+    user asks, among which attention is then lost. So a sample of them is shown, and each represents several: attention to it
+    counts that often (`Layout.crowd`). All tokens keep the positions that they have in the whole image.
 
     Args:
-        inked: Boolean [B, N], patches under some word.
+        written: Boolean [B, M], tokens that show something.
 
     Returns:
-        Indices [B, K] ascending, and float32 counts [B, K], 1 for inked patches and at least 1 for blank ones.
+        Indices [B, K] ascending, and float32 counts [B, K], 1 for written tokens and at least 1 for blank ones, M in sum.
     """
-    most, everything = int(inked.sum(1).max()), inked.shape[1]
+    most, everything = int(written.sum(1).max()), written.shape[1]
     count = min(everything, -(-(most + rng.randint(16, MOST_BLANKS)) // 32) * 32)
-    order = torch.rand(inked.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) + inked.cpu()
-    kept = order.topk(count).indices.sort().values.to(inked.device)
-    shown = take(inked, kept)
-    share = 1.0 if rng.random() < 0.5 else rng.random()
-    blank, present = (~inked).sum(1, keepdim=True) * share, (~shown).sum(1, keepdim=True)
-    return kept, torch.where(shown, 1.0, (blank / present.clamp_min(1)).clamp_min(1.0))
+    order = torch.rand(written.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32))) + written.cpu()
+    kept = order.topk(count).indices.sort().values.to(written.device)
+    shown = take(written, kept)
+    blank, present = (~written).sum(1, keepdim=True), (~shown).sum(1, keepdim=True)
+    return kept, torch.where(shown, 1.0, blank / present.clamp_min(1))
+
+
+def patches_of(kept: Tensor, inked: Tensor) -> Tensor:
+    """Boolean like `inked` [B, N]: patches that the tower must see so that the tokens `kept` [B, K] can be shown, the inked ones
+    and one under each of those tokens."""
+    shown = inked.clone()
+    if inked.shape[1] == PATCHES:
+        return shown.scatter_(1, kept, True)
+    view, place = kept // POOLED**2, kept % POOLED**2
+    centre = torch.tensor(CENTRE_OF, device=kept.device)
+    return shown.scatter_(1, view * PATCHES + centre[place // POOLED] * POSITIONS + centre[place % POOLED], True)
 
 
 @dataclass
@@ -173,16 +166,15 @@ class Layout:
     branch_sees: Tensor
 
 
-def lay_out(lengths: Tensor, prompt: int, block: int, counts: Tensor) -> Layout:
-    """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, answers of `block` tokens, and a page whose rows
-    represent `counts` [B, S] rows each."""
+def lay_out(lengths: Tensor, prompt: int, block: int, places: Tensor, counts: Tensor) -> Layout:
+    """The layout for prompts of `lengths` [B, Q], padded to `prompt` tokens, answers of `block` tokens, and an image whose rows
+    stand at `places` [B, S] and represent `counts` [B, S] rows each."""
     device, shared = lengths.device, counts.shape[1]
     part = torch.tensor([0] * prompt + [1] * block + [2] * block, device=device)
     inner = torch.cat([torch.arange(length, device=device) for length in (prompt, block, block)])
-    ends = counts.cumsum(1)
-    first = ends[:, -1:].round().long()  # of the prompts' positions
+    first = counts.sum(1, keepdim=True).round().long()  # of the prompts' positions
     positions = first[..., None] + inner + (part > 0) * lengths[..., None]  # [B, Q, R]
-    positions = torch.cat([(ends - (counts + 1) / 2).round().long(), positions.flatten(1)], 1)
+    positions = torch.cat([places, positions.flatten(1)], 1)
     real = (part > 0) | (inner < lengths[..., None])  # [B, Q, R]: no position attends to padding of prompts
     allowed = (part[None] == 0) | (part[:, None] == part[None])  # [R, R]
     everywhere = torch.ones(len(lengths), shared, dtype=torch.bool, device=device)
@@ -267,26 +259,38 @@ def noise(answers: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def step(
-    reader: Reader, batch: dict[str, Tensor], rng: random.Random, generator: torch.Generator, learn_tower: bool
+    reader: Reader,
+    batch: dict[str, Tensor],
+    rng: random.Random,
+    generator: torch.Generator,
+    learn_tower: bool,
+    whole: bool,
 ) -> tuple[dict[str, Tensor], float]:
-    """Losses of one batch, by name, and the share of masked answer tokens that come out right."""
-    tiled = batch["pixels"].shape[1] > 1
-    kept, counts = keep_patches(batch["inked"], rng)
-    if tiled:
-        page = reader.pool_tiles(reader.see_tiles(batch), batch, rng)
-        counts = torch.ones(page.shape[:2], device=page.device)
+    """Losses of one batch, by name, and the share of masked answer tokens that come out right. Of a `whole` image every token is
+    shown to tower and language model."""
+    inked, written = batch["inked"], batch["written"]
+    if whole:
+        inked_or_near, kept = (
+            torch.ones_like(inked),
+            torch.arange(written.shape[1], device=inked.device).expand_as(written),
+        )
+        counts = torch.ones_like(written, dtype=torch.float32)
     else:
-        with torch.set_grad_enabled(learn_tower):
-            seen = reader.see(batch, kept)
-        page = reader.mm_projector(seen)
+        kept, counts = keep_tokens(written, rng)
+        inked_or_near = patches_of(kept, inked)
+    with torch.set_grad_enabled(learn_tower):
+        seen, rows = reader.see(batch["pixels"], inked_or_near)
+    page = take(reader.image_tokens(seen, rows, inked), kept)
     answers, embed = batch["answers"], reader.language.embed_tokens
+    longest = int((answers != reader.end_id).sum(-1).max())
+    answers = answers[..., : longest + PADDING]
     block, prompt = answers.shape[-1], int(batch["prompt_lengths"].max())
     masked = noise(answers, generator)
     copies = [torch.where(masked, reader.mask_id, answers), torch.where(masked, answers, reader.mask_id)]
     branches = torch.cat([batch["prompts"][..., :prompt], *copies], 2)  # [B, Q, R]
     user = answers.new_full((len(answers), 1), reader.user_id)
-    sequence = torch.cat([embed(user), page.to(torch.float32), embed(branches.flatten(1))], 1)
-    layout = lay_out(batch["prompt_lengths"], prompt, block, F.pad(counts, (1, 0), value=1.0))
+    sequence = torch.cat([embed(user), page, embed(branches.flatten(1))], 1)
+    layout = lay_out(batch["prompt_lengths"], prompt, block, F.pad(kept + 1, (1, 0)), F.pad(counts, (1, 0), value=1.0))
     hidden, looks = attend(reader.language, sequence, layout, {NAME_LAYER, KEY_LAYER, PLACE_LAYER})
     tails = hidden[:, layout.shared :].unflatten(1, (-1, layout.branch))[:, :, prompt:]  # [B, Q, 2A, H]
     logits = reader.language.logits(tails).float()
@@ -294,44 +298,43 @@ def step(
     weight = torch.where(targets == reader.end_id, PADDING_WEIGHT, 1.0) * asked
     each = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(weight)
     losses = {"answer": (each * weight).sum() / weight.sum()}
-    if not tiled:
-        losses |= guidance(batch, kept, looks, layout)
-        losses["naming"] = reader.naming(page, take(batch["words"], kept), whole_mean(page, kept, batch["inked"]))
-    if learn_tower and not tiled:
-        side = math.isqrt(batch["inked"].shape[1])
-        glyphs = (batch["characters"].flatten(1, 2), batch["indices"].flatten(1, 2), _places(batch["origin"], side))
-        losses["glyph"] = reader.glyph_heads.loss(seen, *(take(target, kept) for target in glyphs))[0]
-        losses["word"] = reader.glyph_heads.word_loss(seen, take(batch["words"], kept))
+    losses |= guidance(batch, kept, looks, layout)
+    if learn_tower:
+        losses |= reading(reader.glyph_heads, batch, seen, rows)
     counted = asked & (targets != reader.end_id)
     return losses, (logits.argmax(-1)[counted] == targets[counted]).float().mean().item()
 
 
+def reading(heads: GlyphHeads, batch: dict[str, Tensor], seen: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    """The tower's dense losses on the patches `rows` [R], of which `seen` [R, D] is the output, where the print can be read."""
+    there = batch["readable"].flatten()[rows]
+    seen, rows = seen[None, there], rows[there]
+    characters, indices = (batch[name].flatten(0, 1)[rows][None] for name in ("characters", "indices"))
+    place = rows % PATCHES
+    places = torch.stack([place // POSITIONS, place % POSITIONS], -1)[None].add(0.5) / POSITIONS
+    glyph, _ = heads.loss(seen, characters, indices, places)
+    return {"glyph": glyph, "word": heads.word_loss(seen, batch["words"].flatten()[rows][None])}
+
+
 def guidance(batch: dict[str, Tensor], kept: Tensor, looks: dict[int, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Losses of the guided heads: answer rows look at the label's token, at the label's patches, at their character's patch."""
-    block = batch["answers"].shape[-1]
+    block = (layout.branch - layout.prompt) // 2
 
     def on_page(
         target: Tensor,
-    ) -> Tensor:  # Boolean [B, Q, rows, N] over patches -> [B, Q, rows, S] over the page's rows
+    ) -> Tensor:  # Boolean [B, Q, rows, M] over image tokens -> [B, Q, rows, S] over the page's rows
         index = kept[:, None, None].expand(-1, *target.shape[1:3], -1)
         return F.pad(torch.gather(target, 3, index), (1, 0))
 
     rows = slice(layout.prompt, None)
     named = batch["named"][:, :, None, : layout.prompt].expand(-1, -1, 2 * block, -1)
     name = looks[NAME_LAYER][..., rows, layout.shared : layout.shared + layout.prompt]
-    places = on_page(batch["places"].repeat(1, 1, 2, 1))
+    places = on_page(batch["places"][:, :, :block].repeat(1, 1, 2, 1))
     losses = {"name": mass(name, named), "place": mass(looks[PLACE_LAYER][..., rows, : layout.shared], places)}
     for head in range(GUIDED_HEADS):
         label = on_page(batch["keys"][:, :, head, None]).expand(-1, -1, 2 * block, -1)
         losses[f"key{head}"] = mass(looks[KEY_LAYER][:, head : head + 1, ..., rows, : layout.shared], label)
     return losses
-
-
-def _places(origin: Tensor, side: int) -> Tensor:
-    """Coordinates [B, N, 2] in 0..1 on the whole page of the side x side patches of views that begin at `origin` [B, 3]."""
-    y, x = torch.meshgrid(*[torch.arange(side, device=origin.device)] * 2, indexing="ij")
-    inner = torch.stack([y, x], -1).flatten(0, 1)
-    return (inner + origin[:, None, 1:] + 0.5) / origin[:, None, :1]
 
 
 def train_reader(
@@ -340,7 +343,6 @@ def train_reader(
     seed: int,
     *,
     learn_tower: bool,
-    text_px: tuple[float, float],
     views: dict[str, float],
     guide: tuple[float, float],
     batch: int = 4,
@@ -350,7 +352,6 @@ def train_reader(
 
     Args:
         learn_tower: whether the tower is trained further, with its dense targets, or frozen.
-        text_px: smallest and largest text of whole pages, in pixels at 384.
         views: weights of the kinds of view, see `Lessons`.
         guide: weight of the attention losses at the start and at the end.
         batch: pages a step.
@@ -359,21 +360,29 @@ def train_reader(
     rng, generator = random.Random(common), torch.Generator().manual_seed(own)
     reader.tower.requires_grad_(learn_tower)
     reader.glyph_heads.requires_grad_(learn_tower)
-    lessons = Lessons(own, common, text_px, batch, views)
+    lessons = Lessons(own, common, batch, views)
     loader = iter(
         torch.utils.data.DataLoader(lessons, batch_size=batch, collate_fn=collate, num_workers=1, prefetch_factor=6)
     )
-    steppers, curve, device = optimizers(reader, matrix_lr, stage.dtype), Curve(stage), reader.labels.device
+    steppers, curve, device = (
+        optimizers(reader, matrix_lr, stage.dtype),
+        Curve(stage),
+        reader.language.embed_tokens.weight.device,
+    )
 
     def loss() -> Tensor:
         lesson = {name: value.to(device) for name, value in next(loader).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=stage.dtype is torch.bfloat16):
-            losses, right = step(reader, lesson, rng, generator, learn_tower)
+            losses, right = step(reader, lesson, rng, generator, learn_tower and not whole, whole)
         guided = 0.2 * (guide[0] + (guide[1] - guide[0]) * progress)
-        weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5, "naming": 0.6}
+        weights = {"answer": 1.0, "glyph": 1.0, "word": 0.5}
         weighted = (weights.get(name, guided) * loss for name, loss in losses.items())
         curve.add({"right": right, **{name: loss.item() for name, loss in losses.items()}})
         return sum(weighted, torch.zeros((), device=device))
 
     for progress in stage.run(reader, steppers):
+        whole = learn_tower and progress > WHOLE
+        if whole:
+            reader.tower.requires_grad_(False)
+            reader.glyph_heads.requires_grad_(False)
         optimizer_step(reader, steppers, loss, batches(progress))
