@@ -27,7 +27,7 @@ from shirg.precision import choose_precision
 from shirg.process_group import shut_down_process_group
 
 SEED = 1
-SHARES = {"glyphs": 0.2, "look": 0.2, "together": 0.6}  # of the hours
+SHARES = {"glyphs": 0.25, "look": 0.1, "together": 0.65}  # of the hours
 
 
 def main() -> None:
