@@ -92,7 +92,7 @@ class View:
 
 
 class Lessons(torch.utils.data.IterableDataset[Lesson]):
-    """Endless lessons, `batch` at a time of one kind of view and about as many inked patches, so that little is padded.
+    """Endless lessons, `batch` at a time of one kind of view and about equal size, so that little is padded.
 
     Args:
         seed: of the pages and their questions.
@@ -129,7 +129,7 @@ class Lessons(torch.utils.data.IterableDataset[Lesson]):
 
 
 def sorted_batches(lessons: list[Lesson], batch: int, end: int) -> list[list[Lesson]]:
-    """Batches of about equally long answers and, among these, about equally much ink, so that little is padded."""
+    """Batches of about equally long answers and, among these, about as many written tokens, so that little is padded."""
     lessons = sorted(lessons, key=lambda one: (one.answers != end).sum(1).max())
     half = len(lessons) // 2
     lessons = [

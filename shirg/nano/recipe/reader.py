@@ -24,15 +24,16 @@ from shirg.lavida.diffusion.noise import forward_process, sample_times
 from shirg.lavida.language import LanguageModel, rotary_tables
 from shirg.lavida.pooling import pool_views
 from shirg.nano.recipe.geometry import LANGUAGE, POSITIONS, VISION
+from shirg.nano.recipe.glyphs import PATCH
 from shirg.nano.recipe.lessons import CENTRE_OF, PATCHES, POOLED, Lessons, collate
 from shirg.nano.recipe.stage import Curve, Stage, batches, optimizer_step, optimizers
 from shirg.nano.recipe.tokenizer import END, MASK, USER, build_tokenizer, id_of
-from shirg.nano.recipe.tower import GlyphHeads, encode, new_tower, normalise
+from shirg.nano.recipe.tower import GlyphHeads, encode, new_tower
 
 GUIDED_HEADS = 2
 NAME_LAYER, KEY_LAYER, PLACE_LAYER = 1, 2, 3
 MOST_BLANKS = 64  # shown of a page's blank patches; each represents several
-TOWER_GROUPS = 4  # of views with about as many patches to be seen
+TOWER_GROUPS = 7  # of views with about as many patches to be seen
 SPARE_BLANKS = 4  # at least, of every view that has some
 PADDING_WEIGHT, PADDING = (
     0.1,
@@ -77,15 +78,22 @@ class Reader(nn.Module):
         Args:
             shown: Boolean [B, V * 729], patches that must be seen.
         """
-        patches = self.tower.embeddings.patch_embedding(normalise(pixels.flatten(0, 1))).flatten(2).transpose(1, 2)
-        patches = patches + self.tower.embeddings.position_embedding.weight
+        embeddings, side = self.tower.embeddings, POSITIONS * PATCH
+        patches = (
+            pixels.flatten(0, 1)[:, :side, :side].unflatten(1, (POSITIONS, PATCH)).unflatten(3, (POSITIONS, PATCH))
+        )
+        patches = patches.transpose(2, 3).reshape(-1, PATCH * PATCH * 3)  # [B * V * 729, 588]
+        kernel = embeddings.patch_embedding.weight.permute(0, 2, 3, 1).flatten(1)  # like pixels: row, column, colour
         shown = shown.view(-1, PATCHES)
         seen, rows = [], []
         for views in shown.sum(1).argsort().chunk(TOWER_GROUPS):
             most = min(PATCHES, int(shown[views].sum(1).max()) + SPARE_BLANKS)
             kept = shown[views].byte().argsort(dim=1, descending=True, stable=True)[:, :most].sort(1).values
-            seen.append(encode(self.tower, take(patches[views], kept)).flatten(0, 1))
-            rows.append((views[:, None] * PATCHES + kept).flatten())
+            numbers = views[:, None] * PATCHES + kept
+            embedded = F.linear(patches[numbers].float() / 127.5 - 1.0, kernel, embeddings.patch_embedding.bias)
+            embedded = embedded + embeddings.position_embedding.weight[kept]
+            seen.append(encode(self.tower, embedded).flatten(0, 1))
+            rows.append(numbers.flatten())
         return torch.cat(seen), torch.cat(rows)
 
     def image_tokens(self, seen: Tensor, rows: Tensor, inked: Tensor) -> Tensor:
