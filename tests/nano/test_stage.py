@@ -73,18 +73,18 @@ def test_a_stopped_stage_goes_on_with_its_weights_momenta_averages_and_clock(tmp
     small = Small()
     stage = Stage(tmp_path, 1000.0)
     average = trained(small, stage, 3)
-    again, fresh = Stage(tmp_path, 1000.0), Small()
+    again, fresh = Stage(tmp_path, 2 * stage.spent), Small()  # half of it is done, and the rate another one
     steppers = optimizers(fresh, 0.01, torch.float32)
     assert (again.spent, again.steps, again.sessions) == (stage.spent, stage.steps, 1)
     running = again.run(fresh, steppers)
-    assert next(running) == stage.spent / 1000
+    assert next(running) == 0.5
     assert torch.equal(fresh.layers.weight, small.layers.weight)
     kept = load_file(again.weights)["layers.weight"]
     assert torch.equal(kept, average.values["layers.weight"]) and not torch.equal(kept, small.layers.weight)
     assert torch.equal(running.gi_frame.f_locals["average"].values["layers.weight"], kept)
     (momentum,) = steppers[0].state.values()
     assert momentum["momentum_buffer"].abs().sum() > 0
-    assert steppers[0].param_groups[0]["lr"] == pytest.approx(0.01 * learning_rate(again.spent / 1000))
+    assert [stepper.param_groups[0]["lr"] for stepper in steppers] == pytest.approx([0.01, 0.002])
     assert again.common_seed(5) != Stage(tmp_path / "new", 1000.0).common_seed(
         5
     )  # other pages than in the first session

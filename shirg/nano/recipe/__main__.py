@@ -1,7 +1,8 @@
 """Make LaViDa-nano from nothing: python -m shirg.nano.recipe --work FOLDER [--hours 2]
 
 Stages run one after another; after a stop, the same command resumes. Every stage has one schedule for its whole length, so the
-hours are best planned at the start; additional hours go to the last stage that was started and to those after it. Two single-threaded processes use two cores better than two threads do:
+hours are best planned at the start; additional hours go to the last stage that was started and to those after it. Two
+single-threaded processes use two cores better than two threads do:
 OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m shirg.nano.recipe --work FOLDER
 """
 

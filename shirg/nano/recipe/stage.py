@@ -81,9 +81,9 @@ class Stage:
         Raises:
             UserError: when the folder holds weights of other shapes.
         """
-        groups = [group for stepper in steppers for group in stepper.param_groups]
-        rates = [group["lr"] for group in groups]
+        rates = [group["lr"] for stepper in steppers for group in stepper.param_groups]
         average = self._resume(modules, steppers)
+        groups = [group for stepper in steppers for group in stepper.param_groups]  # which resuming replaces
         self.sessions += 1
         before, began, saved = self.spent, time.monotonic(), time.monotonic()
         while not self.finished:
