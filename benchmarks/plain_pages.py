@@ -18,8 +18,8 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from shirg.bootstrap import mean_interval
 from shirg.evaluation.answering import Decoding, generated_texts
-from shirg.evaluation.bootstrap import mean_interval
 from shirg.evaluation.metrics import METRICS
 from shirg.files import write_json
 from shirg.lavida import Lavida
