@@ -257,7 +257,7 @@ def test_output_folder_must_be_writable(benchmark, tmp_path):
         ({"block_length": 5}, "block_length: got 5, must be a divisor of max_new_tokens .32."),
         ({"prompt_suffix": "some"}, "prompt_suffix: got 'some'"),
         ({"efficiency_repeats": -1}, "efficiency_repeats: got -1"),
-        ({"modes": "shirg"}, "modes: got 'shirg', must be at least one name"),
+        ({"modes": "shirg"}, "modes: got 'shirg', must be at least one, in a list"),
         ({"modes": ["unifrom"]}, "did you mean uniform"),
         ({"num_shards": 0}, "num_shards: got 0"),
         ({"shard_index": 0, "num_shards": 0}, "num_shards: got 0"),
