@@ -48,7 +48,7 @@ from shirg.gate import GateConfig, ShirgGate
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.prompt import content_words
-from shirg.lavida.relevance import word_relevance
+from shirg.lavida.relevance import base_projection, word_relevance
 from shirg.lavida.settings import NO_FLOOR
 
 SIZE, TEXT_PX, BUDGETS = 672, (8.0, 16.0), (128, 256, 512)
@@ -187,7 +187,7 @@ def look_at(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, na
 
 def nearer_words(model: Lavida, features: VisionFeatures, case: Case) -> Iterator[dict]:
     """For every printed word that is one token: the share of the vocabulary that its patches are nearer to."""
-    projected = model.base_projection(features.tokens[0]).float()
+    projected = base_projection(model.mm_projector, features.tokens[0]).float()
     projected = projected - projected.mean(dim=0)
     vocabulary = torch.nn.functional.normalize(model.language.embed_tokens.weight.float(), dim=-1)
     for index, word in enumerate(case.page.words):

@@ -40,7 +40,7 @@ from shirg.data.shards import write_shard
 from shirg.data.sources import RenderedPages
 from shirg.files import read_lines
 from shirg.lavida import Lavida
-from shirg.lavida.vision import ViewShapes
+from shirg.lavida.views import ViewShapes
 from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
 
 BATCH = 4
@@ -135,7 +135,7 @@ def step_rates(model: Lavida, samples: list[Sample], steps: int) -> dict[str, fl
 
 def together(model: Lavida, folder: Path, workers: int, steps: int) -> dict[str, float]:
     """Seconds between steps while the loader works beside them."""
-    loader, _ = build_loaders(folder, BATCH, num_workers=workers, shapes=ViewShapes.of(model))
+    loader, _ = build_loaders(folder, BATCH, num_workers=workers, shapes=model.view_shapes())
     inside, between = train(model, loader, steps, cache_mb=0)
     waited = [max(whole - step, 0.0) for whole, step in zip(between, inside[1:], strict=True)]
     return {
@@ -147,7 +147,7 @@ def together(model: Lavida, folder: Path, workers: int, steps: int) -> dict[str,
 # ------------------------------------------------------------- the table
 def measure(folder: Path, model: Lavida, arguments: argparse.Namespace) -> dict:
     """All numbers of one kind of images."""
-    shapes = ViewShapes.of(model)
+    shapes = model.view_shapes()
     dataset = RecordDataset(folder, shapes=shapes)
     samples = [dataset[number] for number in range(min(arguments.samples, BATCH * arguments.batches))]
     for sample in samples:

@@ -98,7 +98,7 @@ class Page:
                     embeds = image_embeds(model, features, variant, model.question_ids(ids))
                 else:
                     embeds = alone = image_embeds(model, features, variant) if alone is None else alone
-                model.check_length(len(ids) - 1 + len(embeds), max_new_tokens)
+                model.config.check_length(len(ids) - 1 + len(embeds), max_new_tokens)
                 found.append((ids, embeds))
             except ItemError as error:
                 found.append(error)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from shirg.data.render.fonts import Face
 from shirg.files import atomic_path
 from shirg.gate import Kept
-from shirg.lavida.images import PAD_COLOUR
+from shirg.lavida.views import PAD_COLOUR
 
 LONG_SIDE = 1344
 """Pixels of the page's longer side in the picture: 28 for each of 48 patches."""

@@ -198,6 +198,14 @@ class StoredAdapter:
         settings, weights = _read(folder)
         return cls(folder, settings, read_lora_config(folder), weights)
 
+    def check_base(self, projector: nn.Sequential) -> None:
+        """Raise `UserError` unless it was trained on a model with this projector."""
+        if self.settings.get("base_fingerprint") != base_fingerprint(projector):
+            base = self.settings.get("base_model") or "another base"
+            raise UserError(
+                f"adapter {self.folder}: it was trained on {base}, whose projector is not this model's; load that base"
+            )
+
     def vision(self, base: VisionSettings, patch_size: int) -> VisionSettings:
         """The vision settings that it was trained with; those that the folder lacks are those of `base`.
 
@@ -235,8 +243,12 @@ def with_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter
     return replace(adapter, **{name: getattr(own, name) for name in chosen})
 
 
-def without_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
+def without_adapter_vision(
+    own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings | None
+) -> VisionSettings:
     """`own` with the checkpoint's fields where they equal the adapter's: the inverse of `with_adapter_vision`."""
+    if adapter is None:
+        return own
     adopted = (name for name in FIELDS if getattr(own, name) == getattr(adapter, name))
     return replace(own, **{name: getattr(checkpoint, name) for name in adopted})
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 from shirg.lavida.settings import FIELDS, VisionSettings
 
 if TYPE_CHECKING:
@@ -160,6 +160,16 @@ class LavidaConfig:
     def max_positions(self) -> int | None:
         """Largest number of positions of the language model, or None if the file has none."""
         return self.raw.get("max_sequence_length") or self.raw.get("max_position_embeddings")
+
+    def check_length(self, prefix: int, answer: int) -> None:
+        """Raise `ItemError` if `prefix` + `answer` tokens exceed `max_positions`."""
+        longest = self.max_positions
+        if longest is not None and prefix + answer > longest:
+            raise ItemError(
+                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than this model's "
+                f"{longest} positions; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
+                "question or answer"
+            )
 
     @property
     def has_newline(self) -> bool:

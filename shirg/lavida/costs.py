@@ -26,11 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from shirg.errors import UserError
 from shirg.lavida import pooling, vision
 from shirg.lavida.config import BodyConfig, LavidaConfig
-from shirg.lavida.images import tile_grid
 from shirg.lavida.language import PrefixCache
 from shirg.lavida.model import Lavida
 from shirg.lavida.relevance import NULL_WORDS
 from shirg.lavida.settings import NO_FLOOR
+from shirg.lavida.views import tile_grid
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 SQUARE = (1000, 1000)

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.gate.terms import relevance_term, text_cosine
-from shirg.lavida.prompt import content_words, decode
+from shirg.lavida.chat import decode
+from shirg.lavida.prompt import content_words
 from shirg.lavida.settings import NO_FLOOR, VisionSettings
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ class ExampleMaker:
     ) -> Example:
         model = self.model
         prompt = model.prompt_ids(record.question)
-        model.check_length(self.plan.image_tokens + len(prompt) - 1, self.plan.answer_tokens)
+        model.config.check_length(self.plan.image_tokens + len(prompt) - 1, self.plan.answer_tokens)
         features = self.cache.get(record, component.path)
         target, answer = answer_target(model, record.answers[0], length)
         if answer > length and record.id not in self.state.cut:

@@ -12,6 +12,7 @@ from shirg import ranges
 from shirg.errors import UserError
 from shirg.lavida.diffusion.schedule import transfer_counts
 from shirg.lavida.language import LanguageModel, PrefixCache
+from shirg.lavida.prefix import Prefix
 
 REMASKING = ("low_confidence", "random", "entropy", "margin")
 OnStep = Callable[[int, Tensor], None]
@@ -114,36 +115,6 @@ class GenerationSettings:
         if self.step_per_block is not None:
             return min(self.step_per_block, self.block)
         return self.block if self.step_ratio is None else int(self.block * self.step_ratio)
-
-
-@dataclass
-class Prefix:
-    """Embeddings [B, P, H] before the answers, and the length of each row; zeros after it."""
-
-    embeds: Tensor
-    lengths: Tensor
-    """[B] long, on the embeddings' device."""
-    ragged: bool
-    """Whether the rows differ in length, so that attention needs a mask."""
-
-    @classmethod
-    def of(cls, rows: list[Tensor]) -> Prefix:
-        """Pad rows [P_i, H] on the right to one batch."""
-        sizes = [len(row) for row in rows]
-        embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return cls(embeds, torch.tensor(sizes, device=embeds.device), len(set(sizes)) > 1)
-
-    def mask(self, num_answer: int) -> Tensor | None:
-        """Attention mask [B, 1, 1, P + num_answer], Boolean, False at padding. None if there is no padding."""
-        if not self.ragged:
-            return None
-        keys = torch.arange(self.embeds.shape[1] + num_answer, device=self.embeds.device)
-        real = (keys < self.lengths[:, None]) | (keys >= self.embeds.shape[1])
-        return real[:, None, None]
-
-    def positions(self, num_answer: int) -> Tensor:
-        """Positions [B, num_answer] of the answer, which begin at the end of each row's own prefix."""
-        return self.lengths[:, None] + torch.arange(num_answer, device=self.embeds.device)
 
 
 class AnswerModel:
