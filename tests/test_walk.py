@@ -1,7 +1,7 @@
 """One image through `Lavida.answer` and one record through an optimizer step enter every module once.
 
-Both are run with the nano while Python reports every call. A call counts from the nearest function of this package below it on the
-stack (torch, transformers and peft in between do not count) and only if it leads into another module. Then:
+Both are run with the nano while Python reports every call. A call is one from the nearest function of this package on the
+stack (torch, transformers and peft in between do not count), if it leads into another module. Then:
 
 * straight: the module at the top (`lavida.model`, `training.trainer`) calls the others one after the other, and none again after
   the next one was called. Calls repeated by a loop count once. The order is written out below.

@@ -68,7 +68,7 @@ def attach_lora(
     `seed`. Both are float32 for all base precisions, since AdamW's small steps are lost in bfloat16.
 
     Raises:
-        UserError: if the model has an adapter already, a number is out of range, or a target does not exist, is no linear
+        UserError: if the model has an adapter already, a number is out of range, or a target does not exist, is not a linear
             layer, or its name also matches another.
     """
     if has_adapter(model):
@@ -104,7 +104,7 @@ def stored_weights(folder: Path) -> dict[str, Tensor]:
     """{name in the model: tensor} of an adapter folder.
 
     Raises:
-        UserError: if the folder is no SHIRG adapter, or is damaged.
+        UserError: if the folder is not a SHIRG adapter, or is damaged.
     """
     named = _read(folder)[1].items()
     part = re.compile(r"\.(lora_\w+)\.")
@@ -167,12 +167,12 @@ def write_adapter(model: nn.Module, folder: Path, settings: dict[str, Any]) -> N
 
 
 def _remove_defaults(path: Path) -> None:
-    """Remove default values from a configuration: peft 0.5 to 0.13 refuse keys that they do not know."""
+    """Remove default values from a configuration: peft 0.5 to 0.13 raise errors for unknown keys."""
     from peft import LoraConfig
 
-    usual = LoraConfig().to_dict()
+    defaults = LoraConfig().to_dict()
     stored = json.loads(path.read_text(encoding="utf-8"))
-    changed = (name for name, value in stored.items() if name != "peft_version" and value != usual.get(name))
+    changed = (name for name, value in stored.items() if name != "peft_version" and value != defaults.get(name))
     kept = PLAIN_KEYS.union(changed)
     write_json(path, {name: value for name, value in stored.items() if name in kept})
 
@@ -192,7 +192,7 @@ class StoredAdapter:
         """Read the folder.
 
         Raises:
-            UserError: if it is no SHIRG adapter, damaged, or has options that are not supported
+            UserError: if it is not a SHIRG adapter, damaged, or has options that are not supported
                 (see `shirg.lavida.lora_options`).
         """
         settings, weights = _read(folder)
@@ -221,7 +221,7 @@ class StoredAdapter:
                 raise UserError(f"resolution: got {trained.resolution}, must be a multiple of {patch_size}")
             return trained
         except (TypeError, ValueError) as error:  # a UserError is a ValueError
-            raise UserError(f"adapter {self.folder}: its settings are not ones this version knows ({error})") from error
+            raise UserError(f"adapter {self.folder}: its settings are unknown to this version ({error})") from error
 
     def attach(self, model: nn.Module) -> None:
         """Put it on a model without an adapter. After an error the model has none.
@@ -231,7 +231,7 @@ class StoredAdapter:
         """
         _inject(model, self.config)
         try:
-            _fill(model, self.weights, self.folder)
+            _load_weights(model, self.weights, self.folder)
         except UserError:
             detach_lora(model)
             raise
@@ -388,7 +388,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return settings, weights
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> None:
+def _load_weights(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> None:
     expected = {_file_name(name): parameter for name, parameter in lora_parameters(model).items()}
     if weights.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())

@@ -86,6 +86,6 @@ def stop_ids(config: LavidaConfig, tokenizer: PreTrainedTokenizerBase | None) ->
 
 
 def infill_ids(tokenizer: PreTrainedTokenizerBase, fim_token_id: int | None) -> frozenset[int]:
-    """Ids of infilling that are no text: the control token and the filler."""
+    """Ids of infilling without text: the control token and the filler."""
     known = tokenizer.get_added_vocab()
     return known_ids((known.get(FIM_TOKEN), known.get(FILLER_TOKEN), fim_token_id))

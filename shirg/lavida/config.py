@@ -236,7 +236,7 @@ def _vision_settings(raw: dict[str, Any]) -> VisionSettings:
 
 
 def _check_own_keys(raw: dict[str, Any]) -> None:
-    """Refuse unknown keys, which may be misspelt."""
+    """Raise `UserError` for unknown keys under "shirg", which may be misspelt."""
     own = raw.get("shirg", {})
     if not isinstance(own, dict):
         raise UserError(f"config: shirg={own!r} must be an object with keys such as relevance")
@@ -273,7 +273,7 @@ def _family(raw: dict[str, Any]) -> str:
     for family in SPECIAL_IDS:
         if family in model_type.lower():
             return family
-    raise UserError(f'config: model_type={model_type!r} is no LaViDa model; expected "llava_llada" or "llava_dream"')
+    raise UserError(f'config: model_type={model_type!r} is not a LaViDa model; expected "llava_llada" or "llava_dream"')
 
 
 def _size(raw: dict[str, Any], *names: str) -> int:

@@ -91,7 +91,7 @@ class Lavida(nn.Module):
         device, dtype = checkpoint.as_device(device), checkpoint.as_dtype(dtype)
         folder = checkpoint.resolve(name, revision)
         raw = read_config(folder)
-        checkpoint.warn_of_code(folder, raw)
+        checkpoint.warn_of_remote_code(folder, raw)
         tokenizer = checkpoint.load_tokenizer(folder)
         config = LavidaConfig.from_dict(raw, tokenizer)
         with torch.device("meta"):
@@ -101,7 +101,7 @@ class Lavida(nn.Module):
             device=device,
             dtype=dtype,
             unused=config.unused_tensors,
-            least_rows=max(config.used_rows, 0 if tokenizer is None else len(tokenizer)),
+            min_rows=max(config.used_rows, 0 if tokenizer is None else len(tokenizer)),
         )
         model.tower.restore_buffers(device)
         if adapter is not None:
@@ -120,7 +120,7 @@ class Lavida(nn.Module):
         checkpoint's was set by the user and is kept, with a warning if the adapter's differs.
 
         Raises:
-            UserError: if the folder is no SHIRG adapter, was trained on another base, has options that are not supported
+            UserError: if the folder is not a SHIRG adapter, was trained on another base, has options that are not supported
                 (the model is unchanged), or its weights are damaged (the model then has no adapter).
         """
         stored = lora.StoredAdapter.read(Path(folder))
@@ -194,7 +194,7 @@ class Lavida(nn.Module):
         """The tower's tokens of an image for `mode`. Modes with the same views have the same tokens.
 
         Raises:
-            UserError: for an unknown mode, or an input that is no PIL image or is too large.
+            UserError: for an unknown mode, or an input that is not a PIL image or is too large.
         """
         views, image = path_of(mode).views, to_rgb(image)
         return self.encode_views(self.view_shapes(vision).cut(image, views), image.size, views, vision)

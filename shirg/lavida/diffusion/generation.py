@@ -23,10 +23,9 @@ OnPrefix = Callable[[PrefixCache], None]
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Ends denoising once no answer of the batch can change. The official code always fills every block.
+    """Ends denoising once no row has a mask before its first stop token. The official code always fills every block.
 
-    A committed token never changes, and an answer ends at its first stop token. So an answer is final once no mask is before
-    its first stop token; the masks after it become end of text.
+    The text of an answer is then final, since a committed token never changes; the masks after the stop token become end of text.
     """
 
     mask_token_id: int
@@ -195,7 +194,7 @@ def run_denoising(
     """Run denoising steps to the last one, or to an early stop; returns the tokens [B, N].
 
     Args:
-        steps: the tokens [B, N] after each step; a step is computed when it is drawn.
+        steps: the tokens [B, N] after each step; a step is computed when its result is requested.
         tokens: [B, N] before the first step.
     """
     tokens = tokens.clone()

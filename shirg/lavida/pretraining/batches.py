@@ -36,7 +36,7 @@ class Rows:
     embeds: Tensor
     """[B, L, H], with the images' embeddings; 0 at padding."""
     labels: Tensor
-    """[B, L] Long, -100 at images, padding and all other positions that are no targets."""
+    """[B, L] Long, -100 at images, padding and all other positions that are not targets."""
     attention_mask: Tensor
     """[B, L] Boolean, False at padding. LaViDa's language model does not use it: padding is attended to (LLD:240)."""
     input_ids: Tensor

@@ -71,7 +71,7 @@ def chat_sample(
         generator: random generator of that draw; None is torch's own.
 
     Raises:
-        UserError: if the conversation has no question with an answer, or `turn` is no such question.
+        UserError: if the conversation has no question with an answer, or `turn` is not one.
     """
     pairs = [
         place
