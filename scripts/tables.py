@@ -311,7 +311,7 @@ def gpu_memory(_run: dict) -> Rows:
     from shirg.lavida.costs import Scenario, parameters, path_cost, vision_shape
     from shirg.lavida.shapes import published_config
     from shirg.training.budgets import components_of
-    from shirg.training.memory import RUNTIME_BYTES, Step, training_memory
+    from shirg.training.memory import RESERVE_BYTES, Step, training_memory
 
     components = components_of((512, 768, 1024))
     trainings = {
@@ -330,7 +330,7 @@ def gpu_memory(_run: dict) -> Rows:
             way: [training_memory(config, one, step).total for one in components] for way, step in trainings.items()
         }
         for what, bytes_ in peaks.items():
-            card = next(size for size in CARDS if max(bytes_) + RUNTIME_BYTES <= size * 10**9)
+            card = next(size for size in CARDS if max(bytes_) + RESERVE_BYTES <= size * 10**9)
             yield [f"{name}, {what}", *(f"{one / 1e9:.1f}" for one in bytes_), f"{card} GB"]
 
 

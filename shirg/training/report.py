@@ -83,8 +83,8 @@ def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
     work = effort.run_flops(shape, sampler, parts, left, config.gradient_accumulation_steps, sharing)
     seconds = work / speed / effort.UTILISATION
     lines = [
-        f"expected: peak memory {size_words(peaks[worst])} per process (budget {worst}, computed{bound}; up to"
-        f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time at least"
+        f"expected: computed peak of a training step {size_words(peaks[worst])} per process (budget {worst}{bound}; up to"
+        f" {config.feature_cache_mb} MiB of cached features and 2 GB of allocator and libraries come on top), time at least"
         f" {time_words(seconds)} ({work / 1e12:,.3g} TFLOP per process at half of the {speed / 1e12:,.3g} TFLOP/s that a"
         f" matrix product reaches here; reading, validation and saving come on top)"
     ]
