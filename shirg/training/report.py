@@ -1,5 +1,4 @@
-"""What a run logs and returns: first lines, step lines, the adapter's settings, the results. Functions of plan, state and
-journals."""
+"""Log lines and results of a run, as functions of its plan, state and journals."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ USUAL_QUESTION = "What is the total on this page?"
 
 
 def opening_lines(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
-    """What will happen: parameters by role, components and their tokens, batch, steps, precision, memory and time.
+    """First lines of the log: parameters by role, components and their tokens, batch, steps, precision, memory and time.
 
     Args:
         step: optimizer steps done.
@@ -57,8 +56,7 @@ def opening_lines(plan: Plan, model: Lavida, step: int, others: float) -> list[s
 
 
 def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
-    """Peak memory and time, computed before the first step, what they leave out, and what would help where the time is
-    absurd."""
+    """Computed peak memory and time, what they leave out, and advice if the time is far above the documented one."""
     config, sampler, precision = plan.config, plan.sampler, plan.precision
     shape = replace(model.config, vision=model.vision)
     dtype = model.dtype if precision.mixed == "no" else DTYPES[precision.mixed]
