@@ -20,8 +20,11 @@ from types import FrameType
 import pytest
 
 from shirg.lavida import Lavida
+from shirg.training import SHIRGLoRATrainer
+from shirg.training.trainer import Session
 from tests.test_layers import reached
 from tests.tiny import tiny_page
+from tests.training.helpers import Records, fake_records, loader, small_config
 
 PACKAGE = str(Path(sys.modules["shirg"].__file__).parent)
 LEAVES = {
@@ -32,6 +35,9 @@ LEAVES = {
     "lavida.settings": "the vision settings, a value",
     "lavida.vision": "the table of vision paths, and an image's features, a value",
     "lavida.chat": "the tokenizer's template and special ids",
+    "training.plan": "the frozen plan of the run, a value",
+    "data.sampler": "the order of records in the plan, a value",
+    "training.guards": "checks that losses, gradients and memory are in order",
 }
 """Module -> what it is called for."""
 
@@ -60,9 +66,9 @@ class Walk:
             self.calls.append((calling, above.f_lineno, called))
 
     def from_module(self, top: str) -> list[str]:
-        """The modules that `top` calls, in order, without leaves; one that is called again stands in it again."""
+        """The modules that `top` calls, in order, without leaves; one that is called after another again is there twice."""
         sites = dict.fromkeys((line, called) for calling, line, called in self.calls if calling == top)
-        return [called for called, _ in itertools.groupby(called for _, called in sites) if called not in LEAVES]
+        return [called for called, _ in itertools.groupby(called for _, called in sites if called not in LEAVES)]
 
     def graph(self) -> dict[str, set[str]]:
         """Every module that calls another one -> those that it calls."""
@@ -90,7 +96,9 @@ AFTER = ["lavida.diffusion.decoding", "lavida.prefix", "lavida.diffusion.familie
 
 @pytest.fixture(scope="module")
 def nano() -> Lavida:
-    return Lavida.from_pretrained("nano")
+    model = Lavida.from_pretrained("nano")
+    model.answer(tiny_page(), "Total?", "lowres", max_new_tokens=1)  # imports what is imported late
+    return model
 
 
 @pytest.mark.parametrize(
@@ -99,15 +107,33 @@ def nano() -> Lavida:
         ("lowres", []),
         ("hd", ["lavida.pooling"]),
         ("shirg", ["lavida.relevance", "gate.gate"]),
-        ("multiview", ["lavida.relevance", "gate.gate"]),
     ],
 )
 def test_an_answer_goes_straight_down(nano: Lavida, mode: str, between: list[str]):
-    nano.answer(tiny_page(), "Total?", mode, max_new_tokens=2)  # imports what is imported late
-    walk = Walk(lambda: nano.answer(tiny_page(), "Total?", mode, max_new_tokens=2))
+    walk = Walk(lambda: nano.answer(tiny_page(), "Total?", mode, max_new_tokens=1))
     assert isinstance(walk.result, str)
     assert walk.from_module("lavida.model") == [*BEFORE, *between, *AFTER]
     check_down(walk)
+
+
+def test_an_optimizer_step_goes_straight_down(nano: Lavida, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    walks, optimizer_step = [], Session.optimizer_step
+    monkeypatch.setattr(Session, "optimizer_step", lambda *given: walks.append(Walk(lambda: optimizer_step(*given))))
+    settings = {"max_answer_tokens": None, "share_prefix": True, "logging_steps": 1}
+    trainer = SHIRGLoRATrainer(small_config(tmp_path, **settings), nano)
+    trainer.train(loader(Records(fake_records(2, images=2)), batch_size=1))
+    nano.unload_adapter()
+    assert walks[-1].from_module("training.trainer") == [
+        "training.budgets",
+        "training.examples",
+        "training.loss_model",
+        "lavida.adapter",
+        "training.logs",
+        "training.report",
+    ]
+    below = {"lavida.model", "lavida.prompt", "training.objective", "lavida.language", "gate.gate"}
+    assert below <= {called for _, _, called in walks[-1].calls}
+    check_down(walks[-1])
 
 
 def test_a_return_is_seen(nano: Lavida):

@@ -82,6 +82,7 @@ class ExampleMaker:
     ) -> Example:
         model = self.model
         prompt = model.prompt_ids(record.question)
+        question = model.question_ids(prompt)
         model.config.check_length(self.plan.image_tokens + len(prompt) - 1, self.plan.answer_tokens)
         features = self.cache.get(record, component.path)
         target, answer = answer_target(model, record.answers[0], length)
@@ -89,7 +90,6 @@ class ExampleMaker:
             self.state.cut.append(record.id)
         times = "uniform" if purpose[0] == "validation" else self.plan.config.noise_times
         masked = draw_mask(length, self.plan.config.seed, *purpose, number, times=times)
-        question = model.question_ids(prompt)
         return Example(record.id, record.image_id, features, prompt, question, target, answer, masked)
 
 

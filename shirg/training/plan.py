@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from shirg import identity
@@ -286,12 +285,6 @@ def make_accelerator(
             " --shard-body (shard_body) to divide the frozen ones"
         )
     return accelerator, precision
-
-
-def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """The sums of every process's values, in float64 where the device has it."""
-    wide = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    return accelerator.reduce(values.to(accelerator.device, wide))
 
 
 def cosine_with_warmup(step: int, total_steps: int, peak: float, warmup_ratio: float) -> float:

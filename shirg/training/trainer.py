@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from shirg import identity
@@ -36,7 +37,6 @@ from shirg.training.plan import (
     TrainingRecord,
     make_accelerator,
     make_plan,
-    sum_over_processes,
 )
 from shirg.training.validation import ImageSums, Validation, relative_interval, relative_loss, validate
 
@@ -227,13 +227,13 @@ class Session:
         plan, state, accelerator, config = self.plan, self.state, self.accelerator, self.plan.config
         began, rate = time.perf_counter(), plan.rate(state.step)
         components = plan.sampler.micro_batches(state.step, len(micro_batches))
+        names, label = list(dict.fromkeys(one.name for one in components)), plan.sampler.group(components[0])
         context: dict[str, Any] = {"step": state.step, "component": max(components, key=lambda one: one.most or 0)}
         size, checkpointing = max(map(len, micro_batches)), config.gradient_checkpointing
         length = self.examples.step_length(micro_batches, accelerator, state.step)
         nominal = plan.records_per_step * length  # keeps fp16 in range until the weight of all targets is known
         sums = torch.zeros(4, dtype=torch.float64)  # weighted loss, weights, tokens, requests to stop
         batch: list[dict[str, Any]] = []
-        self.loss_model.set_training(True, checkpointing=checkpointing)
         with guards.memory_advice(**context, records=size, checkpointing=checkpointing):
             for number, (records, component) in enumerate(zip(micro_batches, components, strict=True)):
                 ordinal, last = plan.ordinal(number, plan.order), number == len(micro_batches) - 1
@@ -241,6 +241,7 @@ class Session:
                     examples = self.examples(records, component, ordinal, length, "noise", state.step)
                 described = guards.described(examples)
                 batch += described
+                self.loss_model.set_training(True, checkpointing=checkpointing)
                 with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                     with scoped_seed(plan.device, config.seed, "dropout", state.step, ordinal):
                         losses, tokens = self.wrapped(examples, component)
@@ -270,14 +271,13 @@ class Session:
             state.updates += not self.optimizer.step_was_skipped
             self.optimizer.zero_grad()
         state.step += 1
-        names = list(dict.fromkeys(one.name for one in components))
         self.record_step(
             {
                 "run": plan.run_name,
                 "step": state.step,
                 "loss": loss / weight if weight else None,
                 "budget": names[0] if len(names) == 1 else names,
-                "component": plan.sampler.group(components[0]),
+                "component": label,
                 "lr": rate,
                 "grad_norm": norm.item() if norm.isfinite() else None,
                 "tokens": int(tokens),
@@ -409,6 +409,12 @@ class Session:
         if state.skipped:
             logger.warning("%s", report.skipped_words(state.skipped))
         return results
+
+
+def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """The sums of every process's values, in float64 where the device has it."""
+    wide = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    return accelerator.reduce(values.to(accelerator.device, wide))
 
 
 # ------------------------------------------------------------------ before the first step
