@@ -111,11 +111,11 @@ def _ids(model: Lavida, answer: str) -> list[int]:
 
 
 class FeatureCache:
-    """`model.image_features` with a memory, least recently used first out.
+    """`model.image_features` with a least-recently-used cache.
 
     The tower is frozen and encodes one image at a time, so a cached feature is bit-equal to a fresh one and a run gives
-    the same losses with any cache size. Images are identified by `record.image_id`, which must therefore name the
-    pixels; augmented ones are not kept, as they do not come again.
+    the same losses with any cache size. The key is `record.image_id`, which must identify the pixels. Augmented images are
+    not cached, since each has other pixels.
     """
 
     def __init__(self, model: Lavida, max_bytes: int):

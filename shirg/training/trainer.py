@@ -141,7 +141,7 @@ class SHIRGLoRATrainer:
             threads = stack.enter_context(spare_threads())
             if self.lacking and plan.is_main:
                 kept = ", ".join(f"{name} {getattr(config, name)}" for name in self.lacking)
-                logger.info("the run is of an earlier version and keeps what that did: %s", kept)
+                logger.info("the run is of an earlier version and keeps its settings: %s", kept)
             session = Session(plan, self.model, accelerator, stop, threads)
             if on_start is not None and plan.is_main:
                 on_start()
@@ -157,7 +157,7 @@ class Session:
     def __init__(
         self, plan: Plan, model: Lavida, accelerator: Accelerator, stop: guards.StopRequest, threads: SpareThreads
     ) -> None:
-        """Restores the run's last checkpoint if it is to be resumed, and otherwise sets aside what an earlier run left.
+        """Loads the run's last checkpoint if it is resumed, and otherwise renames the files of an earlier run.
 
         Args:
             model: with its adapter.
@@ -193,7 +193,7 @@ class Session:
                 accelerator.scaler.load_state_dict(self.state.scaler)
 
     def run(self) -> dict[str, Any]:
-        """Take the remaining steps; the results."""
+        """Run the remaining steps; returns the results."""
         self.threads.adjust()
         if self.plan.is_main:
             for line in report.opening_lines(self.plan, self.model, self.state.step, self.threads.others):
@@ -461,8 +461,8 @@ def make_folders(plan: Plan) -> None:
 
 
 def restore(plan: Plan, model: Lavida, accelerator: Accelerator) -> tuple[RunState, Path | None]:
-    """The state to continue from and its checkpoint, whose adapter is put on the model; without one a new state, and what
-    an earlier run left is set aside. The journals end with the state's step.
+    """The state to resume from and its checkpoint, whose adapter is loaded; without one a new state, and files of an earlier run
+    are renamed. The journals are cut after the state's step.
 
     Raises:
         OtherRunError: if the checkpoint is of another run.
