@@ -381,8 +381,8 @@ def test_wrong_answers_are_refused():
     model = tiny_model()
     for keywords, message in [
         ({"question": " "}, "question"),
-        ({"question": "Total?", "budget": 0}, "budget=0"),
-        ({"question": "Total?", "budget": 2305}, "budget=2305.*2304"),
+        ({"question": "Total?", "budget": 0}, "budget: got 0"),
+        ({"question": "Total?", "budget": 2305}, "budget: got 2305.*2,304"),
         ({"question": "Total?", "mode": "best"}, "mode='best'"),
     ]:
         with pytest.raises(UserError, match=message):
