@@ -200,11 +200,7 @@ class Lavida(nn.Module):
         return self.encode_views(self.view_shapes(vision).cut(image, views), image.size, views, vision)
 
     def encode_views(
-        self,
-        pixels: Tensor,
-        image_size: tuple[int, int],
-        views: Views,
-        vision: VisionSettings | None = None,
+        self, pixels: Tensor, image_size: tuple[int, int], views: Views, vision: VisionSettings | None = None
     ) -> VisionFeatures:
         """The tower's tokens of views; differentiable in the tower.
 
@@ -301,8 +297,7 @@ class Lavida(nn.Module):
             return self.mm_projector(kept.tokens[0])
         projected = self.mm_projector(features.tokens)
         if path.reduce == "pool":
-            tile, newline = self.tower.image_size, self.image_newline
-            return pooling.pool_and_merge(projected, features, self.config, tile, newline)
+            return pooling.pool_and_merge(projected, features, self.config, self.tower.image_size, self.image_newline)
         if path.reduce == "pool-flat":
             projected = pooling.pool_views(projected, features.grid, self.config.pool_mode)
         return projected.flatten(0, 1)
