@@ -337,23 +337,21 @@ def gpu_memory(_run: dict) -> Rows:
 def full_size(run: dict) -> Rows:
     """Every vision path at full size: tokens, milliseconds by stage, cache and peak memory; last, what they were measured on.
 
-    For `full_size.json` of `benchmarks/full_size.py`; a stage that a path has not, or that was not measured, is "-".
+    For `full_size.json` of `benchmarks/full_size.py`; what a path does not have, or was not measured, is "-".
     """
 
-    def shown(value: object, unit: float, digits: int) -> str:
-        return f"{value / unit:.{digits}f}" if isinstance(value, int | float) else "-"
+    def shown(value: float | None, unit: float, digits: int) -> str:
+        return "-" if value is None else f"{value / unit:.{digits}f}"
 
-    stages = ("tower", "gate", "projector", "prefill", "step", "answer", "answer_uncached")
+    stages = ("tower", "selection", "embedding", "prefill", "step", "total")
     rows = [row for row in run["paths"] if row["outcome"] == "measured"]
     for row in rows:
-        times = [shown(row["stages"].get(stage, {}).get("median_ms"), 1, 2) for stage in stages]
-        peak = shown(row["stages"]["answer"]["peak_bytes"], 1e9, 1)
-        yield [row["key"], str(row["visual_tokens"]), *times, shown(row["kv_bytes"], 1e6, 1), peak]
-    machine, calls = run["machine"], {row["call"] for row in rows}
-    dates = sorted({run["calls"][call]["date"][:10] for call in calls})
-    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers"))
-    driver = f", driver {machine['driver']}" if machine.get("driver") else ""
-    yield [f"{machine['device']}{driver}, {packages}, {' and '.join(dates)}", *[""] * (len(stages) + 3)]
+        times = [shown(row[f"{stage}_ms"], 1, 2) for stage in stages]
+        memory = shown(row["kv_bytes"], 1e6, 1), shown(row["peak_memory_bytes"], 1e9, 1)
+        yield [row["key"], str(row["tokens"]), *times, *memory]
+    packages = ", ".join(f"{name} {run['machine']['packages'][name]}" for name in ("torch", "transformers"))
+    dates = " and ".join(sorted({row["date"][:10] for row in rows}))
+    yield [f"{run['machine']['device']}, {packages}, {dates}", *[""] * (len(stages) + 3)]
 
 
 def real_words(run: dict) -> Rows:

@@ -121,14 +121,21 @@ def image_embeds(
 
 
 def generated_texts(
+    model: Lavida, prompts: Sequence[Tensor], embeds: Sequence[Tensor], decoding: Decoding
+) -> list[str]:
+    """The texts of `generated_ids`, each up to the end of its turn."""
+    return [model.answer_text(row) for row in generated_ids(model, prompts, embeds, decoding)]
+
+
+def generated_ids(
     model: Lavida,
     prompts: Sequence[Tensor],
     embeds: Sequence[Tensor],
     decoding: Decoding,
     on_step: OnStep | None = None,
-) -> list[str]:
-    """The answers to prompts [L_i] about pages that are already embedded [n_i, hidden], each up to the end of its turn."""
-    tokens = model.generate(
+) -> Tensor:
+    """The answers [B, max_new_tokens] to prompts [L_i] about images that are already embedded [n_i, hidden]."""
+    return model.generate(
         prompts,
         image_embeds=embeds,
         max_new_tokens=decoding.max_new_tokens,
@@ -136,7 +143,6 @@ def generated_texts(
         step_ratio=decoding.step_ratio,
         on_step=on_step,
     )
-    return [model.answer_text(row) for row in tokens]
 
 
 def models_of(model: Lavida, adapters: Mapping[str, str | Path] | None = None) -> Models:

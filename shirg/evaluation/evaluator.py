@@ -277,9 +277,9 @@ class SHIRGEvaluator:
         repeats = self.config.efficiency_repeats
         logger.info("timing %d variants on one page, each stage %d times", len(measured), repeats)
         with progress_bar(len(measured), 0, shown=True) as advance:
-            found = measure_efficiency(
-                asker.models[None], sample.image, sample.prompt, measured, asker.decoding, repeats, advance
-            )
+            model = asker.models[None]
+            prompt_ids = model.prompt_ids(sample.prompt)
+            found = measure_efficiency(model, sample.image, prompt_ids, measured, asker.decoding, repeats, advance)
         return replace(found, record=sample.record.id) if found.rows else None
 
 

@@ -131,7 +131,8 @@ def test_recomputing_the_towers_layer_is_part_of_the_selections_time(monkeypatch
     monkeypatch.setattr(SigLipVisionTower, "attention_and_keys", counting)
     variant = next(Variant(rule, BUDGET) for rule in BASELINES if SELECTORS[rule].needs)
     found = measure_efficiency(
-        model, tiny_page(), "What?", [variant, Variant("uniform", BUDGET)], DECODING, 1, lambda *_: None
+        *(model, tiny_page(), model.prompt_ids("What?"), [variant, Variant("uniform", BUDGET)]),
+        *(DECODING, 1, lambda *_: None),
     )
     assert len(calls) > 3 * 2  # selection, embedding, whole answers: each warmed up and timed
     assert all(row.selection_ms > 0 and row.total_ms > 0 for row in found.rows) and len(found.rows) == 2
