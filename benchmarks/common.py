@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 
 from shirg.evaluation.efficiency import timed
-from shirg.evaluation.environment import processor
+from shirg.evaluation.environment import describe_environment, processor
+from shirg.lavida import Lavida
 
 CPU = torch.device("cpu")
 
@@ -31,11 +32,14 @@ def machine(device: torch.device = CPU) -> dict[str, object]:
     }
 
 
-def time_call(
-    call: Callable[[], object], warm_up: int, runs: int, device: torch.device = CPU
-) -> tuple[float, float]:
+def time_call(call: Callable[[], object], warm_up: int, runs: int, device: torch.device = CPU) -> tuple[float, float]:
     """Median and best milliseconds of `runs` calls, after `warm_up` untimed ones."""
     for _ in range(warm_up):
         call()
     times = [timed(device, call)[1] for _ in range(runs)]
     return statistics.median(times), min(times)
+
+
+def run_facts(model: Lavida) -> dict[str, object]:
+    """When, on what and with what a record is made."""
+    return {"date": now(), "processor": processor(), "environment": describe_environment(model)}

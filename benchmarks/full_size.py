@@ -7,8 +7,8 @@
 * gate: every selector alone (`full_size_gate.py`).
 
 A row is written as soon as it is measured. No row is begun after `--minutes`; the same command resumes, and repeats rows that
-failed. It needs torch, transformers, safetensors, peft, accelerate and Pillow, and a GPU of 40 GB or more; a step that does not fit
-has the outcome "out of memory". `--size tiny` tests the script, also on a CPU.
+failed. It needs torch, transformers, safetensors, peft, accelerate and Pillow, and a GPU of 40 GB or more; a step that does not
+fit has the outcome "out of memory". `--size tiny` tests the script, also on a CPU.
 """
 
 from __future__ import annotations
@@ -195,7 +195,9 @@ def opened(path: Path, size: str, model: Lavida) -> dict:
         return record
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        known, own = ((one["size"], one["machine"]["device"], one["machine"]["packages"]["torch"]) for one in (found, record))
+        known, own = (
+            (one["size"], one["machine"]["device"], one["machine"]["packages"]["torch"]) for one in (found, record)
+        )
     except (ValueError, KeyError, TypeError):
         raise UserError(f"--json: {path} is no record of this script; use another file") from None
     if known != own:
@@ -237,7 +239,9 @@ def work(arguments: argparse.Namespace) -> None:
             write_json(arguments.json, record)
             print(f"{part:6} {key:44} {row['outcome'][:60]:14} {time.monotonic() - began:6.1f} s", flush=True)
         failed = sum(row["outcome"].startswith("failed") for row in record[part])
-        print(f"{part}: {len(rows) - len(missing)} of {len(rows)} rows, {failed} failed; the same command measures the others")
+        print(
+            f"{part}: {len(rows) - len(missing)} of {len(rows)} rows, {failed} failed; the same command measures the others"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

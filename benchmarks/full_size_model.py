@@ -56,7 +56,13 @@ _TINY = {
     **{"mm_hidden_size": 16, "image_grid_pinpoints": [[112, 112]], "shirg": {"resolution": 84}},
     "vision_config": {
         **SO400M,
-        **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56},
+        **{
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 56,
+        },
     },
 }
 

@@ -10,44 +10,16 @@ keys. The load average is printed, too: on a busy machine only the best means an
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import machine, time_call
 
-from shirg.evaluation.environment import processor
+from shirg.files import write_json
 from shirg.gate import GateConfig, ShirgGate
 
 GRID, WIDTH, BUDGET, WORDS = (48, 48), 1152, 768, 32
 SELECTORS = ("shirg", "random", "uniform", "divprune", "cdpruner", "visionzip")
-
-
-def time_call(call: Callable[[], object], warm_up: int, runs: int) -> tuple[float, float]:
-    """Median and best milliseconds of one call."""
-    for _ in range(warm_up):
-        call()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times), min(times)
-
-
-def machine() -> dict[str, object]:
-    """When and on what the times were taken."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-    }
 
 
 def keep_longest(tokens: torch.Tensor) -> torch.Tensor:
@@ -108,8 +80,7 @@ def main() -> None:
     for name, (median, best) in times.items():
         print(f"{name:22}{median:9.2f}{best:9.2f}{median / norm:11.1f}{median / floor:9.1f}")
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ with preset "runs". Merging selectors keep no patches, so a dash stands for them
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 import time
@@ -35,11 +34,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from boxed_pages import LAYOUTS, BoxedPage, boxed_pages
+from common import run_facts
 from noisy_pages import noisy_pages
 from recall_figure import draw_selectors
 
 from shirg.evaluation.bootstrap import Interval, compare, mean_interval
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, WordRecall, word_recall
 from shirg.files import write_json
@@ -325,9 +324,7 @@ def main() -> None:
         entries = summarise(measure(selecting, sets), arguments.seed)
         print_tables(entries, list(sets))
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(model),
+            **run_facts(model),
             "seed": arguments.seed,
             "pages": {name: [page.name for page in pages] for name, pages in sets.items()},
             "split": "tuning" if arguments.tuning else "reporting",

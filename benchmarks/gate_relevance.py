@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import os
 import random
 import re
@@ -37,13 +35,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import run_facts
 from torch import Tensor
 
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.evaluation.bootstrap import compare, mean_interval
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.recall import PageWords, word_recall
+from shirg.files import write_json
 from shirg.gate import GateConfig, ShirgGate
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
@@ -339,10 +338,8 @@ def main() -> None:
     unaligned = list(measure_unaligned(turned, pages, arguments.questions, arguments.seed))
     plain = [row for row in rows if (row["budget"], row["preset"], row["setting"]) == first]
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
+        **run_facts(model),
         "load_average": round(os.getloadavg()[0], 2),
-        "environment": describe_environment(model),
         "model": arguments.model,
         "seed": arguments.seed,
         "setting": {
@@ -366,8 +363,7 @@ def main() -> None:
     }
     print_tables(record)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ it. K is 256, chosen after: at 512 seven of the thirteen selectors leave 27 of i
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import random
 import time
@@ -31,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from boxed_pages import BoxedPage, boxed_pages
+from common import run_facts
 from gate_recall import BUDGETS, OURS, REPORTED, Selecting, whole_rules
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
@@ -40,7 +40,6 @@ from rich.progress import track
 from shirg.data.pages import Box, Word
 from shirg.data.render import render_page
 from shirg.evaluation.bootstrap import compare, mean_interval
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.files import write_json
 from shirg.gate.terms import PATCH
@@ -280,9 +279,7 @@ def main() -> None:
         print_table(name, results[name])
     if arguments.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(model),
+            **run_facts(model),
             "reader": {name: version(name) for name in ("rapidocr", "onnxruntime")},
             "seed": arguments.seed,
             "pages": names,

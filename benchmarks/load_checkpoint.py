@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import json
 import os
 import subprocess
@@ -25,8 +24,9 @@ from pathlib import Path
 
 import safetensors
 import torch
+from common import machine
 
-from shirg.evaluation.environment import processor
+from shirg.files import write_json
 from shirg.lavida import Lavida, LavidaConfig
 from shirg.lavida.checkpoint import official_name
 from shirg.lavida.shapes import PUBLISHED
@@ -163,11 +163,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
+        **machine(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
         "safetensors": safetensors.__version__,
         "unit": "GB = 1e9 bytes; ratios are to the bytes of the weights in the files",
         "cases": cases(arguments.layers),
@@ -183,8 +180,7 @@ def main() -> None:
                     f"{growth['anonymous_ratio']:.3f}, file {growth['file_ratio']:.3f}), {growth['seconds']:.1f} s"
                 )
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

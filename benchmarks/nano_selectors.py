@@ -12,7 +12,6 @@ goes on where it was stopped and may ask for more pages. --workers processes sha
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import json
 import multiprocessing
@@ -23,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import run_facts
 from gate_recall import OURS, whole_rules
 from nano_claim import SMALL_PRINT, weights_digest
 from rich.progress import track
 
 from shirg.evaluation.answering import Decoding, batched, generated_texts
 from shirg.evaluation.bootstrap import compare, mean_interval
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.metrics import METRICS
 from shirg.evaluation.variants import QUESTION_BLIND
@@ -202,9 +201,7 @@ def main() -> None:
     print_tables(results)
     if arguments.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(asking.model),
+            **run_facts(asking.model),
             "settings": asking.settings(),
             "pages": len(entries),
             "results": results,

@@ -8,18 +8,17 @@ pages that the factor was chosen on.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from boxed_pages import BoxedPage
+from common import run_facts
 from gate_recall import pages_of
 from rich.progress import track
 
 from shirg.evaluation.bootstrap import mean_interval
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.files import write_json
@@ -89,9 +88,7 @@ def main() -> None:
         print(f"\n{name}\n\n{table(header, cells)}")
     if arguments.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(model),
+            **run_facts(model),
             "pages": {name: len(pages) for name, pages in sets.items()},
             "split": "tuning" if arguments.tuning else "reporting",
             "results": results,

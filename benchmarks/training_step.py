@@ -15,18 +15,16 @@ as the forward pass (gradients of activations, none of weights); attention's bac
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import machine
 from torch import Tensor
 
 from shirg.data.render import render_page
-from shirg.evaluation.environment import processor
+from shirg.evaluation.efficiency import moment
 from shirg.files import write_json
 from shirg.lavida import Lavida
 from shirg.lavida.adapter import attach_lora
@@ -62,7 +60,7 @@ def examples_of(model: Lavida, images: list, count: int, answer: int) -> list[Ex
 def language_step(model: Lavida, prefixes: list[Tensor], examples: list[Example], objective: str) -> float:
     """Seconds of the language model's forward and backward pass, from prefix embeddings that want a gradient."""
     inputs = [prefix.detach().requires_grad_() for prefix in prefixes]
-    began = time.perf_counter()
+    began = moment(model.device)
     losses = answer_losses(
         model.language,
         inputs,
@@ -73,23 +71,16 @@ def language_step(model: Lavida, prefixes: list[Tensor], examples: list[Example]
         shift=model.config.family == "dream",
     )
     losses.mean().backward()
-    return finished(model) - began
+    return moment(model.device) - began
 
 
 def step(model: Lavida, examples: list[Example], objective: str, budget: int, *, share: bool = False) -> float:
     """Seconds of one forward and backward pass from given features."""
     loss_model = LossModel(model, objective, share)
-    began = time.perf_counter()
+    began = moment(model.device)
     losses, _ = loss_model(examples, Component("shirg", budget))
     losses.mean().backward()
-    return finished(model) - began
-
-
-def finished(model: Lavida) -> float:
-    """The clock, once the device has done what it was told."""
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return moment(model.device) - began
 
 
 def interleaved(calls: dict[str, Callable[[], float]], runs: int) -> dict[str, dict[str, float]]:
@@ -122,10 +113,10 @@ def measure(arguments: argparse.Namespace) -> dict:
         prefixes = [model.splice(one.prompt, [image]) for one, image in zip(alone, embeds, strict=True)]
 
     def looked(objective: str) -> float:
-        began = time.perf_counter()
+        began = moment(model.device)
         for image in images:
             model.image_features(image, "shirg")
-        return finished(model) - began + step(model, alone, objective, arguments.budget)
+        return moment(model.device) - began + step(model, alone, objective, arguments.budget)
 
     def one_by_one() -> float:
         return sum(step(model, [turn], "packed", arguments.budget) for turn in turns)
@@ -192,11 +183,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
+        **machine(torch.device(arguments.device)),
         "arguments": {name: value for name, value in vars(arguments).items() if name != "json"},
         "measured_nano": measure(arguments),
         "computed": {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shirg.evaluation.answering import Decoding
 from shirg.evaluation import efficiency
+from shirg.evaluation.answering import Decoding
 from shirg.evaluation.efficiency import denoising_steps, median_ms, peak_bytes
 from tests.tiny import tiny_model
 
