@@ -133,7 +133,7 @@ def accuracy_panels(results: Results) -> list[Figure]:
 
 
 def _score_panel(axes: Axes, results: Results, dataset: DatasetFacts) -> None:
-    tokens = results.visual_tokens()
+    tokens = results.visual_tokens(dataset.name)
     series: dict[tuple[str, str | None], list[Variant]] = {}
     for variant in sorted(results.variants, key=lambda one: results.config.modes.index(one.mode)):
         series.setdefault((variant.mode, variant.adapter), []).append(variant)

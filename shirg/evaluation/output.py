@@ -20,7 +20,7 @@ from shirg.evaluation.figures import ACCURACY, accuracy_panels, charts, save_fig
 from shirg.evaluation.kept_picture import draw_kept, draw_patches, enlarged_page, save_picture
 from shirg.evaluation.page import embedded, page, svg
 from shirg.evaluation.report import FIGURES, evaluation_report, example_picture, run_card
-from shirg.evaluation.results import Answer, Results, Summary, from_json, to_json
+from shirg.evaluation.results import Answer, Results, Summary, Together, from_json, to_json
 from shirg.evaluation.summary import headline, summarise
 from shirg.evaluation.tasks import find_task
 from shirg.evaluation.variants import Variant
@@ -129,11 +129,11 @@ def redo(folder: Path) -> Results:
     """Score the answers of `detailed_results.json` again, compare all that follows with `evaluation_results.json`, and write
     charts and reports again. Times and bytes cannot be measured again; they are taken from the file.
 
-    Intervals have as many resamples as the file states. If it has no `together`, as earlier files, it is computed from
-    the answers; the file stays as it is.
+    Intervals have as many resamples as the file states. What earlier versions did not compute is computed from the answers; the
+    file stays as it is.
 
     Returns:
-        The results, with `together`.
+        The results, with all that the answers give.
 
     Raises:
         UserError: if a file is missing or of another layout, or a score or summary is not what the answers give; the message
@@ -156,16 +156,28 @@ def redo(folder: Path) -> Results:
             place = f"{row.dataset} {row.id} by {row.variant.name}"
             raise UserError(f"{folder / DETAILS_FILE}: {place} has scores {row.scores}, its answer gives {marks}")
     found = summarise(rows, results.variants, results.intervals)
-    if "together" not in stored:
-        results = replace(results, together=found.together)
     for one in fields(Summary):
-        if getattr(found, one.name) != getattr(results, one.name):
+        if not _contains(getattr(found, one.name), getattr(results, one.name)):
             raise UserError(f"{folder / RESULTS_FILE}: {one.name} is not what the answers of {DETAILS_FILE} give")
+    results = replace(results, **vars(found))
     try:
         write_reports(folder, results)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return results
+
+
+def _contains(found: Any, stored: Any) -> bool:
+    """Whether `stored` is part of `found`: earlier versions compared fewer pairs."""
+    if found == stored:
+        return True
+    if isinstance(found, list):
+        return all(any(_contains(one, entry) for one in found) for entry in stored)
+    if isinstance(found, Together):
+        return replace(found, comparisons=stored.comparisons) == stored and _contains(
+            found.comparisons, stored.comparisons
+        )
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,11 +17,18 @@ from shirg.evaluation.markdown import (
     points,
     table,
 )
-from shirg.evaluation.results import Cost, Difference, Examples, GateFacts, Results, Score, TokenCount
+from shirg.evaluation.results import Cost, Difference, Examples, GateFacts, Results, Score
 from shirg.evaluation.summary import CAUSES, EXAMPLES, RIGHT, text_height_groups
 from shirg.evaluation.takeaway import RULE, takeaway, verdict
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, PATH_DESCRIPTIONS, SELECTING_MODES, Variant
+from shirg.evaluation.variants import (
+    BASELINES,
+    BUDGETED_MODES,
+    PATH_DESCRIPTIONS,
+    SELECTING_MODES,
+    SHIPPED_PATHS,
+    Variant,
+)
 
 FIGURES = "figures"
 """Folder of the pictures."""
@@ -31,8 +38,6 @@ CAPTIONS = {
     "kv_cache.png": "Size of the prefix cache by vision path",
     "latency.png": "Time of an answer, stage by stage",
 }
-OWN_PATHS = ("lowres", "hd")
-"""LaViDa's own vision paths, with which the overview compares every variant."""
 MEANING = (
     "A score is the mean over questions. Differences are paired: the same questions, asked through both variants. Undecided does "
     "not mean equal. With many comparisons, one in twenty of equal variants will look different by chance."
@@ -110,7 +115,7 @@ def overview_table(results: Results) -> str:
     """Every variant once: tokens, score, difference to LaViDa's own paths, change by an adapter, and cost; the questions of
     all data sets with the same primary metric are pooled."""
     costs, tokens, adapters = results.costs(), results.visual_tokens(), bool(results.adapters)
-    against = [name for name in OWN_PATHS if name in tokens]
+    against = [name for name in SHIPPED_PATHS if name in tokens]
     header = ["variant", "visual tokens"]
     for group in results.together:
         of = f"{', '.join(group.datasets)}: " if len(results.together) > 1 else ""
@@ -119,7 +124,7 @@ def overview_table(results: Results) -> str:
     header += ["selection ms", "whole answer ms", "KV cache MB"] if costs else []
     rows = []
     for variant in results.variants:
-        row = [variant.name, _tokens(tokens[variant.name])]
+        row = [variant.name, str(tokens[variant.name])]
         for group in results.together:
             others = [group.compared(variant.name, other) if other != variant.path else None for other in against]
             others += [group.compared(variant.name, variant.path)] if adapters else []
@@ -179,7 +184,7 @@ def _difference_tables(results: Results) -> str:
 
 
 def _in_overview(results: Results, entry: Difference) -> bool:
-    return entry.against in (*OWN_PATHS, results.variant(entry.variant).path)
+    return entry.against in (*SHIPPED_PATHS, results.variant(entry.variant).path)
 
 
 def _differences(results: Results, title: str, metric: str, entries: Sequence[Difference]) -> str:
@@ -218,10 +223,6 @@ def _difference_cell(entry: Difference | None) -> str:
 
 def _score_cell(entry: Score) -> str:
     return f"{percent(entry.score)} {interval(entry, lambda value: f'{100 * value:.1f}')}"
-
-
-def _tokens(entry: TokenCount) -> str:
-    return str(entry.most) if entry.fewest == entry.most else f"{entry.mean:.0f} ({entry.fewest} to {entry.most})"
 
 
 def _cost_cells(row: Cost | None) -> list[str]:
@@ -309,24 +310,44 @@ def _breakdowns(results: Results) -> str:
 
 def _failure_tables(results: Results) -> str:
     """Wrong answers of the selections by cause."""
-    parts = []
+    parts, causes = [], _causes(results)
     for dataset in results.datasets:
         entries = [entry for entry in results.failures if entry.dataset == dataset.name]
         counted: dict[str, list[int]] = {}
         for entry in entries:
             counted.setdefault(entry.variant, []).append(entry.questions)
         if entries:
-            rows = [[name, *map(str, numbers), str(sum(numbers))] for name, numbers in counted.items()]
+            shown = [number for number, cause in enumerate(CAUSES) if cause in causes]
+            rows = [
+                [name, *(str(numbers[number]) for number in shown), str(sum(numbers))]
+                for name, numbers in counted.items()
+            ]
             asked = count(entries[0].asked, "question")
-            parts += [f"### {dataset.name} ({asked})", table(["selection", *CAUSES, "all"], rows)]
+            header = ["selection", *(causes[cause][0] for cause in CAUSES if cause in causes), "all"]
+            parts += [f"### {dataset.name} ({asked})", table(header, rows)]
     if not parts:
         return "No selection was run."
-    causes = "; ".join(f"{cause}: {what}" for cause, what in CAUSES.items())
+    explained = "; ".join(f"{name}: {meaning}" for name, meaning in causes.values())
+    adapter = " Paths are taken with the adapter if the selection has it." if results.adapters else ""
     return join(
         *parts,
-        f"An answer is counted as wrong below a score of {RIGHT:g}. Its cause is the first that applies: {causes}. A path that "
-        "was not run counts as wrong; paths are taken with the adapter if the selection has it.",
+        f"An answer is counted as wrong below a score of {RIGHT:g}. Its cause is the first that applies: {explained}.{adapter}",
     )
+
+
+def _causes(results: Results) -> dict[str, tuple[str, str]]:
+    """Cause of `CAUSES` -> its column and condition, of those that this run can tell apart. Without `highres` a loss by the
+    view and one by selecting cannot be told apart."""
+    adapter = next(iter(results.adapters), None)  # as of the selections, see `summary.failures`
+    run = {variant.mode for variant in results.variants if variant.adapter == adapter}
+    small = " or ".join(f"`{mode}`" for mode in ("lowres", "hd") if mode in run)
+    found = {cause: (cause, condition) for cause, condition in CAUSES.items()}
+    if "highres" not in run:
+        del found["lost by selecting"]
+        found["lost by the view"] = f"read by {small}", f"{small} reads it"
+    if not small:
+        del found["lost by the view"]
+    return found
 
 
 def _example_list(shown: Examples | None) -> str:

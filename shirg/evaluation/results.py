@@ -211,12 +211,17 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCount:
-    """Visual tokens of a variant over the questions; 0 if none could be asked."""
+    """Visual tokens of a variant over the questions, of one data set or of all; 0 if none could be asked."""
 
+    dataset: str = _absent()
     variant: str
     mean: float
     fewest: int
     most: int
+
+    def __str__(self) -> str:
+        """ "769", or "mean 640 (330 to 1025)" where the number differs between questions."""
+        return str(self.most) if self.fewest == self.most else f"mean {self.mean:.0f} ({self.fewest} to {self.most})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +289,9 @@ class Summary:
     """Everything that follows from the answers alone."""
 
     tokens: list[TokenCount]
+    """Over all questions."""
+    dataset_tokens: list[TokenCount] = field(default_factory=list)
+    """By data set."""
     together: list[Together] = field(default_factory=list)
     scores: list[Score]
     """By data set, variant and metric."""
@@ -297,9 +305,10 @@ class Summary:
     failures: list[FailureCount]
     examples: Examples | None
 
-    def visual_tokens(self) -> dict[str, TokenCount]:
-        """Variant -> its tokens."""
-        return {entry.variant: entry for entry in self.tokens}
+    def visual_tokens(self, dataset: str | None = None) -> dict[str, TokenCount]:
+        """Variant -> its tokens, over all questions or those of a data set."""
+        entries = self.tokens if dataset is None else self.dataset_tokens
+        return {entry.variant: entry for entry in entries if dataset in (None, entry.dataset)}
 
     def score(self, dataset: str, variant: str, metric: str) -> Score:
         """The score of one variant on one data set."""

@@ -21,7 +21,7 @@ from shirg.evaluation.results import (
     Together,
     TokenCount,
 )
-from shirg.evaluation.variants import BUDGETED_MODES, Variant, middle_budget, references
+from shirg.evaluation.variants import BUDGETED_MODES, SHIPPED_PATHS, Variant, middle_budget, references
 
 TEXT_HEIGHTS = (8.0, 10.0, 14.0, 20.0)
 """Edges, in pixels at the model's resolution, of the groups in which scores are broken down by height of text."""
@@ -29,7 +29,7 @@ RIGHT = 0.5
 """Score from which an answer counts as right in `failures`, for metrics that give part marks."""
 EXAMPLES = 10
 """Losses, and wins, that are shown."""
-LOWRES, HD, HIGHRES = Variant("lowres"), Variant("hd"), Variant("highres")
+LOWRES, HIGHRES = Variant("lowres"), Variant("highres")
 CAUSES = {
     "nothing answered": "the answer is empty",
     "lost by selecting": "`highres`, which sees every token of the same view, reads it",
@@ -46,6 +46,9 @@ def summarise(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws)
     """Everything that follows from the answers alone."""
     return Summary(
         tokens=token_counts(rows),
+        dataset_tokens=[
+            one for name, group in _grouped(rows, lambda row: row.dataset).items() for one in token_counts(group, name)
+        ],
         together=together(rows, variants, draws),
         scores=scores(rows, draws),
         parts=part_scores(rows, draws),
@@ -60,13 +63,13 @@ def summarise(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws)
 # ------------------------------------------------------------------ scores
 
 
-def token_counts(rows: Sequence[Answer]) -> list[TokenCount]:
+def token_counts(rows: Sequence[Answer], dataset: str = "") -> list[TokenCount]:
     """Visual tokens of every variant over the questions that could be asked."""
     found = []
     for name, group in _by_variant(rows).items():
         tokens = [row.tokens for row in group if row.tokens is not None] or [0]
         mean = sum(tokens) / len(tokens)
-        found.append(TokenCount(variant=name, mean=mean, fewest=min(tokens), most=max(tokens)))
+        found.append(TokenCount(dataset=dataset, variant=name, mean=mean, fewest=min(tokens), most=max(tokens)))
     return found
 
 
@@ -74,14 +77,14 @@ def together(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) 
     """The pooled questions of all data sets with the same primary metric: small sets alone leave most comparisons undecided.
 
     A page of one data set is another page than one of the same name in another. Beside its usual references each variant
-    is compared with `lowres` and `hd`, the paths of the model as it ships.
+    is compared with LaViDa's own paths.
     """
     found = []
     for metric, group in _grouped(rows, lambda row: row.metric).items():
         apart = [replace(row, image_id=f"{row.dataset}/{row.image_id}") for row in group]
         by_variant = _by_variant(apart)
         run = [variant for variant in variants if variant.name in by_variant]
-        shipped = [variant for variant in run if variant in (LOWRES, HD)]
+        shipped = [variant for variant in run if variant in map(Variant, SHIPPED_PATHS)]
         pairs = [
             (variant, other)
             for variant in run

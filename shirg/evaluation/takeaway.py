@@ -10,7 +10,7 @@ from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED
 from shirg.evaluation.markdown import count, interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.results import Cost, Difference, Results, Together
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import Variant, middle_budget
+from shirg.evaluation.variants import EVERY_TOKEN, Variant, middle_budget
 from shirg.gate.terms import PATCH
 
 RULE = (
@@ -20,9 +20,6 @@ RULE = (
 )
 OWN_PATHS = ("hd", "lowres")
 """Paths of the model as it ships, the one that it uses first."""
-EVERY_TOKEN = {"multiview": "multiview-all"}
-"""Selection -> the path that shows every token it chooses from; `highres` for all others."""
-
 DISTURBED = 1.5
 """A whole answer that takes so many times as long as its parts was not timed alone; quiet machines give 1.0 to 1.1."""
 

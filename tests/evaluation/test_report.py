@@ -63,16 +63,23 @@ MANIFEST = {
 }
 
 
-def lowres_alone(results: Results) -> Results:
-    """The results of the same run, had it shown pages by `lowres` alone, without timing."""
+def of_modes(results: Results, *modes: str) -> Results:
+    """The results of the same run with these modes alone, without timing and comparisons."""
     return replace(
         results,
         efficiency=None,
         comparisons=[],
-        variants=[variant for variant in results.variants if variant.name == "lowres"],
-        config=replace(results.config, modes=["lowres"]),
+        group_comparisons=[],
+        variants=[variant for variant in results.variants if variant.mode in modes],
+        config=replace(results.config, modes=list(modes)),
         together=[replace(group, comparisons=[]) for group in results.together],
     )
+
+
+def lowres_alone(results: Results) -> Results:
+    """The results of the same run with `lowres` without an adapter alone."""
+    found = of_modes(results, "lowres")
+    return replace(found, variants=[variant for variant in found.variants if variant.adapter is None])
 
 
 def with_charts(results: Results) -> Results:
@@ -139,6 +146,16 @@ def test_every_variant_stands_once_in_the_overview(run):
     for found in (results, with_charts(results)):
         rows = [line.split(" | ") for line in overview_table(found).splitlines() if line.startswith("| ")][2:]
         assert [row[0].removeprefix("| ") for row in rows] == [variant.name for variant in found.variants]
+
+
+def test_causes_are_shown_where_they_can_be_told_apart(run):
+    _, results, _ = run
+    assert "| selection | nothing answered | lost by selecting | lost by the view |" in evaluation_report(results)
+    report = evaluation_report(of_modes(results, "lowres", "hd", "shirg"))
+    assert "| selection | nothing answered | read by `lowres` or `hd` | nearly right |" in report
+    assert "lost by" not in report
+    report = evaluation_report(of_modes(results, "shirg"))
+    assert "| selection | nothing answered | nearly right |" in report and "lost by" not in report
 
 
 def test_every_picture_exists(run):

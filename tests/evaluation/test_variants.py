@@ -145,6 +145,13 @@ def test_shirg_is_compared_with_every_rule_at_its_own_budget():
     assert names == ["hd", "uniform-24", "hd+adapter"]
 
 
+def test_a_selection_is_compared_with_every_token_that_it_selects_from():
+    run = list_variants(["highres", "multiview-all", "multiview", "shirg"], [24], [ADAPTER])
+    assert [one.name for one in references(Variant("multiview", 24), run)] == ["highres", "multiview-all"]
+    assert Variant("multiview-all", None, ADAPTER) in references(Variant("multiview", 24, ADAPTER), run)
+    assert [one.name for one in references(Variant("shirg", 24), run)] == ["highres"]
+
+
 def test_one_table_of_all(benchmark, tmp_path):
     benchmark(RECORDS[:2])
     model = adapted_model()
