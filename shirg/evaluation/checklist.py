@@ -10,7 +10,7 @@ from shirg.evaluation.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import NOT_MEASURED, count, interval, milliseconds, percent, points
 from shirg.evaluation.results import Difference, Results
 from shirg.evaluation.takeaway import verdict
-from shirg.evaluation.variants import BUDGETED_MODES, SHIPPED_PATHS, in_order
+from shirg.evaluation.variants import BUDGETED_MODES, SHIPPED_PATHS
 
 MET, NOT_MET = "met", "not met"
 
@@ -67,7 +67,7 @@ def _kept_tokens(results: Results) -> Item:
     """Of fixed budgets; "auto" is described beside them, since each page decides it."""
     name = f"Fixed budgets between {KEPT_RANGE[0]} and {KEPT_RANGE[1]} of the large grid"
     run = [variant for variant in results.variants if variant.mode in BUDGETED_MODES]
-    budgets = in_order(variant.budget for variant in run if isinstance(variant.budget, int))
+    budgets = sorted({variant.budget for variant in run if isinstance(variant.budget, int)})
     tokens = results.visual_tokens()
     found = [tokens[one.name] for one in run if one.budget == "auto" and one.name in tokens]
     fewest, most = min((one.fewest for one in found), default=0), max((one.most for one in found), default=0)

@@ -1,4 +1,4 @@
-"""What every vision path costs: tokens, time by stage, bytes of the prefix cache."""
+"""Costs of every variant: tokens, time by stage, bytes of the KV cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shirg.lavida.shapes import published_config
 from shirg.threads import LEAST_SECONDS, spare_threads
 
 WARM_UP = 1
-"""Untimed runs of every stage: the first one pays for memory and kernels."""
+"""Untimed runs of every stage, which allocate memory and load kernels."""
 
 Result = TypeVar("Result")
 
@@ -33,7 +33,7 @@ SHAPE = "llada-8b"
 """The published shape whose costs are computed, a key of `shirg.lavida.shapes.PUBLISHED`."""
 
 KV_REFERENCES = ("hd", "highres")
-"""Paths whose cache a selection's is compared with: LaViDa's own, and all tokens of the 672 grid."""
+"""Paths whose cache a selection's is compared with."""
 
 
 def measure_efficiency(
@@ -161,15 +161,15 @@ class PageTiming:
 
 
 def denoising_steps(model: Lavida, prompt_ids: Tensor, embeds: Tensor, decoding: Decoding) -> int:
-    """Passes of the language model over one answer, the prefix's own not counted."""
+    """Denoising steps of one answer."""
     passes = []
     generated_ids(model, [prompt_ids], [embeds], decoding, on_step=lambda number, _: passes.append(number))
     return len(passes)
 
 
 def peak_bytes(device: torch.device, action: Callable[[], object]) -> int | None:
-    """Most bytes that the GPU's allocator held at once while `action` ran, weights included; None on a CPU, where torch does
-    not count them and the system's high-water mark is one for the whole process."""
+    """Peak of the bytes allocated on the GPU while `action` ran, weights included; None on a CPU, where torch does not count
+    them."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)

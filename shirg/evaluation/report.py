@@ -17,7 +17,7 @@ from shirg.evaluation.markdown import (
     points,
     table,
 )
-from shirg.evaluation.results import Cost, Difference, Examples, GateFacts, Results, Score
+from shirg.evaluation.results import Cost, Difference, Examples, GateInfo, Results, Score
 from shirg.evaluation.summary import CAUSES, EXAMPLES, RIGHT, text_height_groups
 from shirg.evaluation.takeaway import RULE, takeaway, verdict
 from shirg.evaluation.tasks import METRIC_TITLES
@@ -112,8 +112,8 @@ def figure(name: str, folder: str = FIGURES) -> str:
 
 
 def overview_table(results: Results) -> str:
-    """Every variant once: tokens, score, difference to LaViDa's own paths, change by an adapter, and cost; the questions of
-    all data sets with the same primary metric are pooled."""
+    """A row per variant: tokens, score, difference to LaViDa's own paths and by the adapter, cost. Data sets with the same
+    primary metric are pooled."""
     costs, tokens, adapters = results.costs(), results.visual_tokens(), bool(results.adapters)
     against = [name for name in SHIPPED_PATHS if name in tokens]
     header = ["variant", "visual tokens"]
@@ -136,7 +136,7 @@ def overview_table(results: Results) -> str:
 
 
 def _path_list(results: Results) -> str:
-    """A list of the vision paths, with what each shows of the page."""
+    """A list of the vision paths and what the model is shown by each."""
     modes = results.config.modes
     lines = [f"- `{mode}`: {PATH_DESCRIPTIONS[mode]}" for mode in modes if mode not in BASELINES]
     others = ", ".join(f"`{mode}`" for mode in modes if mode in BASELINES)
@@ -172,7 +172,7 @@ def score_table(results: Results) -> str:
 
 
 def _difference_tables(results: Results) -> str:
-    """Differences that are not in the overview: of the pooled data sets, to all other variants; then of each data set."""
+    """Differences that are not in the overview: of the pooled data sets, then of each data set."""
     parts = []
     for group in results.together:
         others = [entry for entry in group.comparisons if not _in_overview(results, entry)]
@@ -251,7 +251,7 @@ def cost_section(results: Results, figures: str = FIGURES) -> str:
 
 
 def _computed_section(results: Results) -> str:
-    """What the same paths cost at the size of the 8B model: computed, and labelled so."""
+    """Computed costs of the same paths at the size of the 8B model."""
     computed = results.efficiency.computed if results.efficiency else None
     if computed is None or not computed.rows:
         return ""
@@ -440,7 +440,7 @@ def _packages(results: Results) -> str:
     return ", ".join(f"{name} {version}" for name, version in results.environment.packages.items())
 
 
-def _gate_settings(gate: GateFacts) -> str:
+def _gate_settings(gate: GateInfo) -> str:
     """ "preset `ocr` (alpha 0.1, beta 1.0)", the brackets with what differs from the default."""
     changed = ", ".join(f"{name} {value}" for name, value in gate.changed.items())
     name = "no preset" if gate.preset is None else f"preset `{gate.preset}`"

@@ -25,7 +25,7 @@ BASELINES = tuple(sorted(name for name in SELECTORS if name != "shirg"))
 """Other selectors, which select from the same large view as `shirg`."""
 
 SELECTING_MODES = (*BUDGETED_MODES, *BASELINES)
-"""Everything that is run once per budget."""
+"""Modes with a budget."""
 
 ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
 CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune", "random")
@@ -39,7 +39,7 @@ QUESTION_BLIND = (
     "downsample", "pool", "random", "uniform", "dart", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
     "vispruner",
 )  # fmt: skip
-"""Selectors that use the page alone, so that all questions about it get the same tokens."""
+"""Selectors that do not use the question."""
 
 SHIPPED_PATHS = ("lowres", "hd")
 """LaViDa's own vision paths, with which every variant is compared."""
@@ -75,7 +75,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Unique name, used as key in every result: "shirg-768", "shirg-768+adapter"."""
+        """Unique name, the key of all results: "shirg-768", "shirg-768+adapter"."""
         return self.path if self.adapter is None else f"{self.path}+{self.adapter}"
 
     @property

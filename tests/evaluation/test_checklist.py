@@ -9,7 +9,7 @@ import pytest
 
 from shirg.evaluation import checklist
 from shirg.evaluation.checklist import Item
-from shirg.evaluation.results import Difference, Results, Saving, Together, TokenCount
+from shirg.evaluation.results import Difference, MetricGroup, Results, Saving, TokenCount
 from shirg.evaluation.variants import ADAPTER, Variant
 
 TRAINING = {
@@ -48,7 +48,7 @@ def results(**changes) -> Results:
         "tokens": [],
         "efficiency": SimpleNamespace(rows=[SimpleNamespace(variant=SHIRG, selection_ms=12.0)], savings=savings),
         "environment": SimpleNamespace(device="cpu"),
-        "together": [Together(metric="anls", datasets=["documents", "charts"], scores=[], comparisons=[GAIN])],
+        "together": [MetricGroup(metric="anls", datasets=["documents", "charts"], scores=[], comparisons=[GAIN])],
         "model": SimpleNamespace(parameters=8_000_000_000, adapter_parameters=215_040),
     }
     return Results(**made | changes)
@@ -97,7 +97,7 @@ def test_the_adapter_is_credited_with_what_it_changed_itself():
     itself = replace(GAIN, variant=ADAPTED.name, against=SHIRG.name, difference=0.01, low=-0.01, high=0.03)
     others = [replace(GAIN, variant=ADAPTED.name, against=name) for name in ("hd", "lowres", "hd+adapter")]
     entries = [GAIN, *others, replace(itself, verdict="undecided")]
-    together = [Together(metric="anls", datasets=["documents"], scores=[], comparisons=entries)]
+    together = [MetricGroup(metric="anls", datasets=["documents"], scores=[], comparisons=entries)]
     found = results(variants=[HD, SHIRG, ADAPTED], together=together)
     saved, gain = checklist.after_training(found, None)
     assert saved.status == "not measured"

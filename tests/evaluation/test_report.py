@@ -11,7 +11,7 @@ import pytest
 from shirg.evaluation.checklist import judged
 from shirg.evaluation.environment import describe_gate
 from shirg.evaluation.report import evaluation_report, overview_table, run_card
-from shirg.evaluation.results import GateFacts, Results, Skipped, to_json
+from shirg.evaluation.results import GateInfo, Results, Skipped, to_json
 from shirg.evaluation.takeaway import RULE
 from shirg.evaluation.training_report import write_training_report
 from shirg.gate import GateConfig
@@ -174,20 +174,20 @@ def test_text_from_data_is_escaped(run):
 
 def test_the_gates_preset_is_named_or_what_differs_from_the_default(run):
     _, results, _ = run
-    assert results.gate == GateFacts(preset="runs", changed={})
+    assert results.gate == GateInfo(preset="runs", changed={})
     first = "seconds in all. The gate's settings: "
     report = evaluation_report(results)
     assert f"{first}preset `runs`.\n" in report and "preset `runs`." in run_card(results)
     tuned = describe_gate(GateConfig.preset("ocr"))
     shared = {"beta", "relevance_spread"}  # what the preset and the default have in common
     changed = {name: value for name, value in PRESETS["ocr"].items() if name not in shared}
-    assert tuned == GateFacts(preset="ocr", changed=changed)
+    assert tuned == GateInfo(preset="ocr", changed=changed)
     ocr = "preset `ocr` (alpha 0.1, clusters\\_per\\_budget 0.3, edge strokes, edge\\_spread 0.3, "
     assert first + ocr in evaluation_report(replace(results, gate=tuned)) and ocr in run_card(
         replace(results, gate=tuned)
     )
     own = describe_gate(GateConfig(beta=0.5, coverage=False))
-    assert own == GateFacts(preset=None, changed={"beta": 0.5, "coverage": False})
+    assert own == GateInfo(preset=None, changed={"beta": 0.5, "coverage": False})
     said = evaluation_report(replace(results, gate=own))
     assert f"{first}no preset (beta 0.5, coverage False).\n" in said and json.loads(
         json.dumps(to_json(own))

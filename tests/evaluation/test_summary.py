@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from shirg.evaluation import summary
-from shirg.evaluation.results import Answer, Draws
+from shirg.evaluation.results import Answer, Bootstrap
 from shirg.evaluation.summary import CAUSES, EXAMPLES, examples, failures, group_comparisons, headline, summarise
 from shirg.evaluation.variants import ADAPTER, Variant, list_variants, references
 
-DRAWS = Draws()
+DRAWS = Bootstrap()
 LOWRES, HIGHRES, SHIRG = Variant("lowres"), Variant("highres"), Variant("shirg", 512)
 TRAINED = Variant("shirg", 512, ADAPTER)
 RUN = [LOWRES, HIGHRES, SHIRG]
