@@ -1,10 +1,10 @@
 """Time the gate on this machine's CPU.   python benchmarks/gate_cpu.py [--json benchmarks/results/gate_cpu.json]
 
 One image of LaViDa's size: 2304 raw tokens of 1152 channels, 672 x 672 pixels, 32 text tokens, float32; K = 768. Reported are
-median and best of the runs and the ratio of medians to two yardsticks: keeping the tokens of greatest L2 norm (the cheapest
+median and best of the runs and the ratio of medians to two references: keeping the tokens of greatest L2 norm (the cheapest
 selector that reads tokens at all), and the byte floor, the time this machine takes to sum the tokens once and copy the kept
-ones. Three published selectors are timed beside them on the same input; VisionZip's time leaves out the tower's attention and
-keys. The load average is printed, too: on a busy machine only the best means anything.
+ones. Three published selectors are timed on the same input; VisionZip's time excludes the tower's attention and keys. The load
+average is printed, too: on a busy machine only the best is meaningful.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def keep_longest(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def measure(batch: int, warm_up: int, runs: int) -> dict[str, list[float]]:
-    """Median and best milliseconds per image of every way to call the gate, of three baselines and of the two yardsticks."""
+    """Median and best milliseconds per image of every way to call the gate, of three baselines and of the two references."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(batch, GRID[0] * GRID[1], WIDTH, generator=generator)
     text = torch.randn(batch, WORDS, WIDTH, generator=generator)

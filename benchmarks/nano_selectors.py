@@ -1,12 +1,12 @@
-"""What LaViDa-nano answers from each selector's choice.   python benchmarks/nano_selectors.py [--json FILE]
+"""Answers of LaViDa-nano by selector.   python benchmarks/nano_selectors.py [--json FILE]
 
-Word recall says what a selection keeps; this asks the nano about it. Every selector, the merging ones too, reduces the same
-672 x 672 pages (small print, 8-13 px, those of `nano_claim.py`) to K tokens, the language model gets them with one summary token,
-and four questions a page are asked. The question is given to all that can use one. No adapter is on.
+Every selector, the merging ones too, reduces the same 672 x 672 pages (small print, 8-13 px, those of `nano_claim.py`) to K
+tokens; the language model gets them with one summary token, and four questions a page are asked. Selectors that use the
+question get it. No adapter is on.
 
-All words of such a page together need 177 patches on average, so the budgets are 64 to 512. Intervals are 95 %, by resampling
-pages; differences are paired, with the first selector. Answers are kept in --output-dir as they come; the same command
-goes on where it was stopped and may ask for more pages. --workers processes share the pages, one thread each.
+The words of such a page need 177 patches on average, so the budgets are 64 to 512. Intervals are 95 %, by resampling pages;
+differences are paired, to the first selector. Answers are written to --output-dir as they come; the same command resumes,
+also with more pages. --workers processes share the pages, one thread each.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Asking:
         self.model = Lavida.from_pretrained("nano")
         self.settings_of = {name: replace(self.model.vision, gate=known[name]) for name in selectors or known}
         self.neediest = replace(self.model.vision, gate=GateConfig(selector="visionzip"))
-        """Its needs make the tower keep what any selector wants."""
+        """Makes the tower keep what any selector needs."""
 
     def settings(self) -> dict:
         """What the answers depend on."""
@@ -100,7 +100,7 @@ class Asking:
 
 
 def measured(asking: Asking, journal: Path, count: int, workers: int) -> list[dict]:
-    """The entries of the first `count` pages; those that the journal lacks are made and appended."""
+    """The entries of the first `count` pages; missing ones are measured and appended to the journal."""
     settings = asking.settings()
     known = read_lines(journal) if journal.exists() else []
     if known and known[0] != settings:

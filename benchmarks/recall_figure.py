@@ -1,4 +1,4 @@
-"""Selectors side by side on one rendered page: kept patches bright, the others dim, lost words framed."""
+"""Selectors side by side on one rendered page: kept patches bright, others dim, lost words framed."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ NAMES = {
 
 
 def draw_selectors(path: Path, selecting, seed: int) -> None:
-    """Draw the page and every variant's choice on it.
+    """Draw the page and every variant's selection.
 
     Args:
-        selecting: the variants and the model, a `Selecting`.
+        selecting: a `Selecting`.
     """
     page = noisy_page(KIND, NUMBER, "heldout", seed)
     words = PageWords.of(page.boxes, page.image.size, selecting.grid)
@@ -77,7 +77,7 @@ def draw_selectors(path: Path, selecting, seed: int) -> None:
 
 
 def _draw(image: Image.Image, kept: Kept, grid: tuple[int, int], lost=()) -> Image.Image:
-    """The page with dropped patches dimmed; merged ones show the mean of their group instead."""
+    """The page with dropped patches dimmed; merged ones show the mean of their group."""
     page = np.asarray(image.resize((PANEL, PANEL), Image.Resampling.LANCZOS), dtype=np.float64)
     groups = np.kron(
         kept.assignment[0].numpy().reshape(grid), np.ones([PANEL // side for side in grid], dtype=np.int64)
@@ -114,7 +114,7 @@ def draw_frames(panel: Image.Image, boxes: Sequence[Box], area: Box, colour: tup
 
 
 def _averaged(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Every patch as the mean, pixel by pixel, of the patches that share its token: what merging does to a glyph."""
+    """Every patch as the pixelwise mean of the patches that share its token."""
     side = PANEL // 48
     patches = page.reshape(48, side, 48, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
     labels = groups[::side, ::side].ravel()
@@ -127,7 +127,7 @@ def _averaged(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def save_sheet(
     path: Path, panels: Sequence[tuple[str, str, Image.Image]], title: str, legend: str, columns: int = COLUMNS
 ) -> None:
-    """Write panels, each with its name and a note, as one PNG; their pictures are of one size."""
+    """Write panels (name, note, picture; all of one size) as one PNG."""
     rows, (wide, high) = -(-len(panels) // columns), panels[0][2].size
     top = MARGIN + 3 * MARGIN
     width = 2 * MARGIN + columns * wide + (columns - 1) * GAP
