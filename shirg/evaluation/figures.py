@@ -66,9 +66,9 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
     figure = _figure(7.6, 4.4)
     axes = figure.add_subplot()
     steps = [step for step in steps if step["loss"] is not None]
-    ratios = sorted({str(step["budget"]) for step in steps}, key=lambda name: (not name.isdigit(), name.zfill(6)))
-    for number, ratio in enumerate(ratios):
-        own = [step for step in steps if str(step["budget"]) == ratio]
+    components = sorted({str(step["budget"]) for step in steps}, key=lambda name: (not name.isdigit(), name.zfill(6)))
+    for number, name in enumerate(components):
+        own = [step for step in steps if str(step["budget"]) == name]
         axes.scatter(
             [step["step"] for step in own],
             [step["loss"] for step in own],
@@ -77,7 +77,7 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
             s=22,
             alpha=0.75,
             linewidths=0,
-            label="pooled (hd)" if ratio == "pooled" else f"K = {ratio}",
+            label="pooled (hd)" if name == "pooled" else f"K = {name}",
         )
     losses = np.array([step["loss"] for step in steps])
     window = max(1, min(len(losses) // 5, 50))

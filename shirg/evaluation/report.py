@@ -520,18 +520,12 @@ def run_card(results: Results) -> str:
 
 def _card_model(results: Results) -> str:
     model, environment = results.model, results.environment
-    prints = {name: f"`{one}`" for name, one in model.adapters.items()}
-    marks = [f"`{model.adapter_weights}`"] * bool(model.adapter_weights) + [
-        f"{name} {one}" for name, one in prints.items()
-    ]
-    adapter = f"with {_adapters(results)}, fingerprint {', '.join(marks)}" if marks else "without an adapter"
-    gate = f"; the gate's settings: {_gate_settings(results.gate)}" if results.gate else ""
-    return (
-        f"{model.family}, {model.parameters:,} parameters, fingerprint of the weights `{model.weights}`, {adapter}; "
-        f"pages at {model.resolution} pixels{gate}. "
-        f"On {escape(environment.device)} ({escape(environment.system)} {escape(environment.machine)}), "
-        f"{count(environment.threads, 'thread')}, {environment.dtype}; shirg {environment.shirg}, Python "
-        f"{environment.python}, {_packages(results)}."
+    own = [f"`{model.adapter_weights}`"] * bool(model.adapter_weights)
+    weights = ", ".join([*own, *(f"{name} `{one}`" for name, one in model.adapters.items())])
+    return join(
+        _what_was_run(results),
+        f"Fingerprint of the weights `{model.weights}`{f', of the adapter {weights}' if weights else ''}; pages at "
+        f"{model.resolution} pixels; shirg {environment.shirg} on {escape(environment.system)} {escape(environment.machine)}.",
     )
 
 

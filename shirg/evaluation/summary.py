@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -182,18 +182,15 @@ GROUPINGS: dict[str, Callable[[Answer], str]] = {
 def failures(rows: Sequence[Answer], variants: Sequence[Variant]) -> list[FailureCount]:
     """How many answers of each selection, under the first adapter if there is one, are wrong, by cause."""
     by_question = _by_question(rows)
+    asked = Counter(dataset for dataset, _ in by_question)
     found = []
     for variant in _selections(variants):
-        counts: dict[str, dict[str, int]] = {}
-        for (dataset, _), answers in by_question.items():
-            of_dataset = counts.setdefault(dataset, dict.fromkeys((*CAUSES, "asked"), 0))
-            of_dataset["asked"] += 1
-            cause = _cause(answers, variant)
-            if cause is not None:
-                of_dataset[cause] += 1
-        for dataset, counted in counts.items():
-            about: dict[str, Any] = {"dataset": dataset, "variant": variant.name, "asked": counted["asked"]}
-            found += [FailureCount(cause=cause, questions=counted[cause], **about) for cause in CAUSES]
+        counted = Counter((dataset, _cause(answers, variant)) for (dataset, _), answers in by_question.items())
+        found += [
+            FailureCount(dataset=name, variant=variant.name, cause=cause, questions=counted[name, cause], asked=number)
+            for name, number in asked.items()
+            for cause in CAUSES
+        ]
     return found
 
 
@@ -261,10 +258,8 @@ def _selections(variants: Sequence[Variant]) -> list[Variant]:
 
 def _score(rows: Sequence[Answer], bootstrap: Bootstrap, scored_by: str | None = None, **names: Any) -> Score:
     """The mean by a metric, or by the primary one."""
-    values, pages = (
-        [row.score if scored_by is None else row.scores[scored_by] for row in rows],
-        [row.image_id for row in rows],
-    )
+    values = [row.score if scored_by is None else row.scores[scored_by] for row in rows]
+    pages = [row.image_id for row in rows]
     found = asdict(mean_interval(values, pages, seed=bootstrap.seed, resamples=bootstrap.resamples))
     return Score(score=found.pop("mean"), **found, **names)
 
