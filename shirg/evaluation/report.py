@@ -59,19 +59,19 @@ def evaluation_report(results: Results) -> str:
     """The report as Markdown."""
     sections = {
         "# SHIRG evaluation": "",
-        "## In short": opening(takeaway(results)),
-        "## Every variant": join(overview_table(results), figure("accuracy_against_tokens.png")),
-        "## What was run": join(_what_was_run(results), MEANING),
+        "## Summary": opening(takeaway(results)),
+        "## All variants": join(overview_table(results), figure("accuracy_against_tokens.png")),
+        "## Setup": join(_what_was_run(results), MEANING),
         "## Scores by data set": score_table(results),
         "## Differences in points, with their 95% intervals": _difference_tables(results),
         "## Cost": join(cost_section(results), _computed_section(results)),
-        "## Which text can be read": _breakdowns(results),
-        "## What goes wrong": _failure_tables(results),
-        "## Worst losses and best wins": _example_list(results.examples),
+        "## Scores by height of text and kind of question": _breakdowns(results),
+        "## Wrong answers by cause": _failure_tables(results),
+        "## Largest losses and wins": _example_list(results.examples),
         "## One page": figure("kept_patches.png") if has_drawing(results) else "",
-        "## Targets, line by line": item_table(targets(results)),
+        "## Targets": item_table(targets(results)),
         "## Skipped": skipped_section(results),
-        "## How it was measured": _method(results),
+        "## Method": _method(results),
     }
     return document(sections)
 
@@ -95,7 +95,7 @@ def has_drawing(results: Results) -> bool:
 def item_table(items: Iterable[Item]) -> str:
     """A checklist as a table."""
     rows = [[escape(item.name), f"**{item.status}**", escape(item.number, limit=300)] for item in items]
-    return table(["line", "status", "number"], rows, text_columns=3)
+    return table(["check", "status", "found"], rows, text_columns=3)
 
 
 def opening(lines: Sequence[str]) -> str:

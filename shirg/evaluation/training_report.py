@@ -74,7 +74,7 @@ def write_training_report(
         loss_figure(output_dir / "figures" / LOSS_FIGURE, steps, validations)
     sections = {
         "# SHIRG training report": _front(training, evaluation, seconds),
-        "## What is not claimed": _limits(training, evaluation) if training or evaluation else "",
+        "## Limitations": _limits(training, evaluation) if training or evaluation else "",
         "# Appendix": "",
         "## Command": join(
             code_block(command),

@@ -70,9 +70,9 @@ def test_it_says_what_the_report_says(run, html):
     for part in (
         "exact match",
         "whole answer, timed",
-        "What goes wrong",
-        "Worst losses and best wins",
-        "Targets, line by line",
+        "Wrong answers by cause",
+        "Largest losses and wins",
+        "Targets",
     ):
         assert part in text, part
     assert html.count("<svg") == len(results.datasets) + 2

@@ -118,7 +118,7 @@ def test_the_report_holds_every_score_and_cost(run):
         assert f"{100 * entry.score:.1f}%" in report
     for path, row in results.costs().items():
         assert re.search(rf"\| {path} \| {row.tokens} \| {row.prefix_tokens} \|", report)
-    for heading in ("In short", "Every variant", "Which text", "Targets, line by line", "Skipped", "How it was"):
+    for heading in ("Summary", "All variants", "Scores by height", "Targets", "Skipped", "Method"):
         assert f"## {heading}" in report
     assert "made \\| up" in report and "cannot be read" in report
 
@@ -292,14 +292,14 @@ def test_the_first_two_screens_and_nothing_twice(run, output, found):
     front, appendix = report.split("\n# Appendix\n")
     assert len(front.splitlines()) <= 60
     assert front.startswith("# SHIRG training report\n\nOn ") and f"\n\n{RULE}\n" in front
-    assert "## What is not claimed" in front and "accuracy_against_tokens.png" in front
+    assert "## Limitations" in front and "accuracy_against_tokens.png" in front
     assert "8 x A100" in appendix and "loss_per_step.png" in appendix
-    header = "| line | status | number |"
+    header = "| check | status | found |"
     rows = [row for row in table_rows(report) if row != header]
     assert len(rows) == len(set(rows))
     assert len(re.findall(r"^!\[", report, re.MULTILINE)) == len(set(re.findall(r"^!\[.*", report, re.MULTILINE)))
     once = evaluation_report(found(results))
-    assert once.startswith("# SHIRG evaluation\n\n## In short\n\nOn ") and f"\n\n{RULE}\n" in once
+    assert once.startswith("# SHIRG evaluation\n\n## Summary\n\nOn ") and f"\n\n{RULE}\n" in once
 
 
 def test_training_report_of_nothing(tmp_path):
