@@ -166,6 +166,7 @@ def random_examples(size: Size, model: Lavida, features, count: int) -> list[Exa
             prompt=prompt,
             question=model.question_ids(prompt),
             target=torch.randint(*WORDS, (size.answer_tokens,), generator=draws),
+            answer=size.answer_tokens,
             masked=draw_mask(size.answer_tokens, 0, number),
         )
         for number in range(count)

@@ -38,7 +38,7 @@ from common import run_facts
 from noisy_pages import noisy_pages
 from recall_figure import draw_selectors
 
-from shirg.evaluation.bootstrap import Interval, compare, mean_interval
+from shirg.bootstrap import Interval, compare, mean_interval
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, WordRecall, word_recall
 from shirg.files import write_json

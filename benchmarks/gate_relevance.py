@@ -37,9 +37,9 @@ import torch
 from common import run_facts
 from torch import Tensor
 
+from shirg.bootstrap import compare, mean_interval
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
-from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.files import write_json
 from shirg.gate import GateConfig, ShirgGate

@@ -35,9 +35,9 @@ from rapidfuzz.distance import Levenshtein
 from recall_figure import FOUND, LOST, NAMES, draw_frames, save_sheet
 from rich.progress import track
 
+from shirg.bootstrap import compare, mean_interval
 from shirg.data.pages import Box, Word
 from shirg.data.render import render_page
-from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.markdown import table
 from shirg.files import write_json
 from shirg.gate.terms import PATCH

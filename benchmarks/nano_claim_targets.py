@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED, Interval, compare, mean_interval
 from shirg.data.render import KINDS
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED, Interval, compare, mean_interval
 from shirg.evaluation.checklist import MET, NOT_MET
 from shirg.evaluation.markdown import NOT_MEASURED, count, interval, percent, points, table
 from shirg.evaluation.results import Answer

@@ -25,9 +25,9 @@ from gate_recall import OURS, whole_rules
 from nano_claim import SMALL_PRINT, weights_digest
 from rich.progress import track
 
+from shirg.bootstrap import compare, mean_interval
 from shirg.data.workers import ordered_map
 from shirg.evaluation.answering import Decoding, batched, generated_texts
-from shirg.evaluation.bootstrap import compare, mean_interval
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.markdown import table
 from shirg.evaluation.metrics import METRICS

@@ -18,7 +18,7 @@ from common import run_facts
 from gate_recall import pages_of
 from rich.progress import track
 
-from shirg.evaluation.bootstrap import mean_interval
+from shirg.bootstrap import mean_interval
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.files import write_json

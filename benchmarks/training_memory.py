@@ -83,6 +83,7 @@ def examples_of(model: Lavida, step: Step) -> list[Example]:
             prompt=prompt,
             question=prompt[1:],
             target=torch.randint(3, model.vocabulary_size, (step.answer_tokens,), generator=draws),
+            answer=step.answer_tokens,
             masked=draw_mask(step.answer_tokens, 0, number),
         )
         for number in range(step.batch_size)

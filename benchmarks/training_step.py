@@ -51,6 +51,7 @@ def examples_of(model: Lavida, images: list, count: int, answer: int) -> list[Ex
             prompt=prompt,
             question=model.question_ids(prompt),
             target=torch.randint(0, model.vocabulary_size, (answer,), generator=draws),
+            answer=answer,
             masked=draw_mask(answer, 0, number),
         )
         for number in range(count)

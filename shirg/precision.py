@@ -78,7 +78,7 @@ def _best_seconds(action: Callable[[], None], calls: int) -> float:
     return best
 
 
-def choose_precision(asked: str, device: torch.device | str) -> Precision:
+def choose_precision(asked: str, device: torch.device | str, *, trained_in_bfloat16: bool = False) -> Precision:
     """The precision to compute in on `device`.
 
     * A GPU: as asked; "auto" is bf16 if the GPU has it, else fp16.
@@ -88,8 +88,19 @@ def choose_precision(asked: str, device: torch.device | str) -> Precision:
 
     Args:
         asked: one of `MIXED_PRECISIONS`.
+        trained_in_bfloat16: whether the weights were; then fp16 has a warning, since activations may exceed its range.
     """
-    kind = torch.device(device).type
+    found = _choose(asked, torch.device(device).type)
+    if found.mixed == "fp16" and trained_in_bfloat16:
+        logger.warning(
+            "mixed_precision: fp16, but the weights were trained in bfloat16: activations above %s overflow. Take bf16 where the "
+            "device has it, else no",
+            f"{torch.finfo(torch.float16).max:,.0f}",
+        )
+    return found
+
+
+def _choose(asked: str, kind: str) -> Precision:
     if asked == "no":
         return Precision("no", "the weights' own precision, as set")
     if kind == "cpu":

@@ -1,13 +1,16 @@
 """Ranges of numeric settings, checked before work begins.
 
-A flag has its range in its annotation, `Annotated[int, BUDGET]`. Upper limits are far above useful values, but low enough that a
-typing error fails at once. Limits that depend on the model (tokens of an image, positions) are checked once the model is loaded.
+A setting has its range in its annotation, `Annotated[int, BUDGET]`. Upper limits are far above useful values, but low enough
+that a typing error fails at once. Limits that depend on the model (tokens of an image, positions) are checked once the model is
+loaded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from shirg.errors import UserError
 
@@ -24,8 +27,12 @@ class Range:
     """Whether `high` itself is excluded."""
     multiple: int | None = None
     """Divisor of every number, or None."""
+    words: str | None = None
+    """What messages say of the range, if not its limits."""
 
     def __str__(self) -> str:
+        if self.words is not None:
+            return self.words
         kind = "a number" if isinstance(self.low, float) else "a whole number"
         kind = kind if self.multiple is None else f"a multiple of {self.multiple}"
         if self.above:
@@ -47,31 +54,40 @@ class Range:
             raise UserError(f"{name}: got {value!r}, must be {self}")
 
 
-def check_fields(settings: Any, prefix: str = "") -> None:
+def check_fields(settings: Any, names: Mapping[str, str] = MappingProxyType({})) -> None:
     """Compare every field of a dataclass, or every item of it, with the `Range` or the `Literal` in its annotation.
 
     Args:
-        prefix: "--" where fields are flags.
+        names: what messages call a field, if not by its name.
 
     Raises:
         UserError: naming the field, its value and what would do.
     """
-    for field, hint in get_type_hints(type(settings), include_extras=True).items():
-        value, words = getattr(settings, field), _words(hint)
-        name = prefix + field.replace("_", "-") if prefix else field
-        if get_origin(hint) is Literal and value not in words:
-            raise UserError(f"{name}: got {value!r}, must be one of {', '.join(map(str, get_args(hint)))}")
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        hint, value, name = hints[field.name], getattr(settings, field.name), names.get(field.name, field.name)
+        words = _words(hint)
+        if _is_choice(hint) and value not in words:
+            shown = ", ".join(str(word) for word in words if word is not None)
+            raise UserError(f"{name}: got {value!r}, must be one of {shown}")
         for allowed in (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Range)):
             for number in value if isinstance(value, list | tuple) else [value]:
                 if number not in words:
                     allowed.check(name, number)
 
 
-def _words(hint: Any) -> set[object]:
+def _is_choice(hint: Any) -> bool:
+    """Whether an annotation allows words alone: a `Literal`, or one or None."""
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    kinds = get_args(plain) if get_origin(plain) in (Union, UnionType) else [plain]
+    return all(kind is NoneType or get_origin(kind) is Literal for kind in kinds)
+
+
+def _words(hint: Any) -> tuple[object, ...]:
     """What an annotation allows beside numbers: its literals, and None."""
     if get_origin(hint) is Literal:
-        return set(get_args(hint))
-    return {None} if hint is type(None) else set().union(*map(_words, get_args(hint)))
+        return get_args(hint)
+    return (None,) if hint is NoneType else tuple(word for part in get_args(hint) for word in _words(part))
 
 
 def _plain(number: float) -> str:
@@ -81,8 +97,10 @@ def _plain(number: float) -> str:
 SEED = Range(0, 2**63 - 1)
 RESOLUTION = Range(14, 1792, multiple=14)
 """Pixels per side, in patches of 14; the tower's attention grows with the fourth power."""
-BUDGET = Range(1, (1792 // 14) ** 2)
-"""Visual tokens kept; the maximum is the number of tokens of the largest view."""
+BUDGET = Range(1, (1792 // 14) ** 2, words="a whole number from 1 to the tokens of the image, 2,304 at 672 pixels")
+"""Visual tokens kept; the maximum is the number of tokens of the largest view, the model's own limit is lower."""
+Budget = int | Literal["auto"]
+"""Visual tokens to keep; "auto" is estimated by `shirg.gate.page_budget`."""
 TOKENS = Range(1, 2**17)
 """Tokens of an answer, and denoising steps; the maximum is a model's number of positions."""
 PROMPT_TOKENS = Range(0, 2**17)
@@ -104,6 +122,10 @@ LEARNING_RATE = Range(0.0, 10.0, above=True)
 LORA_RANK = Range(1, 4096)
 LORA_ALPHA = Range(0.0, 10.0**6, above=True)
 SHARE = Range(0.0, 1.0, below=True)
+PORTION = Range(0.0, 1.0, above=True)
+"""A share that is more than nothing and may be all."""
+WEIGHT = Range(0.0, 1.0)
 IMAGE_SIDE = Range(64, 10**5)
+TEXT_PX = Range(4.0, 1000.0)
 PORT = Range(0, 65535)
 HOURS = Range(0.0, 10_000.0, above=True)

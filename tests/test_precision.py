@@ -67,3 +67,15 @@ def test_other_devices_are_left_alone(monkeypatch):
     for supported, mixed in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, found=supported: found)
         assert choose_precision("auto", "cuda").mixed == mixed
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "warned"), [("fp16", "cuda", True), ("bf16", "cuda", False), ("fp16", "cpu", False)]
+)
+def test_fp16_of_weights_trained_in_bfloat16_has_a_warning(asked, device, warned, processor, caplog):
+    processor(1.0)
+    choose_precision(asked, device)
+    assert not caplog.records
+    assert choose_precision(asked, device, trained_in_bfloat16=True) == choose_precision(asked, device)
+    found = [record.message for record in caplog.records if "activations above 65,504 overflow" in record.message]
+    assert len(found) == warned

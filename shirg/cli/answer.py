@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -18,11 +19,13 @@ from shirg.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from shirg.lavida import Lavida, PrefixCache
+
 MODELS_LENGTH = "(default: 16 for the nano, 32 for official weights)"
 ONE_PER_TOKEN = "(default: one per token)"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(SelectorFlags, AdaptedModelFlags):
     """Ask one question about one page. The answer alone goes to stdout; a terminal shows on stderr how it fills in."""
 
@@ -100,9 +103,17 @@ def command(flags: Flags) -> None:
             flags.max_new_tokens,
             draft=flags.draft,
             on_step=on_step,
+            on_prefix=lambda cache: report_budget(model, flags, cache),
             **decoding(flags, model.device),
         )
     print(answer)
+
+
+def report_budget(model: Lavida, flags: Flags, cache: PrefixCache) -> None:
+    """Print on stderr how many tokens the budget "auto" kept: the prefix without the question's and the summary token."""
+    if flags.budget == "auto" and flags.mode in ("shirg", "multiview"):
+        kept = cache.keys[0].shape[2] - (len(model.prompt_ids(flags.question)) - 1) - model.vision.gate.summary
+        print(f"budget auto: {kept:,} tokens", file=sys.stderr)
 
 
 def decoding(flags: Flags, device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(SeedFlags):
     """Join a plain LLaDA or Dream and a SigLIP tower to a LaViDa with the HD recipe's settings, and write its folder.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from shirg.lavida import Lavida, LavidaConfig
-    from shirg.lavida.vision import Budget
+    from shirg.ranges import Budget
     from shirg.training.memory import Step
 
 SHOWN = ("torch", "transformers", "peft", "accelerate", "pillow")

@@ -23,7 +23,7 @@ RECORDS = 8
 """Rendered records that the training step is tried on."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(ModelFlags):
     """Try the gate, the tower, the projector, the adapter, one training step and one answer, in under a minute."""
 

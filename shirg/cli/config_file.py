@@ -1,14 +1,17 @@
-"""A run as a YAML file: `--config FILE` reads one, every run writes its own as `config.yaml`."""
+"""A run as a YAML file: `--config FILE` reads one, every run writes its own as `config.yaml`.
+
+`null` leaves a setting at its default.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from shirg.cli.flags import SeedFlags
+from shirg.cli.flags import SeedFlags, flag_names
 from shirg.errors import UserError
 
 FILE = "config.yaml"
@@ -16,39 +19,47 @@ NOT_SETTINGS = ("config", "debug", "resume")
 """Flags of one call, which are no settings of the run."""
 
 
-def arguments_of(flags_type: type, argv: Sequence[str]) -> list[str]:
-    """`argv` with the settings of its `--config` file before it, so that the command line overrides the file.
+def of_command_line(flags_type: type, argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The settings of the `--config` file that `argv` names, if it names one.
+
+    Returns:
+        They as a command line, which the user's own words follow and override; and field -> file and key, for messages, without
+        those that the command line overrides.
 
     Raises:
         UserError: for a file that cannot be read, or a setting that the command does not have.
     """
     name = _named(argv) if issubclass(flags_type, SeedFlags) else None
-    return [] if name is None else list(_as_arguments(flags_type, Path(name)))
+    if name is None:
+        return [], {}
+    typed = {re.sub("^--(no-)?", "", word.partition("=")[0].replace("_", "-")) for word in argv if word[:2] == "--"}
+    hints = get_type_hints(flags_type)
+    fields = {flag: field for field, flag in flag_names(flags_type).items() if field not in NOT_SETTINGS}
+    words: list[str] = []
+    origins: dict[str, str] = {}
+    for key, value in read(Path(name)).items():
+        origin, flag = f"--config {name}: {key}", str(key).replace("_", "-")
+        if flag not in fields:
+            near = get_close_matches(flag, fields, n=1)
+            hint = f"did you mean {near[0].replace('-', '_')}?" if near else "--help lists what there is"
+            raise UserError(f"--config: {name}: {key!r} is no setting of this command; {hint}")
+        if isinstance(value, Mapping):
+            raise UserError(f"{origin}: got {value!r}, must be a value or a list")
+        if hints[fields[flag]] is bool and value is not None:
+            if not isinstance(value, bool):
+                raise UserError(f"{origin}: got {value!r}, must be true or false")
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None and value != []:
+            words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+        if flag not in typed:
+            origins[fields[flag]] = origin
+    return words, origins
 
 
 def _named(argv: Sequence[str]) -> str | None:
     names = [argv[place + 1] for place, word in enumerate(argv[:-1]) if word == "--config"]
     names += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
     return names[-1] if names else None
-
-
-def _as_arguments(flags_type: type, path: Path) -> Iterator[str]:
-    settings = read(path)
-    hints = get_type_hints(flags_type)
-    known = [field.name for field in dataclasses.fields(flags_type) if field.name not in NOT_SETTINGS]
-    for key, value in settings.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "--help lists what there is"
-            raise UserError(f"--config: {path}: {key!r} is no setting of this command; {hint}")
-        if isinstance(value, Mapping):
-            raise UserError(f"--config: {path}: {key} must be a value or a list; got {value!r}")
-        flag = f"--{name.replace('_', '-')}"
-        if hints[name] is bool and isinstance(value, bool):
-            yield flag if value else f"--no-{name.replace('_', '-')}"
-        elif value is not None and value != []:
-            yield from (flag, *map(str, value if isinstance(value, list) else [value]))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -79,16 +90,17 @@ def write(flags: SeedFlags, folder: Path, *, resumed: bool = False) -> None:
     path = folder / FILE
     if resumed and path.exists():
         return
-    values = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
-    plain = {
-        name: list(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
-        for name, value in values.items()
-        if name not in NOT_SETTINGS and value is not None
+    values = {
+        flag.replace("-", "_"): _plain(getattr(flags, field))
+        for field, flag in flag_names(type(flags)).items()
+        if field not in NOT_SETTINGS
     }
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as fresh:
-        fresh.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        fresh.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -13,7 +13,7 @@ from shirg.cli.flags import CommonFlags
 from shirg.cli.runner import run_command
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
     """Write the projector in a pickled mm_projector.bin, which LaViDa's first training stage makes, as safetensors.
 

@@ -13,7 +13,7 @@ from shirg.cli.flags import AdaptedModelFlags, GateFlags
 from shirg.cli.runner import STOPPED, run_command
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(GateFlags, AdaptedModelFlags):
     """Open a page in the browser: pick or drop an image, slide the budget and see at once which patches stay; ask, and watch
     the answer fill in next to that at low resolution, with tokens, times and cache of both.

@@ -59,7 +59,7 @@ embeddings, biases, norms, activations, softmax, pooling, the LoRA's own product
 are not time: a step with few rows waits for memory."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
     """What a model costs: parameters, cache and FLOPs of every vision path, computed from its config.json alone.
 

@@ -25,7 +25,7 @@ OTHERWISE = {
 """Remedies where an error names none."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
     """Check Python, packages, device, weights, disk and data before a run; ends with 1 if something is in its way.
 

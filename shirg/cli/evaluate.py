@@ -9,25 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
-from shirg import ranges
 from shirg.cli import config_file
 from shirg.cli.flags import EvaluationFlags, GateFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import command_line, run_command
 from shirg.errors import UserError
+from shirg.evaluation.config import BenchmarkSettings, EvaluationSettings, SHIRGEvaluationConfig
 from shirg.locks import folder_lock
+from shirg.settings import settings_of
 
 if TYPE_CHECKING:
-    from shirg.evaluation.config import SHIRGEvaluationConfig
     from shirg.evaluation.evaluator import ShardResult, SHIRGEvaluator
     from shirg.evaluation.results import Results
     from shirg.lavida import Lavida
 
-DEFAULT_VARIANTS = "(default: lowres hd highres shirg)"
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(EvaluationFlags, GateFlags):
+@dataclasses.dataclass(kw_only=True)
+class Flags(EvaluationFlags, GateFlags, EvaluationSettings):
     """Answer the benchmarks' questions through every vision path and budget, without and with each adapter, and time it.
 
     Answers are written as they come: --resume continues after a crash or Ctrl-C. Under torchrun the pages are shared out to
@@ -47,52 +45,25 @@ class Flags(EvaluationFlags, GateFlags):
     """Adapters trained before, `best_model` or `checkpoint-N` folders: one by its folder, whose rows are called +adapter, or
     one or more by names, whose rows are called +NAME."""
 
-    variants: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=DEFAULT_VARIANTS)] = ()
-    """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
-    and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
-
     full: bool = False
     """Compare everything: the same as `--variants all`."""
-
-    timing_repeats: Annotated[int, ranges.REPEATS, arg(metavar="INT")] = 5
-    """Runs of which each stage's time is the median; 0 leaves timing out."""
-
-    resume: bool = False
-    """Continue after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
-
-    num_shards: Annotated[
-        int | None, ranges.PARTS, arg(metavar="INT", help_behavior_hint="(default: torchrun's processes, else 1)")
-    ] = None
-    """Number of shards that the pages are divided into; all have the same output folder."""
-
-    shard_index: Annotated[
-        int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: torchrun's, else none)")
-    ] = None
-    """Answer this shard only, counted from 0."""
 
     output_dir: Path = Path("./shirg_evaluation")
     """Gets the answers, the results, the report and its figures."""
 
 
-def evaluation_config(flags: EvaluationFlags, folder: Path, **changes: Any) -> SHIRGEvaluationConfig:
-    """The flags as the library's configuration, with `changes` to its fields.
+def evaluation_config(
+    flags: EvaluationFlags, section: type[BenchmarkSettings], folder: Path, **changes: Any
+) -> SHIRGEvaluationConfig:
+    """The flags of a section as the library's configuration, with `changes` to its fields.
 
     Raises:
         UserError: for a value that cannot be evaluated with.
     """
-    from shirg.evaluation.config import SHIRGEvaluationConfig
-
     if flags.eval_data_dir is not None and not flags.eval_data_dir.is_dir():  # the embedded sets would never miss it
         raise UserError(f"--eval-data-dir: {flags.eval_data_dir} is no folder; give the one that holds the benchmarks")
-    return SHIRGEvaluationConfig(
-        datasets=list(flags.eval_datasets) or None,
-        token_budgets=list(flags.token_budgets),
-        sample_size=flags.eval_samples,
-        data_dir=flags.eval_data_dir,
-        output_dir=folder,
-        seed=flags.seed,
-        **changes,
-    )
+    where = {"data_dir": flags.eval_data_dir, "output_dir": folder, "command": command_line()}
+    return SHIRGEvaluationConfig(**settings_of(section, flags) | where | changes)
 
 
 def check_benchmarks(config: SHIRGEvaluationConfig, model: Lavida) -> None:
@@ -185,22 +156,16 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     Raises:
         UserError: for a value that cannot be evaluated with, or shards given by hand under torchrun.
     """
-    by_hand = flags.num_shards is not None or flags.shard_index is not None
-    if processes.number > 1 and by_hand:
-        raise UserError("--num-shards, --shard-index: torchrun shares the pages out itself; leave them out")
-    shards = {"num_shards": 1 if flags.num_shards is None else flags.num_shards, "shard_index": flags.shard_index}
+    changes: dict[str, Any] = {"adapters": adapters(flags.adapter)[1]}
     if processes.number > 1:
-        shards = {"num_shards": processes.number, "shard_index": processes.rank}
-    names = [name for words in flags.variants for name in words.split(",") if name]
-    if flags.variants and not names:
-        raise UserError(f"--variants: got {' '.join(flags.variants)!r}, must be at least one name")
-    if flags.full and names:
-        raise UserError(f"--full: compares everything; leave out --variants {' '.join(flags.variants)}, or --full")
-    names = ["all"] if flags.full else names
-    chosen: dict[str, Any] = {"modes": names} if names else {}
-    chosen["efficiency_repeats"] = flags.timing_repeats
-    chosen |= {"adapters": adapters(flags.adapter)[1], "resume": flags.resume, "command": command_line()}
-    return evaluation_config(flags, flags.output_dir, **chosen, **shards)
+        if flags.num_shards != 1 or flags.shard_index is not None:
+            raise UserError("--num-shards, --shard-index: torchrun shares the pages out itself; leave them out")
+        changes |= {"num_shards": processes.number, "shard_index": processes.rank}
+    if flags.full:
+        if tuple(flags.modes) != Flags.modes:
+            raise UserError(f"--full: compares everything; leave out --variants {' '.join(flags.modes)}, or --full")
+        changes["modes"] = ["all"]
+    return evaluation_config(flags, EvaluationSettings, flags.output_dir, **changes)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

@@ -1,16 +1,21 @@
-"""Flags that several commands share: one name, one meaning and one default wherever they appear."""
+"""Flags that several commands share: one name, one meaning and one default wherever they appear.
+
+What is a setting of the library, too, is inherited from its configuration. Some defaults are smaller here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 from tyro.conf import arg
 
 from shirg import ranges
-
-EMBEDDED_OR_OFFICIAL = "(default: documents charts for the nano, ChartQA DocVQA for official weights)"
+from shirg.data.config import BaseRecords, DataSettings, OcrRecords
+from shirg.evaluation.config import BenchmarkSettings, Questions
+from shirg.settings import Budgeted, Seeded, TokenBudgets
+from shirg.training.config import Epochs, TrainingSettings
 
 MODELS_OWN = "(default: the adapter's or the model's own)"
 MODELS_OWN_SIDE = "(default: the adapter's or the model's own, mostly 672)"
@@ -25,7 +30,7 @@ SELECTOR_HELP = f"The selector: {SELECTORS[0]}, or to compare {', '.join(SELECTO
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class CommonFlags:
     """What every command takes."""
 
@@ -33,7 +38,7 @@ class CommonFlags:
     """Show the whole traceback of an error instead of one line."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class ModelFlags(CommonFlags):
     """Which model reads, and how it sees a page."""
 
@@ -63,7 +68,7 @@ class ModelFlags(CommonFlags):
     """SigLIP checkpoint that --relevance siglip compares with: google/siglip-so400m-patch14-384 for released LaViDa."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class GateFlags(ModelFlags):
     """The same for commands whose gate may be set."""
 
@@ -75,7 +80,7 @@ class GateFlags(ModelFlags):
     docs/method.md."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class SelectorFlags(GateFlags):
     """The same for commands that may use another selector."""
 
@@ -83,7 +88,7 @@ class SelectorFlags(GateFlags):
     """A name in `shirg.gate.SELECTORS`."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class AdaptedModelFlags(ModelFlags):
     """The same for commands that use an adapter rather than train one."""
 
@@ -91,99 +96,41 @@ class AdaptedModelFlags(ModelFlags):
     """An adapter trained before: a `best_model` or `checkpoint-N` folder."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SeedFlags(CommonFlags):
-    """What makes a run repeatable."""
+@dataclasses.dataclass(kw_only=True)
+class SeedFlags(Seeded, CommonFlags):
+    """What a repeatable run takes."""
 
     config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """YAML file with settings by their flags' names, as every run writes to `config.yaml` in its output folder (configs/ has
     some); other flags override it."""
 
-    seed: Annotated[int, ranges.SEED] = 0
-    """Decides everything random: pages, their order, initial weights, budgets, noise and samples."""
+
+@dataclasses.dataclass(kw_only=True)
+class DataFlags(SeedFlags, DataSettings):
+    """What the training set is made of, smaller than the library's."""
+
+    base_dataset_size: BaseRecords = 1000
+    ocr_enhancement_size: OcrRecords = 200
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataFlags(SeedFlags):
-    """What the training set is made of."""
+@dataclasses.dataclass(kw_only=True)
+class BudgetFlags(Budgeted, CommonFlags):
+    """Which costs are served, fewer than the library's."""
 
-    dataset_size: Annotated[int, ranges.RECORDS] = 1000
-    """Records of the general part: an image with one question or caption each."""
-
-    ocr_samples: Annotated[int, ranges.RECORDS] = 200
-    """Records of the part that is about reading text, added to the general part."""
-
-    data_dir: OptionalFolder = None
-    """Your images: a folder with one folder per data set (docs/data.md). Without it everything is rendered."""
-
-    allow_fewer: bool = False
-    """Take what there is where the folder holds fewer records than asked; else that is an error."""
-
-    render_missing: bool = False
-    """Fill up with rendered pages where the folder holds fewer records than asked."""
+    token_budgets: TokenBudgets = dataclasses.field(default_factory=lambda: [512, 768])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BudgetFlags(CommonFlags):
-    """Which costs are served."""
+@dataclasses.dataclass(kw_only=True)
+class TrainingFlags(BudgetFlags, SeedFlags, TrainingSettings):
+    """How the adapter is trained; one pass."""
 
-    token_budgets: Annotated[
-        tuple[int | Literal["auto"], ...], ranges.BUDGET, arg(metavar="INT|auto [INT|auto ...]")
-    ] = (512, 768)
-    """Visual tokens kept per image, one or more numbers; one more token sums up what was dropped. auto keeps as many as the
-    print of each image needs, at most 1024."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingFlags(BudgetFlags, SeedFlags):
-    """How the adapter is trained."""
-
-    epochs: Annotated[int, ranges.EPOCHS] = 1
-    """Passes over the training records."""
-
-    batch_size: Annotated[int, ranges.BATCH] = 4
-    """Records per micro-batch and process."""
+    num_epochs: Epochs = 1
 
     grad_accumulation: bool = False
     """Sum the gradients of several micro-batches before every optimizer step."""
 
     accumulation_steps: Annotated[int, ranges.BATCH] = 4
     """How many micro-batches, when --grad-accumulation is on."""
-
-    learning_rate: Annotated[float, ranges.LEARNING_RATE] = 1e-4
-    """Peak rate of AdamW; a short warm-up, then a cosine to zero."""
-
-    lora_rank: Annotated[int, ranges.LORA_RANK] = 16
-    """Rank of the adapter on each of the projector's two layers."""
-
-    lora_alpha: Annotated[float, ranges.LORA_ALPHA] = 32
-    """The adapter's update is multiplied by alpha / rank."""
-
-    mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"
-    """Precision of the training arithmetic. auto: bf16 on a GPU that has it, else fp16; on a CPU what a short measurement finds
-    faster, bfloat16 or float32. fp16 is for GPUs, on a CPU it is auto."""
-
-    include_pooled: bool = True
-    """Train LaViDa's own pooled path (980 tokens, 1008 with newlines) beside the budgets."""
-
-    ratio_sampling: Literal["uniform", "weighted", "curriculum"] = "uniform"
-    """How the budget of an optimizer step is drawn."""
-
-    objective: Literal["packed", "prefix", "bidirectional"] = "packed"
-    """packed: one prefix, then both noisy copies of the answer; prefix: the same loss in two rows, about twice the work;
-    bidirectional: LaViDa's own, with full attention."""
-
-    share_prefix: Annotated[
-        bool | None, arg(metavar="{True,False}", help_behavior_hint="(default: True for the nano)")
-    ] = None
-    """Questions about one image in a batch share its prefix, for which the image alone decides the selection: several times
-    less work."""
-
-    gradient_checkpointing: bool = False
-    """Recompute the language model's blocks in the backward pass: far less memory, half as much work again."""
-
-    save_steps: Annotated[int, ranges.COUNT] = 100
-    """Optimizer steps between checkpoints."""
 
     enable_augmentation: bool = False
     """Change training images slightly at every reading (colours, blur, JPEG, angle); validation images are left alone."""
@@ -202,22 +149,22 @@ class TrainingFlags(BudgetFlags, SeedFlags):
     trackio: bool = False
     """Also log every step to trackio; the package must be installed."""
 
-    resume: bool = False
-    """Resume from the newest checkpoint in the output folder."""
 
+@dataclasses.dataclass(kw_only=True)
+class EvaluationFlags(BudgetFlags, SeedFlags, BenchmarkSettings):
+    """What is evaluated, with fewer questions than the library's."""
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationFlags(BudgetFlags, SeedFlags):
-    """What is evaluated."""
-
-    eval_datasets: Annotated[
-        tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint=EMBEDDED_OR_OFFICIAL)
-    ] = ()
-    """ChartQA DocVQA InfoVQA TextVQA TabMWP AI2D OCRBench SROIE FUNSD, or the rendered `documents` and `charts`, which need
-    no files."""
-
-    eval_samples: Annotated[int, ranges.COUNT] = 60
-    """Most questions per benchmark. With 120 in all, differences of about 10 points are distinguished from chance."""
+    sample_size: Questions = 60
 
     eval_data_dir: OptionalFolder = None
     """Folder with one folder per benchmark (docs/data.md); without it they are loaded from the hub."""
+
+
+def flag_names(flags_type: type) -> dict[str, str]:
+    """Field -> its flag, without the dashes before it."""
+    hints = get_type_hints(flags_type, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(flags_type):
+        given = (getattr(one, "name", None) for one in getattr(hints[field.name], "__metadata__", ()))
+        found[field.name] = next(filter(None, given), field.name).replace("_", "-")
+    return found

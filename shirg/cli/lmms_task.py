@@ -12,7 +12,7 @@ from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(EvaluationFlags):
     """Write benchmarks as local tasks of lmms-eval."""
 
@@ -28,10 +28,10 @@ def command(flags: Flags) -> None:
     from shirg.data import load_benchmark
     from shirg.integrations.lmms_task import write_task
 
-    if not flags.eval_datasets:
+    if not flags.datasets:
         raise UserError("--eval-datasets: none given, must be at least one name")
-    for name in flags.eval_datasets:
-        records = load_benchmark(name, flags.eval_data_dir, flags.eval_samples, flags.seed)
+    for name in flags.datasets:
+        records = load_benchmark(name, flags.eval_data_dir, flags.sample_size, flags.seed)
         print(f"task: {write_task(flags.output_dir, name, records, flags.prompt_suffix).stem}")
 
 

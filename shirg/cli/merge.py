@@ -13,7 +13,7 @@ from shirg.cli.flags import ModelFlags
 from shirg.cli.runner import run_command
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(ModelFlags):
     """Write a checkpoint in LaViDa's official layout whose projector has an adapter's update in it.
 

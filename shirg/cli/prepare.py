@@ -5,112 +5,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 from tyro.conf import arg
 
-from shirg import ranges
 from shirg.cli import config_file
-from shirg.cli.flags import DataFlags, OptionalFolder
+from shirg.cli.flags import DataFlags
 from shirg.cli.runner import run_command
+from shirg.data.config import SHIRGDatasetConfig
 from shirg.errors import UserError
-
-if TYPE_CHECKING:
-    from shirg.data.preparation import SHIRGDatasetConfig
-
-Files = Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="(default: none)")]
+from shirg.settings import settings_of
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(DataFlags):
+@dataclasses.dataclass(kw_only=True)
+class Flags(DataFlags, SHIRGDatasetConfig):
     """Make a training set: images, questions and answers in Parquet files with a manifest, the same for the same seed.
 
     `--dataset-size 558000 --ocr-samples 50000` is the full mixture of 608,000 records.
     """
 
-    image_resolution: Annotated[int, ranges.RESOLUTION] = 672
-    """Pixels per side of rendered pages, a multiple of 14; real images keep their size."""
-
     output_dir: Path = Path("./shirg_data")
     """Folder for the shards and the manifest. A stopped run resumes when the command is repeated."""
-
-    base_json: Files = ()
-    """Files in LLaVA's format (.json or .jsonl, any name; images beside them) to add to the base part."""
-
-    ocr_json: Files = ()
-    """The same for the OCR part."""
-
-    from_hub: Annotated[tuple[str, ...], arg(metavar="NAME[=FOLDER] [...]", help_behavior_hint="(default: none)")] = ()
-    """Sets to fetch from the Hugging Face hub into --data-dir first: chartqa docvqa textvqa ocrvqa; =FOLDER for a
-    downloaded copy."""
-
-    exclude_datasets: Annotated[
-        tuple[str, ...] | None,
-        arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: every set that is found)"),
-    ] = None
-    """Evaluation sets whose images, and near-duplicates of them, must not be in the training data."""
-
-    exclude_data_dir: OptionalFolder = None
-    """Another folder to search for evaluation sets, besides --data-dir."""
-
-    images: Literal["embed", "link"] = "embed"
-    """Store image files in the shards, or their paths: small shards, but the images must stay in place."""
-
-    max_image_side: Annotated[int, ranges.IMAGE_SIDE] = 4096
-    """Longer side in pixels; larger real images are shrunk to it."""
-
-    shard_size: Annotated[int, ranges.COUNT] = 10_000
-    """Records per Parquet file."""
-
-    validation_fraction: Annotated[float, ranges.SHARE] = 0.05
-    """Share of the records for validation, whole images at a time."""
-
-    num_workers: Annotated[
-        int | None, ranges.PROCESSES, arg(metavar="INT", help_behavior_hint="(default: up to 2)")
-    ] = None
-    """Processes that open and render images; the result is the same."""
-
-    shard_index: Annotated[int, ranges.PART] = 0
-    """Which share of the work this process does, from 0: the task number in a cluster's array job."""
-
-    num_shards: Annotated[int, ranges.PARTS] = 1
-    """How many processes share the work on one folder; docs/data.md shows the commands."""
 
     list: bool = False
     """Print the supported data sets with licence, size and the files they need, and exit."""
 
-    check: OptionalFolder = None
+    verify: Annotated[Path | None, arg(name="check", metavar="DIR", help_behavior_hint="(default: none)")] = None
     """Verify a finished folder with all its images, and exit."""
-
-
-def dataset_config(flags: DataFlags, image_resolution: int, folder: Path, **more: Any) -> SHIRGDatasetConfig:
-    """The configuration from the flags; `more` are fields that only some commands have flags for.
-
-    Raises:
-        UserError: for a value that cannot be prepared.
-    """
-    from shirg.data.preparation import SHIRGDatasetConfig
-
-    config = SHIRGDatasetConfig(
-        base_dataset_size=flags.dataset_size,
-        ocr_enhancement_size=flags.ocr_samples,
-        output_dir=folder,
-        image_resolution=image_resolution,
-        seed=flags.seed,
-        data_dir=flags.data_dir,
-        allow_fewer=flags.allow_fewer,
-        render_missing=flags.render_missing,
-        **more,
-    )
-    config.check()
-    return config
-
-
-OWN = (
-    "base_json", "ocr_json", "from_hub", "exclude_datasets", "exclude_data_dir", "images", "max_image_side", "shard_size",
-    "validation_fraction", "num_workers", "shard_index", "num_shards",
-)  # fmt: skip
-"""Flags of this command only that are fields of the configuration."""
 
 
 def command(flags: Flags) -> None:
@@ -123,11 +44,10 @@ def command(flags: Flags) -> None:
     if flags.list:
         console.print(listing())
         return
-    if flags.check is not None:
-        console.print(checked(flags.check))
+    if flags.verify is not None:
+        console.print(checked(flags.verify))
         return
-    more = {name: getattr(flags, name) for name in OWN}
-    config = dataset_config(flags, flags.image_resolution, flags.output_dir, **more)
+    config = SHIRGDatasetConfig(**settings_of(SHIRGDatasetConfig, flags))
     folder = SHIRGDatasetProcessor(config).prepare_full_dataset()
     config_file.write(flags, folder)
     if config.num_shards == 1:

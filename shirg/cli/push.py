@@ -13,7 +13,7 @@ from shirg.cli.flags import CommonFlags
 from shirg.cli.runner import run_command
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
     """Upload an adapter folder and its card to the hub, in one commit; log in with `hf auth login` before."""
 

@@ -15,7 +15,7 @@ from shirg.cli.runner import run_command
 from shirg.locks import folder_lock
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
     """Score the answers in an evaluation's folder again, check every number against them, and redraw charts and reports.
 

@@ -9,20 +9,18 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from tyro.conf import arg
-
-from shirg import ranges
 from shirg.cli import checkup, config_file, evaluate, prepare, train
 from shirg.cli.flags import AdaptedModelFlags, DataFlags, EvaluationFlags, GateFlags, OptionalFolder, TrainingFlags
 from shirg.cli.runner import command_line, run_command
+from shirg.data.config import DataSettings, SHIRGDatasetConfig
 from shirg.errors import UserError
+from shirg.evaluation.config import BenchmarkSettings, Repeats, SHIRGEvaluationConfig
 from shirg.locks import folder_lock
+from shirg.settings import settings_of
 
 if TYPE_CHECKING:
-    from shirg.data.preparation import SHIRGDatasetConfig
-    from shirg.evaluation.config import SHIRGEvaluationConfig
     from shirg.evaluation.results import Results
     from shirg.lavida import Lavida
     from shirg.training.config import SHIRGLoRAConfig
@@ -37,7 +35,7 @@ STAGES_FILE = "logs/stages.json"
 logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFlags):
     """Prepare data, train SHIRG's adapter, evaluate it and write a report.
 
@@ -50,7 +48,7 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
     skip_training: bool = False
     """Only evaluate: the --adapter, else best_model in the output folder, else the model without an adapter."""
 
-    timing_repeats: Annotated[int, ranges.REPEATS, arg(metavar="INT")] = 3
+    efficiency_repeats: Repeats = 3
     """Runs of which each stage's time is the median; 0 leaves timing out."""
 
     skip_evaluation: bool = False
@@ -67,15 +65,10 @@ def command(flags: Flags) -> None:
     # ------------------------------------------------------------- check
     if flags.skip_training and flags.skip_evaluation:
         raise UserError("--skip-training --skip-evaluation: nothing is left to do; leave one of them out")
-    paths = {} if flags.skip_training else {"modes": MODES_AFTER_TRAINING}
-    evaluation = evaluate.evaluation_config(
-        flags,
-        flags.output_dir / "evaluation",
-        efficiency_repeats=flags.timing_repeats,
-        command=command_line(),
-        **paths,
-    )
-    data = _data(flags)  # without evaluation images
+    changes: dict[str, Any] = {} if flags.skip_training else {"modes": MODES_AFTER_TRAINING}
+    changes["efficiency_repeats"] = flags.efficiency_repeats
+    evaluation = evaluate.evaluation_config(flags, BenchmarkSettings, flags.output_dir / "evaluation", **changes)
+    data = data_config(flags)  # without evaluation images
     training = train.training_config(flags, flags.model, flags.output_dir)
     with contextlib.ExitStack() as locks:
         for folder in _written_folders(flags):
@@ -89,7 +82,7 @@ def _written_folders(flags: Flags) -> list[Path]:
     return [flags.output_dir, *(flags.output_dir / name for name, is_written in parts.items() if is_written)]
 
 
-def _data(flags: Flags) -> SHIRGDatasetConfig:
+def data_config(flags: Flags) -> SHIRGDatasetConfig:
     """The training data's configuration. A resumed run keeps its image resolution and refuses other data.
 
     Raises:
@@ -103,7 +96,13 @@ def _data(flags: Flags) -> SHIRGDatasetConfig:
     if flags.resume and not flags.skip_training and (folder / "manifest.json").is_file():
         before = read_manifest(folder)["configuration"]
         side = before["image_resolution"]
-    data = prepare.dataset_config(flags, flags.image_resolution or side, folder, exclude_data_dir=flags.eval_data_dir)
+    data = SHIRGDatasetConfig(
+        **settings_of(DataSettings, flags),
+        output_dir=folder,
+        image_resolution=flags.image_resolution or side,
+        exclude_data_dir=flags.eval_data_dir,
+    )
+    data.check()
     if before is not None:
         check_same_run(folder, before, data.content())
     return data
@@ -113,20 +112,20 @@ def _run(
     flags: Flags, data: SHIRGDatasetConfig, training: SHIRGLoRAConfig, evaluation: SHIRGEvaluationConfig, stages: Stages
 ) -> None:
     from shirg.cli.models import load_model
-    from shirg.training.budgets import check_grid
 
     # ------------------------------------------------------------- model
     with stages.timed("model"):
         model = load_model(flags, _adapter(flags))
         if not flags.skip_training:
-            check_grid(flags.token_budgets, model)
+            training.check_grid(model)
             if flags.image_resolution is None and not flags.resume:
                 data = dataclasses.replace(data, image_resolution=model.vision.resolution)
                 data.check()
         if not flags.skip_evaluation:
             evaluate.check_benchmarks(evaluation, model)
 
-    config_file.write(flags, flags.output_dir, resumed=flags.resume)
+    if flags.skip_training:
+        config_file.write(flags, flags.output_dir, resumed=flags.resume)
 
     # ------------------------------------------------------------- prepare and train
     report: dict[str, Any] = {"command": command_line()}

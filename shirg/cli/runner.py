@@ -9,15 +9,15 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
 import tyro
 
 from shirg.cli import config_file
-from shirg.cli.flags import CommonFlags
+from shirg.cli.flags import CommonFlags, flag_names
 from shirg.errors import UserError, missing_package
 from shirg.process_group import shut_down_process_group
 from shirg.ranges import check_fields
@@ -26,28 +26,28 @@ USER_MISTAKE = 2
 STOPPED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 FLAG_OF = {
-    "modes": "variants",
-    "sample_size": "eval_samples",
-    "datasets": "eval_datasets",
     "resolution": "image_resolution",
     "gate": "preset",
-    "num_epochs": "epochs",
     "gradient_accumulation_steps": "accumulation_steps",
     "augment": "enable_augmentation",
-    "base_dataset_size": "dataset_size",
-    "ocr_enhancement_size": "ocr_samples",
     "weights": "model",
     "adapter_weights": "adapter",
     "started_from": "adapter",
     "training_data": "prepared_dir",
 }
-"""Settings of the library whose flag has another name."""
+"""Names in messages of the library -> the field of the flag that sets it, where the names differ."""
 
 UNRECOGNIZED = re.compile(r"Unrecognized options: ([^,\s]+)(?:.*?Perhaps you meant: (--[\w-]+))?")
 """tyro's words about options that there are not, the first of them, and the nearest that there is."""
 
-NO_TYPE = re.compile(r"Error parsing (--[\w-]+): no type matching (\S+) could be instantiated from \[(.*?)\]")
-"""The same about a value of none of a flag's types."""
+WRONG_VALUES = {
+    r"Error parsing (?P<flag>--[\w-]+): invalid literal for int\(\) with base 10: '(?P<value>.*?)'": "a whole number",
+    r"Error parsing (?P<flag>--[\w-]+): could not convert string to float: '(?P<value>.*?)'": "a number",
+    r"Error parsing (?P<flag>--[\w-]+): no type matching (?P<kinds>\S+) could be instantiated from \[(?P<value>.*?)\]": None,
+    r"invalid choice '(?P<value>.*?)' for argument '(?P<flag>--[\w-]+)'. Expected one of \((?P<kinds>.*?),?\)": None,
+    r"Error parsing (?P<flag>--[\w-]+): Could not find valid parse for arguments: \['(?P<value>.*?)'\]": "what --help shows",
+}
+"""tyro's words about a value of a wrong type -> what it must be; None where they contain it."""
 
 DIFFERS = re.compile(r"resume: (\w+)([.\w]*) is")
 """Beginning of a message about a setting that differs from the resumed run's."""
@@ -63,13 +63,13 @@ def run_command(
     Exit codes: 0; 2 for what the user can fix, with one line on stderr; 130 for Ctrl-C. A bug of this package keeps
     its traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
-    flags = parse(flags_type, sys.argv[1:] if argv is None else argv, prog)
+    flags, names = parse(flags_type, sys.argv[1:] if argv is None else argv, prog)
 
     def work() -> None:
-        check_fields(flags, "--")
+        check_fields(flags, names)
         command(flags)
 
-    sys.exit(guarded(work, debug=flags.debug, flags=[field.name for field in fields(flags_type)]))
+    sys.exit(guarded(work, debug=flags.debug, names=names))
 
 
 def command_line() -> str:
@@ -78,12 +78,20 @@ def command_line() -> str:
     return shlex.join([*(("python", sys.argv[0]) if called.suffix == ".py" else (called.name,)), *sys.argv[1:]])
 
 
-def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> Flags:
-    """The settings of a `--config` file and of the command line; tyro's framed page about a mistake becomes one line."""
+def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> tuple[Flags, dict[str, str]]:
+    """The settings of a `--config` file and of the command line; tyro's framed page about a mistake becomes one line.
+
+    Returns:
+        The flags, and what messages call each field: its flag, or the file and its key.
+    """
+    names = {field: f"--{flag}" for field, flag in flag_names(flags_type).items()}
+    by_flag: dict[str, str] = {}
     stderr = io.StringIO()
     try:
+        from_file, origins = config_file.of_command_line(flags_type, argv)
+        by_flag = {names[field]: origin for field, origin in origins.items()}
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(flags_type, args=[*config_file.arguments_of(flags_type, argv), *argv], prog=prog)
+            return tyro.cli(flags_type, args=[*from_file, *argv], prog=prog), names | origins
     except UserError as error:
         print(f"shirg: error: {_one_line(str(error))}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
@@ -91,16 +99,19 @@ def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> Fla
         if leaving.code == USER_MISTAKE:
             inside = stderr.getvalue().split("\n", 1)[-1]  # the frame's first row is its title
             words = re.sub(r"[\u2500-\u257f]|-{4,}|^[|+]|[|+]$", " ", inside, flags=re.MULTILINE)
-            print(f"shirg: error: {_shortened(_one_line(words))}", file=sys.stderr)
+            flag, colon, rest = _shortened(_one_line(words)).partition(": ")
+            print(f"shirg: error: {by_flag.get(flag, flag)}{colon}{rest}", file=sys.stderr)
         raise
 
 
 def _shortened(words: str) -> str:
-    """tyro's message without its help; for unknown options, the first one and the option most like it."""
-    wrong = NO_TYPE.match(words)
-    if wrong:
-        kinds = re.sub(r"[{}]", "", wrong[2]).replace("INT", "a whole number").replace("|", " or ")
-        return f"{wrong[1]}: got {wrong[3]}, must be {kinds}"
+    """tyro's message without its help: the flag and what it must be; for unknown options, the first and the one most like it."""
+    for pattern, kinds in WRONG_VALUES.items():
+        wrong = re.match(pattern, words)
+        if wrong:
+            kinds = kinds or re.sub(r"[{}']", "", wrong["kinds"]).replace("INT", "a whole number").replace("|", " or ")
+            value, one_of = wrong["value"].replace("', '", " "), "one of " if ", " in kinds else ""
+            return f"{wrong['flag']}: got {value}, must be {one_of}{kinds}"
     found = UNRECOGNIZED.match(words)
     if not found:
         return re.sub(r" Argument helptext: .*", "; --help explains it", words)
@@ -108,11 +119,10 @@ def _shortened(words: str) -> str:
     return f"{found[1]}: no such option or argument; {hint}--help lists what there is"
 
 
-def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = ()) -> int:
+def guarded(action: Callable[[], None], *, debug: bool, names: Mapping[str, str] = MappingProxyType({})) -> int:
     """Run `action`; its exit code, after one line on stderr about an error.
 
-    A setting of the library that a message begins with, or that `resume` finds changed, is named as the one of `flags` that
-    sets it.
+    A setting that a message begins with, or that `resume` finds changed, is called what `names` calls it.
     """
     try:
         with _log_on_stderr():
@@ -126,21 +136,21 @@ def guarded(action: Callable[[], None], *, debug: bool, flags: Sequence[str] = (
         message = explain(error)
         if debug or message is None:
             raise
-        print(f"shirg: error: {_as_flag(message, flags)}", file=sys.stderr)
+        print(f"shirg: error: {_as_flag(message, names)}", file=sys.stderr)
         return USER_MISTAKE
     finally:
         shut_down_process_group()
     return 0
 
 
-def _as_flag(message: str, flags: Sequence[str]) -> str:
+def _as_flag(message: str, names: Mapping[str, str]) -> str:
     found = DIFFERS.match(message)
-    if found and FLAG_OF.get(found[1], found[1]) in flags:
-        flag = f"--{FLAG_OF.get(found[1], found[1])}".replace("_", "-")
+    if found and FLAG_OF.get(found[1], found[1]) in names:
+        flag = names[FLAG_OF.get(found[1], found[1])]
         return message.replace("resume: ", f"--resume: what {flag} decides differs: ", 1)
     setting, colon, rest = message.partition(":")
-    flag = FLAG_OF.get(setting, setting)
-    return f"--{flag.replace('_', '-')}:{rest}" if colon and flag in flags else message
+    field = FLAG_OF.get(setting, setting)
+    return f"{names[field]}:{rest}" if colon and field in names else message
 
 
 def explain(error: Exception) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shirg.evaluation.bootstrap import UNDECIDED
+from shirg.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.results import Difference, Results
 from shirg.evaluation.tasks import METRIC_TITLES

@@ -30,7 +30,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", "
 DRAWN = ".kept.png"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(SelectorFlags, AdaptedModelFlags):
     """Draw a page with its kept patches bright, its dropped ones dimmed, and the borders of the clusters.
 
@@ -99,9 +99,10 @@ def find_pages(path: Path) -> list[Path]:
     Raises:
         UserError: if there is nothing at `path`, or a folder without images.
     """
+    from shirg.data.images import check_file
+
     if not path.is_dir():
-        if not path.exists():
-            raise UserError(f"image {path}: no such file or folder")
+        check_file(path)
         return [path]
     found = [
         file

@@ -12,7 +12,7 @@ from shirg.cli.flags import AdaptedModelFlags, BudgetFlags, SeedFlags
 from shirg.cli.runner import command_line, run_command
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
     """Change one part of the gate at a time, and count what is kept of pages whose words are known.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
@@ -13,24 +13,19 @@ from shirg.cli import config_file
 from shirg.cli.flags import GateFlags, TrainingFlags
 from shirg.cli.processes import Processes
 from shirg.cli.runner import run_command
+from shirg.settings import settings_of
+from shirg.training.config import BodySettings, SHIRGLoRAConfig, TrainingSettings
 
 if TYPE_CHECKING:
     from shirg.lavida import Lavida
-    from shirg.training.config import SHIRGLoRAConfig
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(TrainingFlags, GateFlags):
+@dataclasses.dataclass(kw_only=True)
+class Flags(TrainingFlags, GateFlags, BodySettings):
     """Train one small adapter on the projector, with another token budget at every step, so that it serves them all."""
 
     prepared_dir: Annotated[Path, arg(metavar="DIR")] = Path("./shirg_data")
     """Folder that `shirg prepare` made."""
-
-    body_bits: Literal[16, 8, 4] = 16
-    """Bits of the frozen language model's layers; 8 and 4 need a GPU and bitsandbytes."""
-
-    shard_body: bool = False
-    """Divide the frozen language model's blocks among the processes instead of holding all of them in each."""
 
     output_dir: Path = Path("./shirg_lora_output")
     """Gets `checkpoints/` with `best_model/`, and `logs/`."""
@@ -42,29 +37,15 @@ def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRA
     Raises:
         UserError: for a value that cannot be trained with.
     """
-    from shirg.training.config import SHIRGLoRAConfig
     from shirg.training.logs import TRACKERS
 
     return SHIRGLoRAConfig(
-        lora_rank=flags.lora_rank,
-        lora_alpha=flags.lora_alpha,
-        token_budgets=list(flags.token_budgets),
-        include_pooled=flags.include_pooled,
-        ratio_sampling=flags.ratio_sampling,
-        num_epochs=flags.epochs,
-        learning_rate=flags.learning_rate,
-        batch_size=flags.batch_size,
+        **settings_of(TrainingSettings, flags),
+        **(settings_of(BodySettings, flags) if isinstance(flags, BodySettings) else {}),
         gradient_accumulation_steps=flags.accumulation_steps if flags.grad_accumulation else 1,
-        mixed_precision=flags.mixed_precision,
-        objective=flags.objective,
-        share_prefix=flags.share_prefix,
-        gradient_checkpointing=flags.gradient_checkpointing,
-        save_steps=flags.save_steps,
         trackers=[name for name in TRACKERS if getattr(flags, name)],
-        seed=flags.seed,
         base_model=model,
         output_dir=str(folder),
-        resume=flags.resume,
     )
 
 
@@ -77,7 +58,8 @@ def resumed_from(folder: Path) -> Path | None:
 
 
 def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared: Path) -> dict[str, Any]:
-    """Train `model` on a prepared folder; returns the trainer's results."""
+    """Train `model` on a prepared folder; returns the trainer's results. Once the run is accepted, the output folder gets its
+    settings."""
     import torch
 
     from shirg.data.loader import build_loaders
@@ -93,7 +75,10 @@ def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared
         shapes=model.view_shapes(),
         views=("large", "tiles") if flags.include_pooled else ("large",),
     )
-    return SHIRGLoRATrainer(config, model).train(*loaders)
+    folder = Path(config.output_dir)
+    return SHIRGLoRATrainer(config, model).train(
+        *loaders, on_start=lambda: config_file.write(flags, folder, resumed=config.resume)
+    )
 
 
 def command(flags: Flags) -> None:
@@ -101,15 +86,12 @@ def command(flags: Flags) -> None:
     from rich.console import Console
 
     from shirg.cli.models import load_model
-    from shirg.training.budgets import check_grid
 
     config = training_config(flags, flags.model, flags.output_dir)
-    config = dataclasses.replace(config, body_bits=flags.body_bits, shard_body=flags.shard_body)
     with Processes.of_launcher().owning(flags.output_dir):
         latest = resumed_from(flags.output_dir) if flags.resume else None
         model = load_model(flags, latest)
-        check_grid(flags.token_budgets, model)
-        config_file.write(flags, flags.output_dir, resumed=flags.resume)
+        config.check_grid(model)
         train(flags, config, model, flags.prepared_dir)
     best = flags.output_dir / "checkpoints" / "best_model"
     Console(soft_wrap=True).print(f"best adapter: {best}", highlight=False)

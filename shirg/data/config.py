@@ -2,66 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from shirg.data.sources.hub import parse_request
+from tyro.conf import arg
+
+from shirg import ranges
 from shirg.errors import UserError
+from shirg.settings import Seeded
 
 Missing = Literal["refuse", "fewer", "render"]
 """What happens where a part's sources hold fewer records than requested."""
 
-_NOT_CONTENT = ("output_dir", "num_workers", "shard_index", "num_shards", "from_hub", "allow_fewer", "render_missing")
-"""Fields that the shards do not depend on; `missing` covers the last two."""
+_CONTENT = (
+    "base_dataset_size", "ocr_enhancement_size", "image_resolution", "validation_fraction", "seed", "data_dir", "shard_size",
+    "text_px", "base_json", "ocr_json", "exclude_datasets", "exclude_data_dir", "images", "max_image_side",
+)  # fmt: skip
+"""Fields that the shards depend on, in the order in which prepared folders have their checksum."""
+
+BaseRecords = Annotated[int, ranges.RECORDS, arg(name="dataset_size")]
+OcrRecords = Annotated[int, ranges.RECORDS, arg(name="ocr_samples")]
+Folder = Annotated[Path | str | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
+Files = Annotated[tuple[Path | str, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="(default: none)")]
 
 
 @dataclass
-class SHIRGDatasetConfig:
+class DataSettings(Seeded):
+    """What the training set is made of, in every command that prepares one."""
+
+    base_dataset_size: BaseRecords = 558_000
+    """Records of the general part: an image with one question or caption each, of LLaVA-Pretrain LCS-558K or rendered."""
+    ocr_enhancement_size: OcrRecords = 50_000
+    """Records of the part that is about reading text, added to the general part."""
+    _: KW_ONLY
+    data_dir: Folder = None
+    """Your images: a folder with one folder per data set (docs/data.md). Without it everything is rendered."""
+    allow_fewer: bool = False
+    """Take what there is where the folder holds fewer records than asked; else that is an error."""
+    render_missing: bool = False
+    """Fill up with rendered pages where the folder holds fewer records than asked."""
+
+
+@dataclass
+class SHIRGDatasetConfig(DataSettings):
     """What to prepare and where. The same configuration and data give the same bytes."""
 
-    base_dataset_size: int = 558_000
-    """Records of the base part: LLaVA-Pretrain LCS-558K and `base_json`."""
-    ocr_enhancement_size: int = 50_000
-    """Records of the OCR part: training parts of the document and chart sets, and `ocr_json`."""
-    output_dir: str | Path = "./shirg_dataset"
-    """Folder for the shards and the manifest."""
-    image_resolution: int = 672
-    """Side of rendered pages, pixels; a multiple of 14. Real images keep their size up to `max_image_side`."""
-    validation_fraction: float = 0.05
-    """Share of the records for the validation split, whole images at a time."""
-    seed: int = 0
-    """Seed for the choice and order of images, and for rendered pages."""
-    data_dir: str | Path | None = None
-    """Folder with one folder per data set in the layout of its release (docs/data.md)."""
-    shard_size: int = 10_000
-    """Records per Parquet file."""
-    text_px: tuple[float, float] = (6.0, 28.0)
-    """Smallest and largest font size of rendered pages, pixels of the page."""
-    num_workers: int | None = None
-    """Processes that open and render images; 0 uses this process, None up to two. The result is the same."""
-    base_json: tuple[str | Path, ...] = ()
-    """Files in LLaVA's format, .json or .jsonl, of any name, added to the base part's sources."""
-    ocr_json: tuple[str | Path, ...] = ()
+    output_dir: Path | str = "./shirg_dataset"
+    """Folder for the shards and the manifest. A stopped run resumes when it is repeated."""
+    _: KW_ONLY
+    image_resolution: Annotated[int, ranges.RESOLUTION] = 672
+    """Pixels per side of rendered pages, a multiple of 14; real images keep their size."""
+    text_px: Annotated[tuple[float, float], ranges.TEXT_PX] = (6.0, 28.0)
+    """Smallest and largest font size of rendered pages in pixels."""
+    base_json: Files = ()
+    """Files in LLaVA's format (.json or .jsonl, any name; images beside them) to add to the base part."""
+    ocr_json: Files = ()
     """The same for the OCR part."""
-    allow_fewer: bool = False
-    """Take what there is where a part's sources hold fewer records than requested; else that is an error."""
-    render_missing: bool = False
-    """Fill up with rendered pages instead. Without `data_dir` and json files everything is rendered anyway."""
-    exclude_datasets: tuple[str, ...] | None = None
-    """Evaluation sets whose images must not be in the data; None excludes every set whose test part is found."""
-    exclude_data_dir: str | Path | None = None
-    """Another folder to search for evaluation sets, besides `data_dir`."""
+    from_hub: Annotated[tuple[str, ...], arg(metavar="NAME[=FOLDER] [...]", help_behavior_hint="(default: none)")] = ()
+    """Sets to fetch from the Hugging Face hub into the data folder first: chartqa docvqa textvqa ocrvqa; =FOLDER for a
+    downloaded copy."""
+    exclude_datasets: Annotated[
+        tuple[str, ...] | None,
+        arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: every set that is found)"),
+    ] = None
+    """Evaluation sets whose images, and near-duplicates of them, must not be in the training data."""
+    exclude_data_dir: Folder = None
+    """Another folder to search for evaluation sets, besides the data folder."""
     images: Literal["embed", "link"] = "embed"
-    """Whether shards hold the image files or their paths. Converted images are always embedded."""
-    max_image_side: int = 4096
-    """Longer side, pixels, above which a real image is shrunk to it."""
-    from_hub: tuple[str, ...] = ()
-    """Sets to fetch from the Hugging Face hub into `data_dir` first: a name, or `NAME=FOLDER` for a local copy."""
-    shard_index: int = 0
-    """Which share of the work this process does, from 0, of `num_shards`."""
-    num_shards: int = 1
-    """How many processes share the work on one folder; a last run on its own writes the manifest."""
+    """Store image files in the shards, or their paths: small shards, but the images must stay in place. Converted images are
+    always stored."""
+    max_image_side: Annotated[int, ranges.IMAGE_SIDE] = 4096
+    """Longer side in pixels; larger real images are shrunk to it."""
+    shard_size: Annotated[int, ranges.COUNT] = 10_000
+    """Records per Parquet file."""
+    validation_fraction: Annotated[float, ranges.SHARE] = 0.05
+    """Share of the records for validation, whole images at a time."""
+    num_workers: Annotated[
+        int | None, ranges.PROCESSES, arg(metavar="INT", help_behavior_hint="(default: up to 2)")
+    ] = None
+    """Processes that open and render images; 0 uses this process. The result is the same."""
+    shard_index: Annotated[int, ranges.PART] = 0
+    """Which share of the work this process does, from 0: the task number in a cluster's array job."""
+    num_shards: Annotated[int, ranges.PARTS] = 1
+    """How many processes share the work on one folder; docs/data.md shows the commands."""
 
     @property
     def total_samples(self) -> int:
@@ -87,28 +111,25 @@ class SHIRGDatasetConfig:
         Raises:
             UserError: names the field, its value and what would work.
         """
+        from shirg.data.sources.hub import parse_request
+
+        ranges.check_fields(self)
         low, high = self.text_px
-        side = self.image_resolution
         rules = [
-            ("base_dataset_size", self.base_dataset_size >= 0, "0 or more"),
-            ("ocr_enhancement_size", self.ocr_enhancement_size >= 0, "0 or more"),
             ("total_samples", self.total_samples >= 1, "at least 1 record in base and OCR part together"),
-            ("image_resolution", side > 0 and side % 14 == 0, "a multiple of 14"),
-            ("validation_fraction", 0 <= self.validation_fraction < 1, "from 0 to below 1"),
-            ("shard_size", self.shard_size >= 1, "at least 1"),
-            ("text_px", 4 <= low <= high, "smallest and largest size in pixels, both 4 or more"),
-            ("image_resolution", side >= 16 * low, f"at least {16 * low:g}: 16 x the smallest text_px"),
-            ("num_workers", self.num_workers is None or self.num_workers >= 0, "0 or more, or None"),
+            ("text_px", low <= high, "the smallest size first"),
+            (
+                "image_resolution",
+                self.image_resolution >= 16 * low,
+                f"at least {16 * low:g}: 16 x the smallest text_px",
+            ),
             ("data_dir", _is_folder_or_none(self.data_dir), "an existing folder, or None"),
             ("from_hub", not self.from_hub or self.data_dir is not None, "needs data_dir, where the files are written"),
             ("exclude_data_dir", _is_folder_or_none(self.exclude_data_dir), "an existing folder, or None"),
             ("base_json", all(Path(file).is_file() for file in self.base_json), "existing .json or .jsonl files"),
             ("ocr_json", all(Path(file).is_file() for file in self.ocr_json), "existing .json or .jsonl files"),
             ("allow_fewer", not (self.allow_fewer and self.render_missing), "not together with render_missing"),
-            ("images", self.images in ("embed", "link"), "embed or link"),
-            ("max_image_side", self.max_image_side >= 64, "at least 64 pixels"),
-            ("num_shards", self.num_shards >= 1, "at least 1"),
-            ("shard_index", 0 <= self.shard_index < self.num_shards, "from 0 to below num_shards"),
+            ("shard_index", self.shard_index < self.num_shards, "from 0 to below num_shards"),
         ]
         for name, holds, advice in rules:
             if not holds:
@@ -120,10 +141,10 @@ class SHIRGDatasetConfig:
 
     def content(self) -> dict[str, Any]:
         """Everything the shards depend on, as JSON values, for the manifest."""
-        values = {
-            field.name: _as_json(getattr(self, field.name)) for field in fields(self) if field.name not in _NOT_CONTENT
+        return {name: _as_json(getattr(self, name)) for name in _CONTENT} | {
+            "missing": self.missing,
+            "total_samples": self.total_samples,
         }
-        return values | {"missing": self.missing, "total_samples": self.total_samples}
 
 
 def _is_folder_or_none(folder: str | Path | None) -> bool:

@@ -29,18 +29,26 @@ def safe_relative(name: str) -> PurePosixPath:
     return path
 
 
+def check_file(path: Path) -> None:
+    """Raise `UserError` if there is no file at `path`, or one of more than `MAX_BYTES`."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"image {path}: {error.strerror or error}") from error
+    if not path.is_file() and not path.is_dir():  # a pipe or a device may never end
+        raise UserError(f"image {path}: not a file")
+    if size > MAX_BYTES:
+        raise UserError(f"image {path}: {size} bytes; at most {MAX_BYTES} are read")
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of an image file of at most `MAX_BYTES`.
 
     Raises:
         UserError: if the file is missing, unreadable or larger.
     """
+    check_file(path)
     try:
-        size = path.stat().st_size
-        if not path.is_file() and not path.is_dir():  # a pipe or a device may never end
-            raise UserError(f"image {path}: not a file")
-        if size > MAX_BYTES:
-            raise UserError(f"image {path}: {size} bytes; at most {MAX_BYTES} are read")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"image {path}: {error.strerror or error}") from error

@@ -98,9 +98,11 @@ class EpochOrder:
         batches += [[]] * (-len(batches) % self.processes)
         return batches[self.rank :: self.processes][skip:]
 
-    def batches(self, epoch: int, skip: int = 0) -> Iterator[list[Any]]:
-        """This process's batches: lists of records."""
+    def batches(self, epoch: int, skip: int = 0, most: int | None = None) -> Iterator[list[Any]]:
+        """This process's batches: lists of records; at most `most` of them, evenly spread over the epoch."""
         indices = self.indices(epoch, skip)
+        if most is not None and most < len(indices):
+            indices = [indices[number * len(indices) // most] for number in range(most)]
         filled = [batch for batch in indices if batch]
         records = iter(
             DataLoader(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shirg.evaluation.bootstrap import UNDECIDED
+from shirg.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import NOT_MEASURED, count, interval, milliseconds, percent, points
 from shirg.evaluation.results import Difference, Results
 from shirg.evaluation.takeaway import verdict
@@ -178,6 +178,12 @@ def _validation_item(training: dict[str, Any]) -> Item:
     before, after = training["validation_before"], training["validation_after"]
     if not before or before["step"] == after["step"]:
         return unmeasured(name, "there were not two validations to compare")
+    if "relative" in after:
+        ends = "" if after["low"] is None else f" (95%: {after['low']:.3f} to {after['high']:.3f})"
+        found = f"answer tokens at {after['relative']:.3f}{ends} of step 0 after {count(after['step'], 'step')}"
+        if after["low"] is not None and after["low"] <= 1 <= after["high"]:
+            return Item(name, UNDECIDED, found)
+        return judged(name, after["relative"] < 1, found)
     found = f"mean of the components: {before['mean']:.4f} after {count(before['step'], 'step')}"
     return judged(name, after["mean"] < before["mean"], f"{found}, {after['mean']:.4f} after {after['step']}")
 

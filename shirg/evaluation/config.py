@@ -6,18 +6,18 @@ import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
+from tyro.conf import arg
 
 from shirg import ranges
-from shirg.data.sources import EMBEDDED
 from shirg.errors import UserError
-from shirg.evaluation.answering import Decoding
-from shirg.evaluation.results import Settings, from_json
-from shirg.evaluation.tasks import OFFICIAL_DEFAULT, find_task
-from shirg.evaluation.variants import ADAPTER, SELECTING_MODES, in_order, named_modes
-from shirg.lavida import Lavida
-from shirg.lavida.vision import Budget
+from shirg.settings import Budgeted, Seeded
+
+if TYPE_CHECKING:
+    from shirg.evaluation.answering import Decoding
+    from shirg.evaluation.results import Settings
+    from shirg.lavida import Lavida
 
 NANO_BATCH = 8
 """Questions of a page that the nano answers together; more save nothing."""
@@ -25,84 +25,79 @@ NANO_BATCH = 8
 MOST_WORKERS = 8
 """More than there are pages in most evaluations' last round."""
 
-PROMPT_SUFFIXES = ("official", "none")
-
-RANGES = {
-    "num_shards": ranges.PARTS,
-    "shard_index": ranges.PART,
-    "sample_size": ranges.COUNT,
-    "efficiency_repeats": ranges.REPEATS,
-    "max_new_tokens": ranges.TOKENS,
-    "block_length": ranges.TOKENS,
-    "step_ratio": ranges.STEP_RATIO,
-    "batch_size": ranges.BATCH,
-    "workers": ranges.BATCH,
-}
-"""Field -> its numbers; None is left open."""
+DATASETS = "(default: documents charts for the nano, ChartQA DocVQA for official weights)"
+Variants = Annotated[Sequence[str], arg(name="variants", metavar="NAME [NAME ...]")]
+Questions = Annotated[int, ranges.COUNT, arg(name="eval_samples")]
+Repeats = Annotated[int, ranges.REPEATS, arg(name="timing_repeats")]
 
 
-@dataclass
-class SHIRGEvaluationConfig:
+@dataclass(kw_only=True)
+class BenchmarkSettings(Budgeted, Seeded):
+    """What is evaluated, in every command that reads benchmarks."""
+
+    datasets: Annotated[
+        Sequence[str] | None, arg(name="eval_datasets", metavar="NAME [NAME ...]", help_behavior_hint=DATASETS)
+    ] = None
+    """ChartQA DocVQA InfoVQA TextVQA TabMWP AI2D OCRBench SROIE FUNSD, or the rendered `documents` and `charts`, which need
+    no files."""
+
+    sample_size: Questions = 500
+    """Most questions per benchmark, a seeded sample. With 120 in all, differences of about 10 points are distinguished from
+    chance."""
+
+
+@dataclass(kw_only=True)
+class EvaluationSettings(BenchmarkSettings):
+    """What `shirg evaluate` decides."""
+
+    modes: Variants = ("lowres", "hd", "highres", "shirg")
+    """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
+    and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
+
+    efficiency_repeats: Repeats = 5
+    """Runs of which each stage's time is the median, after two untimed; 0 leaves timing out."""
+
+    resume: bool = False
+    """Continue after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
+
+    num_shards: Annotated[int, ranges.PARTS] = 1
+    """Number of shards that the pages are divided into; all have the same output folder. Under torchrun every process is one."""
+
+    shard_index: Annotated[int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: none)")] = None
+    """Answer this shard only, counted from 0. Without it, several shards' answers are joined."""
+
+
+@dataclass(kw_only=True)
+class SHIRGEvaluationConfig(EvaluationSettings):
     """Settings of one evaluation; wrong values raise `UserError` here, before anything is loaded."""
-
-    datasets: Sequence[str] | None = None
-    """Benchmarks by name, case ignored. None takes the embedded sets for the nano, ChartQA and DocVQA for other
-    models."""
-
-    token_budgets: Sequence[Budget] = field(default_factory=lambda: [512, 768, 1024])
-    """Kept tokens per image, the summary token not counted; "auto" finds the number for each image, the same for every
-    selector."""
 
     adapters: Mapping[str, Path | str] = field(default_factory=dict)
     """Name -> folder of adapters to compare, in addition to the one that the model has, which is called "adapter"."""
 
-    sample_size: int = 500
-    """Most questions per benchmark; a seeded sample where the benchmark has more."""
-
     data_dir: Path | str | None = None
     """Folder with one folder per benchmark; None looks on the hub. The embedded sets need neither."""
 
-    modes: Sequence[str] = ("lowres", "hd", "highres", "shirg")
-    """What to compare, of `variants.ALL_MODES`: vision paths, and baselines by name; selections are run once per
-    budget. ("core",) are those of the short table, ("all",) is every one."""
-
-    max_new_tokens: int | None = None
+    max_new_tokens: Annotated[int | None, ranges.TOKENS] = None
     """Answer positions that are denoised; None takes the model's own length (16 for the nano, 32 for other models)."""
 
-    block_length: int | None = None
+    block_length: Annotated[int | None, ranges.TOKENS] = None
     """Positions denoised together, a divisor of `max_new_tokens`; None takes all at once."""
 
-    step_ratio: float = 0.5
+    step_ratio: Annotated[float, ranges.STEP_RATIO] = 0.5
     """Denoising steps per answer position (LaViDa README: 16 steps for 32 tokens)."""
 
-    prompt_suffix: str | None = None
+    prompt_suffix: Literal["official", "none"] | None = None
     """"official" adds what the benchmark's usual harness adds to a question, "none" asks it bare. None takes "none"
     for the nano, which was trained on bare questions, and "official" for other models."""
 
     output_dir: Path | str = "./shirg_lora_output/evaluation"
     """Gets the results, the report and its figures."""
 
-    seed: int = 0
-    """Decides the sample of questions, the rendered pages and the resampling of the intervals."""
-
-    efficiency_repeats: int = 5
-    """Timed runs of every stage, after two untimed; the median is reported. 0 leaves the timing out."""
-
-    resume: bool = False
-    """Keep the answers in `output_dir` of an earlier run with the same settings, and continue after them. Without it, an
-    earlier run's files are moved into a folder `old-N` next to the new ones."""
-
-    num_shards: int = 1
-    """Number of shards that the pages are divided into, for several processes that share `output_dir`."""
-
-    shard_index: int | None = None
-    """Answer the questions of this shard only, 0 to `num_shards` - 1. None with several shards merges their answers."""
-
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, ranges.BATCH] = None
     """Questions of one page that are denoised together; in float32 no answer depends on it but for exact ties. None takes 8 for
     the nano, 1 for models whose memory that might exceed."""
 
-    workers: int | None = None
+    workers: Annotated[int | None, ranges.BATCH] = None
     """Processes that answer pages side by side, each with one thread. None takes as many as torch would use threads for the
     nano on a CPU, where two processes do more than two threads and bear other programs better; 1 for other models, and where
     processes are not forked (macOS), so that each would have to load everything."""
@@ -111,28 +106,28 @@ class SHIRGEvaluationConfig:
     """How the run was called, for its card."""
 
     def __post_init__(self) -> None:
-        for name, wanted in {"datasets": "name", "token_budgets": "number", "modes": "name"}.items():
-            value = getattr(self, name)
+        from shirg.evaluation.tasks import find_task
+        from shirg.evaluation.variants import ADAPTER, named_modes
+
+        names = (
+            [] if isinstance(self.modes, str) else [name for words in self.modes for name in words.split(",") if name]
+        )
+        given = {"datasets": self.datasets, "token_budgets": self.token_budgets, "modes": names}
+        for name, value in given.items():
             good = value is None or (value and not isinstance(value, str))
-            _check(name, value, f"at least one {wanted}, in a list", good)
+            _check(name, getattr(self, name), "at least one, in a list", good)
+        self.modes = names
         if self.datasets is not None:
             self.datasets = list(dict.fromkeys(find_task(name).name for name in self.datasets))
-        for budget in self.token_budgets:
-            if budget != "auto":
-                ranges.BUDGET.check("token_budgets", budget)
+        ranges.check_fields(self)
         for name in self.adapters:
             good = name not in ("", ADAPTER) and "+" not in name
             _check("adapters", name, f'a name without "+" that is not "{ADAPTER}"', good)
         named_modes(self.modes, flat=True)
-        for name, allowed in RANGES.items():
-            if getattr(self, name) is not None:
-                allowed.check(name, getattr(self, name))
         if self.shard_index is not None:
             inside = self.shard_index < self.num_shards
             wanted = f"0 to {self.num_shards - 1} of num_shards={self.num_shards}"
             _check("shard_index", self.shard_index, wanted, inside)
-        suffix_known = self.prompt_suffix in (None, *PROMPT_SUFFIXES)
-        _check("prompt_suffix", self.prompt_suffix, f"one of {', '.join(PROMPT_SUFFIXES)}", suffix_known)
 
     def decoding(self, model: Lavida) -> Decoding:
         """How `model` generates answers.
@@ -140,6 +135,8 @@ class SHIRGEvaluationConfig:
         Raises:
             UserError: if `block_length` does not divide the answer's length, or `step_ratio` gives a block no step.
         """
+        from shirg.evaluation.answering import Decoding
+
         length = self.max_new_tokens or model.config.answer_tokens
         block = self.block_length or length
         _check("block_length", block, f"a divisor of max_new_tokens ({length})", length % block == 0)
@@ -149,6 +146,8 @@ class SHIRGEvaluationConfig:
 
     def workers_for(self, model: Lavida) -> int:
         """How many processes answer `model`'s questions."""
+        import torch
+
         if self.workers is not None:
             return self.workers
         forked = multiprocessing.get_start_method() == "fork"
@@ -162,6 +161,11 @@ class SHIRGEvaluationConfig:
         Raises:
             UserError: if a budget is larger than what the model's paths give to choose from.
         """
+        from shirg.data.sources import EMBEDDED
+        from shirg.evaluation.results import Settings, from_json
+        from shirg.evaluation.tasks import OFFICIAL_DEFAULT
+        from shirg.evaluation.variants import SELECTING_MODES, in_order, named_modes
+
         most = (model.vision.resolution // model.tower.patch_size) ** 2
         modes = named_modes(self.modes, flat=model.config.patch_merge_type == "flat")
         of_large_view = [mode for mode in modes if mode in SELECTING_MODES and mode != "multiview"]

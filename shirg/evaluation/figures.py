@@ -66,6 +66,7 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
     figure = _figure(7.6, 4.4)
     axes = figure.add_subplot()
     steps = [step for step in steps if step["loss"] is not None]
+    steps = [{**step, "budget": step.get("component", step["budget"])} for step in steps]
     components = sorted({str(step["budget"]) for step in steps}, key=lambda name: (not name.isdigit(), name.zfill(6)))
     for number, name in enumerate(components):
         own = [step for step in steps if str(step["budget"]) == name]

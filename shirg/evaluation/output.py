@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from shirg.bootstrap import UNDECIDED
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
-from shirg.evaluation.bootstrap import UNDECIDED
 from shirg.evaluation.figures import ACCURACY, accuracy_panels, charts, save_figure
 from shirg.evaluation.kept_picture import draw_kept, draw_patches, enlarged_page, save_picture
 from shirg.evaluation.page import embedded, page, svg

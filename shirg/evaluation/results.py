@@ -12,10 +12,10 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from shirg.evaluation.bootstrap import LEVEL, RESAMPLES
+from shirg.bootstrap import LEVEL, RESAMPLES
 from shirg.evaluation.variants import Variant
 from shirg.lavida.costs import PathCost
-from shirg.lavida.vision import Budget
+from shirg.ranges import Budget
 
 Kind = TypeVar("Kind")
 

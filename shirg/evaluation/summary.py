@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from shirg.evaluation.bootstrap import compare, mean_interval
+from shirg.bootstrap import compare, mean_interval
 from shirg.evaluation.metrics import anls
 from shirg.evaluation.results import (
     Answer,

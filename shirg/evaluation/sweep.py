@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from shirg import identity, ranges
+from shirg.bootstrap import UNDECIDED, Interval, compare, mean_interval
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.evaluation.answering import generated_texts
-from shirg.evaluation.bootstrap import UNDECIDED, Interval, compare, mean_interval
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.journal import Journal

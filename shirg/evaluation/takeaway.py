@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED
 from shirg.evaluation.markdown import count, interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.results import Cost, Difference, MetricGroup, Results
 from shirg.evaluation.tasks import METRIC_TITLES
@@ -38,21 +38,34 @@ def takeaway(results: Results | None, training: Mapping[str, Any] | None = None)
         )
     if not results.together:
         return ["No question was answered."]
-    lines = [_score_line(results, group) for group in results.together]
+    lines = [_trained(training)] if training and training["best_step"] == 0 else []
+    lines += [_score_line(results, group) for group in results.together]
     lines += [_adapter_line(results, training), _cost_line(results), RULE]
     return [line for line in lines if line]
 
 
 def _trained(training: Mapping[str, Any]) -> str:
     """Steps of the training, and its validation loss."""
-    began = f"The adapter was trained for {count(training['steps'], 'step')}"
+    steps = count(training["steps"], "step")
+    began = f"The adapter was trained for {steps}"
     best, before = training["best_step"], training["validation_before"]
     if best is None:
         return f"{began}, without a validation."
     if best == 0:
-        return f"{began}, but none lowered the validation loss: the adapter that was kept is the one that training began with."
-    loss = f"The adapter that was kept, of step {best}, has a validation loss of {training['best_validation_loss']:.4f}"
-    return f"{began}. {loss}." if before is None else f"{began}. {loss}; at the start it was {before['mean']:.4f}."
+        return (
+            f"No trained adapter was kept: none of {steps} lowered the validation loss, so the adapter is the one that training "
+            "began with."
+        )
+    kept = f"{began}. The adapter that was kept, of step {best},"
+    entry = training.get("best_validation") or {}  # earlier versions have no such entry, or none relative to the start
+    if "relative" in entry:
+        ends = "" if entry["low"] is None else f" [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
+        return (
+            f"{kept} lowered the loss of answer tokens on {count(entry['records'], 'validation question')} to "
+            f"{100 * entry['relative']:.1f}%{ends} of that at the start."
+        )
+    loss = f"{kept} has a validation loss of {training['best_validation_loss']:.4f}"
+    return f"{loss}." if before is None else f"{loss}; at the start it was {before['mean']:.4f}."
 
 
 def shown(results: Results) -> Variant:
@@ -140,7 +153,7 @@ def _listed(names: Sequence[str]) -> str:
 def _adapter_line(results: Results, training: Mapping[str, Any] | None) -> str:
     variant, groups = shown(results), results.together
     several = len(results.adapters) > 1
-    lines = [_trained(training)] if training and results.adapters else []
+    lines = [_trained(training)] if training and training["best_step"] != 0 and results.adapters else []
     changes = []
     for group in groups:
         for adapter in results.adapters:

@@ -173,9 +173,9 @@ def _training(
     parts = [
         f"{count(training['steps'], 'optimizer step')} of {count(batch, 'record')} per process, "
         f"{count(settings['num_epochs'], 'epoch')}, AdamW at {settings['learning_rate']:g} with a short warm-up and a cosine to "
-        f'zero, objective "{settings["objective"]}", precision {training["mixed_precision"]} on {training["device"]}, seed '
-        f"{settings['seed']}. One mixture component per step ({settings['ratio_sampling']}), so that one adapter learns "
-        "them all.",
+        f'zero, objective "{settings["objective"]}" with padding at weight {training.get("padding_weight", 1.0):g}, precision '
+        f"{training['mixed_precision']} on {training['device']}, seed {settings['seed']}. One mixture component per step "
+        f"({settings['ratio_sampling']}), so that one adapter learns them all.",
         f"The steps took {_duration(training['seconds'])}"
         + (
             f", {training['tokens_per_second']:,.0f} tokens of the language model per second."
@@ -184,23 +184,7 @@ def _training(
         ),
     ]
     if validations:
-        ratios = list(validations[0]["losses"])
-        rows = [
-            [str(entry["step"]), *(f"{entry['losses'][ratio]:.4f}" for ratio in ratios), f"{entry['mean']:.4f}"]
-            for entry in validations
-        ]
-        parts += [
-            "Validation loss by mixture component (mean cross-entropy of an answer's tokens, lower is better; the same masks "
-            "at every validation):",
-            table(["step", *ratios, "mean"], rows, text_columns=0),
-        ]
-        if training["best_step"] is not None:
-            untrained = (
-                " That is the adapter before any training: training did not help." if not training["best_step"] else ""
-            )
-            parts.append(
-                f"`best_model` is the adapter of step {training['best_step']}, where the mean was lowest.{untrained}"
-            )
+        parts += _validations(training, validations)
     if any(step["loss"] is not None for step in steps):
         parts.append(f"![Loss of every step, coloured by mixture component](figures/{LOSS_FIGURE})")
     if training["skipped_records"]:
@@ -214,6 +198,49 @@ def _training(
             f"{count(len(training['cut_answers']), 'answer')} longer than {settings['max_answer_tokens']} tokens trained in part."
         )
     return join(*parts)
+
+
+def _validations(training: dict[str, Any], validations: Sequence[dict[str, Any]]) -> list[str]:
+    """Table of the validations, and which adapter was kept."""
+    names = list(validations[0]["losses"])
+    if "relative" in validations[-1]:
+        header = [*names, "relative to step 0", *(f"padding, {name}" for name in names)]
+        rows = [
+            [str(entry["step"]), *_numbers(entry["answers"]), _relative(entry), *_numbers(entry["padding"])]
+            for entry in validations
+        ]
+        text = (
+            f"Validation loss by mixture component on {count(validations[-1]['records'], 'question')} (mean cross-entropy of an "
+            "answer's tokens, lower is better; the same masks every time); relative to step 0 with its 95% interval over the "
+            "images, the mean over the components; and the loss of the padding after the answers:"
+        )
+        lowest = "this ratio"
+    else:  # runs of earlier versions
+        header = [*names, "mean"]
+        rows = [[str(entry["step"]), *_numbers(entry["losses"]), f"{entry['mean']:.4f}"] for entry in validations]
+        text = (
+            "Validation loss by mixture component (mean cross-entropy of an answer's tokens and its padding, lower is better; "
+            "the same masks every time):"
+        )
+        lowest = "the mean"
+    parts = [text, table(["step", *header], rows, text_columns=0)]
+    if training["best_step"] is not None:
+        untrained = (
+            " That is the adapter before any training: training did not help." if not training["best_step"] else ""
+        )
+        kept = f"`best_model` is the adapter of step {training['best_step']}, where {lowest} was lowest."
+        parts.append(f"{kept}{untrained}")
+    return parts
+
+
+def _numbers(losses: dict[str, float | None]) -> list[str]:
+    return ["-" if loss is None else f"{loss:.4f}" for loss in losses.values()]
+
+
+def _relative(entry: dict[str, Any]) -> str:
+    """ "0.931 [0.902, 0.960]"."""
+    ends = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['relative']:.3f}{ends}"
 
 
 def _evaluated(evaluation: Results | None) -> dict[str, str]:

@@ -10,7 +10,8 @@ from typing import Any
 from shirg.errors import UserError
 from shirg.gate.selectors import SELECTORS
 from shirg.lavida.settings import VisionSettings
-from shirg.lavida.vision import PATHS, Budget
+from shirg.lavida.vision import PATHS
+from shirg.ranges import Budget
 
 ADAPTER = "adapter"
 """Name of the adapter that is loaded on the evaluated model."""

@@ -295,6 +295,13 @@ def adapter_card(peft_config: dict[str, Any], settings: dict[str, Any]) -> str:
     body = [
         f"LoRA of rank {rank}, alpha {alpha}, on {targets}: for SHIRG's token selection, one adapter for every budget.",
         "",
+    ]
+    if settings.get("trained") is False:
+        body += [
+            "**Not trained**: these are the weights of before the first step, which change nothing in the model.",
+            "",
+        ]
+    body += [
         "```python",
         "from shirg import Lavida",
         "",

@@ -27,7 +27,8 @@ from shirg.lavida.settings import VisionSettings
 from shirg.lavida.text import ChatText
 from shirg.lavida.text_tower import TextTower, load_text_tower
 from shirg.lavida.tower import SigLipVisionTower
-from shirg.lavida.vision import DEFAULT_BUDGET, Budget, Views, ViewShapes, VisionFeatures, check_budget, path_of
+from shirg.lavida.vision import DEFAULT_BUDGET, Views, ViewShapes, VisionFeatures, check_budget, path_of
+from shirg.ranges import Budget
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -42,9 +42,6 @@ MODES = tuple(PATHS)
 SELECTING = tuple(name for name, path in PATHS.items() if path.reduce == "select")
 DEFAULT_BUDGET = 768
 
-Budget = int | Literal["auto"]
-"""Visual tokens to keep; "auto" is estimated by `shirg.gate.page_budget`."""
-
 
 @dataclass
 class VisionFeatures:
@@ -87,7 +84,9 @@ def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
     if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= available:
         too_many = isinstance(budget, int) and budget > available
         kind = ItemError if tiles and too_many else UserError
-        raise kind(f"budget={budget!r}: expected a whole number from 1 to {available}, the tokens of this image")
+        raise kind(
+            f"budget: got {budget!r}, must be a whole number from 1 to the tokens of the image, here {available:,}"
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from shirg.errors import UserError
 from shirg.gate.page_budget import MOST
-from shirg.lavida.vision import Budget
+from shirg.ranges import Budget
 from shirg.seeds import generator
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ POOLED_TOKENS = 980
 """Tokens of the pooled path for a square image where no model is at hand to ask: 5 views of 14x14
 (`shirg.lavida.costs.path_tokens(config, "hd")` knows a model's own, 1008 with newlines)."""
 
-SAMPLINGS = ("uniform", "weighted", "curriculum")
+SAMPLINGS = ("uniform", "weighted", "curriculum", "continuous")
+
+RANGE = (128, 1024)
+"""Smallest and largest budget of "continuous"."""
+
+PIECES = 8
+"""Budgets that stand for all of "continuous" in forecasts."""
 
 AnyBudget = TypeVar("AnyBudget", bound=Budget)
 
@@ -77,6 +83,9 @@ class BudgetSampler:
       has most to learn, and costs least.
     * `curriculum`: begins with the pooled path and the largest budget, which change least, and opens one component after
       another; all are open, and equally likely, for the second half of the run.
+    * `continuous`: as `uniform`, but in place of the fixed budgets it draws any from `budget_range`, log-uniformly. Of several
+      micro-batches of such a step, one after another gets the smallest budget, the largest and a random one (the sandwich rule
+      of slimmable networks, Yu and Huang 2019).
 
     Draws are stratified: every window of as many steps as there are components has one draw from each stratum of [0, 1), in
     random order. Every single draw has the stated probabilities, and with `uniform` every component is drawn in every window, so
@@ -93,6 +102,7 @@ class BudgetSampler:
         total_steps: int = 1,
         seed: int = 0,
         pooled_tokens: int = POOLED_TOKENS,
+        budget_range: Sequence[int] = RANGE,
     ):
         """
         Args:
@@ -103,6 +113,7 @@ class BudgetSampler:
             total_steps: optimizer steps of the run; only "curriculum" uses it.
             seed: the run's seed.
             pooled_tokens: tokens of the model's pooled path; only "weighted" without weights uses it.
+            budget_range: smallest and largest budget of "continuous".
 
         Raises:
             UserError: for an empty, repeated or non-positive budget, an unknown sampling, or weights that do not fit.
@@ -117,9 +128,55 @@ class BudgetSampler:
         self.total_steps = max(total_steps, 1)
         self.seed = seed
         self.pooled_tokens = pooled_tokens
+        self.range = check_range(budget_range)
+        self.fixed = [one for one in self.components if isinstance(one.budget, int)]
+        """The components with a fixed budget."""
+        if sampling == "continuous" and not self.fixed:
+            raise UserError("token_budgets: continuous draws in place of fixed budgets, so give at least one number")
+
+    @property
+    def bounds(self) -> tuple[Component, ...]:
+        """Components that need as many tokens as any that is drawn."""
+        return self.components + ((Component("shirg", self.range[1]),) if self.sampling == "continuous" else ())
+
+    @property
+    def groups(self) -> list[str]:
+        """Names by which draws are counted."""
+        return list(dict.fromkeys(map(self.group, self.components)))
+
+    def group(self, component: Component) -> str:
+        """The name by which draws of a component are counted: "128-1024" for all of "continuous", else its own."""
+        drawn = self.sampling == "continuous" and isinstance(component.budget, int)
+        return "-".join(map(str, self.range)) if drawn else str(component)
+
+    def micro_batches(self, step: int, count: int) -> list[Component]:
+        """The components of the `count` micro-batches of optimizer step `step`."""
+        first = self(step)
+        if self.sampling != "continuous" or not isinstance(first.budget, int) or count == 1:
+            return [first] * count
+        found = []
+        for number in range(count):
+            draws = generator(self.seed, "sandwich", step, number)
+            place = (0.0, 1.0, torch.rand((), generator=draws, dtype=torch.float64).item())
+            found.append(self._between(place[(step * count + number) % 3]))
+        return found
+
+    def _between(self, place: float) -> Component:
+        """The component at `place`, from 0 to 1, of the range, equal factors being equally far."""
+        low, high = self.range
+        return Component("shirg", round(low * (high / low) ** place))
 
     def probabilities(self, step: int) -> dict[Component, float]:
-        """Chance of every component at optimizer step `step` (counted from 0); they sum to one."""
+        """Chance of every component at optimizer step `step` (counted from 0); they sum to one. For "continuous" `PIECES`
+        budgets stand for all of the range."""
+        if self.sampling == "continuous":
+            chance = 1 / len(self.components)
+            others = {one: chance for one in self.components if one not in self.fixed}
+            pieces: dict[Component, float] = {}
+            for number in range(PIECES):
+                one = self._between((number + 0.5) / PIECES)
+                pieces[one] = pieces.get(one, 0.0) + chance * len(self.fixed) / PIECES
+            return pieces | others
         if self.sampling == "uniform":
             parts = [1.0] * len(self.components)
         elif self.sampling == "weighted":
@@ -131,6 +188,11 @@ class BudgetSampler:
 
     def __call__(self, step: int) -> Component:
         """The component of optimizer step `step` (counted from 0)."""
+        if self.sampling == "continuous":
+            place = self._uniform(step) * len(self.components)
+            if place < len(self.fixed):
+                return self._between(place / len(self.fixed))
+            return [one for one in self.components if one not in self.fixed][int(place) - len(self.fixed)]
         chances = self.probabilities(step)
         edges = list(itertools.accumulate(chances.values()))
         index = bisect.bisect_right(edges, self._uniform(step))
@@ -168,18 +230,31 @@ def check_budgets(budgets: Sequence[AnyBudget]) -> tuple[AnyBudget, ...]:
     return tuple(budgets)
 
 
-def check_grid(budgets: Sequence[Budget], model: Lavida) -> int:
+def check_range(limits: Sequence[int]) -> tuple[int, int]:
+    """The range as (smallest, largest).
+
+    Raises:
+        UserError: unless it is two whole numbers, the smaller one first.
+    """
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in limits)
+    if len(limits) != 2 or not whole or not 1 <= limits[0] < limits[1]:
+        raise UserError(
+            f"budget_range: got {list(limits)}; give the smallest and the largest budget, for example 128 1024"
+        )
+    return limits[0], limits[1]
+
+
+def check_grid(budgets: Sequence[Budget], model: Lavida, name: str = "token_budgets") -> int:
     """Tokens of the large view with `model`'s settings.
 
     Raises:
-        UserError: for a budget above them.
+        UserError: beginning with `name`, for a budget above them.
     """
     most = math.prod(model.large_grid)
     for budget in budgets:
         if budget != "auto" and budget > most:
             raise UserError(
-                f"token_budgets: {budget} exceeds the {most} tokens of a {model.vision.resolution}-pixel "
-                f"image; take a smaller one, or "
+                f"{name}: {budget} exceeds the {most} tokens of a {model.vision.resolution}-pixel image; take a smaller one, or "
                 "a larger image resolution"
             )
     return most

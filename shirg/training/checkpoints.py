@@ -43,9 +43,14 @@ class RunState:
     """Wall time spent in training steps, over all sessions."""
     validated_step: int = -1
     """Step of the last complete validation."""
+    start: dict[str, float] = field(default_factory=dict)
+    """Validation loss of the answers' tokens by component before the first step; empty in runs of earlier versions."""
     best_step: int | None = None
+    """Step of the adapter that is kept as the best."""
     best_loss: float | None = None
-    """Lowest mean validation loss over the components, and where it was reached."""
+    """Its validation loss, the mean over the components: of the answers' tokens, without `start` of all targets."""
+    best_relative: float | None = None
+    """Its mean over the components of the loss relative to `start`, by which it was chosen; None without `start`."""
     drawn: dict[str, int] = field(default_factory=dict)
     """Optimizer steps per component."""
     skipped: dict[str, str] = field(default_factory=dict)

@@ -95,10 +95,11 @@ def run_flops(
     config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int, turns: float = 1.0
 ) -> float:
     """Expected FLOPs of one process in the optimizer steps `steps`, validation not counted."""
-    cost = {one: micro_batch_flops(config, one, step, turns) for one in sampler.components}
-    return micro_batches * sum(
-        chance * cost[one] for number in steps for one, chance in sampler.probabilities(number).items()
-    )
+    chances: dict[Component, float] = {}
+    for number in steps:
+        for one, chance in sampler.probabilities(number).items():
+            chances[one] = chances.get(one, 0.0) + chance
+    return micro_batches * sum(chance * micro_batch_flops(config, one, step, turns) for one, chance in chances.items())
 
 
 def times_as_documented(seconds: float, work: float, config: LavidaConfig) -> float:

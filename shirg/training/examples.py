@@ -15,12 +15,15 @@ from shirg.data.samples import Sample
 from shirg.errors import ItemError, UserError
 from shirg.lavida.prompt import answer_ids
 from shirg.lavida.vision import VisionFeatures, path_of
+from shirg.seeds import generator
 from shirg.training.budgets import Component
 from shirg.training.checkpoints import RunState
 from shirg.training.loss_model import Example, draw_mask
 from shirg.training.plan import Plan, TrainingRecord
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from shirg.lavida import Lavida
 
 Read = TypeVar("Read")
@@ -38,49 +41,73 @@ class ExampleMaker:
     state: RunState
 
     def __call__(
-        self, records: Sequence[TrainingRecord], component: Component, ordinal: int, *purpose: int | str
+        self, records: Sequence[TrainingRecord], component: Component, ordinal: int, length: int, *purpose: int | str
     ) -> list[Example]:
         """The examples of `records`; one that cannot be opened, asked or fitted into the model (`ItemError`) is left out,
         counted and listed.
 
         Args:
             ordinal: number of the first record in its optimizer step (or validation), over all processes.
+            length: positions of an answer.
             purpose: what the noise is for, beside seed and ordinal.
         """
         examples = []
         for number, record in enumerate(records, start=ordinal):
             try:
-                examples.append(self._example(record, component, number, purpose))
+                examples.append(self._example(record, component, number, length, purpose))
             except ItemError as error:
                 if record.id not in self.state.skipped:
                     logger.warning("record %s is skipped: %s", record.id, error)
                 self.state.skipped[record.id] = str(error)
         return examples
 
+    def step_length(
+        self, micro_batches: Sequence[Sequence[TrainingRecord]], accelerator: Accelerator, step: int
+    ) -> int:
+        """Positions of an answer in optimizer step `step`: the same for all records of all processes, so that the loss does not
+        depend on how they are divided.
+
+        "longest" adds one to five tokens to the longest answer; LaViDa adds up to 128 to a batch's longest row (train.py:1559).
+        """
+        plan, most = self.plan, self.plan.answer_tokens
+        if plan.config.answer_padding == "full":
+            return most
+        answers = [record.answers[0] for records in micro_batches for record in records]
+        longest = torch.tensor([max((len(_ids(self.model, answer)) for answer in answers), default=0)])
+        more = 1 + torch.randint(5, (), generator=generator(plan.config.seed, "padding", step)).item()
+        return min(int(accelerator.gather(longest.to(accelerator.device)).max()) + int(more), most)
+
     def _example(
-        self, record: TrainingRecord, component: Component, number: int, purpose: tuple[int | str, ...]
+        self, record: TrainingRecord, component: Component, number: int, length: int, purpose: tuple[int | str, ...]
     ) -> Example:
-        model, length = self.model, self.plan.answer_tokens
+        model = self.model
         prompt = model.prompt_ids(record.question)
-        model.check_length(self.plan.image_tokens + len(prompt) - 1, length)
+        model.check_length(self.plan.image_tokens + len(prompt) - 1, self.plan.answer_tokens)
         features = self.cache.get(record, component.path)
-        target, was_cut = answer_target(model, record.answers[0], length)
-        if was_cut and record.id not in self.state.cut:
+        target, answer = answer_target(model, record.answers[0], length)
+        if answer > length and record.id not in self.state.cut:
             self.state.cut.append(record.id)
-        masked = draw_mask(length, self.plan.config.seed, *purpose, number)
-        return Example(record.id, record.image_id, features, prompt, model.question_ids(prompt), target, masked)
+        times = "uniform" if purpose[0] == "validation" else self.plan.config.noise_times
+        masked = draw_mask(length, self.plan.config.seed, *purpose, number, times=times)
+        question = model.question_ids(prompt)
+        return Example(record.id, record.image_id, features, prompt, question, target, answer, masked)
 
 
-def answer_target(model: Lavida, answer: str, length: int) -> tuple[Tensor, bool]:
-    """Ids [length] Long: the answer and its end of turn as in LaViDa's own samples, then end-of-text. And whether it was cut.
+def answer_target(model: Lavida, answer: str, length: int) -> tuple[Tensor, int]:
+    """Ids [length] Long: the answer and its end of turn as in LaViDa's own samples, then end-of-text. And the number of the ids
+    before the padding; if it is more than `length`, the answer was cut.
 
-    The end-of-text padding is a target like any other: generation denoises a whole block at once, so the model itself has to
-    write where the answer ends (LaViDa llava_llada.py:131-132).
+    The padding is a target, too: generation denoises a whole block at once, so the model itself has to write where the answer
+    ends (LaViDa llava_llada.py:131-132).
     """
-    assert model.tokenizer is not None, "the trainer refuses a model without one"
-    _header, ids = answer_ids(model.tokenizer, model.config.family, answer.strip())
+    ids = _ids(model, answer)
     padded = ids[:length] + [model.config.eos_token_id] * (length - len(ids))
-    return torch.tensor(padded, dtype=torch.long), len(ids) > length
+    return torch.tensor(padded, dtype=torch.long), len(ids)
+
+
+def _ids(model: Lavida, answer: str) -> list[int]:
+    assert model.tokenizer is not None, "the trainer refuses a model without one"
+    return answer_ids(model.tokenizer, model.config.family, answer.strip())[1]
 
 
 class FeatureCache:

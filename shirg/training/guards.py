@@ -191,6 +191,11 @@ def warn(steps: Sequence[Entry], before: int, warned: set[str]) -> None:
             logger.warning("step %d: %s", steps[-1]["step"], found)
 
 
+def component_of(entry: Entry) -> str:
+    """The component that an optimizer step is counted to; steps of earlier versions have their budget alone."""
+    return str(entry.get("component", entry["budget"]))
+
+
 def loss_falls(steps: Sequence[Entry]) -> Finding:
     """Whether the loss is lower in the last quarter than in the first, each component compared with itself.
 
@@ -200,7 +205,7 @@ def loss_falls(steps: Sequence[Entry]) -> Finding:
     losses: dict[str, list[float]] = {}
     for entry in steps:
         if entry["loss"] is not None:
-            losses.setdefault(str(entry["budget"]), []).append(entry["loss"])
+            losses.setdefault(component_of(entry), []).append(entry["loss"])
     quarters = [_first_and_last_quarter(values) for values in losses.values() if len(values) >= LEAST_LOSSES]
     if not quarters:
         return None, f"fewer than {LEAST_LOSSES} steps of any component"
@@ -226,8 +231,8 @@ def memory_stays(session: Sequence[Entry]) -> Finding:
 
 
 def budgets_fit(drawn: Mapping[str, int], sampler: BudgetSampler) -> Finding:
-    """Whether every component was drawn as often as its probabilities predict: with "uniform", which draws each once per
-    window, within one draw, otherwise within four standard deviations and one draw.
+    """Whether every component was drawn as often as its probabilities predict: with "uniform" and "continuous", which draw each
+    once per window, within one draw, otherwise within four standard deviations and one draw.
 
     Draws are stratified, so that they are at least as even as independent ones.
     """
@@ -237,9 +242,9 @@ def budgets_fit(drawn: Mapping[str, int], sampler: BudgetSampler) -> Finding:
     wanted, variance = dict.fromkeys(drawn, 0.0), dict.fromkeys(drawn, 0.0)
     for step in range(steps):
         for component, chance in sampler.probabilities(step).items():
-            wanted[str(component)] += chance
-            variance[str(component)] += chance * (1 - chance)
-    spread = 0 if sampler.sampling == "uniform" else 4
+            wanted[sampler.group(component)] += chance
+            variance[sampler.group(component)] += chance * (1 - chance)
+    spread = 0 if sampler.sampling in ("uniform", "continuous") else 4
     fits = all(abs(drawn[name] - wanted[name]) <= 1 + spread * math.sqrt(variance[name]) for name in drawn)
     return fits, ", ".join(f"{name}: {drawn[name]} of {wanted[name]:.1f} expected" for name in drawn)
 

@@ -117,14 +117,18 @@ def tracking(accelerator: Accelerator, settings: Mapping[str, Any], *, step: int
 def step_values(entry: Mapping[str, Any]) -> dict[str, float]:
     """What trackers get of an optimizer step, from its line of `metrics.jsonl`; numbers that are None are left out."""
     found = {f"train/{name}": entry[name] for name in ("loss", "lr", "grad_norm", "memory")}
-    found[f"loss_by_ratio/{entry['budget']}"] = entry["loss"]
+    found[f"loss_by_ratio/{entry['component']}"] = entry["loss"]
     found["train/tokens_per_second"] = entry["tokens"] / entry["seconds"] if entry["seconds"] else None
     return {name: value for name, value in found.items() if value is not None}
 
 
 def validation_values(entry: Mapping[str, Any]) -> dict[str, float]:
     """The same of a validation, from its line of `validation.jsonl`."""
-    return {f"validation/{name}": loss for name, loss in {**entry["losses"], "mean": entry["mean"]}.items()}
+    found = {f"validation/{name}": loss for name, loss in {**entry["losses"], "mean": entry["mean"]}.items()}
+    for part in ("answers", "padding"):
+        found |= {f"validation_{part}/{name}": loss for name, loss in entry[part].items()}
+    found["validation/relative"] = entry.get("relative")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def log_folder(folder: Path) -> Path:

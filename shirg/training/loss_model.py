@@ -32,6 +32,7 @@ class Example:
         prompt: [L] Long, prompt ids with one image placeholder.
         question: [Q] Long, the part of the prompt that asks, for the gate's relevance term.
         target: [N] Long, answer ids with end-of-text padding.
+        answer: number of ids before the padding.
         masked: [N] Boolean, what the first noisy copy hides.
     """
 
@@ -41,15 +42,27 @@ class Example:
     prompt: Tensor
     question: Tensor
     target: Tensor
+    answer: int
     masked: Tensor
 
 
-def draw_mask(length: int, *parts: int | str) -> Tensor:
-    """Which of `length` targets the first copy hides, [length] Boolean; uniform diffusion time, seeded by `parts`.
+def draw_mask(length: int, *parts: int | str, times: str = "uniform") -> Tensor:
+    """Which of `length` targets the first copy hides, [length] Boolean, seeded by `parts`.
 
     Drawn on the CPU and record by record, so devices, batch sizes and process counts agree.
+
+    Args:
+        times: distribution of the diffusion time, of `shirg.lavida.diffusion.noise.POLICIES`.
     """
-    return draw_noise(1, length, generator=generator(*parts))[0][0]
+    return draw_noise(1, length, times, generator=generator(*parts))[0][0]
+
+
+def target_weights(examples: Sequence[Example], padding_weight: float, like: Tensor) -> Tensor:
+    """Weight of every target in the loss: 1 for the answer's, `padding_weight` for the padding; of shape and type of `like`,
+    the losses [B, N] of these examples."""
+    answers = torch.tensor([example.answer for example in examples], dtype=torch.long)
+    is_answer = torch.arange(like.shape[1]) < answers[:, None]
+    return torch.where(is_answer, 1.0, padding_weight).to(like)
 
 
 class LossModel(nn.Module):

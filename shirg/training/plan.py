@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Collection, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +19,7 @@ from shirg.errors import UserError
 from shirg.lavida.costs import SQUARE, path_tokens
 from shirg.precision import Precision, choose_precision
 from shirg.training.body import check_sharding
-from shirg.training.budgets import BudgetSampler, check_grid
+from shirg.training.budgets import BudgetSampler
 from shirg.training.config import SHIRGLoRAConfig
 
 if TYPE_CHECKING:
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
 METRICS, VALIDATIONS = "logs/metrics.jsonl", "logs/validation.jsonl"
 """In a run's folder: a line for every optimizer step and every validation."""
+
+VALIDATION_SHARE, MOST_VALIDATIONS = 0.2, 20
+"""Of the training's time, what `validation_interval` "auto" spends on validations at most, and how many it makes at most."""
+
+PASSES = 2.5
+"""Forward passes that take the time of one record's training (measured with the nano)."""
+
+START = "logs/validation_start.json"
+"""In a run's folder: the validation losses of every image before the first step, with which later ones are compared."""
 
 SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Values of accelerate's `DistributedType` that the trainer supports: one process, or data parallel with full copies."""
@@ -136,9 +145,33 @@ class Plan:
         return (batch * self.processes + self.rank) * order.batch_size
 
     def validates_at(self, step: int) -> bool:
-        """Whether there is a validation after `step` steps: before the first, every `validation_steps`, at the end."""
-        every = self.config.validation_steps or self.steps_per_epoch
-        return self.val_order is not None and (step % every == 0 or step == self.total_steps)
+        """Whether there is a validation after `step` steps: before the first, regularly, at the end."""
+        return self.val_order is not None and (step % self.validation_every == 0 or step == self.total_steps)
+
+    @property
+    def validation_every(self) -> int:
+        """Optimizer steps between validations."""
+        assert self.val_order is not None, "no validation is due without records"
+        interval = self.config.validation_interval
+        if self.config.validation_steps is not None:
+            return self.config.validation_steps
+        if interval == "epoch":
+            return self.steps_per_epoch
+        if interval == "auto":
+            records = min(self.validation_batches * self.val_order.batch_size * self.processes, self.val_order.records)
+            passes = records * len(self.sampler.components)
+            trained = self.total_steps * self.records_per_step * PASSES
+            interval = 1 / min(max(VALIDATION_SHARE * trained // passes, 1), MOST_VALIDATIONS)
+        return max(round(interval * self.total_steps), 1)
+
+    @property
+    def validation_batches(self) -> int:
+        """Batches of a validation on this process."""
+        assert self.val_order is not None, "no validation is due without records"
+        most = self.config.validation_records
+        if most is None:
+            return len(self.val_order)
+        return min(len(self.val_order), math.ceil(most / (self.val_order.batch_size * self.processes)))
 
 
 def make_plan(
@@ -150,12 +183,14 @@ def make_plan(
     precision: Precision,
     *,
     started_from: str | None,
+    without: Collection[str] = (),
 ) -> Plan:
     """Make the plan from settings, model, data and processes; writes nothing.
 
     Args:
         config: not resolved yet: `share_prefix` is None unless the user set it.
         started_from: fingerprint of the adapter that training began with; None for a fresh one.
+        without: settings that a resumed run of an earlier version does not store.
 
     Raises:
         UserError: for loaders that cannot be used, or a body that cannot be sharded.
@@ -170,10 +205,10 @@ def make_plan(
     val_order = None if val_loader is None else EpochOrder(val_loader, name="val_loader", **place)
     steps_per_epoch = math.ceil(len(order) / config.gradient_accumulation_steps)
     sampler = config.sampler(steps_per_epoch * config.num_epochs, path_tokens(model.config, "hd"))
-    grid_tokens = check_grid(config.token_budgets, model)
+    grid_tokens = config.check_grid(model)
     # A page of another shape than a square may take more tiles, where the checkpoint has canvases for it.
     most_pooled = max(path_tokens(model.config, "hd", image_size=size) for size in (SQUARE, *model.config.pinpoints))
-    kept = [min(one.most, grid_tokens) + 1 if one.most else most_pooled for one in sampler.components]
+    kept = [min(one.most, grid_tokens) + 1 if one.most else most_pooled for one in sampler.bounds]
     assert isinstance(dataset, Sized), "EpochOrder takes no other"
     run = {
         **identity.of_base(model),
@@ -187,6 +222,7 @@ def make_plan(
         "processes": accelerator.num_processes,
         "mixed_precision": precision.mixed,  # not "auto", which another machine may resolve differently
     }
+    run = {name: value for name, value in run.items() if name not in without}
     return Plan(
         config=resolved,
         rank=accelerator.process_index,
@@ -205,7 +241,12 @@ def make_plan(
 
 
 def make_accelerator(
-    mixed_precision: str, device: torch.device, *, trackers: Sequence[str] = (), log_folder: Path | None = None
+    mixed_precision: str,
+    device: torch.device,
+    *,
+    trained_in_bfloat16: bool = False,
+    trackers: Sequence[str] = (),
+    log_folder: Path | None = None,
 ) -> tuple[Accelerator, Precision]:
     """An `accelerate.Accelerator` for this run, and its precision with the reason.
 
@@ -215,6 +256,7 @@ def make_accelerator(
     Args:
         mixed_precision: one of `shirg.precision.MIXED_PRECISIONS`.
         device: where the model is now.
+        trained_in_bfloat16: whether its weights were; fp16 then has a warning.
         trackers: names of accelerate's trackers to log to.
         log_folder: for trackers that write files.
 
@@ -230,11 +272,12 @@ def make_accelerator(
     # the same).
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState(cpu=on_cpu)
-    chosen = [choose_precision(mixed_precision, device if on_cpu or device.type != "cpu" else "cuda")]
+    place = device if on_cpu or device.type != "cpu" else "cuda"
+    chosen = [choose_precision(mixed_precision, place, trained_in_bfloat16=trained_in_bfloat16)]
     precision = broadcast_object_list(chosen)[0]
-    place = ProjectConfiguration(logging_dir=str(log_folder)) if trackers else None
+    project = ProjectConfiguration(logging_dir=str(log_folder)) if trackers else None
     accelerator = Accelerator(
-        mixed_precision=precision.mixed, cpu=on_cpu, log_with=list(trackers) or None, project_config=place
+        mixed_precision=precision.mixed, cpu=on_cpu, log_with=list(trackers) or None, project_config=project
     )
     kind = accelerator.distributed_type.value
     if kind not in SUPPORTED:

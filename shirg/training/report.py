@@ -40,10 +40,14 @@ def opening_lines(plan: Plan, model: Lavida, step: int, others: float) -> list[s
         f"{one} -> {'at most ' * (one.budget == 'auto')}{one.tokens(sampler.pooled_tokens)}"
         for one in sampler.components
     )
+    drawn: str = config.ratio_sampling
+    if drawn == "continuous":
+        drawn = "continuously from {} to {} in place of the fixed ones, with which it is validated".format(
+            *sampler.range
+        )
     return [
         *describe_parameters(model),
-        f"image tokens: {plan.grid_tokens} before selection; per budget (square image): {tokens}; "
-        f"drawn {config.ratio_sampling}",
+        f"image tokens: {plan.grid_tokens} before selection; per budget (square image): {tokens}; drawn {drawn}",
         f"batch: {plan.order.batch_size} records x {config.gradient_accumulation_steps} micro-batches x"
         f" {plan.processes} processes = {plan.records_per_step} per optimizer step",
         f"steps: {plan.steps_per_epoch} x {config.num_epochs} epochs = {plan.total_steps}, from step"
@@ -70,7 +74,7 @@ def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
         weights_dtype=dtype_name(model.dtype),
         dense_mask=plan.device.type != "cuda",
     )
-    peaks = {one: training_memory(shape, one, parts).total for one in sampler.components}
+    peaks = {one: training_memory(shape, one, parts).total for one in sampler.bounds}
     worst = max(peaks, key=peaks.__getitem__)
     bound = f"; auto counts as its upper bound {MOST}" if "auto" in config.token_budgets else ""
     speed = effort.matmul_speed(plan.device, dtype)
@@ -113,6 +117,16 @@ def best_words(state: RunState) -> str:
     return f"best validation loss {state.best_loss:.4f} at step {state.best_step}{untrained}"
 
 
+def validation_words(entry: Entry) -> str:
+    """The losses of a validation, from its line of `validation.jsonl`."""
+    answers = ", ".join(f"{name} {loss:.4f}" for name, loss in entry["answers"].items())
+    padding = ", ".join(f"{name} {loss:.4f}" for name, loss in entry["padding"].items() if loss is not None)
+    words = f"validation loss of answer tokens {answers}; of padding {padding or '-'}; {entry['records']} records"
+    if entry.get("low") is None:
+        return words
+    return f"{words}; answers at {entry['relative']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}] of step 0"
+
+
 def skipped_words(skipped: Mapping[str, str]) -> str:
     """How many records were not trained on, and why the first was not."""
     name, why = next(iter(skipped.items()))
@@ -120,10 +134,16 @@ def skipped_words(skipped: Mapping[str, str]) -> str:
     return f"left out: {len(skipped)} of the records, the first {name}: {why}{more}"
 
 
-def adapter_settings(plan: Plan, step: int, validation: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Training settings for an adapter's card and settings file."""
+def adapter_settings(plan: Plan, step: int, validation: Entry | None = None) -> dict[str, Any]:
+    """Training settings for an adapter's card and settings file.
+
+    Args:
+        step: optimizer steps done.
+        validation: its line of `validation.jsonl`, if there was a validation.
+    """
     config = plan.config
     settings = {
+        "trained": step > 0 or plan.run["started_from"] is not None,
         "base_model": config.base_model,
         "token_budgets": list(config.token_budgets),
         "include_pooled": config.include_pooled,
@@ -135,7 +155,10 @@ def adapter_settings(plan: Plan, step: int, validation: Mapping[str, float] | No
         },
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
     }
-    return settings if validation is None else {**settings, "validation_loss": dict(validation)}
+    if validation is None:
+        return settings
+    kept = {name: validation[name] for name in ("relative", "low", "high") if name in validation}
+    return {**settings, "validation_loss": validation["answers"], "validation_loss_relative_to_start": kept}
 
 
 def results(
@@ -164,12 +187,14 @@ def results(
         "validation_after": validations[-1] if validations else None,
         "best_validation_loss": state.best_loss,
         "best_step": state.best_step,
+        "best_validation": next((entry for entry in validations if entry["step"] == state.best_step), None),
         "parameters": {
             role: {"trainable": trainable, "total": total}
             for role, (trainable, total) in parameters_by_role(model).items()
         },
         "skipped_records": state.skipped,
         "cut_answers": state.cut,
+        "padding_weight": plan.config.padding_weight,
         "mixed_precision": plan.precision.mixed,
         "precision": plan.precision.reason,
         "device": str(plan.device),

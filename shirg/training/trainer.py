@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +18,19 @@ from shirg import identity
 from shirg.errors import UserError
 from shirg.files import append_line, clear_leftovers, read_lines, write_json
 from shirg.lavida import adapter
+from shirg.lavida.loading import usual_dtype
 from shirg.locks import folder_lock
 from shirg.seeds import derived_seed, scoped_seed
 from shirg.threads import SpareThreads, spare_threads
 from shirg.training import checkpoints, guards, logs, report
 from shirg.training.body import check_body_bits, quantize_body, shard_body
-from shirg.training.budgets import check_grid
 from shirg.training.checkpoints import RunState
-from shirg.training.config import SHIRGLoRAConfig
+from shirg.training.config import SHIRGLoRAConfig, lacking
 from shirg.training.examples import ExampleMaker, FeatureCache
-from shirg.training.loss_model import LossModel
+from shirg.training.loss_model import LossModel, target_weights
 from shirg.training.plan import (
     METRICS,
+    START,
     VALIDATIONS,
     Plan,
     TrainingRecord,
@@ -34,7 +38,7 @@ from shirg.training.plan import (
     make_plan,
     sum_over_processes,
 )
-from shirg.training.validation import validate
+from shirg.training.validation import ImageSums, Validation, relative_interval, relative_loss, validate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -62,13 +66,15 @@ class SHIRGLoRATrainer:
             UserError: if a budget exceeds the grid, the model has no tokenizer, or its adapter's rank, alpha,
                 dropout or target modules differ from `config`.
         """
-        self.config = config
         self.model = model
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
         latest = checkpoints.find_latest(self.checkpoints) if config.resume else None
         self.stored: dict[str, Any] = {} if latest is None else checkpoints.stored_run(latest)
         """The settings of the run that is resumed; empty for a new one."""
+        self.lacking = lacking(self.stored) if latest else []
+        """Settings that the resumed run does not store, since its version did not have them; it keeps what it did."""
+        self.config = config = config.continuing(self.stored) if latest else config
         self.started_from: str | None = self.stored.get("started_from")
         """Fingerprint of the adapter that the run began with."""
         if latest is not None:  # first, since loading an adapter can change the model's vision settings
@@ -79,23 +85,30 @@ class SHIRGLoRATrainer:
             self.started_from = identity.of_adapter(model)["adapter_weights"]
         else:
             attach_adapter(config, model)
-        check_grid(config.token_budgets, model)
+        config.check_grid(model)
         check_body_bits(config.body_bits, model.device)
         if model.tokenizer is None:
             raise UserError("model: it has no tokenizer, which training needs; load a folder that holds tokenizer.json")
         if config.body_bits < 16:
             quantize_body(model, config.body_bits)
 
-    def train(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None = None) -> dict[str, Any]:
+    def train(
+        self,
+        train_loader: DataLoader[Any],
+        val_loader: DataLoader[Any] | None = None,
+        *,
+        on_start: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
         """Train, and return the results that are also written to `logs/training_results.json`.
 
-        Writes to `output_dir`: `checkpoints/checkpoint-STEP/`, `checkpoints/best_model/` (lowest mean validation loss
-        over the components; the last adapter if there is no validation), `logs/metrics.jsonl`, `logs/validation.jsonl`,
-        `logs/training.log`. The model keeps the last adapter.
+        Writes to `output_dir`: `checkpoints/checkpoint-STEP/`, `checkpoints/best_model/` (lowest validation loss of the answers'
+        tokens relative to step 0, mean over the components; the last adapter if there is no validation), `logs/metrics.jsonl`,
+        `logs/validation.jsonl`, `logs/training.log`. The model keeps the last adapter.
 
         Args:
             train_loader: yields lists of records with `id`, `image_id`, `open_image()`, `question`, `answers`.
             val_loader: yields the same. Every validation uses the same noise, so that their losses are comparable.
+            on_start: called in the first process when the run is accepted, before its first step.
 
         Raises:
             UserError: for loaders that cannot be used, an output folder that cannot be written or is being filled by another
@@ -108,10 +121,15 @@ class SHIRGLoRATrainer:
         if precision == "auto":  # a resumed run keeps its precision, whatever this machine would choose today
             precision = self.stored.get("mixed_precision", precision)
         accelerator, chosen = make_accelerator(
-            precision, self.model.device, trackers=config.trackers, log_folder=logs.log_folder(self.folder)
+            *(precision, self.model.device),
+            trained_in_bfloat16=usual_dtype(self.model.config.raw) == "bfloat16",
+            trackers=config.trackers,
+            log_folder=logs.log_folder(self.folder),
         )
         plan = make_plan(
-            config, self.model, train_loader, val_loader, accelerator, chosen, started_from=self.started_from
+            *(config, self.model, train_loader, val_loader, accelerator, chosen),
+            started_from=self.started_from,
+            without=self.lacking,
         )
         with contextlib.ExitStack() as stack:
             if plan.is_main:
@@ -121,7 +139,13 @@ class SHIRGLoRATrainer:
                 stack.enter_context(logs.log_file(plan.folder / "logs" / "training.log"))
             stop = stack.enter_context(guards.deferred_interrupt(logger.warning if plan.is_main else None))
             threads = stack.enter_context(spare_threads())
-            results = Session(plan, self.model, accelerator, stop, threads).run()
+            if self.lacking and plan.is_main:
+                kept = ", ".join(f"{name} {getattr(config, name)}" for name in self.lacking)
+                logger.info("the run is of an earlier version and keeps what that did: %s", kept)
+            session = Session(plan, self.model, accelerator, stop, threads)
+            if on_start is not None and plan.is_main:
+                on_start()
+            results = session.run()
         if stop.requested:  # while the last files were written
             raise guards.stopped_by(stop)
         return results
@@ -198,37 +222,43 @@ class Session:
                 self.save()
 
     def optimizer_step(self, micro_batches: list[list[TrainingRecord]]) -> None:
-        """One update of the adapter: one component, all micro-batches, the mean loss over every target of every process."""
+        """One update of the adapter: one component (with "continuous" one per micro-batch), and the weighted mean loss over
+        every target of every process."""
         plan, state, accelerator, config = self.plan, self.state, self.accelerator, self.plan.config
-        began, component, rate = time.perf_counter(), plan.sampler(state.step), plan.rate(state.step)
-        context: dict[str, Any] = {"step": state.step, "component": component}
+        began, rate = time.perf_counter(), plan.rate(state.step)
+        components = plan.sampler.micro_batches(state.step, len(micro_batches))
+        context: dict[str, Any] = {"step": state.step, "component": max(components, key=lambda one: one.most or 0)}
         size, checkpointing = max(map(len, micro_batches)), config.gradient_checkpointing
-        nominal = plan.records_per_step * plan.answer_tokens  # keeps fp16 in range until the number of targets is known
-        sums = torch.zeros(4, dtype=torch.float64)  # loss, targets, tokens, requests to stop
+        length = self.examples.step_length(micro_batches, accelerator, state.step)
+        nominal = plan.records_per_step * length  # keeps fp16 in range until the weight of all targets is known
+        sums = torch.zeros(4, dtype=torch.float64)  # weighted loss, weights, tokens, requests to stop
         batch: list[dict[str, Any]] = []
         self.loss_model.set_training(True, checkpointing=checkpointing)
         with guards.memory_advice(**context, records=size, checkpointing=checkpointing):
-            for number, records in enumerate(micro_batches):
+            for number, (records, component) in enumerate(zip(micro_batches, components, strict=True)):
                 ordinal, last = plan.ordinal(number, plan.order), number == len(micro_batches) - 1
                 with accelerator.autocast():
-                    examples = self.examples(records, component, ordinal, "noise", state.step)
+                    examples = self.examples(records, component, ordinal, length, "noise", state.step)
                 described = guards.described(examples)
                 batch += described
                 with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                     with scoped_seed(plan.device, config.seed, "dropout", state.step, ordinal):
                         losses, tokens = self.wrapped(examples, component)
-                    guards.check_finite(losses, described, file=plan.not_finite_file, what="loss", **context)
+                    own = {**context, "component": component}
+                    guards.check_finite(losses, described, file=plan.not_finite_file, what="loss", **own)
+                    weights = target_weights(examples, config.padding_weight, losses)
                     # Wrappers average gradients over the processes; their sum is needed.
-                    accelerator.backward(losses.sum() * plan.processes / nominal)
-                sums += sums.new_tensor([losses.detach().double().sum().item(), losses.numel(), tokens, 0])
+                    accelerator.backward((losses * weights).sum() * plan.processes / nominal)
+                weighted, weights = (losses.detach() * weights).double().sum().item(), weights.double()
+                sums += sums.new_tensor([weighted, weights.sum().item(), tokens, 0])
             sums[3] = self.stop.requested
-            loss, targets, tokens, stops = sum_over_processes(accelerator, sums).tolist()
+            loss, weight, tokens, stops = sum_over_processes(accelerator, sums).tolist()
         norm = torch.zeros(())
-        if targets:
+        if weight:
             parameters = adapter.lora_parameters(self.model)
             for parameter in parameters.values():
                 if parameter.grad is not None:  # `check_gradients` names those without one
-                    parameter.grad.mul_(nominal / targets)
+                    parameter.grad.mul_(nominal / weight)
             if state.updates == 1:
                 guards.check_gradients(parameters)
             norm = accelerator.clip_grad_norm_(parameters.values(), config.max_grad_norm)
@@ -240,12 +270,14 @@ class Session:
             state.updates += not self.optimizer.step_was_skipped
             self.optimizer.zero_grad()
         state.step += 1
+        names = list(dict.fromkeys(one.name for one in components))
         self.record_step(
             {
                 "run": plan.run_name,
                 "step": state.step,
-                "loss": loss / targets if targets else None,
-                "budget": component.name,
+                "loss": loss / weight if weight else None,
+                "budget": names[0] if len(names) == 1 else names,
+                "component": plan.sampler.group(components[0]),
                 "lr": rate,
                 "grad_norm": norm.item() if norm.isfinite() else None,
                 "tokens": int(tokens),
@@ -261,7 +293,7 @@ class Session:
         """Count a step, and write it to the journal, the progress bar, the trackers and the log."""
         state = self.state
         state.tokens += entry["tokens"]
-        state.drawn[str(entry["budget"])] += 1
+        state.drawn[entry["component"]] += 1
         state.seconds += entry["seconds"]
         entry["seconds"] = round(entry["seconds"], 4)
         self.steps.append(entry)
@@ -275,14 +307,13 @@ class Session:
             logger.info(report.step_line(entry, self.plan.total_steps, state.seconds))
 
     def validate_if_due(self) -> None:
-        """Validate every component; the adapter with the lowest mean loss over them is kept."""
+        """Validate every component; the adapter with the lowest loss of the answers' tokens relative to step 0 is kept."""
         plan, state = self.plan, self.state
         if state.step == state.validated_step or not plan.validates_at(state.step):
             return
-        assert plan.val_order is not None
         if plan.is_main:
-            logger.info("step %d: validating every component on %d records", state.step, plan.val_order.records)
-        task = self.bar.add_task("validating", total=len(plan.val_order), line="validating")
+            logger.info("step %d: validating every component", state.step)
+        task = self.bar.add_task("validating", total=plan.validation_batches, line="validating")
 
         def before_batch(number: int) -> None:
             if self.stop.requested and plan.processes == 1:
@@ -290,30 +321,56 @@ class Session:
             self.bar.update(task, completed=number)
 
         try:
-            losses = validate(
+            found = validate(
                 plan, self.loss_model, self.examples, self.accelerator, step=state.step, before_batch=before_batch
             )
         finally:
             self.bar.remove_task(task)
-        self.record_validation({str(component): loss for component, loss in losses.items()})
+        self.record_validation(found)
 
-    def record_validation(self, losses: dict[str, float]) -> None:
+    def record_validation(self, found: Validation) -> None:
         """Save the adapter if it is the best so far, and log the losses."""
         plan, state = self.plan, self.state
-        mean = sum(losses.values()) / len(losses)
-        state.validated_step = state.step
-        if state.best_loss is None or mean < state.best_loss:
-            state.best_loss, state.best_step = mean, state.step
+        if state.validated_step < 0:
+            state.start = found.answers
             if plan.is_main:
-                settings = report.adapter_settings(plan, state.step, losses)
+                write_json(plan.folder / START, found.images)
+        state.validated_step = state.step
+        entry: dict[str, Any] = {
+            "run": plan.run_name,
+            "step": state.step,
+            "records": found.records,
+            "losses": found.losses,
+            "mean": statistics.fmean(found.losses.values()),
+            "answers": found.answers,
+            "padding": found.padding,
+        }
+        score, best = entry["mean"], state.best_loss
+        if state.start:
+            entry |= self.compared_with_start(found)
+            score, best = entry["relative"], state.best_relative
+        if best is None or score < best:
+            state.best_step, state.best_loss = state.step, score
+            if state.start:
+                state.best_loss, state.best_relative = statistics.fmean(found.answers.values()), score
+            if plan.is_main:
+                settings = report.adapter_settings(plan, state.step, entry)
                 checkpoints.save_best(plan.checkpoints, self.model, settings=settings)
-        entry = {"run": plan.run_name, "step": state.step, "losses": losses, "mean": mean}
         self.validations.append(entry)
         if plan.is_main:
             append_line(plan.folder / VALIDATIONS, entry)
             self.accelerator.log(logs.validation_values(entry), step=state.step)
-            parts = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-            logger.info("step %d: validation loss %.4f (%s)", state.step, mean, parts)
+            logger.info("step %d: %s", state.step, report.validation_words(entry))
+
+    def compared_with_start(self, found: Validation) -> dict[str, float | None]:
+        """The loss of the answers' tokens relative to that before the first step, and its interval over the images."""
+        low = high = None
+        path = self.plan.folder / START
+        if self.state.step and path.exists():
+            start: ImageSums = json.loads(path.read_text(encoding="utf-8"))
+            interval = relative_interval(found.images, start, seed=self.plan.config.seed)
+            low, high = interval.low, interval.high
+        return {"relative": relative_loss(found.answers, self.state.start), "low": low, "high": high}
 
     def save(self) -> None:
         """Write a checkpoint and delete the oldest beyond `save_total_limit`."""
@@ -404,7 +461,7 @@ def restore(plan: Plan, model: Lavida, accelerator: Accelerator) -> tuple[RunSta
     Raises:
         OtherRunError: if the checkpoint is of another run.
     """
-    state, latest = RunState(drawn={str(component): 0 for component in plan.sampler.components}), None
+    state, latest = RunState(drawn=dict.fromkeys(plan.sampler.groups, 0)), None
     if plan.is_main:
         clear_leftovers(plan.checkpoints)
     accelerator.wait_for_everyone()

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import shirg
+from shirg.bootstrap import Interval
 from shirg.data.render import KINDS
-from shirg.evaluation.bootstrap import Interval
 from shirg.evaluation.results import Answer
 from shirg.evaluation.variants import Variant
 from shirg.lavida import Lavida

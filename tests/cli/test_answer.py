@@ -77,6 +77,30 @@ def test_stdout_is_the_answer_and_nobody_else_is_told(asked, capsys):
     assert (code, err, out.count("\n")) == (0, "", 1)
 
 
+def test_an_own_budget_is_printed(asked, capsys):
+    _, image, question, _, folder, *_ = asked
+    model = Lavida.from_pretrained(folder)
+    kept = model.select(model.image_features(Image.open(image), "shirg"), "auto")
+    settings = ["--model", folder, "--budget", "auto", "--max-new-tokens", "2"]
+    code, _, err = in_process(capsys, "answer", image, question, *settings)
+    assert (code, err) == (0, f"budget auto: {kept.indices.shape[1]} tokens\n")
+
+
+@pytest.mark.parametrize("budget", ["0", "2305", "99999"])
+def test_a_budget_has_one_range(budget, asked, capsys):
+    _, image, question, _, folder, *_ = asked
+    code, _, err = in_process(capsys, "answer", image, question, "--model", folder, "--budget", budget)
+    assert code == 2 and f"--budget: got {budget}, must be a whole number from 1 to the tokens of the image, " in err
+
+
+def test_an_image_that_is_missing_is_named_as_select_does(asked, tmp_path, capsys):
+    model = ["--model", asked[4]]
+    said = {
+        in_process(capsys, *command, *model)[2] for command in (["answer", "gone.png", "What?"], ["select", "gone.png"])
+    }
+    assert said == {"shirg: error: image gone.png: No such file or directory\n"}
+
+
 def test_every_step_can_be_printed_anywhere(asked, capsys, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     small = [*asked, "--max-new-tokens", "6", "--steps", "3"]

@@ -31,7 +31,9 @@ from shirg.cli import (
     sweep,
     train,
 )
+from shirg.cli.flags import flag_names
 from shirg.errors import UserError
+from shirg.evaluation.config import BenchmarkSettings
 
 MODULES = {
     "doctor": doctor,
@@ -62,10 +64,10 @@ def parse(module, *arguments: str):
 def test_defaults_of_the_whole_run_are_the_promised_ones():
     """Those that users were told of."""
     flags = parse(run)
-    assert (flags.dataset_size, flags.ocr_samples, flags.eval_samples) == (1000, 200, 60)
+    assert (flags.base_dataset_size, flags.ocr_enhancement_size, flags.sample_size) == (1000, 200, 60)
     assert (flags.lora_rank, flags.lora_alpha, flags.learning_rate) == (16, 32, 1e-4)
-    assert (flags.token_budgets, flags.include_pooled, flags.ratio_sampling) == ((512, 768), True, "uniform")
-    assert (flags.batch_size, flags.epochs, flags.mixed_precision) == (4, 1, "auto")
+    assert (flags.token_budgets, flags.include_pooled, flags.ratio_sampling) == ([512, 768], True, "uniform")
+    assert (flags.batch_size, flags.num_epochs, flags.mixed_precision) == (4, 1, "auto")
     assert (flags.model, flags.output_dir) == ("nano", Path("./shirg_lora_output"))
 
 
@@ -83,18 +85,18 @@ def test_help_explains_every_flag(name, capsys, monkeypatch):
         MODULES[name].main(["--help"], prog=f"shirg {name}")
     text = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
     assert stop.value.code == 0
-    for field in dataclasses.fields(MODULES[name].Flags):
-        assert field.name.replace("_", "-") in text or field.name in POSITIONAL
-    for kind in MODULES[name].Flags.__mro__:
-        for field in vars(kind).get("__annotations__", {}):
-            assert documented(kind, field), f"{kind.__module__}.{kind.__name__}.{field}"
+    for field, flag in flag_names(MODULES[name].Flags).items():
+        assert f"--{flag}" in text or field in POSITIONAL
+        assert any(documented(kind, field) for kind in MODULES[name].Flags.__mro__[:-1]), field
 
 
 def documented(kind: type, field: str) -> bool:
-    """Whether a string stands under the field, where tyro and readers find it."""
+    """Whether a class declares the field with a string under it, where tyro and readers find it."""
     lines = inspect.getsource(kind).splitlines()
-    place = next(number for number, line in enumerate(lines) if line.startswith(f"    {field}: "))
-    return '"""' in "".join(lines[place : place + 5])
+    for place, line in enumerate(lines):
+        if line.startswith(f"    {field}: "):
+            return '"""' in "".join(lines[place : place + 5])
+    return False
 
 
 def test_grad_accumulation_decides_about_the_steps():
@@ -107,11 +109,11 @@ def test_flags_reach_the_configurations(tmp_path):
     flags = parse(
         run, "--dataset-size", "8", "--ocr-samples", "2", "--token-budgets", "64", "--seed", "5", "--epochs", "2"
     )
-    data = prepare.dataset_config(flags, 336, tmp_path)
+    data = run.data_config(dataclasses.replace(flags, output_dir=tmp_path, image_resolution=336))
     assert (data.base_dataset_size, data.ocr_enhancement_size, data.image_resolution, data.seed) == (8, 2, 336, 5)
     training = train.training_config(flags, "folder", tmp_path)
     assert (training.token_budgets, training.num_epochs, training.seed, training.base_model) == ([64], 2, 5, "folder")
-    evaluation = evaluate.evaluation_config(flags, tmp_path)
+    evaluation = evaluate.evaluation_config(flags, BenchmarkSettings, tmp_path)
     assert (evaluation.datasets, evaluation.token_budgets, evaluation.sample_size, evaluation.seed) == (
         None,
         [64],
@@ -144,7 +146,7 @@ NUMERIC = numeric_flags()
 def test_every_number_has_one_range_and_its_default_is_in_it():
     assert len(NUMERIC) > 60 and {len(allowed) for _, _, allowed in NUMERIC} == {1}
     for module in DOORS.values():
-        ranges.check_fields(module.Flags(**dict.fromkeys(needed(module), "x")), "--")
+        ranges.check_fields(module.Flags(**dict.fromkeys(needed(module), "x")))
 
 
 @pytest.mark.parametrize(
@@ -152,19 +154,21 @@ def test_every_number_has_one_range_and_its_default_is_in_it():
 )
 def test_every_number_is_checked_before_work_begins(name, field, allowed, capsys):
     """Too large, negative, NaN, infinite, on every flag of every command; the first through the parser and the runner."""
-    module, wanted, flag, began = DOORS[name], allowed[0], f"--{field.replace('_', '-')}", []
+    module, wanted, began = DOORS[name], allowed[0], []
+    flag = f"--{flag_names(module.Flags)[field]}"
     by_place = Positional[str].__metadata__[0]
     hints = get_type_hints(module.Flags, include_extras=True)
     required = [one if by_place in getattr(hints[one], "__metadata__", ()) else f"--{one}=x" for one in needed(module)]
+    flags = module.Flags(**dict.fromkeys(needed(module), "x"))
+    listed = isinstance(getattr(flags, field), list | tuple)
     with pytest.raises(SystemExit, match="2"):
-        runner.run_command(began.append, module.Flags, [*required, f"{flag}={10**30}"], prog="shirg")
+        given = [flag, str(10**30), str(10**30)] if listed else [f"{flag}={10**30}"]
+        runner.run_command(began.append, module.Flags, [*required, *given], prog="shirg")
     said = capsys.readouterr().err
     assert not began and said.count("\n") == 1 and f"{flag}: got " in said and f"must be {wanted}" in said
-    flags = module.Flags(**dict.fromkeys(needed(module), "x"))
-    listed = isinstance(getattr(flags, field), tuple)
     for value in (-7, 10**30, float("nan"), float("inf"), -float("inf")):
         with pytest.raises(UserError, match=f"^{flag}: got .*, must be {re.escape(str(wanted))}"):
-            ranges.check_fields(dataclasses.replace(flags, **{field: (1, value) if listed else value}), "--")
+            ranges.check_fields(dataclasses.replace(flags, **{field: (5, value) if listed else value}), {field: flag})
 
 
 def needed(module) -> list[str]:

@@ -57,7 +57,7 @@ def test_variants_by_name_with_commas_or_blanks(arguments):
     ("arguments", "says"),
     [
         (["--variants", "unifrom"], "did you mean uniform"),
-        (["--variants", ","], "--variants: got ','"),
+        (["--variants", ","], r"modes: got \[','\], must be at least one"),
         (["--num-shards", "2", "--shard-index", "2"], "shard_index: got 2, must be 0 to 1 of num_shards=2"),
         (["--shard-index", "1"], "shard_index: got 1, must be 0 to 0 of num_shards=1"),
         (["--num-shards", "0"], "num_shards: got 0"),

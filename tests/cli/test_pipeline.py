@@ -16,6 +16,7 @@ LEFT = (
     "checkpoints/best_model/adapter_config.json",
     "checkpoints/best_model/adapter_model.safetensors",
     "checkpoints/checkpoint-2/adapter_model.safetensors",
+    "config.yaml",
     "data/manifest.json",
     "evaluation/detailed_results.json",
     "evaluation/evaluation_report.md",
@@ -115,7 +116,10 @@ def test_component_test_passes_and_fails_with_code_1(model, capsys, monkeypatch)
         return stop.value.code
 
     assert run("--budget", "2305") == 2
-    assert "budget=2305: expected a whole number from 1 to 2304" in capsys.readouterr().err
+    assert (
+        "--budget: got 2305, must be a whole number from 1 to the tokens of the image, here 2,304"
+        in capsys.readouterr().err
+    )
     assert run() == 0
     assert capsys.readouterr().out.endswith("7 passed, 0 failed\n")
     # One that fails and one behind it, which is tried all the same.

@@ -10,8 +10,6 @@ import pytest
 from PIL import Image
 
 from shirg import cli
-from shirg.cli import prepare
-from shirg.data.preparation import SHIRGDatasetConfig
 from shirg.data.sources import OCR_SOURCES
 
 
@@ -47,12 +45,6 @@ def test_list_names_every_source_with_licence_size_and_needs(capsys: pytest.Capt
         titles = re.findall(r"^  (\w+) +\S", block, re.MULTILINE)
         assert titles == ["licence", "size", "needs", "from", "use"], name
     assert "blip_laion_cc_sbu_558k.json" in blocks["llava_pretrain"]
-
-
-def test_every_flag_of_its_own_reaches_the_configuration():
-    config = SHIRGDatasetConfig()
-    given = prepare.Flags()
-    assert {name: getattr(given, name) for name in prepare.OWN} == {name: getattr(config, name) for name in prepare.OWN}
 
 
 def test_prepare_link_and_check(captions: Path, capsys: pytest.CaptureFixture[str]):

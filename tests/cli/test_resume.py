@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shirg import cli
+from shirg.cli import config_file
 from shirg.files import read_lines
 from tests.tiny import tiny_model
 
@@ -132,6 +133,12 @@ def test_budgets_beyond_the_grid_are_refused_before_any_folder(model, whole, tmp
         assert code == 2 and "--token-budgets" in said and "784" in said and not new.exists(), said
 
 
+def test_a_refused_training_leaves_no_folder(model, whole, tmp_path, capsys):
+    for given in (("--prepared-dir", tmp_path), ("--prepared-dir", whole / "data", "--body-bits", 4)):
+        code, said = shirg(capsys, "train", "--model", model, *ASKED, *given, "--output-dir", tmp_path / "new")
+        assert code == 2 and not (tmp_path / "new").exists(), said
+
+
 def test_a_budget_that_only_the_larger_view_has_trains(model, whole, tmp_path, capsys):
     """At 420 pixels there are 900 tokens, at the model's own, too; at 448 there are 1024."""
     asked = ("--token-budgets", 1000, "--no-include-pooled", "--image-resolution", 448, "--batch-size", 7)
@@ -139,3 +146,4 @@ def test_a_budget_that_only_the_larger_view_has_trains(model, whole, tmp_path, c
         capsys, "train", "--model", model, *asked, "--prepared-dir", whole / "data", "--output-dir", tmp_path / "new"
     )
     assert code == 0 and "1024 before selection" in said and "expected: peak memory" in said
+    assert config_file.read(tmp_path / "new" / "config.yaml")["image_resolution"] == 448

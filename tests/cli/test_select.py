@@ -147,13 +147,16 @@ def test_ctrl_c_leaves_complete_files(model, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere"], "image nowhere: no such file or folder"),
+        (["nowhere"], "image nowhere: No such file or directory"),
         (["empty"], "folder empty: no image in it"),
         (
             ["page.png", "--budget", 9, "--selector", "best"],
             "--selector: selector 'best' is unknown; there are cdpruner",
         ),
-        (["page.png", "--budget", 401], "budget=401: expected a whole number from 1 to 400"),
+        (
+            ["page.png", "--budget", 401],
+            "--budget: got 401, must be a whole number from 1 to the tokens of the image, here 400",
+        ),
         (["page.png", "--output-dir", "page.png"], "--output-dir: page.png is a file"),
         (["page.png", "--budget", 9, "--question", " "], "question"),
         (["broken.png", "--budget", 9], "image broken.png: cannot be read"),

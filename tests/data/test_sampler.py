@@ -113,6 +113,13 @@ def test_images_are_dealt_whole_and_in_another_order_each_epoch():
         EpochOrder(loader([1, 2]), seed=0, by_image=True)
 
 
+def test_a_part_of_the_batches_is_spread_over_all():
+    order = EpochOrder(loader(list(range(20)), shuffle=False), seed=0)
+    assert order.batch_size == 2
+    assert list(order.batches(0, most=4)) == [[0, 1], [4, 5], [10, 11], [14, 15]]
+    assert len(list(order.batches(0, most=99))) == 10
+
+
 def test_batches_are_of_one_image_as_far_as_there_are_so_many_questions_of_it():
     """Images of 5, 2, 4 and 3 records, batches of 2: whole pairs first, then what is left of two images together."""
     images = [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9, 10], [11, 12, 13]]

@@ -155,6 +155,21 @@ def test_training_that_goes_wrong_shows(changes, failing):
     assert [item.name for item in items if item.status == "not met"] == [failing]
 
 
+@pytest.mark.parametrize(
+    ("relative", "low", "high", "status", "ends"),
+    [
+        (0.9, 0.85, 0.95, "met", " (95%: 0.850 to 0.950)"),
+        (0.99, 0.97, 1.01, "undecided", " (95%: 0.970 to 1.010)"),
+        (1.1, 1.05, 1.2, "not met", " (95%: 1.050 to 1.200)"),
+        (0.9, None, None, "met", ""),
+    ],
+)
+def test_the_loss_of_answers_falls_by_its_interval(relative, low, high, status, ends):
+    after = {"step": 10, "mean": 1.0, "relative": relative, "low": low, "high": high}
+    found = by_name(checklist.during_training(TRAINING | {"validation_after": after}))["Validation loss falls"]
+    assert (found.status, found.number) == (status, f"answer tokens at {relative:.3f}{ends} of step 0 after 10 steps")
+
+
 def test_one_validation_says_nothing_of_a_loss_that_falls():
     for changes in ({"validation_after": TRAINING["validation_before"]}, {"validation_before": None}):
         assert by_name(checklist.during_training(TRAINING | changes))["Validation loss falls"].status == "not measured"

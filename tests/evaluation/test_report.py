@@ -274,6 +274,25 @@ def test_training_report_tells_the_whole_run(run, output):
     assert "](figures/kv" not in report
 
 
+def test_an_untrained_winner_is_the_first_line_and_answers_and_padding_are_told_apart(output):
+    entries = [
+        {"step": step, "records": 500, "losses": {"512": 1.0, "pooled": 2.0}, "mean": 1.5}
+        | {"answers": {"512": 1.25, "pooled": 2.5 * ratio}, "padding": {"512": 0.5, "pooled": None}}
+        | {"relative": (1 + ratio) / 2, "low": step and 0.99, "high": step and 1.25}
+        for step, ratio in ((0, 1.0), (3, 1.2))
+    ]
+    entries[0] |= {"low": None, "high": None}
+    (output / "logs" / "validation.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    training = TRAINING | {"best_step": 0, "best_validation": entries[0], "validation_after": entries[1]}
+    keywords = {"command": "shirg run", "seconds": 1.0, "settings": SETTINGS, "training": training}
+    report = write_training_report(output, **keywords).read_text(encoding="utf-8")
+    first = report.removeprefix("# SHIRG training report").strip().splitlines()[0]
+    assert first.startswith("No trained adapter was kept: none of 3 steps lowered the validation loss")
+    assert "| step | 512 | pooled | relative to step 0 | padding, 512 | padding, pooled |" in report
+    assert "| 3 | 1.2500 | 3.0000 | 1.100 [0.990, 1.250] | 0.5000 | - |" in report
+    assert "where this ratio was lowest. That is the adapter before any training" in report
+
+
 @pytest.mark.parametrize("found", [lambda results: results, with_charts])
 def test_the_first_two_screens_and_nothing_twice(run, output, found):
     _, results, _ = run

@@ -172,7 +172,9 @@ def test_the_resolution_of_a_run_is_not_the_checkpoints():
 
 def test_mistakes_about_tokens_are_named():
     config = tiny_config(shirg={"resolution": 112})
-    with pytest.raises(UserError, match="budget=65: expected a whole number from 1 to 64"):
+    with pytest.raises(
+        UserError, match="budget: got 65, must be a whole number from 1 to the tokens of the image, here 64"
+    ):
         costs.path_tokens(config, "shirg", budget=65)
     with pytest.raises(UserError, match="mode='tiles' is unknown"):
         costs.path_tokens(config, "tiles")

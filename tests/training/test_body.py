@@ -56,6 +56,7 @@ def gradients(model) -> tuple[float, torch.Tensor]:
         prompt=prompt,
         question=model.question_ids(prompt),
         target=torch.arange(60, 66),
+        answer=6,
         masked=draw_mask(6, 0, 1),
     )
     losses, _ = LossModel(model, "packed")([example], Component("shirg", 16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -98,6 +99,41 @@ def test_auto_is_weighted_and_opened_by_its_upper_bound():
     assert histogram(sampler, range(10)).keys() == {"auto"}
 
 
+def test_continuous_draws_log_uniformly_and_keeps_the_other_components():
+    sampler = BudgetSampler([512, "auto", 768], sampling="continuous", budget_range=(128, 1024), seed=2)
+    drawn = [sampler(step) for step in range(4000)]
+    assert Counter(map(sampler.group, drawn)) == {"128-1024": 2000, "auto": 1000, "pooled": 1000}
+    budgets = sorted(one.budget for one in drawn if isinstance(one.budget, int))
+    assert budgets[0] >= 128 and budgets[-1] <= 1024
+    for share, expected in ((1 / 3, 256), (2 / 3, 512)):  # every doubling is as likely as another
+        assert budgets[int(share * 2000)] == pytest.approx(expected, rel=0.03)
+    for window in range(0, 4000, 4):  # the two draws of a window are from its two halves, 362 in the middle
+        low, high = sorted(one.budget for one in drawn[window : window + 4] if isinstance(one.budget, int))
+        assert low <= 362 <= high
+    assert sampler.groups == ["128-1024", "auto", "pooled"]
+
+
+def test_chances_of_continuous_stand_for_its_draws():
+    sampler = BudgetSampler([512, 768], sampling="continuous", budget_range=(64, 1024))
+    chances = sampler.probabilities(0)
+    assert sum(chances.values()) == pytest.approx(1) and chances[POOLED] == pytest.approx(1 / 3)
+    mean = sum(chance * one.most for one, chance in chances.items() if one.most)
+    assert mean == pytest.approx(2 / 3 * (1024 - 64) / math.log(1024 / 64), rel=0.01)  # of a log-uniform number
+    assert max(one.most for one in sampler.bounds if one.most) == 1024
+
+
+def test_sandwich_gives_every_third_micro_batch_the_smallest_and_the_largest():
+    sampler = BudgetSampler([512], include_pooled=False, sampling="continuous", budget_range=(8, 64), seed=1)
+    assert [one.budget for one in sampler.micro_batches(5, 3)[:2]] == [8, 64]
+    drawn = [one.budget for step in range(300) for one in sampler.micro_batches(step, 2)]
+    assert drawn[0::3] == [8] * 200 and drawn[1::3] == [64] * 200
+    assert len(set(drawn[2::3])) > 30 and min(drawn) == 8 and max(drawn) == 64
+    assert sampler.micro_batches(7, 1) == [sampler(7)]
+    assert sampler.micro_batches(7, 4) == sampler.micro_batches(7, 4)
+    fixed = BudgetSampler([512, 768], seed=1)
+    assert fixed.micro_batches(3, 4) == [fixed(3)] * 4
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
@@ -108,6 +144,9 @@ def test_auto_is_weighted_and_opened_by_its_upper_bound():
         ({"budgets": ["auto", 8, "auto"]}, "twice"),
         ({"budgets": ["all"]}, "'all' is not a budget; .* or 'auto'"),
         ({"budgets": [8], "sampling": "sometimes"}, "uniform, weighted, curriculum"),
+        ({"budgets": ["auto"], "sampling": "continuous"}, "at least one number"),
+        ({"budgets": [8], "budget_range": (64, 8)}, r"budget_range: got \[64, 8\]"),
+        ({"budgets": [8], "budget_range": (8, 16, 32)}, "smallest and the largest"),
         ({"budgets": [8], "weights": [1, 1]}, "only ratio_sampling='weighted'"),
         ({"budgets": [8], "sampling": "weighted", "weights": [1]}, "1 given for 2 components"),
         ({"budgets": [8], "sampling": "weighted", "weights": [1, 0]}, "positive"),

@@ -97,15 +97,15 @@ def test_a_cache_that_fills_is_no_creep():
     assert memory_stays(steps)[0] is True
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "weighted", "curriculum"])
+@pytest.mark.parametrize("sampling", ["uniform", "weighted", "curriculum", "continuous"])
 def test_the_samplers_own_draws_fit_and_others_do_not(sampling):
     sampler = BudgetSampler([8, 16, 32], sampling=sampling, total_steps=200, seed=4)
-    drawn = {str(component): 0 for component in sampler.components}
+    drawn = dict.fromkeys(sampler.groups, 0)
     for step in range(200):
-        drawn[str(sampler(step))] += 1
+        drawn[sampler.group(sampler(step))] += 1
     assert budgets_fit(drawn, sampler)[0] is True
-    off = 2 if sampling == "uniform" else 40
-    moved = {**drawn, "8": drawn["8"] + off, "pooled": drawn["pooled"] - off}
+    off, first = 2 if sampling in ("uniform", "continuous") else 40, sampler.groups[0]
+    moved = {**drawn, first: drawn[first] + off, "pooled": drawn["pooled"] - off}
     assert budgets_fit(moved, sampler)[0] is False
 
 

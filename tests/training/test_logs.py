@@ -20,7 +20,16 @@ from shirg.training.logs import (
 )
 from tests.training.helpers import fake_records, loader, small_config, small_trainer, steps_of
 
-ENTRY = {"step": 3, "loss": 1.5, "budget": 8, "lr": 1e-4, "grad_norm": None, "tokens": 500, "seconds": 2.0}
+ENTRY = {
+    "step": 3,
+    "loss": 1.5,
+    "budget": 8,
+    "component": "8",
+    "lr": 1e-4,
+    "grad_norm": None,
+    "tokens": 500,
+    "seconds": 2.0,
+}
 ENTRY["memory"] = 3 * 10**9
 
 
@@ -53,9 +62,12 @@ def test_what_trackers_get():
     values = step_values(ENTRY)
     assert values["train/loss"] == values["loss_by_ratio/8"] == 1.5
     assert values["train/tokens_per_second"] == 250 and "train/grad_norm" not in values
-    assert validation_values({"step": 1, "losses": {"8": 2.0}, "mean": 2.0}) == {
+    parts = {"answers": {"8": 1.0}, "padding": {"8": None}}
+    assert validation_values({"step": 1, "losses": {"8": 2.0}, "mean": 2.0, **parts, "relative": 0.5}) == {
         "validation/8": 2.0,
         "validation/mean": 2.0,
+        "validation_answers/8": 1.0,
+        "validation/relative": 0.5,
     }
 
 

@@ -26,7 +26,7 @@ def test_shared_tokens_are_chosen_by_the_image_alone():
     features, prompt = model.image_features(tiny_page(), "shirg"), model.prompt_ids("Which total?")
     question, nothing = model.question_ids(prompt), torch.zeros(6, dtype=torch.long)
     name_a_token(model, features, question[-2:], 5)
-    example = Example("r", "page", features, prompt, question, nothing, nothing.bool())
+    example = Example("r", "page", features, prompt, question, nothing, 6, nothing.bool())
     kept = {share: LossModel(model, "packed", share)._image(example, Component("shirg", 16)) for share in (True, False)}
     assert torch.equal(kept[True], model.image_embeds(features, "shirg", 16))
     assert torch.equal(kept[False], model.image_embeds(features, "shirg", 16, question))
@@ -54,6 +54,7 @@ def test_images_of_unequal_budgets_have_the_losses_of_each_alone(objective, fami
                 prompt,
                 model.question_ids(prompt),
                 target,
+                6,
                 draw_mask(6, 0, number),
             )
         )

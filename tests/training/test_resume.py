@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -16,10 +17,12 @@ from shirg.identity import OtherRunError
 from shirg.lavida.settings import FIELDS
 from shirg.training import SHIRGLoRATrainer
 from shirg.training.checkpoints import STATE_FILE, stored_run
+from shirg.training.config import EARLIER
 from tests.tiny import tiny_model
 from tests.training.helpers import (
     RESOLUTION,
     FakeRecord,
+    Interrupting,
     fake_records,
     loader,
     losses_of,
@@ -118,6 +121,32 @@ def test_a_folder_of_an_earlier_version_goes_on_and_says_what_it_lacks(whole, ha
     state.write_text(json.dumps(content))
     with pytest.raises(OtherRunError, match="resume: seed is 0"):
         small_trainer(half, resume=True, **SETTINGS).train(loader(fake_records(4)))
+
+
+def test_a_run_of_before_the_objectives_settings_keeps_its_objective(tmp_path):
+    """However often it is resumed, and whatever this version's defaults are."""
+    whole = small_trainer(tmp_path / "whole", save_steps=1, **EARLIER)
+    whole.train(loader(fake_records(6)), loader(fake_records(2), shuffle=False))
+    half = shutil.copytree(whole.folder, tmp_path / "half")
+    for step in (2, 3):
+        shutil.rmtree(half / "checkpoints" / f"checkpoint-{step}")
+    state = half / "checkpoints" / "checkpoint-1" / STATE_FILE
+    content = json.loads(state.read_text())
+    content["run"] = {name: value for name, value in content["run"].items() if name not in EARLIER}
+    content["state"] = {
+        name: value for name, value in content["state"].items() if name not in ("start", "best_relative")
+    }
+    content["state"]["best_loss"] = validations_of(whole)[0]["mean"]
+    state.write_text(json.dumps(content))
+    for records in (Interrupting(fake_records(6), count=2), fake_records(6)):
+        resumed = small_trainer(half, save_steps=1, resume=True)
+        with pytest.raises(KeyboardInterrupt) if isinstance(records, Interrupting) else contextlib.nullcontext():
+            resumed.train(loader(records), loader(fake_records(2), shuffle=False))
+    assert losses_of(resumed) == losses_of(whole)
+    last, expected = validations_of(resumed)[-1], validations_of(whole)[-1]
+    assert last["losses"] == expected["losses"] and "relative" not in last
+    assert not EARLIER.keys() & stored_run(half / "checkpoints" / "checkpoint-3").keys()
+    assert "keeps what that did: padding_weight 1.0, answer_padding full" in (half / "logs/training.log").read_text()
 
 
 def test_another_adapter_than_the_runs_is_refused(half):

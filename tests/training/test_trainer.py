@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from tests.training.helpers import (
     validations_of,
 )
 
-STEP_KEYS = {"run", "step", "loss", "budget", "lr", "grad_norm", "tokens", "seconds", "memory", "cached"}
+STEP_KEYS = {"run", "step", "loss", "budget", "component", "lr", "grad_norm", "tokens", "seconds", "memory", "cached"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,14 @@ def test_a_run_learns_and_leaves_what_it_promises(finished):
     assert results["steps"] == results["updates"] == 8
     assert results["steps_per_ratio"] == {"8": 4, "16": 4}
     assert results["validation_after"]["mean"] < results["validation_before"]["mean"]
-    assert results["best_validation_loss"] == min(entry["mean"] for entry in validations_of(trainer))
+    validations = validations_of(trainer)
+    best = min(validations, key=lambda entry: entry["relative"])
+    assert (results["best_step"], results["best_validation"]) == (best["step"], best)
+    assert results["best_validation_loss"] == statistics.fmean(best["answers"].values())
+    for entry in validations:
+        ratios = [loss / validations[0]["answers"][name] for name, loss in entry["answers"].items()]
+        assert entry["relative"] == pytest.approx(statistics.fmean(ratios), abs=1e-12)
+        assert entry["step"] == 0 or entry["low"] < entry["relative"] < entry["high"]
     assert results["parameters"]["projector"]["trainable"] == 4 * (16 + 32) + 4 * (32 + 32)
     assert results["parameters"]["vision"]["trainable"] == results["parameters"]["language"]["trainable"] == 0
     for entry in steps_of(trainer):
@@ -70,7 +78,8 @@ def test_checkpoints_are_adapters_and_old_ones_go(finished):
     settings = json.loads((trainer.checkpoints / "best_model" / "shirg_settings.json").read_text())
     assert settings["token_budgets"] == [8, 16]
     assert settings["training"]["step"] == results["best_step"]
-    assert settings["validation_loss"].keys() == {"8", "16"}
+    assert settings["trained"] is True and settings["validation_loss"].keys() == {"8", "16"}
+    assert settings["validation_loss_relative_to_start"]["relative"] < 1
 
 
 def test_the_same_run_twice_gives_the_same_losses(finished, tmp_path):
@@ -183,6 +192,62 @@ def test_loss_scale_does_not_depend_on_the_budget(tmp_path):
     assert losses[2] == pytest.approx(losses[60], rel=0.2)
 
 
+def test_the_loss_is_the_weighted_mean_of_answers_and_padding(tmp_path):
+    """With the same noise, weights 0 and 1 give the losses of answers and padding, from which those of other weights follow."""
+
+    def first_loss(weight: float) -> float:
+        trainer = small_trainer(tmp_path / str(weight), padding_weight=weight, answer_padding="full")
+        trainer.train(loader(records, batch_size=2, shuffle=False))
+        return losses_of(trainer)[0]
+
+    records = [FakeRecord("a", "one", answers=("1",)), FakeRecord("b", "two", answers=("123",))]
+    answers, pads = 2 + 4, 4 + 2  # ids with the end of turn; the rest of six
+    of_answers = answers * first_loss(0.0)
+    of_padding = (answers + pads) * first_loss(1.0) - of_answers
+    for weight in (0.1, 0.5):
+        expected = (of_answers + weight * of_padding) / (answers + weight * pads)
+        assert first_loss(weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_budgets_from_a_range_small_large_and_random_in_one_step(tmp_path):
+    settings = {"ratio_sampling": "continuous", "budget_range": (4, 60), "gradient_accumulation_steps": 3}
+    trainer = small_trainer(tmp_path, token_budgets=[8, 16], include_pooled=True, num_epochs=3, **settings)
+    results = trainer.train(loader(fake_records(6)), loader(fake_records(2), shuffle=False))
+    assert results["steps_per_ratio"] == {"4-60": 2, "pooled": 1}
+    for entry in steps_of(trainer):
+        if entry["component"] == "4-60":
+            assert {4, 60} < set(entry["budget"]) and len(entry["budget"]) == 3
+        else:
+            assert entry["budget"] == entry["component"] == "pooled"
+    assert results["validation_after"]["answers"].keys() == {"8", "16", "pooled"}
+    assert "drawn continuously from 4 to 60" in (tmp_path / "logs" / "training.log").read_text()
+    with pytest.raises(UserError, match="budget_range: 65 exceeds the 64 tokens"):
+        small_trainer(tmp_path / "large", **{**settings, "budget_range": (4, 65)})
+
+
+@pytest.mark.parametrize("times", ["logit_normal", "mode"])
+def test_other_noise_in_training_the_same_in_validation(times, tmp_path):
+    runs = {}
+    for name in ("uniform", times):
+        runs[name] = small_trainer(tmp_path / name, noise_times=name, learning_rate=1e-9)
+        runs[name].train(loader(fake_records(2), shuffle=False), loader(fake_records(2), shuffle=False))
+    first, second = runs.values()
+    assert losses_of(first) != losses_of(second)
+    assert validations_of(first)[0]["answers"] == validations_of(second)[0]["answers"]
+
+
+def test_an_adapter_that_no_step_improved_is_called_untrained(tmp_path):
+    trainer = small_trainer(tmp_path, save_steps=1)
+    for parameter in adapter.lora_parameters(trainer.model).values():
+        parameter.register_hook(torch.neg)  # up the loss
+    results = trainer.train(loader(fake_records(4)), loader(fake_records(3), shuffle=False))
+    best = trainer.checkpoints / "best_model"
+    assert results["best_step"] == 0 and results["best_validation"]["relative"] == 1
+    assert json.loads((best / "shirg_settings.json").read_text())["trained"] is False
+    assert "**Not trained**" in (best / "README.md").read_text()
+    assert json.loads((trainer.checkpoints / "checkpoint-2" / "shirg_settings.json").read_text())["trained"] is True
+
+
 @pytest.mark.parametrize("bad", [{"broken": True}, {"question": "  "}])
 def test_broken_images_and_empty_questions_are_skipped_counted_and_listed(tmp_path, bad):
     records = [*fake_records(3), FakeRecord("bad", "bad page", **bad)]
@@ -276,6 +341,7 @@ def test_dream_mixed_precision_pooled_path_and_checkpointed_blocks(tmp_path, cap
         include_pooled=True,
         mixed_precision="fp16",
         gradient_checkpointing=True,
+        answer_padding="full",
         num_epochs=2,
     )
     results = trainer.train(loader(fake_records(2)))

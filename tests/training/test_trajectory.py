@@ -39,7 +39,8 @@ STEPS = 2
 
 def wide_trainer(folder, accumulation: int, **overrides) -> SHIRGLoRATrainer:
     """A trainer in float64 throughout, adapter included."""
-    trainer = small_trainer(folder, gradient_accumulation_steps=accumulation, **overrides)
+    settings = {"gradient_accumulation_steps": accumulation, "max_answer_tokens": 12, **overrides}
+    trainer = small_trainer(folder, **settings)
     trainer.model.double()
     return trainer
 

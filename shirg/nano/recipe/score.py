@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from shirg.bootstrap import mean_interval
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
 from shirg.data.render.values import heldout_alone
 from shirg.evaluation.answering import Decoding, generated_texts
-from shirg.evaluation.bootstrap import mean_interval
 from shirg.evaluation.metrics import METRICS
 from shirg.files import write_json
 from shirg.lavida import Lavida

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shirg.evaluation.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES, compare, mean_interval
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES, compare, mean_interval, ratio_interval
 
 
 def pages(count: int) -> list[str]:
@@ -97,3 +98,15 @@ def test_the_number_of_draws_is_a_choice():
     few = [mean_interval(values, pages(40), seed=seed, resamples=50).low for seed in range(20)]
     many = [mean_interval(values, pages(40), seed=seed).low for seed in range(20)]
     assert max(many) - min(many) < (max(few) - min(few)) / 2
+
+
+def test_ratio_is_of_sums_per_column_with_pages_drawn_whole():
+    """Columns count alike: 6/4 and 1/2. Two pages, so that every resample is one of three: either page twice, or both."""
+    ours, theirs = np.array([[2.0, 0.5], [2.0, 0.25], [2.0, 0.25]]), np.array([[2.0, 1.0], [1.0, 0.5], [1.0, 0.5]])
+    found = ratio_interval(ours, theirs, ["a", "b", "b"], seed=0)
+    assert (found.mean, found.low, found.high) == (1.0, (1 + 0.5) / 2, (2 + 0.5) / 2)
+    assert (found.questions, found.pages) == (3, 2)
+    assert ratio_interval(ours, theirs, ["a"] * 3, seed=0).low is None
+    for pages in (["a"], []):
+        with pytest.raises(ValueError, match="same questions"):
+            ratio_interval(ours, theirs, pages, seed=0)

@@ -1,4 +1,4 @@
-"""Intervals and verdicts for mean scores, by resampling pages.
+"""Intervals and verdicts for mean scores and ratios of losses, by resampling pages.
 
 Answers about one page depend on one another, so whole pages are drawn, not questions (Cameron et al. 2008 call it
 the cluster bootstrap). Intervals are percentile intervals (Efron and Tibshirani 1993, chapter 13).
@@ -101,6 +101,38 @@ def compare(
     interval = mean_interval(differences, pages, seed=seed, least=-1.0, most=1.0, resamples=resamples)
     differing = int((_per_page(differences, pages)[0] != 0).sum())
     return Comparison(interval, differing, _verdict(interval, differing))
+
+
+def ratio_interval(
+    ours: np.ndarray, theirs: np.ndarray, pages: Sequence[str], *, seed: int, resamples: int = 2_000
+) -> Interval:
+    """The mean over columns of the ratio of sums, `ours` to `theirs`, and its 95% interval under resampling of pages, both of
+    the same questions.
+
+    Args:
+        ours, theirs: [questions, columns] of positive numbers, such as losses before and after.
+        pages, seed, resamples: as in `mean_interval`.
+
+    Raises:
+        ValueError: if there are no questions, or the arguments differ in their number.
+    """
+    if ours.shape != theirs.shape or len(pages) != len(ours) or not len(ours):
+        raise ValueError(f"a ratio needs the same questions, got {ours.shape}, {theirs.shape} and {len(pages)} pages")
+    _, page_of = np.unique(np.asarray(pages), return_inverse=True)
+    count = int(page_of.max()) + 1
+    both = np.zeros((count, 2, ours.shape[1]))
+    np.add.at(both, page_of, np.stack([ours, theirs], axis=1))
+
+    def ratio(sums: np.ndarray) -> float:
+        return float((sums[0] / sums[1]).mean())
+
+    found = ratio(both.sum(axis=0))
+    if count < 2:
+        return Interval(found, None, None, len(ours), 1)
+    draws = np.random.default_rng(seed)
+    ratios = [ratio(both[draws.integers(0, count, count)].sum(axis=0)) for _ in range(resamples)]
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(found, float(low), float(high), len(ours), count)
 
 
 @lru_cache(maxsize=1)
