@@ -318,7 +318,7 @@ def adapter_card(peft_config: dict[str, Any], settings: dict[str, Any]) -> str:
         "from shirg import Lavida",
         "",
         f"model = Lavida.from_pretrained({json.dumps(base or 'BASE')})",
-        'model.load_adapter("this folder")',
+        'model.load_adapter("FOLDER")  # the folder of this README.md',
         "```",
         "",
         "| trained with | |",
