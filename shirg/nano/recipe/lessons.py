@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from shirg.data.pages import Page, Question, Word
 from shirg.data.render import KINDS, render_page
 from shirg.lavida.config import GRID_PINPOINTS
-from shirg.lavida.images import anyres_views
+from shirg.lavida.views import anyres_views
 from shirg.nano.recipe.geometry import LARGE_GRID, POSITIONS
 from shirg.nano.recipe.glyphs import IGNORE, PATCH, glyph_targets, moved, places
 from shirg.nano.recipe.tokenizer import ASSISTANT, END, TURN, build_tokenizer, id_of
