@@ -1,7 +1,6 @@
-"""Real pages whose words have boxes, for counting what a selection keeps of them and for reading them one by one.
+"""Real pages with the boxes of their words or lines.
 
-Sets that mark lines are cut into words where the transcript has spaces, each character as wide as the others of its line:
-good to a fraction of a character.
+Data sets that annotate lines are split into words at the spaces of the transcript, with characters of equal width.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from shirg.errors import UserError
 from shirg.images import open_image
 
 ILLEGIBLE = "###"
-"""ICDAR's transcript of what nobody could read."""
+"""ICDAR's transcript of illegible words."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class _Layout:
 
 
 def split_line(box: Box, text: str) -> Line:
-    """A line's words with their boxes, by the share of its characters that they and the spaces before them take."""
+    """A line's words with their boxes, at the share of its characters before and in each word."""
     line = text.strip()
     left, top, right, bottom = box
     place = 0
@@ -77,7 +76,7 @@ def _read_corners(path: Path) -> list[Line]:
 
 
 def _read_form(path: Path) -> list[Line]:
-    """FUNSD: entities of words; a word that does not continue the line of the one before begins another."""
+    """FUNSD: entities of words; a word that does not continue the previous word's line begins another."""
     read: Any = read_json(path)
     form = read.get("form", []) if isinstance(read, dict) else []
     lines: list[Line] = []
@@ -101,7 +100,7 @@ def _continues(before: Box, box: Box) -> bool:
 
 
 def _read_chart(path: Path) -> list[Line]:
-    """OpenCQA: lines that an OCR engine found, left, top, right, bottom whatever the set's own description says."""
+    """OpenCQA: lines of an OCR engine; boxes are left, top, right, bottom, unlike in the set's own description."""
     lines: Any = read_json(path)
     return [split_line(tuple(line["bounding_box"]), line["sentence"]) for line in lines]
 
@@ -118,14 +117,14 @@ LAYOUTS = {
 def boxed_pages(
     data_dir: Path, name: str, limit: int | None = None, seed: int = 0, *, lines: bool = False
 ) -> list[BoxedPage]:
-    """Pages of one set in a seeded order, those without a word left out.
+    """Pages with words of one data set, in a seeded order.
 
     Args:
         data_dir: folder that holds one folder per set.
         name: one of `LAYOUTS`.
         limit: most pages; all when None.
         seed: of the order. A smaller limit gives the first pages of a larger one.
-        lines: whether a page's boxes are of its lines of text, words joined by one space, and not of its words.
+        lines: boxes of lines, words joined by one space, instead of words.
 
     Raises:
         UserError: for an unknown set, or one that has no usable page.

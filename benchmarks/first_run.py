@@ -1,11 +1,11 @@
-"""What a new user waits for: `make demo` and `make test` in a fresh clone, quiet and beside a busy program.
+"""Time of `make demo` and `make test` in a fresh clone, on an idle machine and beside a busy program.
 
     python benchmarks/first_run.py [--busy] [--old-cpu] [--only demo] [--clone DIR] [--json benchmarks/results/first_run.json]
 
-Clones the last commit into a temporary folder and runs the two commands of the README there; each one's environment is timed by
-itself. --clone keeps the clone and its environment for the next call, which brings it to the last commit. --busy keeps one
-processor busy with another program meanwhile. --old-cpu makes a newer processor behave as one with AVX2 and nothing newer, by
-oneDNN's, ATen's and MKL's own switches. The JSON keeps one entry per kind of processor and condition; a run replaces its own.
+Clones the last commit into a temporary folder and runs the two commands of the README there; making the environment is timed
+separately. --clone keeps the clone and its environment for the next call, which updates it to the last commit. --busy keeps
+one processor busy with another program. --old-cpu restricts a newer processor to AVX2, by the environment variables of
+oneDNN, ATen and MKL. The JSON has one entry per kind of processor and condition; a run replaces its own.
 """
 
 from __future__ import annotations

@@ -1,239 +1,264 @@
-"""What only a GPU can tell, at the size of LaViDa-LLaDA-8B, with random weights and without any download.
+"""Times and memory at the size of LaViDa-LLaDA-8B on a GPU, with random weights and no download.
 
     python benchmarks/full_size.py --json benchmarks/results/full_size.json
 
-* paths: time and memory of every vision path, stage by stage, from an image's bytes to an answer.
-* train: the training step, packed against two rows, for every budget, micro-batch, with and without checkpointing.
-* gate: every rule alone, eager, compiled and captured, and whether the device chooses as a CPU does.
+* paths: an answer by every vision path, stage by stage, measured as in `shirg evaluate`.
+* train: the training step, packed and two-row, by mixture component, micro-batch and gradient checkpointing.
+* gate: every selector alone (`full_size_gate.py`).
 
-Every row is written as soon as it is measured. A call ends after `--minutes`, or is killed; the same command then goes on with
-what is missing, and rows that failed are tried again. Needed are torch, transformers, safetensors, peft and a card of 40 GB or
-more; a training step that does not fit is a row that says so. `--size tiny` does the same with tiny shapes: on a GPU to see
-that everything runs there, or on a CPU, by the wall clock and without what needs CUDA.
+A row is written as soon as it is measured. No row is begun after `--minutes`; the same command resumes, and repeats rows that
+failed. It needs torch, transformers, safetensors, peft, accelerate and Pillow, and a GPU of 40 GB or more; a step that does not
+fit has the outcome "out of memory". `--size tiny` tests the script, also on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import datetime
+import contextlib
+import gc
 import json
-import platform
 import shlex
-import subprocess
 import sys
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
-from full_size_clock import CARDS, Clock
-from full_size_gate import GatePart
-from full_size_model import SIZES
-from full_size_paths import PathsPart
-from full_size_train import ASSUMPTIONS, TrainPart, summary
+from common import now, time_call
+from full_size_gate import gate_rows
+from full_size_model import DTYPE, SIZES, WORDS, Size, random_model, random_prompt
+from PIL import Image
 
-from shirg import __version__
 from shirg.errors import UserError
-from shirg.evaluation.environment import processor
+from shirg.evaluation.answering import Decoding
+from shirg.evaluation.efficiency import PageTiming, peak_bytes
+from shirg.evaluation.environment import describe_environment
+from shirg.evaluation.results import to_json
+from shirg.evaluation.variants import Variant
 from shirg.files import write_json
+from shirg.lavida import Lavida
+from shirg.lavida.adapter import attach_lora, lora_parameters
+from shirg.lavida.costs import SQUARE, path_tokens
+from shirg.training.budgets import Component, components_of
+from shirg.training.loss_model import Example, LossModel, draw_mask
+from shirg.training.memory import Step, training_memory
 
-FORMAT = 1
-PARTS = {"paths": PathsPart, "train": TrainPart, "gate": GatePart}
-PACKAGES = ("torch", "transformers", "peft", "triton", "numpy")
 MEASURED, NO_MEMORY = "measured", "out of memory"
-FINAL = (MEASURED, NO_MEMORY)
-"""Outcomes that stand; a row with another one is measured again."""
+OBJECTIVES = {"packed": "packed", "two-row": "prefix"}
+"""Name in the rows -> `LossModel`'s."""
+RECORDS, GPUS = 608_000, 8
+"""Of `hours_for_all`: one epoch, every image new, on so many GPUs that never wait for data or each other."""
+
+Rows = dict[str, Callable[[], dict]]
+"""Key of a row -> what measures it."""
 
 
-class Record:
-    """The file of results: what was measured, on what, by which call."""
-
-    def __init__(self, path: Path, size: str, clock: Clock):
-        """Go on with the file, or begin it with the first row.
-
-        Raises:
-            UserError: if the file is no record, or of another size, device or version of torch.
-        """
-        self.path = path
-        opening = {"format": FORMAT, "size": size, "machine": machine(clock), "assumptions": list(ASSUMPTIONS)}
-        self.content = self._read() or {**opening, "calls": [], **{part: [] for part in PARTS}, "summary": {}}
-        known, now = self._identity(self.content), self._identity(opening)
-        for name, value in now.items():
-            if known[name] != value:
-                raise UserError(f"--json: {path} holds {name} {known[name]!r}, this is {value!r}; use another file")
-
-    def _read(self) -> dict | None:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except json.JSONDecodeError as error:
-            raise UserError(f"--json: {self.path} is not readable JSON: {error}") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UserError(f"--json: {self.path} is no record of this script; use another file")
-        return content
-
-    @staticmethod
-    def _identity(content: dict) -> dict:
-        return {
-            "size": content["size"],
-            "device": content["machine"]["device"],
-            "torch": content["machine"]["packages"]["torch"],
-        }
-
-    def begin_call(self, arguments: argparse.Namespace) -> None:
-        """What the rows from here on were measured by; written with the first of them."""
-        self.call = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["python", *sys.argv]),
-            "minutes": arguments.minutes,
-            "revision": arguments.revision or git_revision(),
-            "packages": package_versions(),
-        }
-
-    def missing(self, part: str, keys: list[str]) -> list[str]:
-        """Of the rows `keys`, in their order, those that are not there or failed."""
-        done = {row["key"] for row in self.content[part] if row["outcome"] in FINAL}
-        return [key for key in keys if key not in done]
-
-    def add(self, part: str, row: dict) -> None:
-        """Write a row, in place of one with its key."""
-        calls, rows = self.content["calls"], self.content[part]
-        if not any(call is self.call for call in calls):  # two calls may begin within one second
-            calls.append(self.call)
-        rows[:] = [one for one in rows if one["key"] != row["key"]] + [{**row, "call": len(calls) - 1}]
-        self.content["summary"] = summary(self.content["train"])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self.content)
+# ---------------------------------------------------------------- vision paths
 
 
-def machine(clock: Clock) -> dict:
-    """The device and what drives it."""
-    found = {
-        "device": clock.device_name,
-        "clock": clock.kind,
-        "processor": processor(),
-        "python": platform.python_version(),
-        "shirg": __version__,
-        "packages": package_versions(),
+def path_rows(size: Size, model: Lavida) -> Rows:
+    """Every vision path, batch of one."""
+    decoding = Decoding(size.answer_tokens, size.answer_tokens, step_ratio=0.5)
+    image = Image.effect_noise(SQUARE, 64).convert("RGB")
+    timing = PageTiming(model, image, random_prompt(size), decoding, size.runs)
+    variants = [Variant("shirg", budget) for budget in size.budgets]
+    variants += [Variant(mode) for mode in ("lowres", "hd-flat", "hd", "highres", "multiview-all")]
+    variants += [Variant("multiview", size.main_budget)]
+    return {one.name: partial(path_row, timing, one) for one in variants}
+
+
+def path_row(timing: PageTiming, variant: Variant) -> dict:
+    """Milliseconds by stage, bytes of the KV cache, peak memory; see `shirg.evaluation.results.Cost`."""
+    return to_json(timing.row(variant))
+
+
+# ---------------------------------------------------------------- training steps
+
+
+def train_rows(size: Size, model: Lavida) -> Rows:
+    """Every kind of step, the main budget first."""
+    components = sorted(components_of(size.budgets), key=lambda one: one.budget != size.main_budget)
+    return {
+        f"{objective} {component} x{micro_batch} {'checkpointed' if checkpointing else 'plain'}": partial(
+            train_row, size, model, objective, component, micro_batch, checkpointing
+        )
+        for component in components
+        for micro_batch in size.micro_batches
+        for objective in OBJECTIVES
+        for checkpointing in (False, True)
     }
-    if clock.cuda:
-        card = CARDS.get(clock.device_name)
-        found |= {
-            "memory_bytes": torch.cuda.get_device_properties(clock.device).total_memory,
-            "driver": driver(),
-            "cuda": torch.version.cuda,
-            "published_peaks": None if card is None else {"bytes/s": card.bytes_per_second, "FLOP/s": card.flops},
-        }
+
+
+def train_row(
+    size: Size, model: Lavida, objective: str, component: Component, micro_batch: int, checkpointing: bool
+) -> dict:
+    """A step of LoRA and AdamW in bfloat16, from the tower's features of `micro_batch` images to the update, and the tower's pass
+    over one image. Not in it: reading images, and exchanging the adapter's gradients between GPUs."""
+    device, autocast = model.device, partial(torch.autocast, model.device.type, DTYPE)
+    torch.compiler.reset()  # attention is compiled for this row's length alone
+    shape = Step(
+        batch_size=micro_batch,
+        prompt_tokens=size.text_tokens,
+        answer_tokens=size.answer_tokens,
+        objective=OBJECTIVES[objective],
+        checkpointing=checkpointing,
+        dense_mask=device.type != "cuda",
+    )
+    image, processed = Image.effect_noise(SQUARE, 64).convert("RGB"), 0
+    with adapted(model, checkpointing) as loss_model:
+        loss_model.objective = OBJECTIVES[objective]
+        optimizer = torch.optim.AdamW(lora_parameters(model).values(), lr=1e-4, weight_decay=0.0)
+        features = model.image_features(image, component.path)
+        examples = random_examples(size, model, features, micro_batch)
+
+        def step() -> None:
+            nonlocal processed
+            with autocast():
+                losses, processed = loss_model(examples, component)
+            losses.mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        peak = peak_bytes(device, step)
+        step_ms = time_call(step, size.warm_up, size.runs, device)[0]
+        with torch.no_grad():
+            tower_ms = time_call(lambda: model.tower(features.pixels), size.warm_up, size.runs, device)[0]
+    whole_ms = step_ms + micro_batch * tower_ms
+    return {
+        **{"objective": objective, "component": component.name, "micro_batch": micro_batch},
+        "checkpointing": checkpointing,
+        "visual_tokens": component.tokens(path_tokens(size.config, "hd")),
+        "language_tokens": processed,
+        "step_ms": round(step_ms, 2),
+        "tower_ms_per_image": round(tower_ms, 2),
+        "tokens_per_second": round(processed / whole_ms * 1e3, 1),
+        "hours_for_all": round(RECORDS / GPUS / micro_batch * whole_ms / 3.6e6, 3),
+        "peak_bytes": peak,
+        "peak_bytes_computed": training_memory(size.config, component, shape).total,
+    }
+
+
+@contextlib.contextmanager
+def adapted(model: Lavida, checkpointing: bool) -> Iterator[LossModel]:
+    """The model with a new adapter, in training mode; without it afterwards."""
+    attach_lora(model)
+    loss_model = LossModel(model, "packed")
+    model.language.set_gradient_checkpointing(checkpointing)
+    loss_model.set_training(True, checkpointing=checkpointing)
+    try:
+        yield loss_model
+    finally:
+        model.language.set_gradient_checkpointing(False)
+        loss_model.set_training(False)
+        model.unload_adapter()
+
+
+def random_examples(size: Size, model: Lavida, features, count: int) -> list[Example]:
+    """Records about different images, which share one image's features."""
+    prompt, draws = random_prompt(size), torch.Generator().manual_seed(3)
+    return [
+        Example(
+            record_id=str(number),
+            image_id=str(number),
+            features=features,
+            prompt=prompt,
+            question=model.question_ids(prompt),
+            target=torch.randint(*WORDS, (size.answer_tokens,), generator=draws),
+            answer=size.answer_tokens,
+            masked=draw_mask(size.answer_tokens, 0, number),
+        )
+        for number in range(count)
+    ]
+
+
+# ---------------------------------------------------------------- the record
+
+PARTS = {"paths": path_rows, "train": train_rows, "gate": gate_rows}
+
+
+def opened(path: Path, size: str, model: Lavida) -> dict:
+    """The record in `path`, or a new one.
+
+    Raises:
+        UserError: if the file is no record, or one of another size, device or version of torch.
+    """
+    device = model.device
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    record = {
+        "size": size,
+        "machine": describe_environment(model) | {"cuda": torch.version.cuda, "memory_bytes": total},
+        "command": shlex.join(["python", *sys.argv]),
+        **{part: [] for part in PARTS},
+    }
+    if not path.exists():
+        return record
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known, own = (
+            (one["size"], one["machine"]["device"], one["machine"]["packages"]["torch"]) for one in (found, record)
+        )
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"--json: {path} is no record of this script; use another file") from None
+    if known != own:
+        raise UserError(f"--json: {path} is of {', '.join(known)}, this is {', '.join(own)}; use another file")
     return found
 
 
-def package_versions() -> dict[str, str | None]:
-    """Of the libraries that times depend on; None where one is not there."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def driver() -> str | None:
-    """Version of NVIDIA's driver, if its tool tells."""
-    return said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-
-
-def git_revision() -> str | None:
-    """The commit of this checkout, with a mark if files differ from it; None outside of one."""
-    return said("git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--abbrev=40", "--dirty")
-
-
-def said(*command: str) -> str | None:
-    """First line of a program's output; None if there is none, or no such program."""
+def attempt(measure: Callable[[], dict]) -> dict:
+    """A row's outcome and numbers; an error of one row does not stop the others."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.splitlines()), None)
-
-
-def attempt(part, case) -> dict:
-    """A row, whatever happens: no memory is a result, and an error of one row leaves the others alone."""
-    row = {"key": case.key}
-    try:
-        found = part.measure(case)
-        json.dumps(found, allow_nan=False)  # what cannot be written is an error of this row
-        return {**row, "outcome": MEASURED, **found}
+        return {"outcome": MEASURED, **measure()}
     except torch.OutOfMemoryError:
-        return {**row, "outcome": NO_MEMORY, **dataclasses.asdict(case)}
+        return {"outcome": NO_MEMORY}
     except Exception as error:
         traceback.print_exc()
-        return {**row, "outcome": f"failed: {type(error).__name__}: {str(error)[:300]}", **dataclasses.asdict(case)}
-
-
-def measure(arguments: argparse.Namespace, clock: Clock, record: Record, deadline: float) -> dict[str, int]:
-    """All rows of the parts asked for, until the deadline; how many of each part are left."""
-    left = {}
-    for name in arguments.parts:
-        part = PARTS[name](SIZES[arguments.size], clock)
-        cases = {case.key: case for case in part.cases}
-        missing = record.missing(name, list(cases))
-        while missing and time.monotonic() < deadline:
-            began = time.monotonic()
-            row = attempt(part, cases[missing.pop(0)])
-            clock.release()
-            record.add(name, row)
-            print(f"{name:6} {row['key']:44} {row['outcome'][:60]:14} {time.monotonic() - began:6.1f} s", flush=True)
-        left[name] = len(record.missing(name, list(cases)))
-        del part
-        clock.release()
-    return left
+        return {"outcome": f"failed: {type(error).__name__}: {str(error)[:300]}"}
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure what is missing, and say what is left."""
+    """Measure what is missing, until the time is over."""
     deadline = time.monotonic() + 60 * arguments.minutes
-    clock = Clock(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
-    if arguments.size == "full" and not clock.cuda:
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if arguments.size == "full" and device.type != "cuda":
         raise UserError("--size: full needs a CUDA device, and torch sees none; --size tiny runs on a CPU")
-    record = Record(arguments.json, arguments.size, clock)
-    record.begin_call(arguments)
-    left = measure(arguments, clock, record, deadline)
-    if any(left.values()):
-        rows = ", ".join(f"{name} {count}" for name, count in left.items() if count)
-        print(f"rows left or failed: {rows}; the same command goes on with them")
-    else:
-        print(f"all rows of {', '.join(arguments.parts)} are in {arguments.json}")
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, help="the record, begun or gone on with")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="in this order (default: all)")
-    parser.add_argument("--size", choices=SIZES, default="full", help="default: %(default)s")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=9,
-        help="no row is begun after so many; a row takes a minute at most (default: 9)",
-    )
-    parser.add_argument("--revision", help="of the code, where there is no git to ask")
-    return parser.parse_args(argv)
+    size = SIZES[arguments.size]
+    model = random_model(size.config, device)
+    record = opened(arguments.json, arguments.size, model)
+    for part in arguments.parts:
+        rows = PARTS[part](size, model)
+        kept = [row for row in record[part] if row["outcome"] in (MEASURED, NO_MEMORY)]
+        missing = [key for key in rows if key not in {row["key"] for row in kept}]
+        while missing and time.monotonic() < deadline:
+            began, key = time.monotonic(), missing.pop(0)
+            row = {"key": key, "date": now(), **attempt(rows[key])}
+            record[part] = [one for one in record[part] if one["key"] != key] + [row]
+            write_json(arguments.json, record)
+            print(f"{part:6} {key:44} {row['outcome'][:60]:14} {time.monotonic() - began:6.1f} s", flush=True)
+        failed = sum(row["outcome"].startswith("failed") for row in record[part])
+        print(
+            f"{part}: {len(rows) - len(missing)} of {len(rows)} rows, {failed} failed; the same command measures the others"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """The exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="the record; an existing one is continued")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="in this order (default: all)")
+    parser.add_argument("--size", choices=SIZES, default="full", help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=9, help="no row is begun after so many (default: 9)")
     try:
-        work(parse(argv))
+        work(parser.parse_args(argv))
     except UserError as error:
         print(f"full_size: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("full_size: stopped by Ctrl-C; the rows that were finished are in the file", file=sys.stderr)
+        print("full_size: stopped by Ctrl-C; finished rows are in the file", file=sys.stderr)
         return 130
     return 0
 

@@ -1,53 +1,25 @@
 """Time the gate on this machine's CPU.   python benchmarks/gate_cpu.py [--json benchmarks/results/gate_cpu.json]
 
 One image of LaViDa's size: 2304 raw tokens of 1152 channels, 672 x 672 pixels, 32 text tokens, float32; K = 768. Reported are
-median and best of the runs and the ratio of medians to two yardsticks: keeping the tokens of greatest L2 norm (the cheapest
+median and best of the runs and the ratio of medians to two references: keeping the tokens of greatest L2 norm (the cheapest
 selector that reads tokens at all), and the byte floor, the time this machine takes to sum the tokens once and copy the kept
-ones. Three published selectors are timed beside them on the same input; VisionZip's time leaves out the tower's attention and
-keys. The load average is printed, too: on a busy machine only the best means anything.
+ones. Three published selectors are timed on the same input; VisionZip's time excludes the tower's attention and keys. The load
+average is printed, too: on a busy machine only the best is meaningful.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import machine, time_call
 
-from shirg.evaluation.environment import processor
+from shirg.files import write_json
 from shirg.gate import GateConfig, ShirgGate
 
 GRID, WIDTH, BUDGET, WORDS = (48, 48), 1152, 768, 32
 SELECTORS = ("shirg", "random", "uniform", "divprune", "cdpruner", "visionzip")
-
-
-def time_call(call: Callable[[], object], warm_up: int, runs: int) -> tuple[float, float]:
-    """Median and best milliseconds of one call."""
-    for _ in range(warm_up):
-        call()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times), min(times)
-
-
-def machine() -> dict[str, object]:
-    """When and on what the times were taken."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-    }
 
 
 def keep_longest(tokens: torch.Tensor) -> torch.Tensor:
@@ -57,7 +29,7 @@ def keep_longest(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def measure(batch: int, warm_up: int, runs: int) -> dict[str, list[float]]:
-    """Median and best milliseconds per image of every way to call the gate, of three baselines and of the two yardsticks."""
+    """Median and best milliseconds per image of every way to call the gate, of three baselines and of the two references."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(batch, GRID[0] * GRID[1], WIDTH, generator=generator)
     text = torch.randn(batch, WORDS, WIDTH, generator=generator)
@@ -108,8 +80,7 @@ def main() -> None:
     for name, (median, best) in times.items():
         print(f"{name:22}{median:9.2f}{best:9.2f}{median / norm:11.1f}{median / floor:9.1f}")
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

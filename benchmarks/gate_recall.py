@@ -1,30 +1,29 @@
-"""Which words of a page survive.   python benchmarks/gate_recall.py --data-dir DATA [--json FILE] [--figure FILE]
+"""Word recall of every selector.   python benchmarks/gate_recall.py --data-dir DATA [--json FILE] [--figure FILE]
 
-Every selector keeps K of the 2304 patches of a page at 672 x 672, without a question, from the tokens of LaViDa-nano's
-tower and the pixels as they are; counted are the words of which every patch is left (`shirg.evaluation.recall`), on
+Every selector keeps K of the 2304 patches of a page at 672 x 672, without a question, from the pixels and the tokens of
+LaViDa-nano's tower; counted are the words of which every patch is kept (`shirg.evaluation.recall`), on
 
-* real pages of SROIE (receipts), FUNSD (forms), ICDAR 2015 (street scenes) and OpenCQA (charts), whose folders are looked
-  for in DATA; lines of text are cut into words (`boxed_pages.py`);
+* real pages of SROIE (receipts), FUNSD (forms), ICDAR 2015 (street scenes) and OpenCQA (charts), in folders of DATA; lines of
+  text are split into words (`boxed_pages.py`);
 * rendered pages of the held-out split, with text of 6 to 20 pixels, grain, and a synthetic photograph where there is room.
 
 The presets "ocr" and "runs" were tuned on other pages: in each set's seeded order SROIE's from the 25th and the others' from
 the 37th on, 24 of each at most, and 28 rendered ones of the training split. `--tuning` reports on those instead.
 
-Rows beside the selectors: SHIRG with one part out each; "strokes alone" and "patch contrast", the K patches with most of either,
-which see the pixels as SHIRG does and nothing else; CDPruner once more in float64, since its kernel has the rank of the tower's
-tokens, 128 here, and what it picks beyond that is decided by the last digits; and an oracle that knows the words' boxes and
-takes, word by word, the one that costs the fewest patches more.
+Further rows: SHIRG with one part left out; "strokes alone" and "patch contrast", the K patches with most of either, which use
+the pixels alone; CDPruner in float64, since its kernel has the rank of the tower's tokens, 128 here, and rounding decides
+what it selects beyond that; and an oracle that knows the boxes and repeatedly adds the word that needs the fewest further
+patches.
 
-"small" are words under 12 pixels high; precision is the share of kept patches that a word's box touches; "empty" is the
-share of 4 x 4 tiles of patches without a kept one. "all" counts every word alike, so that forms and rendered pages, which have
-most of them, decide it; "mean of sets" counts every set alike. Intervals are 95 %, by resampling pages; differences are paired
-with preset "runs". Merging selectors keep no patches, so a dash stands for them.
+"small" are words under 12 pixels high; precision is the share of kept patches that a word's box touches; "empty" is the share
+of 4 x 4 tiles of patches without a kept one. "all" weights words equally, so forms and rendered pages, which have most words,
+dominate; "mean of sets" weights sets equally. Intervals are 95 %, by resampling pages; differences are paired, to preset
+"runs". Merging selectors keep no patches; they have a dash.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 import time
@@ -35,11 +34,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from boxed_pages import LAYOUTS, BoxedPage, boxed_pages
+from common import run_facts
 from noisy_pages import noisy_pages
 from recall_figure import draw_selectors
 
 from shirg.bootstrap import Interval, compare, mean_interval
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, WordRecall, word_recall
 from shirg.files import write_json
@@ -52,7 +51,7 @@ from shirg.lavida import Lavida
 
 BUDGETS = (256, 512, 768, 1024)
 REPORTED = {"sroie": 24, "funsd": 36, "icdar2015": 36, "opencqa": 36, "rendered": 36}
-"""Most pages of a set that are reported on; those behind them were tuned on."""
+"""Most pages of a set that are reported on; later ones were tuned on."""
 TUNED = {"sroie": 12, "funsd": 24, "icdar2015": 24, "opencqa": 24, "rendered": 28}
 OURS = "shirg (runs)"
 POOLED, MEAN = "all", "mean of sets"
@@ -81,7 +80,7 @@ def select_runs_of_strokes(request: Request) -> Selection:
 
 
 def variants() -> dict[str, GateConfig]:
-    """The presets, preset "runs" with one part out each, pixels alone, and every other selector."""
+    """The presets, preset "runs" with one part left out, pixels alone, and every other selector."""
     runs, v2 = GateConfig.preset("runs"), GateConfig.preset("shirg-v2")
     top = replace(runs, coverage=False, edge_spread=0.0)
     ours = {
@@ -102,7 +101,7 @@ def variants() -> dict[str, GateConfig]:
 
 
 def whole_rules() -> dict[str, GateConfig]:
-    """`variants` without those that have a part out."""
+    """`variants` without the ablations."""
     return {name: config for name, config in variants().items() if ", " not in name}
 
 
@@ -111,13 +110,13 @@ def whole_rules() -> dict[str, GateConfig]:
 
 @dataclass
 class Tally:
-    """What one variant left at one budget, page by page."""
+    """Results of one variant at one budget, page by page."""
 
     pages: list[str] = field(default_factory=list)
     results: list[WordRecall] = field(default_factory=list)
 
     def add(self, page: str, result: WordRecall) -> None:
-        """One page more."""
+        """Add a page."""
         self.pages.append(page)
         self.results.append(result)
 
@@ -132,11 +131,11 @@ class Tally:
 
 
 Tallies = dict[tuple[str, int, str], Tally | None]
-"""(set, budget, variant) -> what was left; None for variants that merge."""
+"""(set, budget, variant) -> results; None for variants that merge."""
 
 
 def pages_of(data_dir: Path | None, most: int, seed: int, tuning: bool) -> dict[str, list[BoxedPage]]:
-    """The pages of every set that is there."""
+    """The pages of every set whose folder exists."""
     sets = {}
     for name, layout in LAYOUTS.items():
         if data_dir is None or not (data_dir / layout.folder).is_dir():
@@ -150,7 +149,7 @@ def pages_of(data_dir: Path | None, most: int, seed: int, tuning: bool) -> dict[
 
 
 class Selecting:
-    """All variants on the tower's features of one page at a time; these are computed once."""
+    """All variants on one page at a time, which is encoded once."""
 
     def __init__(self, model: Lavida, rules: dict[str, GateConfig] | None = None):
         self.model = model
@@ -160,7 +159,7 @@ class Selecting:
 
     @torch.no_grad()
     def choices(self, page: BoxedPage, budgets: Sequence[int], leave_out: set[str]) -> Iterator[tuple[str, int, Kept]]:
-        """(variant, budget, its choice) of all but those left out, which may grow meanwhile."""
+        """(variant, budget, selection) of all but those in `leave_out`, to which the caller may add during the iteration."""
         features = self.model.image_features(page.image, "shirg")
         given = self.model.tower.attention_and_keys(features.last_input, ("attention", "keys"))
         for name, gate in self.gates.items():
@@ -175,13 +174,13 @@ class Selecting:
 
 
 def cheapest_words(words: PageWords, budgets: Sequence[int]) -> dict[int, torch.Tensor]:
-    """What the oracle keeps, [N] bool per budget: always the word that costs the fewest patches more, while one fits."""
+    """Patches of the oracle, [N] bool per budget: it adds the word that needs the fewest further patches while one fits."""
     kept = {}
     for budget in budgets:
         chosen = torch.zeros(words.needed.shape[1], dtype=torch.bool)
         while True:
             costs = (words.needed & ~chosen).sum(dim=1)
-            costs[costs == 0] = budget + 1  # there already
+            costs[costs == 0] = budget + 1  # kept already
             cost, word = costs.min(dim=0)
             if int(chosen.sum()) + int(cost) > budget:
                 break
@@ -262,7 +261,7 @@ def _rounded(interval: Interval) -> dict:
 
 
 def print_tables(entries: list[dict], names: Sequence[str]) -> None:
-    """Tables of the pooled pages and one of each set, and who is ahead of the preset "runs" anywhere."""
+    """Tables of the pooled pages and of each set, and which selectors are better than preset "runs" anywhere."""
     found = {(entry["set"], entry["budget"], entry["variant"]): entry for entry in entries}
     header = [f"K = {budget}" for budget in BUDGETS]
 
@@ -284,11 +283,11 @@ def print_tables(entries: list[dict], names: Sequence[str]) -> None:
         print(f"\n{title}, all pages\n\n{table(['selector', *header], rows(POOLED, show))}")
     for name in (*names, MEAN):
         print(f"\nword recall, %, {name}\n\n{table(['selector', *header], rows(name, views['word recall, %']))}")
-    print("\nAhead of the preset runs beyond the interval:", "; ".join(ahead_of_runs(entries)) or "nobody")
+    print("\nBetter than preset runs:", "; ".join(better_than_runs(entries)) or "none")
 
 
-def ahead_of_runs(entries: list[dict]) -> list[str]:
-    """Who keeps more words, or more small words, than the preset: selector, set, budget and points."""
+def better_than_runs(entries: list[dict]) -> list[str]:
+    """Selector, set, budget and points wherever a verdict on words or small words is "better" than the preset's."""
     return [
         f"{entry['variant']} on {entry['set']} at K = {entry['budget']}, {key}: {_share(entry[difference], '+.1f')}"
         for entry in entries
@@ -298,7 +297,7 @@ def ahead_of_runs(entries: list[dict]) -> list[str]:
 
 
 def _share(value: dict | None, form: str = ".1f") -> str:
-    """A mean and its interval in hundredths; a dash where there is none."""
+    """A mean and its interval in hundredths; a dash for None."""
     if value is None:
         return "-"
     ends = "" if value["low"] is None else f" [{100 * value['low']:{form}}, {100 * value['high']:{form}}]"
@@ -325,9 +324,7 @@ def main() -> None:
         entries = summarise(measure(selecting, sets), arguments.seed)
         print_tables(entries, list(sets))
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(model),
+            **run_facts(model),
             "seed": arguments.seed,
             "pages": {name: [page.name for page in pages] for name, pages in sets.items()},
             "split": "tuning" if arguments.tuning else "reporting",

@@ -1,32 +1,29 @@
-"""What a question does to the choice of tokens.   python benchmarks/gate_relevance.py [--json FILE]
+"""How a question changes the selection.   python benchmarks/gate_relevance.py [--json FILE]
 
-On held-out rendered pages, 672 x 672 pixels with text of 8 to 16, the answer's place is known. Every page is selected
-without a question, with a question of its own ("asked"), and with one of another page whose label words are not printed
-on this one ("unrelated"), by three presets, of which "runs" and "ocr" lend relevance to its row. Reported for every
-budget, with paired 95 % intervals over pages:
+On held-out rendered pages, 672 x 672 pixels with text of 8 to 16, the answer's box is known. Tokens are selected without a
+question, with a question about the page ("asked"), and with one about another page whose label words are not on this one
+("unrelated"), by three presets, of which "runs" and "ocr" spread relevance along the row. Reported for every budget, with
+paired 95 % intervals over pages:
 
-* answer whole: the share of questions whose answer's patches are all kept (patches that the answer's boxes cover by a
-  third or more; answers so small that they cover none so far are left out of this column and counted);
-* answer area: the share of the answer's boxes that lies in kept patches, over all questions;
+* answer whole: the share of questions whose answer's patches are all kept (patches of which the answer's boxes cover a third or
+  more; answers too small for that are excluded from this column and counted);
+* answer area: the share of the answer's boxes in kept patches, over all questions;
 * page area: the same for all words of the page.
 
-A second table looks at the similarities themselves: where the lifted tokens lie, and how well the cosine alone tells the
-question's label words, and its answer, from other printed words (area under the ROC curve, 50 % is chance). Then comes
-what decides whether any of this can work: of all words in the vocabulary, how many are nearer to a printed word's patches
-than the word itself (50 % is chance)?
+A second table is about the similarities: where tokens with raised scores are, and how well the cosine separates the
+question's label words, and its answer, from other printed words (area under the ROC curve, 50 % is chance); and the share of
+the vocabulary that is nearer to a printed word's patches than the word itself (50 % is chance).
 
-The last table is about harm. For every question the word embeddings are turned by a random rotation, so that tokens and words
-do not meet in one space, and the floor that the nano was trained to have is taken away. Counted are the words of the same pages
-of which every patch is kept (`shirg.evaluation.recall`), by preset "runs": without a question, with six random ids of the
-vocabulary ("calibrated"), and with their bare cosines ("bare"), which is what `calibrated_relevance` replaced.
+The last table is about unaligned embeddings. For every question the word embeddings are rotated at random, so that tokens and
+words share no space, and the nano's trained relevance floor is off. Reported is the word recall (`shirg.evaluation.recall`)
+of preset "runs": without a question, with six random ids of the vocabulary ("calibrated"), and with their plain cosines
+("bare"), without `calibrated_relevance`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import os
 import random
 import re
@@ -37,18 +34,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import run_facts
 from torch import Tensor
 
 from shirg.bootstrap import compare, mean_interval
 from shirg.data.pages import Page, Question
 from shirg.data.render import KINDS, render_page
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.recall import PageWords, word_recall
+from shirg.files import write_json
 from shirg.gate import GateConfig, ShirgGate
 from shirg.gate.terms import relevance_term
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.prompt import content_words
-from shirg.lavida.relevance import word_relevance
+from shirg.lavida.relevance import base_projection, word_relevance
 from shirg.lavida.settings import NO_FLOOR
 
 SIZE, TEXT_PX, BUDGETS = 672, (8.0, 16.0), (128, 256, 512)
@@ -63,7 +61,7 @@ ANSWER, LABEL, OTHER, BLANK = range(4)
 
 @dataclass(frozen=True)
 class Case:
-    """A question of a page, and one that has nothing to do with the page."""
+    """A question about a page, and one that is unrelated to it."""
 
     number: int
     page: Page
@@ -124,7 +122,7 @@ def _overlap(start: float, end: float, count: int) -> np.ndarray:
 
 def measure(model: Lavida, pages: Sequence[Page], per_page: int, seed: int) -> tuple[list[dict], ...]:
     """One row per question, setting and budget; one per question about the similarities; one per printed word."""
-    rows, looks, words = [], [], []
+    rows, similarities, words = [], [], []
     features, of_page = None, -1
     for case in cases(pages, per_page, seed):
         if case.number != of_page:
@@ -133,12 +131,12 @@ def measure(model: Lavida, pages: Sequence[Page], per_page: int, seed: int) -> t
             print(f"page {case.number + 1} of {len(pages)}", end="\r", flush=True)
         rows += _select_all(model, features, case)
         asked, unrelated = (_ids(model, text) for text in (case.question.question, case.unrelated))
-        looks += [
-            look_at(model, features, case, asked, "asked"),
-            look_at(model, features, case, unrelated, "unrelated"),
+        similarities += [
+            similarity_row(model, features, case, asked, "asked"),
+            similarity_row(model, features, case, unrelated, "unrelated"),
         ]
     print(" " * 30, end="\r")
-    return rows, looks, words
+    return rows, similarities, words
 
 
 def _ids(model: Lavida, question: str) -> Tensor:
@@ -169,25 +167,25 @@ def _select_all(model: Lavida, features: VisionFeatures, case: Case) -> Iterator
                 }
 
 
-def look_at(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, name: str) -> dict:
-    """Where the tokens lie that a question lifts, and how its cosine, without the floor, ranks printed patches."""
+def similarity_row(model: Lavida, features: VisionFeatures, case: Case, ids: Tensor, name: str) -> dict:
+    """Where the tokens are whose scores a question raises, and how its cosine, without the floor, ranks printed patches."""
     lift = relevance_term(model.relevance(features, ids))[0].numpy()
     words = model.language.embed_tokens(content_words(ids, model.tokenizer))
     cosine = word_relevance(model.mm_projector, features.tokens.flatten(0, 1), words)
     place = places(case, features.grid)
     cosine = cosine.numpy()
     others = cosine[place == OTHER]
-    look = {"page": case.number, "question": name, "lifted": int((lift > 0).sum())}
-    look |= {f"lift on {PLACES[part]}": float(lift[place == part].sum() / max(lift.sum(), 1e-9)) for part in range(4)}
-    look |= {f"tokens on {PLACES[part]}": float((place == part).mean()) for part in range(4)}
+    row = {"page": case.number, "question": name, "lifted": int((lift > 0).sum())}
+    row |= {f"lift on {PLACES[part]}": float(lift[place == part].sum() / max(lift.sum(), 1e-9)) for part in range(4)}
+    row |= {f"tokens on {PLACES[part]}": float((place == part).mean()) for part in range(4)}
     for part in (ANSWER, LABEL):
-        look[f"auc {PLACES[part]}"] = area_under_curve(cosine[place == part], others)
-    return look
+        row[f"auc {PLACES[part]}"] = area_under_curve(cosine[place == part], others)
+    return row
 
 
 def nearer_words(model: Lavida, features: VisionFeatures, case: Case) -> Iterator[dict]:
     """For every printed word that is one token: the share of the vocabulary that its patches are nearer to."""
-    projected = model.base_projection(features.tokens[0]).float()
+    projected = base_projection(model.mm_projector, features.tokens[0]).float()
     projected = projected - projected.mean(dim=0)
     vocabulary = torch.nn.functional.normalize(model.language.embed_tokens.weight.float(), dim=-1)
     for index, word in enumerate(case.page.words):
@@ -201,7 +199,7 @@ def nearer_words(model: Lavida, features: VisionFeatures, case: Case) -> Iterato
 def measure_unaligned(model: Lavida, pages: Sequence[Page], per_page: int, seed: int) -> Iterator[dict]:
     """One row per printed word, setting and budget: the share of random questions with which it is kept.
 
-    Turns the model's word embeddings.
+    Rotates the model's word embeddings.
     """
     draws, embed = torch.Generator().manual_seed(seed), model.language.embed_tokens
     model.vision = dataclasses.replace(model.vision, relevance_floor=NO_FLOOR)
@@ -233,7 +231,7 @@ def random_rotation(width: int, draws: torch.Generator) -> Tensor:
 
 
 def places(case: Case, grid: tuple[int, int]) -> np.ndarray:
-    """What stands on every patch: [N], the answer before its label before other words."""
+    """What is printed on every patch: [N]; the answer has priority over its label, that over other words."""
     rest = cover(case.page, range(len(case.page.words)), grid)
     place = np.where(rest > 0, OTHER, BLANK)
     place[cover(case.page, case.question.key_words, grid) >= COVERED] = LABEL
@@ -253,7 +251,7 @@ def area_under_curve(higher: np.ndarray, lower: np.ndarray) -> float | None:
 
 
 def summarise(rows: Sequence[dict], seed: int, shares: Sequence[str] = SHARES) -> list[dict]:
-    """Means with intervals of every setting, and their paired differences to the choice without a question."""
+    """Means with intervals of every setting, and their paired differences to the selection without a question."""
     groups = defaultdict(list)
     for row in rows:
         groups[row["budget"], row["preset"], row["setting"]].append(row)
@@ -275,14 +273,14 @@ def summarise(rows: Sequence[dict], seed: int, shares: Sequence[str] = SHARES) -
     return sorted(table, key=lambda entry: entry["budget"])
 
 
-def summarise_looks(looks: Sequence[dict], seed: int) -> list[dict]:
+def summarise_similarities(rows: Sequence[dict], seed: int) -> list[dict]:
     """Means with intervals of the similarities, for asked and unrelated questions."""
     table = []
     for name in ("asked", "unrelated"):
-        group = [look for look in looks if look["question"] == name]
+        group = [row for row in rows if row["question"] == name]
         entry = {"question": name}
         for key in (key for key in group[0] if key not in ("page", "question")):
-            known = [(look[key], str(look["page"])) for look in group if look[key] is not None]
+            known = [(row[key], str(row["page"])) for row in group if row[key] is not None]
             entry[key] = dataclasses.asdict(mean_interval(*zip(*known, strict=True), seed=seed))
         table.append(entry)
     return table
@@ -294,7 +292,7 @@ def _percent(interval: dict, signed: bool = False) -> str:
 
 
 def print_tables(record: dict) -> None:
-    """What a reader wants to see."""
+    """All tables."""
     print(f"{record['pages']} pages, {record['questions']} questions ({record['small']} cover no patch by a third)")
     _print_kept(record["kept"], SHARES)
     asked, unrelated = record["similarities"]
@@ -311,7 +309,7 @@ def print_tables(record: dict) -> None:
 
 
 def _print_kept(entries: Sequence[dict], shares: Sequence[str]) -> None:
-    """What is kept by setting, with differences from the choice without a question."""
+    """What is kept by setting, with differences to the selection without a question."""
     heads = (f"{share + ', %':>22}{'against without':>24}" for share in shares)
     print(f"{'K':>4}  {'gate, question':22}" + "".join(heads))
     for entry in entries:
@@ -333,16 +331,14 @@ def main() -> None:
     arguments = parser.parse_args()
     model = Lavida.from_pretrained(arguments.model)
     pages = held_out_pages(arguments.pages, arguments.seed)
-    rows, looks, words = measure(model, pages, arguments.questions, arguments.seed)
+    rows, similarities, words = measure(model, pages, arguments.questions, arguments.seed)
     first = (BUDGETS[0], PRESETS[0], "without")
-    turned = Lavida.from_pretrained(arguments.model)
-    unaligned = list(measure_unaligned(turned, pages, arguments.questions, arguments.seed))
+    rotated = Lavida.from_pretrained(arguments.model)
+    unaligned = list(measure_unaligned(rotated, pages, arguments.questions, arguments.seed))
     plain = [row for row in rows if (row["budget"], row["preset"], row["setting"]) == first]
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
+        **run_facts(model),
         "load_average": round(os.getloadavg()[0], 2),
-        "environment": describe_environment(model),
         "model": arguments.model,
         "seed": arguments.seed,
         "setting": {
@@ -356,7 +352,7 @@ def main() -> None:
         "questions": len(plain),
         "small": sum(row["answer whole"] is None for row in plain),
         "kept": summarise(rows, arguments.seed),
-        "similarities": summarise_looks(looks, arguments.seed),
+        "similarities": summarise_similarities(similarities, arguments.seed),
         "vocabulary nearer than the printed word": dataclasses.asdict(
             mean_interval(
                 [word["nearer"] for word in words], [str(word["page"]) for word in words], seed=arguments.seed
@@ -366,8 +362,7 @@ def main() -> None:
     }
     print_tables(record)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,20 @@ all) of time over tokens, channels and budget.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 import torch
-from gate_cpu import machine, time_call
+from common import machine, time_call
 
+from shirg.files import write_json
 from shirg.gate import ShirgGate
+from shirg.gate.terms import PATCH
 
 WIDTH, BUDGET = 1152, 512
 GRIDS = {729: (27, 27), 2304: (48, 48), 3645: (5, 27, 27), 9216: (96, 96)}
 BUDGETS = (64, 128, 256, 512, 768, 1024, 2048)
 WIDTHS = (128, 384, 1152, 2304)
-PATCH = 14
 
 
 def inputs(count: int, width: int) -> dict:
@@ -89,8 +89,7 @@ def main() -> None:
     print(f"{2304:8} tokens, K={BUDGET}, by channels: " + ", ".join(f"{w}: {ms:.2f}" for w, ms in by_width.items()))
     print("growth exponents: " + ", ".join(f"{name} {value:.2f}" for name, value in growth.items()))
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

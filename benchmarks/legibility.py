@@ -1,26 +1,23 @@
-"""What an OCR engine reads of what a selection keeps.   python benchmarks/legibility.py --data-dir DIR [--json FILE]
+"""What an OCR engine reads from kept patches.   python benchmarks/legibility.py --data-dir DIR [--json FILE]
 
-Word recall counts boxes; this asks a reader that knows nothing of us. Every selector keeps K of the 2304 patches of a real page
-at 672 x 672, the dropped ones are painted over with the page's median colour, and RapidOCR (PP-OCRv6, its small recogniser, from
-PyPI: `pip install -e .[legibility]`) reads lines of text from what is left: receipts of SROIE and forms of FUNSD, whose folders
-are looked for in DIR. Lines are cut out where the set's boxes are, with 2 px more on every side, and scaled to the shape that
-they have on the page, 48 px high, which is what the recogniser takes.
+An independent check of word recall. Every selector keeps K of the 2304 patches of a real page at 672 x 672, dropped ones are
+filled with the page's median colour, and RapidOCR (PP-OCRv6, small recogniser; `pip install -e .[legibility]`) reads lines of
+text: receipts of SROIE and forms of FUNSD, in folders of DIR. Lines are cropped by the set's boxes with 2 px more on every
+side, and resized to the aspect ratio that they have on the page, 48 px high, the recogniser's input.
 
-A line is exact when its characters are the transcript's, spaces and case apart (SROIE's transcripts are in capitals); similarity
-is one minus the normalised edit distance.
-"all 2304" is the reader on the whole view, the most that a selection can reach; "384 px" on the view that LaViDa's base path
-takes. Pages are those that `gate_recall.py` reports on; lines are drawn at random, up to `--lines` of a page. Intervals are 95 %,
-by resampling pages; differences are paired, with the first selector.
+A line is exact if its characters equal the transcript's, spaces and case ignored (SROIE's transcripts are in capitals);
+similarity is one minus the normalised edit distance. "all 2304" is the whole view, an upper bound; "384 px" is the view of
+`lowres`. Pages are those that `gate_recall.py` reports on; lines are random, up to `--lines` of a page. Intervals are 95 %,
+by resampling pages; differences are paired, to the first selector.
 
-`--figure FILE` measures nothing, needs no data, and draws one rendered receipt as every selector leaves it, with the lines that
-are read exactly. The page is the first of the held-out split, by seed, that has 15 lines or more, chosen before any selector saw
-it. K is 256, chosen after: at 512 seven of the thirteen selectors leave 27 of its 31 lines or more.
+`--figure FILE` measures nothing, needs no data, and draws one rendered receipt under every selector, with the lines that are
+read exactly. The page is the first of the held-out split, by seed, with 15 lines or more, chosen before any selector was run.
+K is 256, chosen afterwards: at 512 seven of the thirteen selectors leave 27 of its 31 lines or more.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import random
 import time
@@ -31,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from boxed_pages import BoxedPage, boxed_pages
+from common import run_facts
 from gate_recall import BUDGETS, OURS, REPORTED, Selecting, whole_rules
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
@@ -40,7 +38,6 @@ from rich.progress import track
 from shirg.bootstrap import compare, mean_interval
 from shirg.data.pages import Box, Word
 from shirg.data.render import render_page
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.files import write_json
 from shirg.gate.terms import PATCH
@@ -49,7 +46,7 @@ from shirg.lavida import Lavida
 SETS = ("sroie", "funsd")
 WHOLE, BASE = "all 2304", "384 px"
 READ_PX = 48
-"""Height of a line as the recogniser takes it."""
+"""Height of a line in the recogniser's input."""
 MARGIN = 2
 """Pixels of the view around a line's box."""
 FIGURE_BUDGET, LEAST_LINES, COLUMNS, ENLARGED = 256, 15, 7, 1.5
@@ -77,7 +74,7 @@ def painted(view: np.ndarray, kept: torch.Tensor, grid: tuple[int, int]) -> np.n
 
 
 def cut_line(view: np.ndarray, box: Box, page: tuple[int, int]) -> Image.Image:
-    """A line of a page of (width, height) `page`, cut out of its stretched view and given back the shape it has there."""
+    """A line of a page of size `page`, (width, height), cropped from its stretched view at the page's aspect ratio."""
     height, width = view.shape[:2]
     left, right = (x * width / page[0] + by for x, by in zip(box[::2], (-MARGIN, MARGIN), strict=True))
     top, bottom = (y * height / page[1] + by for y, by in zip(box[1::2], (-MARGIN, MARGIN), strict=True))
@@ -93,7 +90,7 @@ def as_image(pixels: torch.Tensor) -> np.ndarray:
 
 
 class Reading:
-    """Reads lines of one page; what is the same as in the whole view is read once."""
+    """Reads lines of one page; equal crops are read once."""
 
     def __init__(self, read: Reader, page: BoxedPage, chosen: Sequence[int], view: np.ndarray):
         self.read, self.page, self.chosen = read, page, chosen
@@ -177,7 +174,7 @@ def receipt() -> BoxedPage:
 
 
 def draw_reading(path: Path, selecting: Selecting, read: Reader) -> None:
-    """Draw `receipt` as each selector leaves it; lines that are read exactly are framed green, others orange."""
+    """Draw `receipt` under each selector; lines that are read exactly are framed green, others orange."""
     page = receipt()
     view = as_image(selecting.model.image_features(page.image, "shirg").pixels)
     reading = Reading(read, page, range(len(page.texts)), view)
@@ -280,9 +277,7 @@ def main() -> None:
         print_table(name, results[name])
     if arguments.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(model),
+            **run_facts(model),
             "reader": {name: version(name) for name in ("rapidocr", "onnxruntime")},
             "seed": arguments.seed,
             "pages": names,

@@ -1,19 +1,18 @@
-"""Memory and time of loading a checkpoint of LaViDa's true shape.   python benchmarks/load_checkpoint.py [--json FILE]
+"""Memory and time of loading a checkpoint of LaViDa's full shape.   python benchmarks/load_checkpoint.py [--json FILE]
 
-No weights are needed: the shards are true headers with holes behind them, which read as zeros and take no disk. A child
-process loads each folder; its peak resident memory (VmHWM, reset before the load) is compared with the bytes of the
-weights, and split by sampling /proc/self/status every few milliseconds into anonymous memory, which nothing but swap can
-take back, and pages of the files, which the system drops when it needs the space. Times hold no reading from disk.
+No weights are needed: the shards are sparse files with valid headers, which read as zeros and take no disk space. A child
+process loads each folder. Its peak resident memory (VmHWM, reset before the load) is compared with the bytes of the weights,
+and split, by sampling /proc/self/status every few milliseconds, into anonymous memory and pages of the files, which the
+system can drop. Times exclude reading from disk.
 
-A small body comes first: in the files' precision (loaded, then every weight read once), then cast to float32. The whole
-shape is only loaded if the small one shows that loading makes no anonymous copy.
+A small body is loaded first: in the files' precision (then every weight is read once), and cast to float32. The full shape is
+loaded only if the small one was loaded without an anonymous copy.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import json
 import os
 import subprocess
@@ -25,8 +24,9 @@ from pathlib import Path
 
 import safetensors
 import torch
+from common import machine
 
-from shirg.evaluation.environment import processor
+from shirg.files import write_json
 from shirg.lavida import Lavida, LavidaConfig
 from shirg.lavida.checkpoint import official_name
 from shirg.lavida.shapes import PUBLISHED
@@ -39,7 +39,7 @@ FIELDS = {"VmHWM": "peak", "VmRSS": "resident", "RssAnon": "anonymous", "RssFile
 
 
 def memory() -> dict[str, int]:
-    """This process's memory in bytes, as Linux tells it."""
+    """This process's memory in bytes, from /proc/self/status."""
     lines = (line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {FIELDS[name]: int(rest.split()[0]) * 1024 for name, rest in lines if name in FIELDS}
 
@@ -58,16 +58,16 @@ class Peaks:
 
     def _watch(self) -> None:
         while not self.stop.wait(0.005):
-            self.look()
+            self.sample()
 
-    def look(self) -> None:
+    def sample(self) -> None:
         self.largest = {name: max(value, self.largest[name]) for name, value in memory().items()}
 
     def __exit__(self, *_error: object) -> None:
         self.seconds = time.perf_counter() - self.began
         self.stop.set()
         self.thread.join()
-        self.look()
+        self.sample()
 
     def growth(self, weight_bytes: int) -> dict[str, float]:
         """Seconds, and growth since the block began in GB and per byte of weights."""
@@ -112,7 +112,7 @@ def write_holes(folder: Path, raw: dict) -> int:
 
 
 def child(folder: str, dtype: str, weight_bytes: int, read: bool) -> None:
-    """Load, and print what it took as JSON; then perhaps read every weight once."""
+    """Load, optionally read every weight once, and print the growth as JSON."""
     with Peaks() as loading:
         model = Lavida.from_pretrained(folder, dtype=getattr(torch, dtype))
     result = {"load": loading.growth(weight_bytes)}
@@ -143,7 +143,7 @@ def measure(raw: dict, dtype: str, read: bool) -> dict:
 
 
 def cases(layers: int) -> list[dict]:
-    """The measurements, the whole shape last and only if that is harmless."""
+    """The measurements; the full shape last, and only if loading makes no copy."""
     whole = copy.deepcopy(PUBLISHED["llada-8b"])
     small = {**whole, "n_layers": layers, "vocab_size": SMALL_VOCABULARY, "embedding_size": SMALL_VOCABULARY}
     small |= {"mask_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -163,11 +163,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
+        **machine(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
         "safetensors": safetensors.__version__,
         "unit": "GB = 1e9 bytes; ratios are to the bytes of the weights in the files",
         "cases": cases(arguments.layers),
@@ -183,8 +180,7 @@ def main() -> None:
                     f"{growth['anonymous_ratio']:.3f}, file {growth['file_ratio']:.3f}), {growth['seconds']:.1f} s"
                 )
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.json, record)
 
 
 if __name__ == "__main__":

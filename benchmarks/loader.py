@@ -1,15 +1,14 @@
-"""Whether the loader keeps training fed.   python benchmarks/loader.py [--json FILE]
+"""Throughput of the data loader against that of training.   python benchmarks/loader.py [--json FILE]
 
 Three questions, on pages that the renderer draws (672 pixels, PNG) and on photographs of LCS-558K's size (JPEG):
 
 * loader: samples per second with 0, 1 and 2 workers, both views made of every image, plain and augmented;
-* step: samples per second that a training step of LaViDa-nano eats when its samples are in memory, with every image new
-  and with features that are remembered (what several questions about an image, and later epochs, cost);
-* together: seconds between steps while workers read for them on the same cores, and how many of those are waiting (without
-  workers views are cut inside the step, and the time between steps is what tells).
+* step: samples per second that a training step of LaViDa-nano uses with samples in memory, with every image new and with cached
+  features (as for several questions about an image, and in later epochs);
+* together: seconds between steps with workers on the same cores, and how many of them are waiting (without workers views are cut
+  inside the step, so only the time between steps is meaningful).
 
-`ratio` is what two workers give by what a step eats: above 1, the loader alone is no reason to wait. With every image new;
-a step that remembers its features needs no views.
+`ratio` is the throughput of two workers by that of a step with every image new: above 1, the loader does not limit training.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from shirg.data.shards import write_shard
 from shirg.data.sources import RenderedPages
 from shirg.files import read_lines
 from shirg.lavida import Lavida
-from shirg.lavida.vision import ViewShapes
+from shirg.lavida.views import ViewShapes
 from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
 
 BATCH = 4
@@ -69,7 +68,7 @@ def pages(count: int) -> Iterator[Record]:
 
 # ------------------------------------------------------------- the loader alone
 def loader_rate(folder: Path, shapes: ViewShapes, workers: int, augment: bool, rounds: int, batches: int) -> float:
-    """Samples per second, the median of `rounds` of `batches` batches after one that does not count."""
+    """Samples per second, the median of `rounds` of `batches` batches, after one untimed round."""
     loader, _ = build_loaders(folder, BATCH, num_workers=workers, augment=augment, shapes=shapes)
     order = EpochOrder(loader, seed=0)
     read = itertools.chain.from_iterable(map(order.batches, itertools.count()))
@@ -86,7 +85,7 @@ def loader_rate(folder: Path, shapes: ViewShapes, workers: int, augment: bool, r
 
 # ------------------------------------------------------------- the step
 class StepTimes(logging.Handler):
-    """When every step was logged."""
+    """Time of each step's log line."""
 
     def __init__(self):
         super().__init__()
@@ -123,10 +122,12 @@ def train(model: Lavida, loader: DataLoader, steps: int, cache_mb: int) -> tuple
 
 
 def step_rates(model: Lavida, samples: list[Sample], steps: int) -> dict[str, float]:
-    """Samples per second that a step eats of samples in memory."""
+    """Samples per second of a step with samples in memory."""
     loader = DataLoader(samples, BATCH, collate_fn=list)
     fresh, _ = train(model, loader, steps, cache_mb=0)
-    kept, _ = train(model, loader, steps + 3 * len(loader), cache_mb=4096)  # by then most have been met on both paths
+    kept, _ = train(
+        model, loader, steps + 3 * len(loader), cache_mb=4096
+    )  # by then most features are cached on both paths
     return {
         "every_image_new": round(BATCH / statistics.median(fresh[2:]), 2),
         "features_remembered": round(BATCH / statistics.median(kept[-steps:]), 2),
@@ -134,8 +135,8 @@ def step_rates(model: Lavida, samples: list[Sample], steps: int) -> dict[str, fl
 
 
 def together(model: Lavida, folder: Path, workers: int, steps: int) -> dict[str, float]:
-    """Seconds between steps while the loader works beside them."""
-    loader, _ = build_loaders(folder, BATCH, num_workers=workers, shapes=ViewShapes.of(model))
+    """Seconds between steps while workers load."""
+    loader, _ = build_loaders(folder, BATCH, num_workers=workers, shapes=model.view_shapes())
     inside, between = train(model, loader, steps, cache_mb=0)
     waited = [max(whole - step, 0.0) for whole, step in zip(between, inside[1:], strict=True)]
     return {
@@ -147,7 +148,7 @@ def together(model: Lavida, folder: Path, workers: int, steps: int) -> dict[str,
 # ------------------------------------------------------------- the table
 def measure(folder: Path, model: Lavida, arguments: argparse.Namespace) -> dict:
     """All numbers of one kind of images."""
-    shapes = ViewShapes.of(model)
+    shapes = model.view_shapes()
     dataset = RecordDataset(folder, shapes=shapes)
     samples = [dataset[number] for number in range(min(arguments.samples, BATCH * arguments.batches))]
     for sample in samples:
@@ -159,15 +160,15 @@ def measure(folder: Path, model: Lavida, arguments: argparse.Namespace) -> dict:
         }
         for kind, augment in (("plain", False), ("augmented", True))
     }
-    eaten = step_rates(model, samples, arguments.steps)
+    steps = step_rates(model, samples, arguments.steps)
     most = str(max(arguments.workers))
     return {
         "bytes_per_image": sum(len(sample.image) for sample in samples) // len(samples),
         "bytes_per_sample_of_views": sum(view.nbytes for view in samples[0].made.values()),
         "loader_samples_per_second": rates,
-        "step_samples_per_second": eaten,
+        "step_samples_per_second": steps,
         "together": {str(workers): together(model, folder, workers, arguments.steps) for workers in arguments.workers},
-        "ratio": {kind: round(rate[most] / eaten["every_image_new"], 2) for kind, rate in rates.items()},
+        "ratio": {kind: round(rate[most] / steps["every_image_new"], 2) for kind, rate in rates.items()},
     }
 
 

@@ -1,15 +1,16 @@
-"""What LaViDa-nano reads and what SHIRG does for it, bar by bar: the claim as one table.
+"""What LaViDa-nano reads and what SHIRG changes, target by target: the claim as one table.
 
     python benchmarks/nano_claim.py --json benchmarks/results/nano_claim.json
 
 1. Large print (384 px pages, 14-22 px): `lowres`, shown the right page, another page of its kind, and a blank one.
-2. Four LoRA adapters are trained as the main job trains its one, same records, steps and seed, but at the rate that validates
-   best: one on mixed budgets, and one each for 512, 768 and all 2304 tokens alone. The step that validates best is measured.
+2. Four LoRA adapters are trained as `shirg run` trains one, with the same records, steps and seed, but at the learning rate with
+   the lowest validation loss: one on mixed budgets, and one each on 512, 768 and all 2304 tokens alone. The checkpoint with the
+   lowest validation loss is evaluated.
 3. Small print (672 px pages, 8-13 px): every vision path without an adapter and with the mixed one; `highres`, `shirg-512` and
-   `shirg-768` also with the one that was trained for that budget alone, their own.
+   `shirg-768` also with their own, the one trained on that budget alone.
 
-Pages are held out; the small print's are drawn by no other program of ours. Intervals are 95 %, by resampling pages, each for
-itself and given one training of every adapter; comparisons are paired. Bars are compared in points of exact match.
+Pages are held out; those of the small print are used by no other program of ours. Intervals are 95 %, by resampling pages, given
+one training of every adapter; comparisons are paired. Targets are about exact match.
 
 --output-dir gets the adapters with their checkpoints, and an evaluation for each set. The same command resumes where it was
 stopped. Several processes share the work, and a last call joins it:
@@ -32,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from nano_claim_bars import LARGE, SMALL, print_report, record_of
+from nano_claim_targets import LARGE, SMALL, print_report, record_of
 from PIL import Image
 
 from shirg.data import Record, build_loaders
@@ -56,15 +57,15 @@ from shirg.training import SHIRGLoRAConfig, SHIRGLoRATrainer
 BUDGETS = (512, 768)
 MIXED = "mixed"
 LEARNING_RATE = 4e-3
-"""Of three rates the one that validates best: the main job's 285 steps lower the loss from 0.3107 to 0.3049 at its own 1e-4, to
-0.2915 at 1e-3 and to 0.2875 at this."""
+"""Of three learning rates the one with the lowest validation loss: 285 steps lower it from 0.3107 to 0.3049 at `shirg run`'s
+1e-4, to 0.2915 at 1e-3 and to 0.2875 at this."""
 SAVE_STEPS = 20
-"""Optimizer steps that a killed training loses at most."""
+"""Optimizer steps between checkpoints."""
 TASK = "documents"
-"""The task whose metrics score all pages: exact match, and ANLS beside it."""
+"""The task whose metrics score all pages: exact match and ANLS."""
 SMALL_PRINT = PageSet(SMALL, 672, (8.0, 13.0), -2_000_001)
 SHOWN = ("right", "another", "blank")
-"""What is shown of large print, see `score.shown_pages`."""
+"""Images about which the questions on large print are asked, see `score.shown_pages`."""
 
 
 def variants(all_tokens: int) -> dict[str, Variant]:
@@ -83,7 +84,7 @@ def only(budget: int | str) -> str:
 
 
 def asked(pages: PageSet, questions: int, image: Callable[[Page, int], Image.Image]) -> Records:
-    """At least so many questions about a set's pages, each shown as `image` gives it."""
+    """At least `questions` questions about the pages; `image` makes what is shown of a page from it and its number."""
     found = Records()
     for number in range(-(-questions // score.QUESTIONS_PER_PAGE)):
         page, data = pages.page(number), io.BytesIO()
@@ -98,7 +99,7 @@ def asked(pages: PageSet, questions: int, image: Callable[[Page, int], Image.Ima
 
 
 def weights_digest(model: Lavida) -> str:
-    """The model by its numbers: SHA-256, 12 digits of it."""
+    """12 digits of the SHA-256 of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
@@ -109,13 +110,13 @@ def weights_digest(model: Lavida) -> str:
 
 
 def train_adapters(arguments: argparse.Namespace, all_tokens: int) -> None:
-    """All adapters that are not there yet. What another process is training is left to it, and waited for at the end."""
+    """Train the adapters that are missing; wait at the end for those that another process trains."""
     folder: Path = arguments.output_dir
     plan = SHIRGDatasetConfig(
         base_dataset_size=arguments.dataset_size,
         ocr_enhancement_size=arguments.ocr_samples,
         output_dir=folder / "data",
-        num_workers=0,  # a share is one process
+        num_workers=0,  # a shard is one process
     )
     with FileLock(folder / "data.lock"):
         prepared = SHIRGDatasetProcessor(plan).prepare_full_dataset()
@@ -130,7 +131,7 @@ def train_adapters(arguments: argparse.Namespace, all_tokens: int) -> None:
 
 
 def train_adapter(arguments: argparse.Namespace, name: str, budgets: Sequence[int], prepared: Path) -> None:
-    """One adapter by the main job's own steps, from its latest checkpoint if it has one."""
+    """Train one adapter, from its latest checkpoint if it has one."""
     config = SHIRGLoRAConfig(
         token_budgets=list(budgets),
         include_pooled=name == MIXED,
@@ -149,12 +150,12 @@ def train_adapter(arguments: argparse.Namespace, name: str, budgets: Sequence[in
 
 
 def adapters(arguments: argparse.Namespace, all_tokens: int) -> dict[str, list[int]]:
-    """Adapter -> the budgets that it is trained on; what takes longest first, so that two processes end together."""
+    """Adapter -> the budgets that it is trained on; the longest training first, so that two processes end together."""
     return {only(budget): [budget] for budget in (all_tokens, *BUDGETS)} | {MIXED: arguments.mixed_budgets}
 
 
 def trained(folder: Path) -> bool:
-    """Whether the training in `folder` came to its end."""
+    """Whether the training in `folder` is complete."""
     return (folder / "logs" / "training_results.json").exists()
 
 
@@ -169,7 +170,7 @@ def evaluated(
     run: Mapping[str, Variant],
     folders: Mapping[str, Path],
 ) -> tuple[Results, dict[str, list[Answer]]] | None:
-    """The results, and the answers by the rows of the table; None for a share of them."""
+    """The results, and the answers by the rows of the table; None for a shard, or without questions."""
     if not records:
         return None
     folder = arguments.output_dir / name
@@ -196,8 +197,7 @@ def evaluated(
 
 
 def draw(path: Path, results: Results) -> None:
-    """Small print: score against visual tokens by both metrics; adapters for one budget alone are left out, since they lie on
-    top of the mixed one."""
+    """Small print: score against visual tokens by both metrics, with the mixed adapter and without one."""
     (dataset,) = results.datasets
     kept = [variant for variant in results.variants if variant.adapter in (None, MIXED)]
     panels = [dataclasses.replace(dataset, metric=metric) for metric in score.MEASURES.values()]
@@ -205,7 +205,7 @@ def draw(path: Path, results: Results) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure what is missing, then print the tables of all that is there."""
+    """Measure what is missing, then print all tables."""
     check_writable(arguments.output_dir)
     model = load_model(arguments.model)
     rows, columns = model.tower.grid(model.vision.resolution, model.vision.resolution)
@@ -253,19 +253,19 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def shown_page(page: Page, number: int, name: str) -> Image.Image:
-    """What is shown of a page of large print."""
+    """The image that is shown for a page of large print."""
     return score.shown_pages(page, number)[name]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; the training's defaults are those of the main job."""
+    """The command line; the training's defaults are those of `shirg run`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano", help="checkpoint folder (default: the one in the package)")
     parser.add_argument("--output-dir", type=Path, default=Path("nano_work/claim"), help="default: %(default)s")
     parser.add_argument("--questions", type=int, default=3000, help="about small print (default: %(default)s)")
     parser.add_argument("--large-questions", type=int, default=560, help="about large print (default: %(default)s)")
-    parser.add_argument("--shard-index", type=int, help="which share of the pages this process asks about")
-    parser.add_argument("--num-shards", type=int, default=1, help="how many processes share the pages")
+    parser.add_argument("--shard-index", type=int, help="the shard of this process")
+    parser.add_argument("--num-shards", type=int, default=1, help="processes that share the pages")
     parser.add_argument("--json", type=Path, help="where to write the record")
     parser.add_argument("--figure", type=Path, help="where to draw small print: score against visual tokens")
     for name, default in {"dataset-size": 1000, "ocr-samples": 200, "epochs": 1, "batch-size": 4}.items():

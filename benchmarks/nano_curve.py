@@ -1,8 +1,8 @@
-"""Draw how the nano learnt.   python benchmarks/nano_curve.py CURVE.jsonl [--figure docs/images/nano_curve.png]
+"""Draw the nano's training curves.   python benchmarks/nano_curve.py CURVE.jsonl [--figure docs/images/nano_curve.png]
 
-CURVE is the `curve.jsonl` that the stage `look` or `together` of `python -m shirg.nano.recipe` writes into its folder, a line
-every fifty steps: here the share of masked answer tokens that come out right and the loss of the answers, over hours of training,
-every point and the mean of ten. Views, text sizes and the number of masked tokens are drawn anew for every step, so it scatters.
+CURVE is the `curve.jsonl` that the stage `look` or `together` of `python -m shirg.nano.recipe` writes, a line every fifty
+steps. Drawn are the accuracy on masked answer tokens and the loss of the answers over hours of training, each point and a
+running mean of ten. Views, text sizes and the number of masked tokens are random in every step.
 """
 
 from __future__ import annotations

@@ -1,39 +1,38 @@
-"""What LaViDa-nano answers from each selector's choice.   python benchmarks/nano_selectors.py [--json FILE]
+"""Answers of LaViDa-nano by selector.   python benchmarks/nano_selectors.py [--json FILE]
 
-Word recall says what a selection keeps; this asks the nano about it. Every selector, the merging ones too, reduces the same
-672 x 672 pages (small print, 8-13 px, those of `nano_claim.py`) to K tokens, the language model gets them with one summary token,
-and four questions a page are asked. The question is given to all that can use one. No adapter is on.
+Every selector, the merging ones too, reduces the same 672 x 672 pages (small print, 8-13 px, those of `nano_claim.py`) to K
+tokens; the language model gets them with one summary token, and four questions a page are asked. Selectors that use the
+question get it. No adapter is on.
 
-All words of such a page together need 177 patches on average, so the budgets are 64 to 512. Intervals are 95 %, by resampling
-pages; differences are paired, with the first selector. Answers are kept in --output-dir as they come; the same command
-goes on where it was stopped and may ask for more pages. --workers processes share the pages, one thread each.
+The words of such a page need 177 patches on average, so the budgets are 64 to 512. Intervals are 95 %, by resampling pages;
+differences are paired, to the first selector. Answers are written to --output-dir as they come; the same command resumes,
+also with more pages. --workers processes share the pages, one thread each.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
-import json
-import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import run_facts
 from gate_recall import OURS, whole_rules
 from nano_claim import SMALL_PRINT, weights_digest
 from rich.progress import track
 
 from shirg.bootstrap import compare, mean_interval
+from shirg.data.workers import ordered_map
 from shirg.evaluation.answering import Decoding, batched, generated_texts
-from shirg.evaluation.environment import describe_environment, processor
+from shirg.evaluation.journal import Journal
 from shirg.evaluation.markdown import table
 from shirg.evaluation.metrics import METRICS
 from shirg.evaluation.variants import QUESTION_BLIND
-from shirg.files import read_lines, write_json
+from shirg.files import write_json
 from shirg.gate import GateConfig
 from shirg.lavida import Lavida
 from shirg.nano.recipe.score import DECODING, MEASURES
@@ -54,7 +53,7 @@ class Asking:
         self.model = Lavida.from_pretrained("nano")
         self.settings_of = {name: replace(self.model.vision, gate=known[name]) for name in selectors or known}
         self.neediest = replace(self.model.vision, gate=GateConfig(selector="visionzip"))
-        """Its needs make the tower keep what any selector wants."""
+        """Makes the tower keep what any selector needs."""
 
     def settings(self) -> dict:
         """What the answers depend on."""
@@ -79,7 +78,7 @@ class Asking:
             question = None if i is None else questions[i]
             return self.model.image_embeds(features, "shirg", budget, question, self.settings_of[name])
 
-        said: dict[Row, str] = {}
+        answers: dict[Row, str] = {}
         for rows in batched(
             ((name, budget, i) for budget in self.budgets for name in self.settings_of for i in range(len(asked))),
             BATCH,
@@ -89,57 +88,24 @@ class Asking:
                 for name, budget, i in rows
             ]
             decoding = Decoding(DECODING.max_new_tokens, DECODING.block_length, DECODING.step_ratio)
-            said |= zip(
+            answers |= zip(
                 rows, generated_texts(self.model, [prompts[i] for _, _, i in rows], embeds, decoding), strict=True
             )
         entry: dict = {"page": number, "said": {}, **{measure: {} for measure in MEASURES}}
-        for (name, budget, i), text in said.items():
+        for (name, budget, i), text in answers.items():
             entry["said"].setdefault(f"{name} {budget}", []).append(text)
             for measure, metric in MEASURES.items():
                 entry[measure].setdefault(f"{name} {budget}", []).append(METRICS[metric](text, asked[i].answers))
         return entry
 
 
-def measured(asking: Asking, journal: Path, count: int, workers: int) -> list[dict]:
-    """The entries of the first `count` pages; those that the journal lacks are made and appended."""
-    settings = asking.settings()
-    known = read_lines(journal) if journal.exists() else []
-    if known and known[0] != settings:
-        raise SystemExit(f"--output-dir: {journal} is of other weights, selectors or budgets; use another folder")
-    entries = {entry["page"]: entry for entry in known[1:]}
-    missing = [number for number in range(count) if number not in entries]
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with open(journal, "a", encoding="utf-8") as lines:
-        if not known:
-            lines.write(json.dumps(settings) + "\n")
-        for entry in track(
-            _asked(missing, workers, (asking.budgets, tuple(asking.settings_of))),
-            total=len(missing),
-            description="pages",
-        ):
-            lines.write(json.dumps(entry) + "\n")
-            lines.flush()
-            entries[entry["page"]] = entry
-    return [entries[number] for number in range(count)]
-
-
-_asking: Asking | None = None
-
-
-def _start(budgets: Sequence[int], selectors: Sequence[str]) -> None:
-    global _asking
-    torch.set_num_threads(1)
-    _asking = Asking(budgets, selectors)
-
-
-def _ask(number: int) -> dict:
-    assert _asking is not None
-    return _asking.page(number)
-
-
-def _asked(numbers: Sequence[int], workers: int, asked_of: tuple[Sequence[int], Sequence[str]]) -> Iterator[dict]:
-    with multiprocessing.get_context("spawn").Pool(workers, _start, asked_of) as pool:
-        yield from pool.imap_unordered(_ask, numbers)
+def measured(asking: Asking, folder: Path, count: int, workers: int) -> list[dict]:
+    """The entries of the first `count` pages; missing ones are measured and added to the journal in `folder`."""
+    journal = Journal(folder / "pages.jsonl", asking.settings(), lambda one: int(one["page"]), resume=True, noun="page")
+    missing = [number for number in range(count) if number not in journal.entries]
+    for entry in track(ordered_map(asking.page, missing, workers), total=len(missing), description="pages"):
+        journal.add(entry)
+    return [journal.entries[number] for number in range(count)]
 
 
 def summarise(entries: Sequence[dict], seed: int) -> list[dict]:
@@ -197,14 +163,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
     asking = Asking(arguments.budgets, arguments.selectors or ())
-    entries = measured(asking, arguments.output_dir / "pages.jsonl", arguments.pages, arguments.workers)
+    entries = measured(asking, arguments.output_dir, arguments.pages, arguments.workers)
     results = summarise(entries, arguments.seed)
     print_tables(results)
     if arguments.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(asking.model),
+            **run_facts(asking.model),
             "settings": asking.settings(),
             "pages": len(entries),
             "results": results,

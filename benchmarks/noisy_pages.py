@@ -1,7 +1,6 @@
-"""Rendered pages as a bad camera saw them: grain over all of it, and a photograph where the words leave room.
+"""Rendered pages with grain over the whole page and a synthetic photograph where there are no words.
 
-There is no real photograph among the things that may be shown, so one is made up: clouds of colour at six scales, half
-transparent shapes with hard edges, and grain. To a selector it is what photographs are: detail everywhere, no words.
+The photograph has noise at six scales, half-transparent shapes with hard edges, and grain: detail without words.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from shirg.data.render import KINDS, render_page
 
 SIZE, TEXT_PX = 672, (6.0, 20.0)
 GRAINS = (0, 4, 8, 14)
-"""Standard deviations of the grain, of 255 grey levels; one of them for each page."""
+"""Standard deviations of the grain in grey levels (0 to 255); each page has one of them."""
 LEAST_SIDE, MOST_SIDE = 130, 320
 """Of a photograph, in pixels."""
 TRIES, MARGIN = 4000, 3
 
 
 def noisy_pages(split: str, count: int, seed: int) -> list[BoxedPage]:
-    """Pages of all kinds in turn; the same arguments give the same pages."""
+    """Pages of all kinds in turn; equal arguments give equal pages."""
     return [noisy_page(KINDS[number % len(KINDS)], number, split, seed) for number in range(count)]
 
 
 def noisy_page(kind: str, number: int, split: str, seed: int) -> BoxedPage:
-    """One page; its words are untouched by the photograph, not by the grain."""
+    """One page; the photograph overlaps no word, the grain covers all."""
     rng = random.Random(f"{split}:{seed}:{number}")
     page = render_page(kind, 10_000 * seed + number, size=SIZE, text_px=TEXT_PX, split=split)
     boxes = tuple(word.box for word in page.words)
@@ -46,8 +45,8 @@ def noisy_page(kind: str, number: int, split: str, seed: int) -> BoxedPage:
 
 
 def free_place(boxes: Sequence[Box], rng: random.Random) -> tuple[int, int, int, int] | None:
-    """Left, top, width and height of the largest of `TRIES` random places that no word touches; None if all do."""
-    taken = np.zeros((SIZE + 1, SIZE + 1), dtype=np.int64)  # row and column 0 are the empty sums
+    """Left, top, width and height of the largest of `TRIES` random rectangles without a word; None if there is none."""
+    taken = np.zeros((SIZE + 1, SIZE + 1), dtype=np.int64)  # row and column 0 are zero
     for left, top, right, bottom in boxes:
         rows = slice(max(int(top) - MARGIN, 0) + 1, int(bottom) + MARGIN + 1)
         taken[rows, max(int(left) - MARGIN, 0) + 1 : int(right) + MARGIN + 1] = 1
@@ -63,7 +62,7 @@ def free_place(boxes: Sequence[Box], rng: random.Random) -> tuple[int, int, int,
 
 
 def made_up_photo(width: int, height: int, seed: int) -> Image.Image:
-    """Clouds, shapes and grain, RGB."""
+    """Noise, shapes and grain, RGB."""
     rng = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3))
     for octave in range(6):

@@ -1,25 +1,24 @@
-"""What the budget "auto" comes to.   python benchmarks/page_budget.py --data-dir DIR [--json FILE]
+"""Tokens and word recall of budget "auto".   python benchmarks/page_budget.py --data-dir DIR [--json FILE]
 
-For every page that `gate_recall.py` reports on, and several factors by which the tokens in its runs of print are multiplied: what
-"auto" takes, and the word recall of preset "runs" with it, beside fixed budgets. No question is asked. `--tuning` looks at the
-pages that the factor was chosen on.
+For every page that `gate_recall.py` reports on, and several factors of the number of tokens in its runs of print: the budget
+of "auto", and the word recall of preset "runs" with it and with fixed budgets, without a question. `--tuning` uses the pages
+on which the factor was chosen.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from boxed_pages import BoxedPage
+from common import run_facts
 from gate_recall import pages_of
 from rich.progress import track
 
 from shirg.bootstrap import mean_interval
-from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.evaluation.recall import PageWords, word_recall
 from shirg.files import write_json
@@ -32,7 +31,7 @@ FIXED = (512, 640, 768, 896, 1024)
 
 
 def measure(model: Lavida, pages: list[BoxedPage]) -> list[dict]:
-    """One row for every page and setting: its set, its tokens, and which of its words are whole."""
+    """One row for every page and setting: its set, its tokens, and which of its words are kept whole."""
     gate, rows = ShirgGate(GateConfig()), []
     for page in track(pages, description="pages"):
         features = model.image_features(page.image, "shirg")
@@ -71,7 +70,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path(shared, "data") if shared else None)
     parser.add_argument("--pages", type=int, default=36, help="most pages of a set")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of pages, their noise, and the resampling")
-    parser.add_argument("--tuning", action="store_true", help="look at the pages that the share was chosen on")
+    parser.add_argument("--tuning", action="store_true", help="use the pages on which the factor was chosen")
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
     model = Lavida.from_pretrained("nano")
@@ -89,9 +88,7 @@ def main() -> None:
         print(f"\n{name}\n\n{table(header, cells)}")
     if arguments.json:
         record = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "processor": processor(),
-            "environment": describe_environment(model),
+            **run_facts(model),
             "pages": {name: len(pages) for name, pages in sets.items()},
             "split": "tuning" if arguments.tuning else "reporting",
             "results": results,

@@ -1,6 +1,6 @@
 """Time and memory of preparing training data.   python benchmarks/prepare_data.py [--json FILE]
 
-Four questions, each answered by processes of their own on made-up data in a temporary folder:
+Four measurements, each in its own process on synthetic data in a temporary folder:
 
 * index: how long and how much memory the annotation file of 558,000 captions takes (json parsing and grouping, no images);
 * memory: whether the peak grows from 10,000 to 100,000 records, with tiny images that are linked;
@@ -8,8 +8,8 @@ Four questions, each answered by processes of their own on made-up data in a tem
   with two workers, everything included that `shirg prepare` does;
 * whole: the time for 558,000 + 50,000 records that follows from these rates.
 
-Beside the clock, processor seconds of all processes are counted. On a machine that has other work to do the clock says
-little; two idle cores need at least half the processor seconds, and the computed times are made from those.
+Wall time and CPU seconds of all processes are measured. Two idle cores need at least half the CPU seconds; the computed times use
+these, since wall time on a busy machine is not meaningful.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ PHOTOGRAPH = (480, 360)
 """Pixels; with noise of this grain such a JPEG has 66 KB, where the mean of LCS-558K is 48 KB."""
 
 
-# ------------------------------------------------------------- made-up data
+# ------------------------------------------------------------- synthetic data
 def write_captions(folder: Path, number: int) -> None:
     """The annotation file of `number` captioned images, as LLaVA-Pretrain's."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "blip_laion_cc_sbu_558k.json", "w", encoding="utf-8") as file:
         for place in range(number):
             asked = {"from": "human", "value": "Give a brief description of the image.\n<image>"}
-            told = {"from": "gpt", "value": f"caption number {place}, about as long as the captions of the web are"}
-            entry = {"id": f"{place:09d}", "image": image_name(place), "conversations": [asked, told]}
+            answer = {"from": "gpt", "value": f"caption number {place}, about as long as the captions of the web are"}
+            entry = {"id": f"{place:09d}", "image": image_name(place), "conversations": [asked, answer]}
             file.write(("[" if place == 0 else ",\n") + json.dumps(entry, indent=1))
         file.write("]")
 
@@ -90,7 +90,7 @@ def prepare(folder: Path, records: int, images: str) -> int:
 
 
 def child(arguments: list[str]) -> None:
-    """Does one thing and prints what it took."""
+    """Runs one measurement and prints its time and memory."""
     what, folder, *rest = arguments
     began = time.perf_counter()
     records = index(Path(folder)) if what == "index" else prepare(Path(folder), int(rest[0]), what)
@@ -119,7 +119,7 @@ def measure(*arguments: object) -> dict:
 
 # ------------------------------------------------------------- the tables
 def measure_all(scratch: Path, photographs: int, pages: int, small: int, large: int) -> dict:
-    """All four answers."""
+    """All four measurements."""
     results: dict = {"memory": {}}
     write_captions(scratch / "index/llava_pretrain", BASE)
     results["index"] = measure("index", scratch / "index")
@@ -146,7 +146,7 @@ def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("--work", type=Path, help="folder for the made-up data; about 1 GB, removed at the end")
+    parser.add_argument("--work", type=Path, help="folder for the synthetic data; about 1 GB, removed at the end")
     parser.add_argument("--photographs", type=int, default=4_000)
     parser.add_argument("--rendered-records", type=int, default=1_600)
     parser.add_argument("--small", type=int, default=10_000, help="records of the smaller memory run")

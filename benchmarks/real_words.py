@@ -1,12 +1,12 @@
-"""How LaViDa-nano, which has seen rendered pages only, reads words of real ones: SROIE, FUNSD, ICDAR 2015.
+"""How LaViDa-nano, trained on rendered pages only, reads words of real pages: SROIE, FUNSD, ICDAR 2015.
 
     python benchmarks/real_words.py --data-dir DIR --json benchmarks/results/real_words.json
 
-Words are cut out of their pages, scaled to the height of large print, and set six at a time behind labels on a white page of
-384 px, so that nothing but reading them is new; then each label is asked for, on the `lowres` path. Beside it stands what
-the same questions score when the words are drawn by us in a face that no training page has, and with nothing behind the
-labels. Words are of 2 to 12 printable ASCII characters in boxes at least 8 px high; those that SROIE and ICDAR give as parts
-of lines or slanted are cut as well as their boxes say. Case does not count. Intervals are 95 %, by resampling the pages so made.
+Words are cut out of their pages, scaled to the height of large print, and pasted after labels, six on a white page of 384 px,
+so that only the words are new; the value of each label is asked, on the `lowres` path. Two controls ask the same questions:
+the words rendered in a font that no training page has, and labels without words. Words have 2 to 12 printable ASCII
+characters in boxes at least 8 px high; boxes of SROIE and ICDAR are approximate, since they annotate lines or slanted words.
+Case is ignored. Intervals are 95 %, by resampling these pages.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ LABELS = ("Owner", "Badge", "Permit", "Serial", "Agent", "Model")
 SIZE, PRINT_PX, LEFT, INDENT, LINE = 384, 18.0, 24, 140, 56
 HEIGHT, WIDEST = 22, SIZE - INDENT - 8  # px of a pasted word's box
 SHORTEST, LONGEST, LOWEST = 2, 12, 8
-PER_PAGE = 12  # words of one real page at most, so that a long page does not stand for its set
+PER_PAGE = 12  # words of one real page at most
 SHOWN = ("cut out", "drawn", "nothing")
 
 Cut = tuple[str, Image.Image]
 
 
 def cuttings(pages: list[BoxedPage], seed: int) -> Iterator[Cut]:
-    """Words of the pages with their pictures, scaled to HEIGHT, PER_PAGE of each page at most."""
+    """Words and their images, scaled to HEIGHT, at most PER_PAGE of each page."""
     rng = random.Random(seed)
     for page in pages:
         words = [pair for pair in zip(page.texts, page.boxes, strict=True) if _usable(*pair, page.image.size)]
         for text, box in rng.sample(words, min(PER_PAGE, len(words))):
             left, top, right, bottom = box
-            margin = (bottom - top) / 6  # boxes cut from lines are off by a part of a character
+            margin = (bottom - top) / 6  # boxes split from lines are off by part of a character
             cut = page.image.crop(tuple(round(edge) for edge in (left - margin, top, right + margin, bottom)))
             width = min(WIDEST, max(1, round(cut.width * HEIGHT / cut.height)))
             yield text, cut.resize((width, HEIGHT), Image.Resampling.BICUBIC)
@@ -62,7 +62,7 @@ def _usable(text: str, box: tuple[float, ...], size: tuple[int, int]) -> bool:
 
 
 def form(cuts: list[Cut], shown: str) -> Image.Image:
-    """The labels, and behind each its word as a picture, as our own print, or nothing."""
+    """A page of labels, each with its word cut out, rendered, or absent."""
     image = Image.new("RGB", (SIZE, SIZE), "white")
     draw = ImageDraw.Draw(image)
     label, own = Face(TRAINING_FONTS["sans"][0], PRINT_PX), Face(HELD_OUT_FONTS["cmss"][0], PRINT_PX)
@@ -83,7 +83,7 @@ def _print(draw: ImageDraw.ImageDraw, text: str, left: int, baseline: int, face:
 
 @torch.no_grad()
 def read(model: Lavida, cuts: list[Cut], name: str) -> list[dict]:
-    """One row for every word and way of showing it."""
+    """One row for every word and condition of `SHOWN`."""
     rows = []
     groups = [cuts[start : start + len(LABELS)] for start in range(0, len(cuts) - len(LABELS) + 1, len(LABELS))]
     for number, group in enumerate(track(groups, description=name)):

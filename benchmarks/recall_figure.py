@@ -1,4 +1,4 @@
-"""Selectors side by side on one rendered page: kept patches bright, the others dim, lost words framed."""
+"""Selectors side by side on one rendered page: kept patches bright, others dim, lost words framed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from shirg.gate import Kept
 KIND, NUMBER, BUDGET = "document", 7, 512
 COLUMNS, PANEL, GAP, MARGIN, CAPTION = 5, 528, 28, 40, 84
 """PANEL is 11 pixels for each of 48 patches."""
-COLOURS = 256
-"""Of the picture's palette: a third of the bytes, and no difference that a reader would see."""
+COLOURS = 96
+"""Of the PNG's palette."""
 
 INK, GREY, LOST, FOUND, PAPER = (24, 27, 33), (92, 98, 108), (213, 94, 0), (0, 158, 115), (255, 255, 255)
-"""LOST and FOUND are told apart by the colour-blind, too."""
+"""LOST and FOUND differ for colour-blind readers, too (Okabe and Ito)."""
 DIMMED, HAZE = 0.30, np.array((38.0, 42.0, 52.0))
-"""What is left of a dropped patch, as grey, and the haze over it."""
+"""A dropped patch is drawn in this share of its grey, plus this colour."""
+BLANK, GRAIN = 250.0, 24.0
+"""Blank paper, and how far its grain reaches. Grain is drawn flat: it is hardly visible, and was two thirds of the file."""
 TITLE, NAME, NOTE = Face("DejaVuSans-Bold", 40.0), Face("DejaVuSans-Bold", 27.0), Face("DejaVuSans", 22.0)
 NAMES = {
     "shirg (runs)": "SHIRG",
@@ -49,20 +51,16 @@ NAMES = {
 
 
 def draw_selectors(path: Path, selecting, seed: int) -> None:
-    """Draw the page and every variant's choice on it.
+    """Draw the page and every variant's selection.
 
     Args:
-        selecting: the variants and the model, a `Selecting`.
+        selecting: a `Selecting`.
     """
     page = noisy_page(KIND, NUMBER, "heldout", seed)
     words = PageWords.of(page.boxes, page.image.size, selecting.grid)
-    panels = [
-        (
-            "The page",
-            f"{len(page.boxes)} words, one photograph",
-            page.image.resize((PANEL, PANEL), Image.Resampling.LANCZOS),
-        )
-    ]
+    whole = np.asarray(page.image.resize((PANEL, PANEL), Image.Resampling.LANCZOS), dtype=np.float64)
+    shown = Image.fromarray(_without_grain(whole).round().astype(np.uint8))
+    panels = [("The page", f"{len(page.boxes)} words, one photograph", shown)]
     left_out = {name for name in selecting.gates if name not in NAMES}
     for variant, _, kept in selecting.choices(page, [BUDGET], left_out):
         name = NAMES[variant]
@@ -79,18 +77,26 @@ def draw_selectors(path: Path, selecting, seed: int) -> None:
 
 
 def _draw(image: Image.Image, kept: Kept, grid: tuple[int, int], lost=()) -> Image.Image:
-    """The page with dropped patches dimmed; merged ones show the mean of their group instead."""
+    """The page with dropped patches dimmed; merged ones show the mean of their group."""
     page = np.asarray(image.resize((PANEL, PANEL), Image.Resampling.LANCZOS), dtype=np.float64)
     groups = np.kron(
         kept.assignment[0].numpy().reshape(grid), np.ones([PANEL // side for side in grid], dtype=np.int64)
     )
     if kept.indices is None:
-        page = _blended(page, groups)
+        page = _averaged(page, groups)
     grey = page @ np.array([0.299, 0.587, 0.114])
     page = np.where((groups < 0)[..., None], DIMMED * grey[..., None] + HAZE, page)
-    drawn = Image.fromarray(page.round().clip(0, 255).astype(np.uint8))
+    drawn = Image.fromarray(_without_grain(page).round().clip(0, 255).astype(np.uint8))
     draw_frames(drawn, lost, (0, 0, *image.size), LOST)
     return drawn
+
+
+def _without_grain(page: np.ndarray) -> np.ndarray:
+    """The page with blank paper, kept and dropped, in one colour each."""
+    for colour, reach in (((BLANK,) * 3, GRAIN), (DIMMED * BLANK + HAZE, DIMMED * GRAIN)):
+        blank = np.abs(page - colour).max(axis=-1, keepdims=True) <= reach
+        page = np.where(blank, colour, page)
+    return page
 
 
 def draw_frames(panel: Image.Image, boxes: Sequence[Box], area: Box, colour: tuple[int, int, int]) -> None:
@@ -107,8 +113,8 @@ def draw_frames(panel: Image.Image, boxes: Sequence[Box], area: Box, colour: tup
         pen.rectangle(edges, outline=colour, width=2)
 
 
-def _blended(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Every patch as the mean, pixel by pixel, of the patches that share its token: what merging does to a glyph."""
+def _averaged(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Every patch as the pixelwise mean of the patches that share its token."""
     side = PANEL // 48
     patches = page.reshape(48, side, 48, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
     labels = groups[::side, ::side].ravel()
@@ -121,7 +127,7 @@ def _blended(page: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def save_sheet(
     path: Path, panels: Sequence[tuple[str, str, Image.Image]], title: str, legend: str, columns: int = COLUMNS
 ) -> None:
-    """Write panels, each with its name and a note, as one PNG; their pictures are of one size."""
+    """Write panels (name, note, picture; all of one size) as one PNG."""
     rows, (wide, high) = -(-len(panels) // columns), panels[0][2].size
     top = MARGIN + 3 * MARGIN
     width = 2 * MARGIN + columns * wide + (columns - 1) * GAP

@@ -1,15 +1,14 @@
-"""What a training step is computed to need, against what a process really takes.
+"""Computed against measured memory of a training step.
 
     python benchmarks/training_memory.py [--json benchmarks/results/training_memory.json]
 
-A small body of LLaDA's form with random weights takes one forward and backward pass of the real objective from given tower
-features, once for every precision, plain and checkpointed, each in a process of its own. Measured is how far the process's
-resident memory rises above where it stood before the pass (Linux: VmHWM, set back by /proc/self/clear_refs); a pass at a
-tenth of the size goes first, so that libraries are loaded. Computed is `shirg.training.memory.training_memory` without the
-weights and the optimizer's state, which were there before.
+A small body of LLaDA's architecture with random weights does one forward and backward pass of the training objective from
+given tower features, for every precision, plain and checkpointed, each in its own process. Measured is the growth of the
+resident memory during the pass (Linux: VmHWM, reset by /proc/self/clear_refs); a pass at a tenth of the size is run before,
+so that libraries are loaded. Computed is `shirg.training.memory.training_memory` without weights and optimizer state, which
+are allocated before.
 
-The processes allocate large blocks outside the heap (MALLOC_MMAP_THRESHOLD_), so that freed memory goes back at once and
-the peak is that of what lives.
+The processes allocate large blocks outside the heap (MALLOC_MMAP_THRESHOLD_), so that freed memory is returned at once.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ TOLERANCE = 0.15
 
 
 def shape(arguments: argparse.Namespace) -> LavidaConfig:
-    """LLaDA's form with the sizes that were asked for; the tower is small, since its pass is not part of the step."""
+    """LLaDA's architecture in the given sizes; the tower is small, since its pass is not part of the step."""
     raw = {
         **PUBLISHED["llada-8b"],
         "d_model": arguments.width,
@@ -112,7 +111,7 @@ def measure(arguments: argparse.Namespace) -> int:
     step(1, arguments.budget // 10)
     gc.collect()
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the current resident memory
     step(len(examples), arguments.budget)
     return resident("VmHWM") - before
 

@@ -1,32 +1,30 @@
 """What packing saves in training.   python benchmarks/training_step.py [--json benchmarks/results/training_step.json]
 
-Each with both noisy copies of a 32-token answer behind a prefix of 768 + 1 image tokens and the prompt, packed against the
-official two rows, timed in turns on one model so that a busy minute meets both:
+Both noisy copies of a 32-token answer after a prefix of 768 + 1 image tokens and the prompt: packed against the official two
+rows, timed alternately on one model, so that other programs disturb both:
 
 * the language-model step: prefix embeddings given, forward and backward into them;
 * the step from the tower's features: selection and projector too, backward into the adapter;
 * the whole step, tower included;
-* and several questions of one image behind one prefix against one row each: questions per hour.
+* several questions about one image after one prefix against one row each: questions per hour.
 
-And, computed from sizes alone, the FLOPs of the same steps at LLaDA-8B. With a frozen body the backward pass costs as much
-as the forward pass (gradients of activations, none of weights); attention's backward is counted as twice its forward.
+The FLOPs of the same steps at LLaDA-8B are computed. With a frozen body the backward pass costs as much as the forward pass
+(gradients of activations, none of weights); attention's backward is counted as twice its forward.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import machine
 from torch import Tensor
 
 from shirg.data.render import render_page
-from shirg.evaluation.environment import processor
+from shirg.evaluation.efficiency import moment
 from shirg.files import write_json
 from shirg.lavida import Lavida
 from shirg.lavida.adapter import attach_lora
@@ -41,7 +39,7 @@ QUESTION = "What is the total on this page?"
 
 
 def examples_of(model: Lavida, images: list, count: int, answer: int) -> list[Example]:
-    """`count` examples about `images` in turn, with answers of random tokens: what they say costs nothing."""
+    """`count` examples about `images` in turn, with answers of random tokens."""
     draws = torch.Generator().manual_seed(0)
     features = [model.image_features(image, "shirg") for image in images]
     prompt = model.prompt_ids(QUESTION)
@@ -61,9 +59,9 @@ def examples_of(model: Lavida, images: list, count: int, answer: int) -> list[Ex
 
 
 def language_step(model: Lavida, prefixes: list[Tensor], examples: list[Example], objective: str) -> float:
-    """Seconds of the language model's forward and backward pass, from prefix embeddings that want a gradient."""
+    """Seconds of the language model's forward and backward pass, from prefix embeddings that require a gradient."""
     inputs = [prefix.detach().requires_grad_() for prefix in prefixes]
-    began = time.perf_counter()
+    began = moment(model.device)
     losses = answer_losses(
         model.language,
         inputs,
@@ -74,27 +72,20 @@ def language_step(model: Lavida, prefixes: list[Tensor], examples: list[Example]
         shift=model.config.family == "dream",
     )
     losses.mean().backward()
-    return finished(model) - began
+    return moment(model.device) - began
 
 
 def step(model: Lavida, examples: list[Example], objective: str, budget: int, *, share: bool = False) -> float:
     """Seconds of one forward and backward pass from given features."""
     loss_model = LossModel(model, objective, share)
-    began = time.perf_counter()
+    began = moment(model.device)
     losses, _ = loss_model(examples, Component("shirg", budget))
     losses.mean().backward()
-    return finished(model) - began
-
-
-def finished(model: Lavida) -> float:
-    """The clock, once the device has done what it was told."""
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return moment(model.device) - began
 
 
 def interleaved(calls: dict[str, Callable[[], float]], runs: int) -> dict[str, dict[str, float]]:
-    """Median and best seconds of every call, one after another in each of `runs` rounds, after one round to warm up."""
+    """Median and best seconds of every call over `runs` rounds of all calls, after one untimed round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(runs + 1):
         for name, call in calls.items():
@@ -122,11 +113,11 @@ def measure(arguments: argparse.Namespace) -> dict:
         embeds = [model.image_embeds(one.features, "shirg", arguments.budget, one.question) for one in alone]
         prefixes = [model.splice(one.prompt, [image]) for one, image in zip(alone, embeds, strict=True)]
 
-    def looked(objective: str) -> float:
-        began = time.perf_counter()
+    def whole_step(objective: str) -> float:
+        began = moment(model.device)
         for image in images:
             model.image_features(image, "shirg")
-        return finished(model) - began + step(model, alone, objective, arguments.budget)
+        return moment(model.device) - began + step(model, alone, objective, arguments.budget)
 
     def one_by_one() -> float:
         return sum(step(model, [turn], "packed", arguments.budget) for turn in turns)
@@ -137,8 +128,8 @@ def measure(arguments: argparse.Namespace) -> dict:
         "language, two rows": lambda: language_step(model, prefixes, alone, "prefix"),
         "features, packed": lambda: step(model, alone, "packed", kept),
         "features, two rows": lambda: step(model, alone, "prefix", kept),
-        "whole, packed": lambda: looked("packed"),
-        "whole, two rows": lambda: looked("prefix"),
+        "whole, packed": lambda: whole_step("packed"),
+        "whole, two rows": lambda: whole_step("prefix"),
         "turns, one prefix": lambda: step(model, turns, "packed", kept, share=True),
         "turns, a row each": lambda: step(model, turns, "packed", kept),
         "turns, one by one": one_by_one,
@@ -167,15 +158,15 @@ def computed(name: str, budget: int, prompt: int, answer: int, turns: int, quest
         flops(config, "tower", 1, side),
         ((side // 14) ** 2, *[budget + 1] * 3),
     )  # relevance, and three passes
-    look = tower + sum(flops(config, "projector", tokens) for tokens in projected)
+    vision = tower + sum(flops(config, "projector", tokens) for tokens in projected)
     shared_row = prefix - question + turns * (question + 2 * answer)
-    shared = (language_flops(config, 1, shared_row, turns * answer) + look) / turns
+    shared = (language_flops(config, 1, shared_row, turns * answer) + vision) / turns
     return {
         "language_flops": language,
-        "vision_flops": look,
+        "vision_flops": vision,
         "language_step_gain": language["two rows"] / language["packed"],
-        "whole_step_gain": (language["two rows"] + look) / (language["packed"] + look),
-        "turns_gain": (language["packed"] + look) / shared,
+        "whole_step_gain": (language["two rows"] + vision) / (language["packed"] + vision),
+        "turns_gain": (language["packed"] + vision) / shared,
     }
 
 
@@ -193,11 +184,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
+        **machine(torch.device(arguments.device)),
         "arguments": {name: value for name, value in vars(arguments).items() if name != "json"},
         "measured_nano": measure(arguments),
         "computed": {

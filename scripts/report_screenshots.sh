@@ -11,7 +11,7 @@ shoot() { # name, width, height, 0 for dark and 1 for light
         --blink-settings=preferredColorScheme="$4" --screenshot="$work/$1.png" "file://$work/$1.html" 2>/dev/null
 }
 cp "$1/evaluation_report.html" "$work/report_light.html"
-sed -e '/^<main>/,/^<h2>Worst losses/{/^<main>/!{/^<h2>Worst losses/!d}}' "$work/report_light.html" > "$work/report_dark.html"
+sed -e '/^<main>/,/^<h2>Largest losses/{/^<main>/!{/^<h2>Largest losses/!d}}' "$work/report_light.html" > "$work/report_dark.html"
 shoot report_light 1280 1340 1
 shoot report_dark 430 1060 0
 .venv/bin/python - "$work" "$2" <<'END'

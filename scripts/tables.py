@@ -46,7 +46,7 @@ def _costs(cost: dict) -> list[str]:
 
 def claim_scores(run: dict) -> Rows:
     """The nano on small print by every path and adapter, as `nano_claim.py` prints it."""
-    from benchmarks.nano_claim_bars import SMALL, scores_table
+    from benchmarks.nano_claim_targets import SMALL, scores_table
 
     return _rows(scores_table(SMALL, run["sets"][SMALL]["rows"]))
 
@@ -60,21 +60,21 @@ def claim_in_short(run: dict) -> Rows:
 
 def claim_kinds(run: dict) -> Rows:
     """The same by kind of page."""
-    from benchmarks.nano_claim_bars import SMALL, kinds_table
+    from benchmarks.nano_claim_targets import SMALL, kinds_table
 
     return _rows(kinds_table(SMALL, run["sets"][SMALL]["rows"]))
 
 
-def claim_bars(run: dict) -> Rows:
+def claim_targets(run: dict) -> Rows:
     """What was to be reached, and what was."""
-    from benchmarks.nano_claim_bars import bars_table
+    from benchmarks.nano_claim_targets import targets_table
 
-    return _rows(bars_table(run["bars"]))
+    return _rows(targets_table(run["bars"]))
 
 
 def claim_adapters(run: dict) -> Rows:
     """The adapters' trainings."""
-    from benchmarks.nano_claim_bars import trainings_table
+    from benchmarks.nano_claim_targets import trainings_table
 
     return _rows(trainings_table(run["trainings"]))
 
@@ -210,11 +210,11 @@ def gate_baselines(run: dict) -> Rows:
         yield [name, *cells, *ratios]
 
 
-def gate_bars(run: dict) -> Rows:
-    """The gate's times against the bars that were set for them."""
+def gate_targets(run: dict) -> Rows:
+    """The gate's times against their targets."""
     one, batch = run["milliseconds_per_image"], _batch_times()
-    bars = (("text and pixels", "one image", one, 4.5), ("pixels", "one image", one, 2.5))
-    for call, images, times, most in (*bars, ("text and pixels", "batch of 8", batch, 5.0)):
+    targets = (("text and pixels", "one image", one, 4.5), ("pixels", "one image", one, 2.5))
+    for call, images, times, most in (*targets, ("text and pixels", "batch of 8", batch, 5.0)):
         median = times[call]["median"]
         yield [f"{call}, {images}: at most {most} ms", f"{median:.2f}", "met" if median <= most else "not met"]
 
@@ -311,7 +311,7 @@ def gpu_memory(_run: dict) -> Rows:
     from shirg.lavida.costs import Scenario, parameters, path_cost, vision_shape
     from shirg.lavida.shapes import published_config
     from shirg.training.budgets import components_of
-    from shirg.training.memory import RUNTIME_BYTES, Step, training_memory
+    from shirg.training.memory import RESERVE_BYTES, Step, training_memory
 
     components = components_of((512, 768, 1024))
     trainings = {
@@ -330,30 +330,28 @@ def gpu_memory(_run: dict) -> Rows:
             way: [training_memory(config, one, step).total for one in components] for way, step in trainings.items()
         }
         for what, bytes_ in peaks.items():
-            card = next(size for size in CARDS if max(bytes_) + RUNTIME_BYTES <= size * 10**9)
+            card = next(size for size in CARDS if max(bytes_) + RESERVE_BYTES <= size * 10**9)
             yield [f"{name}, {what}", *(f"{one / 1e9:.1f}" for one in bytes_), f"{card} GB"]
 
 
 def full_size(run: dict) -> Rows:
     """Every vision path at full size: tokens, milliseconds by stage, cache and peak memory; last, what they were measured on.
 
-    For `full_size.json` of `benchmarks/full_size.py`; a stage that a path has not, or that was not measured, is "-".
+    For `full_size.json` of `benchmarks/full_size.py`; what a path does not have, or was not measured, is "-".
     """
 
-    def shown(value: object, unit: float, digits: int) -> str:
-        return f"{value / unit:.{digits}f}" if isinstance(value, int | float) else "-"
+    def shown(value: float | None, unit: float, digits: int) -> str:
+        return "-" if value is None else f"{value / unit:.{digits}f}"
 
-    stages = ("tower", "gate", "projector", "prefill", "step", "answer", "answer_uncached")
+    stages = ("tower", "selection", "embedding", "prefill", "step", "total")
     rows = [row for row in run["paths"] if row["outcome"] == "measured"]
     for row in rows:
-        times = [shown(row["stages"].get(stage, {}).get("median_ms"), 1, 2) for stage in stages]
-        peak = shown(row["stages"]["answer"]["peak_bytes"], 1e9, 1)
-        yield [row["key"], str(row["visual_tokens"]), *times, shown(row["kv_bytes"], 1e6, 1), peak]
-    machine, calls = run["machine"], {row["call"] for row in rows}
-    dates = sorted({run["calls"][call]["date"][:10] for call in calls})
-    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers"))
-    driver = f", driver {machine['driver']}" if machine.get("driver") else ""
-    yield [f"{machine['device']}{driver}, {packages}, {' and '.join(dates)}", *[""] * (len(stages) + 3)]
+        times = [shown(row[f"{stage}_ms"], 1, 2) for stage in stages]
+        memory = shown(row["kv_bytes"], 1e6, 1), shown(row["peak_memory_bytes"], 1e9, 1)
+        yield [row["key"], str(row["tokens"]), *times, *memory]
+    packages = ", ".join(f"{name} {run['machine']['packages'][name]}" for name in ("torch", "transformers"))
+    dates = " and ".join(sorted({row["date"][:10] for row in rows}))
+    yield [f"{run['machine']['device']}, {packages}, {dates}", *[""] * (len(stages) + 3)]
 
 
 def real_words(run: dict) -> Rows:
@@ -433,7 +431,7 @@ CARD = "shirg/nano/weights/README.md"
 TABLES = (
     Table("README.md", "path", "nano_claim.json", claim_in_short),
     Table("docs/results.md", "vision path", "nano_claim.json", claim_scores),
-    Table("docs/results.md", "target (exact match)", "nano_claim.json", claim_bars),
+    Table("docs/results.md", "target (exact match)", "nano_claim.json", claim_targets),
     Table("docs/results.md", "on two cores", "nano_small_print.json", path_costs),
     Table("docs/evaluation.md", "exact match", "nano_claim.json", claim_kinds),
     Table("docs/evaluation.md", "adapter", "nano_claim.json", claim_adapters),
@@ -447,7 +445,7 @@ TABLES = (
     Table("docs/method.md", "budget", "page_budget.json", page_budgets),
     Table("docs/gate.md", "call", "gate_cpu.json", gate_times),
     Table("docs/gate.md", "selector", "gate_cpu_avx2.json", gate_baselines),
-    Table("docs/gate.md", "target", "gate_cpu.json", gate_bars),
+    Table("docs/gate.md", "target", "gate_cpu.json", gate_targets),
     Table("docs/gate.md", "tokens", "gate_scaling.json", gate_scaling),
     Table("docs/sweep.md", "K = 256", "gate_sweep.json", ablation(256)),
     Table("docs/sweep.md", "K = 512", "gate_sweep.json", ablation(512)),

@@ -13,15 +13,14 @@ from functools import lru_cache
 import numpy as np
 
 RESAMPLES = 10_000
-"""Draws of an interval: its ends then move by about a hundredth of its width from seed to seed."""
+"""Resamples of an interval: its ends then move by about a hundredth of its width from seed to seed."""
 LEVEL = 0.95
 
 UNDECIDED = "undecided"
-"""The verdict on two variants of which the run shows neither that one is better nor that they are alike."""
+"""The verdict when the interval contains zero or too few pages differ; it does not mean equal."""
 
 MINIMUM_DIFFERING_PAGES = 6
-"""Pages on which two variants must differ before a verdict: with five, even five wins in a row happen by chance in one
-of sixteen trials (two-sided sign test, 2 * 0.5**5 > 0.05)."""
+"""Pages on which two variants must differ for a verdict: with five the two-sided sign test cannot reach 0.05 (2 * 0.5**5)."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,8 @@ def mean_interval(
 ) -> Interval:
     """The mean of `values` and its 95% interval under resampling of pages.
 
-    Where all values are the same, resampling knows no spread, and "0 of 20" would look certain. There the bound for
-    an event that was never seen is used (Hanley and Lippman-Hand 1983): the share of pages that may score otherwise
-    is at most `1 - 0.025 ** (1 / pages)`, and they may score as far off as possible.
+    If all values are equal, resampling gives an interval of width zero. The bound for an event that was never observed is used
+    instead (Hanley and Lippman-Hand 1983): at most `1 - 0.025 ** (1 / pages)` of the pages score differently, `least` or `most`.
 
     Args:
         values: one score or paired difference for each question.
@@ -56,7 +54,7 @@ def mean_interval(
         seed: of the resampling; equal inputs and seed give equal intervals.
         least: smallest possible value.
         most: largest possible value.
-        resamples: how often the pages are drawn.
+        resamples: number of bootstrap samples.
 
     Raises:
         ValueError: if there are no values, or not one page for each value.
@@ -139,9 +137,9 @@ def ratio_interval(
 
 @lru_cache(maxsize=1)
 def _draws(pages: int, seed: int, resamples: int) -> np.ndarray:
-    """Pages by number, a row for each draw; kept, since variants are scored on the same pages one after another."""
+    """Numbers of the drawn pages, [resamples, pages]; cached, since successive variants are scored on the same pages."""
     draws = np.random.default_rng(seed).integers(0, pages, size=(resamples, pages))
-    draws.setflags(write=False)  # every caller gets this very array
+    draws.setflags(write=False)  # callers share it
     return draws
 
 

@@ -258,21 +258,21 @@ def memory(config: LavidaConfig, step: Step, free: int) -> Finding:
     needed = {flags: peak(config, choice) for flags, choice in choices.items()}
     for flags, size in needed.items():
         if size <= free:
-            found = f"{free / 1e9:.1f} GB free, a training step takes about {size / 1e9:.1f} GB{' with ' * bool(flags)}{flags}"
+            found = f"{free / 1e9:.1f} GB free, training needs about {size / 1e9:.1f} GB{' with ' * bool(flags)}{flags}"
             return Finding("memory", True, found)
     least = min(needed.values())
-    found = f"{free / 1e9:.1f} GB free, the smallest training step takes about {least / 1e9:.1f} GB"
+    found = f"{free / 1e9:.1f} GB free, the smallest training step needs about {least / 1e9:.1f} GB"
     return Finding("memory", False, found, f"free some memory, or take a device with {least / 1e9:.0f} GB")
 
 
 def peak(config: LavidaConfig, step: Step) -> int:
-    """Bytes of the largest training step of the default budgets and the pooled path, computed."""
+    """Free bytes that training with the default budgets and the pooled path needs, see `TrainingMemory.needed`."""
     from shirg.cli.flags import TrainingFlags
     from shirg.training.budgets import components_of
-    from shirg.training.memory import RUNTIME_BYTES, training_memory
+    from shirg.training.memory import training_memory
 
     components = components_of(TrainingFlags().token_budgets)
-    return RUNTIME_BYTES + max(training_memory(config, one, step).total for one in components)
+    return max(training_memory(config, one, step).needed for one in components)
 
 
 def lora(model: Lavida) -> Finding:

@@ -45,11 +45,13 @@ def of_command_line(flags_type: type, argv: Sequence[str]) -> tuple[list[str], d
             raise UserError(f"--config: {name}: {key!r} is no setting of this command; {hint}")
         if isinstance(value, Mapping):
             raise UserError(f"{origin}: got {value!r}, must be a value or a list")
-        if hints[fields[flag]] is bool and value is not None:
+        if value is None or value == []:
+            continue
+        if hints[fields[flag]] is bool:
             if not isinstance(value, bool):
                 raise UserError(f"{origin}: got {value!r}, must be true or false")
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None and value != []:
+        else:
             words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
         if flag not in typed:
             origins[fields[flag]] = origin

@@ -45,10 +45,10 @@ BATCHES = (1, 4, 8)
 """Records per process in the table of training memory."""
 
 TRAINING_NOTES = """\
-Computed, GB (10^9 bytes) of one process: weights, adapter with AdamW's moments, what the backward pass needs, logits of the \
-answers; head and working are never there at once, so that the larger counts. On top come the feature cache (feature_cache_mb, \
-1 GiB) and the allocator's own, commonly 1 to 2 GB. Fewer records \
-and more accumulation steps give the same optimizer step."""
+Computed peak of a training step, GB (10^9 bytes) of one process: weights, adapter with AdamW's moments, what the backward \
+pass needs, logits of the answers; of head and working, which never exist at once, the larger counts. Keep 3 GB more free for \
+the feature cache (feature_cache_mb, 1 GiB) and the allocator's own. Fewer records and more accumulation steps give the same \
+optimizer step."""
 
 STAGES = ("tower", "gate", "projector", "prefill", "step_cached", "step_uncached", "total_cached", "total_uncached")
 NOTES = """\
@@ -156,8 +156,10 @@ def command(flags: Flags) -> None:
 def training_rows(
     config: LavidaConfig, budgets: Sequence[int], scenario: Scenario, objective: str
 ) -> list[dict[str, Any]]:
-    """Peak bytes of a training step for every component and `BATCHES`, plain and checkpointed (`shirg.training.memory`)."""
+    """The computed peak of a training step for every component and `BATCHES`, plain and checkpointed (`shirg.training.memory`);
+    of a large model on a GPU, else on a CPU."""
     from shirg.training.budgets import components_of
+    from shirg.training.effort import needs_gpu
     from shirg.training.memory import Step, training_memory
 
     rows = []
@@ -168,6 +170,7 @@ def training_rows(
                 *(batch, scenario.prompt_tokens, scenario.answer_tokens, objective),
                 checkpointing=name == "checkpointed",
                 dtype=scenario.dtype,
+                dense_mask=not needs_gpu(config),
             )
             memory = training_memory(config, component, step)
             row[name] = {**dataclasses.asdict(memory), "total": memory.total}

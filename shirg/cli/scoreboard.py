@@ -9,12 +9,11 @@ from shirg.bootstrap import UNDECIDED
 from shirg.evaluation.markdown import interval, megabytes, milliseconds, percent, points
 from shirg.evaluation.results import Difference, Results
 from shirg.evaluation.tasks import METRIC_TITLES
+from shirg.evaluation.variants import SHIPPED_PATHS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-AGAINST = ("lowres", "hd")
-"""The paths whose paired differences are shown; all of them are in the report."""
 MARKS = {"better": " +", "worse": " -", UNDECIDED: ""}
 LEGEND = "95% intervals over pages; paired differences in points, + better, - worse, else undecided"
 
@@ -24,12 +23,13 @@ def scoreboard(results: Results) -> Iterator[Table]:
     from rich import box
     from rich.table import Table
 
-    costs, tokens = results.costs(), results.visual_tokens()
+    costs = results.costs()
     for dataset in (dataset for dataset in results.datasets if dataset.questions):
+        tokens = results.visual_tokens(dataset.name)
         title = f"{dataset.name}: {dataset.questions} questions on {dataset.pages} pages"
         shown = Table(title=title, title_justify="left", caption=LEGEND, caption_justify="left", box=box.SIMPLE_HEAD)
         shown.add_column("vision path", no_wrap=True)
-        headings = (METRIC_TITLES[dataset.metric], *(f"against {name}" for name in AGAINST))
+        headings = (METRIC_TITLES[dataset.metric], *(f"against {name}" for name in SHIPPED_PATHS))
         for heading in ("tokens", *headings, *(("answer ms", "cache MB") if costs else ())):
             shown.add_column(heading, justify="right", no_wrap=True)
         for variant in results.variants:
@@ -39,8 +39,8 @@ def scoreboard(results: Results) -> Iterator[Table]:
                 for entry in results.comparisons
                 if (entry.dataset, entry.variant) == (dataset.name, variant.name)
             }
-            cells = [f"{tokens[variant.name].mean:.0f}", f"{percent(score.score)} {interval(score, _whole)}"]
-            cells += [_difference(own.get(name)) for name in AGAINST]
+            cells = [str(tokens[variant.name]), f"{percent(score.score)} {interval(score, _whole)}"]
+            cells += [_difference(own.get(name)) for name in SHIPPED_PATHS]
             cost = costs.get(variant.path)
             cells += [milliseconds(cost.total_ms), megabytes(cost.kv_bytes)] if cost else []
             shown.add_row(variant.name, *cells)

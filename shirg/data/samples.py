@@ -17,7 +17,7 @@ VIEWS = ("large", "tiles")
 
 
 class Shapes(Protocol):
-    """What cuts images into a model's views: `shirg.lavida.vision.ViewShapes` does."""
+    """What cuts images into a model's views: `shirg.lavida.views.ViewShapes` does."""
 
     def cut(self, image: Image.Image, views: str) -> Tensor:
         """The RGB image's `views`, [V, H, W, 3] uint8."""

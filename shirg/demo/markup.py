@@ -16,7 +16,7 @@ from shirg.demo.reading import Costs, EncodedPage, Selected, Step
 from shirg.evaluation.kept_picture import Tally
 from shirg.lavida.progress import Span
 
-TITLES = {"shirg": "What the kept patches say", "lowres": "The same model at 384 pixels"}
+TITLES = {"shirg": "Answer from the kept patches", "lowres": "The same model at 384 pixels"}
 """Path -> heading of its answer."""
 
 

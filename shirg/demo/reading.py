@@ -26,7 +26,7 @@ LONG_SIDE, SHORT_SIDE = 960, 480
 """Pixels of a page in the browser: 20 for each of 48 patches; more for a narrow receipt."""
 
 NEEDIEST_SELECTOR = max(SELECTORS, key=lambda name: len(SELECTORS[name].needs))
-"""The selector with most needs; features encoded for it serve every selector."""
+"""The selector that needs most outputs of the tower; features for it serve every selector."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Asking the model about one page through many variants, with the tower run once per view of the page."""
+"""Answers about one page in many variants; the tower runs once per view of the page."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Item = TypeVar("Item")
-Read = tuple[str, int]
-"""A text, and the number of visual tokens that it was read from."""
+Generated = tuple[str, int]
+"""An answer's text and the number of visual tokens in its prompt."""
 Models = Mapping[str | None, Lavida]
-"""The model with each adapter on, by the adapter's name, and without one, by None; see `models_of`."""
+"""Name of an adapter -> the model with it; None -> without one."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,11 @@ class Decoding:
 
 @dataclass
 class Page:
-    """The features of each view of one page, made when first asked for.
+    """The tower's features of one page, computed when first needed.
 
     Attributes:
-        model: any of the models that the page is shown to; they share the tower.
-        variants: all that the page will be shown through. If the selector of one of them needs the tower's attention,
-            the tower's pass keeps what that is computed from.
+        model: any of `Models`; they share the tower.
+        variants: all variants of the page, so that one pass of the tower keeps what the selectors of all of them need.
     """
 
     model: Lavida
@@ -55,7 +54,7 @@ class Page:
     _features: dict[str, VisionFeatures] = field(default_factory=dict)
 
     def features(self, variant: Variant) -> VisionFeatures:
-        """The tower's tokens of the variant's views; all selectors that choose from the large view share theirs."""
+        """The tower's tokens of the variant's views, shared by all variants of these views."""
         if variant.views not in self._features:
             sharing = [one for one in (variant, *self.variants) if one.views == variant.views]
             neediest = max(sharing, key=lambda one: len(one.needs))
@@ -66,15 +65,14 @@ class Page:
     @torch.no_grad()
     def answers(
         self, model: Lavida, variant: Variant, prompts: Iterable[str], decoding: Decoding
-    ) -> Iterator[Read | ItemError]:
+    ) -> Iterator[Generated | ItemError]:
         """The answer to each prompt, or the error if it cannot be asked about this page.
 
-        The page's embeddings are made once where they do not depend on the question. The prefix is encoded for every
-        question: page and question attend to each other in it, so that no two questions share its keys and values.
-        `decoding.batch_size` questions are then denoised together, which on a CPU halves the time of the steps.
+        Embeddings that do not depend on the question are computed once. The prefix is encoded for every question, since page and
+        question attend to each other in it. `decoding.batch_size` questions are denoised together.
 
         Args:
-            model: with the variant's adapter on, see `models_of`.
+            model: with the variant's adapter.
         """
         for some in batched(prompts, decoding.batch_size):
             ids = [model.prompt_ids(prompt) for prompt in some]
@@ -88,8 +86,7 @@ class Page:
     def _spliced(
         self, model: Lavida, variant: Variant, prompts: Sequence[Tensor], max_new_tokens: int
     ) -> list[tuple[Tensor, Tensor] | ItemError]:
-        """Each prompt [L] with the page's embeddings [n, hidden], one tensor for all where they do not depend on the
-        question; or why it cannot be asked."""
+        """Each prompt [L] with the page's embeddings [n, hidden], or the error if it cannot be asked."""
         features, alone = self.features(variant), None
         found: list[tuple[Tensor, Tensor] | ItemError] = []
         for ids in prompts:
@@ -98,7 +95,7 @@ class Page:
                     embeds = image_embeds(model, features, variant, model.question_ids(ids))
                 else:
                     embeds = alone = image_embeds(model, features, variant) if alone is None else alone
-                model.check_length(len(ids) - 1 + len(embeds), max_new_tokens)
+                model.config.check_length(len(ids) - 1 + len(embeds), max_new_tokens)
                 found.append((ids, embeds))
             except ItemError as error:
                 found.append(error)
@@ -115,20 +112,27 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def image_embeds(
     model: Lavida, features: VisionFeatures, variant: Variant, question_ids: Tensor | None = None
 ) -> Tensor:
-    """The page's embeddings in the prompt, [n, hidden]; `model` with the variant's adapter on, see `models_of`."""
+    """The page's embeddings in the prompt, [n, hidden], by a model with the variant's adapter."""
     settings = variant.settings(model.vision)
     return model.image_embeds(features, variant.vision_path, variant.budget, question_ids, settings)
 
 
 def generated_texts(
+    model: Lavida, prompts: Sequence[Tensor], embeds: Sequence[Tensor], decoding: Decoding
+) -> list[str]:
+    """The texts of `generated_ids`, each up to the end of its turn."""
+    return [model.answer_text(row) for row in generated_ids(model, prompts, embeds, decoding)]
+
+
+def generated_ids(
     model: Lavida,
     prompts: Sequence[Tensor],
     embeds: Sequence[Tensor],
     decoding: Decoding,
     on_step: OnStep | None = None,
-) -> list[str]:
-    """The answers to prompts [L_i] about pages that are already embedded [n_i, hidden], each up to the end of its turn."""
-    tokens = model.generate(
+) -> Tensor:
+    """The answers [B, max_new_tokens] to prompts [L_i] about images that are already embedded [n_i, hidden]."""
+    return model.generate(
         prompts,
         image_embeds=embeds,
         max_new_tokens=decoding.max_new_tokens,
@@ -136,26 +140,25 @@ def generated_texts(
         step_ratio=decoding.step_ratio,
         on_step=on_step,
     )
-    return [model.answer_text(row) for row in tokens]
 
 
-def models_of(model: Lavida, adapters: Mapping[str, str | Path] | None = None) -> Models:
-    """`model` without an adapter and with each, all sharing one tower and one language model.
+def models_by_adapter(model: Lavida, adapters: Mapping[str, str | Path] | None = None) -> Models:
+    """`model` without an adapter and with each one; all share tower and language model.
 
     Args:
-        model: the adapter that it has, if any, is called "adapter".
-        adapters: name -> folder of further ones.
+        model: its own adapter, if it has one, is called "adapter".
+        adapters: name -> folder of other ones.
 
     Raises:
         UserError: if an adapter cannot be loaded, or selects tokens by other settings than the model.
     """
-    plain = _twin(model)
+    plain = _with_own_projector(model)
     if has_adapter(plain):
         plain.unload_adapter()
         plain.vision = model.vision  # which the adapter may have brought
     found = {None: plain} | ({ADAPTER: model} if has_adapter(model) else {})
     for name, folder in (adapters or {}).items():
-        found[name] = _twin(plain)
+        found[name] = _with_own_projector(plain)
         found[name].load_adapter(folder)
         for setting in found[name].vision.differing(model.vision):
             trained, own = (getattr(one.vision, setting) for one in (found[name], model))
@@ -166,8 +169,8 @@ def models_of(model: Lavida, adapters: Mapping[str, str | Path] | None = None) -
     return found
 
 
-def _twin(model: Lavida) -> Lavida:
-    """The same modules but for a projector of its own."""
+def _with_own_projector(model: Lavida) -> Lavida:
+    """A copy that shares all modules except the projector."""
     twin = copy.copy(model)
     twin._modules = model._modules.copy()
     twin.mm_projector = copy.deepcopy(model.mm_projector).eval()

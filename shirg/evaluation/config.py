@@ -60,10 +60,12 @@ class EvaluationSettings(BenchmarkSettings):
     resume: bool = False
     """Continue after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
 
-    num_shards: Annotated[int, ranges.PARTS] = 1
-    """Number of shards that the pages are divided into; all have the same output folder. Under torchrun every process is one."""
+    num_shards: Annotated[int, ranges.PARTS, arg(help_behavior_hint="(default: torchrun's processes, else 1)")] = 1
+    """Number of shards that the pages are divided into; all have the same output folder."""
 
-    shard_index: Annotated[int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: none)")] = None
+    shard_index: Annotated[
+        int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: torchrun's, else none)")
+    ] = None
     """Answer this shard only, counted from 0. Without it, several shards' answers are joined."""
 
 

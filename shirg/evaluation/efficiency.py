@@ -1,4 +1,4 @@
-"""What every vision path costs: tokens, time by stage, bytes of the prefix cache."""
+"""Costs of every variant: tokens, time by stage, bytes of the KV cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from shirg.errors import ItemError
-from shirg.evaluation.answering import Decoding, Page, generated_texts, image_embeds
+from shirg.evaluation.answering import Decoding, Page, generated_ids, image_embeds
 from shirg.evaluation.results import Computed, ComputedCost, Cost, Efficiency, Saving
 from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
@@ -23,7 +23,7 @@ from shirg.lavida.shapes import published_config
 from shirg.threads import LEAST_SECONDS, spare_threads
 
 WARM_UP = 1
-"""Untimed runs of every stage: the first one pays for memory and kernels."""
+"""Untimed runs of every stage, which allocate memory and load kernels."""
 
 Result = TypeVar("Result")
 
@@ -33,14 +33,13 @@ SHAPE = "llada-8b"
 """The published shape whose costs are computed, a key of `shirg.lavida.shapes.PUBLISHED`."""
 
 KV_REFERENCES = ("hd", "highres")
-"""Paths whose cache a selection's is compared with: LaViDa's own, and all tokens of the 672 grid."""
+"""Paths whose cache a selection's is compared with."""
 
 
-@torch.no_grad()
 def measure_efficiency(
     model: Lavida,
     image: Image.Image,
-    prompt: str,
+    prompt_ids: Tensor,
     variants: Sequence[Variant],
     decoding: Decoding,
     repeats: int,
@@ -49,17 +48,21 @@ def measure_efficiency(
     """Time each stage of answering one question about one page, batch of one; median of `repeats`.
 
     Selection includes relevance to the question, and the attention and keys that some selectors need; the budget "auto" is
-    the page's own. A variant that the page cannot be shown through is left out.
+    the page's own. A variant whose prefix is too long for the model is left out.
+
+    Args:
+        prompt_ids: [L] with one image placeholder.
+        advance: called with the variant that is timed and the number of variants done since the last call.
     """
-    bench = _Bench(model, image, prompt, decoding, _Clock(torch.device(model.device), repeats))
+    timing = PageTiming(model, image, prompt_ids, decoding, repeats)
     rows = []
     with spare_threads() as threads:
         threads.adjust(wait=LEAST_SECONDS if threads.most > 1 else 0.0)
         for variant in variants:
             advance(f"timing {variant.name}", 0)
             try:
-                rows.append(bench.row(variant))
-            except ItemError as error:  # this page cannot be shown so, others can
+                rows.append(timing.row(variant))
+            except ItemError as error:
                 logger.warning("%s is not timed: %s", variant.name, error)
             advance(f"timing {variant.name}", 1)
     return Efficiency(
@@ -73,46 +76,61 @@ def measure_efficiency(
 
 
 @dataclass
-class _Bench:
+class PageTiming:
     """One page with one question, on which variants are timed."""
 
     model: Lavida
     image: Image.Image
-    prompt: str
+    prompt_ids: Tensor
+    """[L] with one image placeholder."""
     decoding: Decoding
-    clock: _Clock
+    repeats: int
     towers: dict[str, float] = field(default_factory=dict)
-    """Views -> time of the tower."""
+    """Views -> time of the tower, ms."""
     lengths: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Positions of the prefix -> what depends on nothing else."""
+    """Length of the prefix -> what depends on nothing else."""
 
+    @torch.no_grad()
     def row(self, variant: Variant) -> Cost:
-        """All that is measured of one variant; one without an adapter."""
-        model, clock = self.model, self.clock
-        prompt_ids = model.prompt_ids(self.prompt)
-        question_ids = model.question_ids(prompt_ids)
-        features = Page(model, self.image).features(variant)
-        embeds = image_embeds(model, features, variant, question_ids)
+        """All that is measured of one variant, without an adapter.
+
+        Raises:
+            ItemError: if the prefix is too long for the model.
+        """
+        model, question_ids = self.model, self.model.question_ids(self.prompt_ids)
+        features, embeds = self._embedded(variant)
         budget, settings = variant.budget, variant.settings(model.vision)
-        of_length = self._of_length(model.splice(prompt_ids, [embeds])[None])
+        of_length = self._of_length(model.splice(self.prompt_ids, [embeds])[None])
         return Cost(
             variant=variant,
             tokens=embeds.shape[0],
             tower_ms=self._tower_ms(variant, features),
             selection_ms=None
             if budget is None
-            else clock.median_ms(lambda: model.select(features, budget, question_ids, settings)),
-            embedding_ms=clock.median_ms(lambda: image_embeds(model, features, variant, question_ids)),
+            else self._median_ms(lambda: model.select(features, budget, question_ids, settings)),
+            embedding_ms=self._median_ms(lambda: image_embeds(model, features, variant, question_ids)),
             **of_length,
-            steps=denoising_steps(model, prompt_ids, embeds, self.decoding),
-            total_ms=clock.median_ms(lambda: self._answer(variant)),
+            steps=denoising_steps(model, self.prompt_ids, embeds, self.decoding),
+            total_ms=self._median_ms(lambda: self._answer(variant)),
             kv_image_bytes=of_length["kv_bytes"] // of_length["prefix_tokens"] * embeds.shape[0],  # equal positions
-            peak_memory_bytes=peak_bytes(clock.device, lambda: self._answer(variant)),
+            peak_memory_bytes=peak_bytes(model.device, lambda: self._answer(variant)),
         )
+
+    def _median_ms(self, action: Callable[[], object]) -> float:
+        return median_ms(self.model.device, action, WARM_UP, self.repeats)
+
+    def _embedded(self, variant: Variant) -> tuple[VisionFeatures, Tensor]:
+        """From the image to its embeddings in the prompt [n, hidden]."""
+        features = Page(self.model, self.image).features(variant)
+        return features, image_embeds(self.model, features, variant, self.model.question_ids(self.prompt_ids))
+
+    def _answer(self, variant: Variant) -> Tensor:
+        """From the image to the answer's ids."""
+        return generated_ids(self.model, [self.prompt_ids], [self._embedded(variant)[1]], self.decoding)
 
     def _tower_ms(self, variant: Variant, features: VisionFeatures) -> float:
         if variant.views not in self.towers:
-            self.towers[variant.views] = self.clock.median_ms(lambda: self.model.tower(features.pixels))
+            self.towers[variant.views] = self._median_ms(lambda: self.model.tower(features.pixels))
         return self.towers[variant.views]
 
     def _of_length(self, prefix: Tensor) -> dict[str, Any]:
@@ -129,9 +147,9 @@ class _Bench:
             whole = torch.cat([prefix, answer.to(prefix.dtype)], dim=1)
             self.lengths[length] = {
                 "prefix_tokens": cache.length,
-                "prefill_ms": self.clock.median_ms(lambda: self._prefill(prefix)),
-                "step_ms": self.clock.median_ms(lambda: language.logits(language(answer, cache=cache))),
-                "step_uncached_ms": self.clock.median_ms(lambda: language.logits(language(whole, read_from=length))),
+                "prefill_ms": self._median_ms(lambda: self._prefill(prefix)),
+                "step_ms": self._median_ms(lambda: language.logits(language(answer, cache=cache))),
+                "step_uncached_ms": self._median_ms(lambda: language.logits(language(whole, read_from=length))),
                 "kv_bytes": cache.nbytes,
             }
         return self.lengths[length]
@@ -141,25 +159,17 @@ class _Bench:
         self.model.language(prefix, cache=cache, read_from=prefix.shape[1] - 1)
         return cache.freeze()
 
-    def _answer(self, variant: Variant) -> str:
-        """From the image to the text."""
-        model = self.model
-        prompt_ids = model.prompt_ids(self.prompt)
-        features = Page(model, self.image).features(variant)
-        embeds = image_embeds(model, features, variant, model.question_ids(prompt_ids))
-        return generated_texts(model, [prompt_ids], [embeds], self.decoding)[0]
-
 
 def denoising_steps(model: Lavida, prompt_ids: Tensor, embeds: Tensor, decoding: Decoding) -> int:
-    """Passes of the language model over one answer, the prefix's own not counted."""
+    """Denoising steps of one answer."""
     passes = []
-    generated_texts(model, [prompt_ids], [embeds], decoding, on_step=lambda number, _: passes.append(number))
+    generated_ids(model, [prompt_ids], [embeds], decoding, on_step=lambda number, _: passes.append(number))
     return len(passes)
 
 
 def peak_bytes(device: torch.device, action: Callable[[], object]) -> int | None:
-    """Most bytes that the GPU's allocator held at once while `action` ran, weights included; None on a CPU, where torch does
-    not count them and the system's high-water mark is one for the whole process."""
+    """Peak of the bytes allocated on the GPU while `action` ran, weights included; None on a CPU, where torch does not count
+    them."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
@@ -189,8 +199,8 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
     """Bytes and FLOPs of one answer by each path at the size of a published model; see `shirg.lavida.costs` for what is
     counted.
 
-    Other selectors are left out: up to their own arithmetic, which is not counted, they cost what `shirg` does. So are
-    budgets above the tokens of the large view, and the budget "auto", which is another for every page.
+    Left out are baselines, which cost what `shirg` does but for their own arithmetic, budgets above the tokens of the large
+    view, and the budget "auto", which differs between pages.
 
     Args:
         resolution: side in pixels of the large view, the run's own.
@@ -208,32 +218,22 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
     return Computed(shape=SHAPE, scenario=plain, rows=rows)
 
 
-class _Clock:
-    """Times calls on one device, several times over."""
-
-    def __init__(self, device: torch.device, repeats: int):
-        self.device = device
-        self.repeats = repeats
-
-    def median_ms(self, action: Callable[[], object]) -> float:
-        """Median duration of `action` in milliseconds, rounded to the microsecond."""
-        for _ in range(WARM_UP):
-            action()
-        return round(statistics.median(self._once(action) for _ in range(self.repeats)), 3)
-
-    def _once(self, action: Callable[[], object]) -> float:
-        return timed(self.device, action)[1]
+def median_ms(device: torch.device, action: Callable[[], object], warm_up: int, repeats: int) -> float:
+    """Median duration of `action` in milliseconds, to the microsecond, after `warm_up` untimed calls."""
+    for _ in range(warm_up):
+        action()
+    return round(statistics.median(timed(device, action)[1] for _ in range(repeats)), 3)
 
 
 def timed(device: torch.device, action: Callable[[], Result]) -> tuple[Result, float]:
-    """What `action` returns, and its duration in milliseconds: on a GPU of the work, not of its launch."""
+    """What `action` returns, and its duration in milliseconds, the device's work included."""
     start = moment(device)
     result = action()
     return result, (moment(device) - start) * 1000
 
 
 def moment(device: torch.device) -> float:
-    """Seconds on a clock that begins anywhere, once the device has done all that it was given."""
+    """`time.perf_counter`, once the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""On what, and with what, a number was measured."""
+"""Software, hardware and model of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from shirg import identity
-from shirg.evaluation.results import GateFacts, ModelFacts
+from shirg.evaluation.results import GateInfo, ModelInfo
 from shirg.evaluation.variants import ADAPTER
 from shirg.gate import GateConfig
 from shirg.gate.config import PRESETS
@@ -43,22 +43,22 @@ def describe_environment(model: Lavida) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name, where the system has it."""
+    """The CPU's name, "" if unknown."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def describe_model(model: Lavida, adapters: Mapping[str | None, Lavida]) -> ModelFacts:
-    """Family, sizes, and parameters with those of the adapters apart.
+def describe_model(model: Lavida, adapters: Mapping[str | None, Lavida]) -> ModelInfo:
+    """Family, sizes and fingerprints of the model and its adapters.
 
     Args:
-        adapters: the model with each of its adapters, see `answering.models_of`.
+        adapters: the model with each of its adapters, see `answering.models_by_adapter`.
     """
     base, carried = identity.of_base(model), identity.of_adapter(model)
     found = {name: identity.of_adapter(one) for name, one in adapters.items() if name is not None}
     shown = ("family", "resolution", "relevance", "relevance_sign", "parameters", "weights")
-    return ModelFacts(
+    return ModelInfo(
         nano=model.config.is_nano,
         **{name: base[name] for name in shown},
         adapter_parameters=max([one["adapter_parameters"] for one in found.values()], default=0),
@@ -67,10 +67,9 @@ def describe_model(model: Lavida, adapters: Mapping[str | None, Lavida]) -> Mode
     )
 
 
-def describe_gate(config: GateConfig) -> GateFacts:
-    """The gate's settings by the name of their preset, None where they are no preset's, and those that differ from the
-    default's."""
+def describe_gate(config: GateConfig) -> GateInfo:
+    """The gate's preset and the fields that differ from the default."""
     default = asdict(GateConfig())
     changed = {name: value for name, value in asdict(config).items() if value != default[name]}
     preset = next((name for name in PRESETS if GateConfig.preset(name) == config), None)
-    return GateFacts(preset=preset, changed=changed)
+    return GateInfo(preset=preset, changed=changed)

@@ -1,4 +1,4 @@
-"""Every vision path and budget over the benchmarks, without and with each adapter."""
+"""Evaluation of every vision path and budget on the benchmarks, without and with each adapter."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from shirg.data import load_benchmark
 from shirg.data.sources import Records
 from shirg.data.workers import ordered_map
 from shirg.errors import UserError
-from shirg.evaluation.answering import models_of
-from shirg.evaluation.asking import (
-    Asker,
+from shirg.evaluation.answering import models_by_adapter
+from shirg.evaluation.config import SHIRGEvaluationConfig
+from shirg.evaluation.efficiency import measure_efficiency
+from shirg.evaluation.environment import describe_environment, describe_gate, describe_model
+from shirg.evaluation.journal import Journal
+from shirg.evaluation.markdown import count
+from shirg.evaluation.output import FORMAT, PREDICTIONS_FILE, set_aside, write_outputs
+from shirg.evaluation.questions import (
+    Inference,
     PageQuestions,
     QuestionSet,
     RowKey,
@@ -28,16 +34,10 @@ from shirg.evaluation.asking import (
     shard_path,
     shard_settings,
 )
-from shirg.evaluation.config import SHIRGEvaluationConfig
-from shirg.evaluation.efficiency import measure_efficiency
-from shirg.evaluation.environment import describe_environment, describe_gate, describe_model
-from shirg.evaluation.journal import Journal
-from shirg.evaluation.markdown import count
-from shirg.evaluation.output import FORMAT, PREDICTIONS_FILE, set_aside, write_outputs
 from shirg.evaluation.results import (
     Answer,
-    DatasetFacts,
-    Draws,
+    Bootstrap,
+    DatasetInfo,
     Efficiency,
     Environment,
     Results,
@@ -65,14 +65,14 @@ ANSWERS_DEPEND_ON = (
     "batch_size",
     "prompt_suffix",
 )
-"""Settings that answers of one run share, beside the model, the questions and the libraries."""
+"""Settings that change answers, besides model, questions and libraries."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Result of a process that answers one shard of the questions: number of answers, and their file."""
+    """Result of one shard: number of answers and their file."""
 
     num_shards: int
     shard_index: int
@@ -114,7 +114,7 @@ class SHIRGEvaluator:
         self.model = model
         self.benchmarks = benchmarks or {}
         self.settings = config.resolved(model)
-        self.models = models_of(model, config.adapters)
+        self.models = models_by_adapter(model, config.adapters)
         adapters = [name for name in self.models if name is not None]
         self._all = list_variants(self.settings.modes, self.settings.token_budgets, adapters)
         self.variants = self._all if variants is None else list(variants)
@@ -147,19 +147,19 @@ class SHIRGEvaluator:
         if not question_set.pages:
             raise UserError(_nothing_to_ask(question_set))
         with _evaluating(self.model):
-            asker = Asker(self.models, self.variants, self.config.decoding(self.model))
+            inference = Inference(self.models, self.variants, self.config.decoding(self.model))
             run = self._run_settings(question_set)
             if self.config.shard_index is not None:
-                return self._run_shard(question_set, asker, run, self.config.shard_index)
-            journal = self._journal(question_set, asker, run)
+                return self._run_shard(question_set, inference, run, self.config.shard_index)
+            journal = self._journal(question_set, inference, run)
             before = len(journal.entries)
-            self._ask(question_set, asker, journal)
+            self._ask(question_set, inference, journal)
             rows = [from_json(Answer, row) for row in question_set.in_order(journal.entries, self.variants)]
             sample = self._sample(question_set, journal)
-            efficiency = self._efficiency(asker, sample)
-        draws = Draws(seed=self.config.seed)
+            efficiency = self._efficiency(inference, sample)
+        bootstrap = Bootstrap(seed=self.config.seed)
         results = Results(
-            **vars(summarise(rows, self.variants, draws)),
+            **vars(summarise(rows, self.variants, bootstrap)),
             format=FORMAT,
             config=self.settings,
             run=run,
@@ -167,7 +167,7 @@ class SHIRGEvaluator:
             model=describe_model(self.model, self.models),
             gate=describe_gate(self.model.vision.gate),
             environment=from_json(Environment, describe_environment(self.model)),
-            intervals=draws,
+            intervals=bootstrap,
             datasets=[_describe(name, question_set, rows) for name in question_set.benchmarks],
             variants=self.variants,
             efficiency=efficiency,
@@ -184,7 +184,7 @@ class SHIRGEvaluator:
         return results
 
     def _run_settings(self, question_set: QuestionSet) -> dict[str, Any]:
-        """What answers must share to be compared in one table, JSON values."""
+        """All that answers depend on, JSON values."""
         environment = describe_environment(self.model)
         named = {name: identity.of_adapter(self.models[name])["adapter_weights"] for name in self.config.adapters}
         return {
@@ -208,19 +208,21 @@ class SHIRGEvaluator:
             logger.info("%s: %s", name, count(len(found[name]), "question"))
         return found
 
-    def _run_shard(self, question_set: QuestionSet, asker: Asker, run: dict[str, Any], index: int) -> ShardResult:
+    def _run_shard(
+        self, question_set: QuestionSet, inference: Inference, run: dict[str, Any], index: int
+    ) -> ShardResult:
         number = self.config.num_shards
         path = shard_path(self.folder, index, number)
         if not self.config.resume:
             set_aside(self.folder, [path.relative_to(self.folder)])
         journal = self._open(path, shard_settings(run, index, number), identity.fingerprint(run))
-        self._ask(question_set.shard(index, number), asker, journal)
+        self._ask(question_set.shard(index, number), inference, journal)
         return ShardResult(number, index, len(journal.entries), str(path))
 
-    def _journal(self, question_set: QuestionSet, asker: Asker, run: dict[str, Any]) -> Journal[RowKey]:
-        """The answers that exist already: of this run, or of all its shards."""
+    def _journal(self, question_set: QuestionSet, inference: Inference, run: dict[str, Any]) -> Journal[RowKey]:
+        """The journal, with the existing answers of this run or of all its shards."""
         number = self.config.num_shards
-        merged = merged_rows(self.folder, number, run, question_set, asker) if number > 1 else []
+        merged = merged_rows(self.folder, number, run, question_set, inference) if number > 1 else []
         if merged or not self.config.resume:
             set_aside(self.folder)
         journal = self._open(self.folder / PREDICTIONS_FILE, run, identity.fingerprint(run))
@@ -231,12 +233,12 @@ class SHIRGEvaluator:
     def _open(self, path: Path, settings: dict[str, Any], name: str) -> Journal[RowKey]:
         return Journal(path, settings, row_key, resume=self.config.resume, noun="answer", name=name)
 
-    def _ask(self, question_set: QuestionSet, asker: Asker, journal: Journal[RowKey]) -> None:
-        """Ask what the journal lacks; pages that cannot be opened are listed as skipped."""
+    def _ask(self, question_set: QuestionSet, inference: Inference, journal: Journal[RowKey]) -> None:
+        """Answer what the journal lacks; pages that cannot be opened are listed as skipped."""
         total = sum(len(page.prompts) for page in question_set.pages) * len(self.variants)
-        pages = [page for page in question_set.pages if asker.missing(page, journal.entries)]
+        pages = [page for page in question_set.pages if inference.missing(page, journal.entries)]
         with progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
-            for page, rows in zip(pages, self._answered(pages, asker, journal), strict=True):
+            for page, rows in zip(pages, self._answered(pages, inference, journal), strict=True):
                 if isinstance(rows, UserError):
                     for record, _ in page.prompts:
                         question_set.skip(page.task, record, rows)
@@ -246,21 +248,21 @@ class SHIRGEvaluator:
                     advance(f"evaluating {page.task.name}", 1)
 
     def _answered(
-        self, pages: Sequence[PageQuestions], asker: Asker, journal: Journal[RowKey]
+        self, pages: Sequence[PageQuestions], inference: Inference, journal: Journal[RowKey]
     ) -> Iterator[Iterable[dict[str, Any]] | UserError]:
-        """The rows of each page, or why it was skipped; with worker processes a page at a time, otherwise lazily."""
+        """The rows of each page, or the error if it cannot be opened; lazily without worker processes."""
         workers = self.config.workers_for(self.model)
         if workers < 2 or len(pages) < 2:
-            yield from (asker.page_rows(page, journal.entries) for page in pages)
+            yield from (inference.page_rows(page, journal.entries) for page in pages)
             return
-        answer = partial(_finished_rows, asker, set(journal.entries))
+        answer = partial(_finished_rows, inference, set(journal.entries))
         for found in ordered_map(answer, pages, min(workers, len(pages))):
             if isinstance(found, str):
                 raise UserError(found)
             yield found
 
     def _sample(self, question_set: QuestionSet, journal: Journal[RowKey]) -> SamplePage:
-        """The first page that was asked about, if possible by every variant."""
+        """The first page with answers, if possible of every variant."""
         asked = [page for page in question_set.pages if next(page.keys(self.variants)) in journal.entries]
         if not asked:
             raise UserError(_nothing_to_ask(question_set))
@@ -270,26 +272,26 @@ class SHIRGEvaluator:
         page = next(whole, asked[0])
         return SamplePage(page.open_image(), *page.prompts[0])
 
-    def _efficiency(self, asker: Asker, sample: SamplePage) -> Efficiency | None:
+    def _efficiency(self, inference: Inference, sample: SamplePage) -> Efficiency | None:
         if not self.config.efficiency_repeats:
             return None
         measured = [variant for variant in self.variants if variant.adapter is None]
         repeats = self.config.efficiency_repeats
         logger.info("timing %d variants on one page, each stage %d times", len(measured), repeats)
         with progress_bar(len(measured), 0, shown=True) as advance:
-            found = measure_efficiency(
-                asker.models[None], sample.image, sample.prompt, measured, asker.decoding, repeats, advance
-            )
+            model = inference.models[None]
+            prompt_ids = model.prompt_ids(sample.prompt)
+            found = measure_efficiency(model, sample.image, prompt_ids, measured, inference.decoding, repeats, advance)
         return replace(found, record=sample.record.id) if found.rows else None
 
 
 def _finished_rows(
-    asker: Asker, answered: Container[RowKey], page: PageQuestions
+    inference: Inference, answered: Container[RowKey], page: PageQuestions
 ) -> list[dict[str, Any]] | UserError | str:
-    """In a worker process: the rows of a page, why it cannot be opened, or as text why it cannot be answered. An error that is
-    raised would cross to the other process with its traceback in its message."""
+    """In a worker process: the rows of a page, the error if it cannot be opened, or the message of another `UserError`. (A
+    raised one would get its traceback into its message.)"""
     try:
-        rows = asker.page_rows(page, answered)
+        rows = inference.page_rows(page, answered)
         return rows if isinstance(rows, UserError) else list(rows)
     except UserError as error:
         return str(error)
@@ -300,10 +302,10 @@ def _nothing_to_ask(question_set: QuestionSet) -> str:
     return f"datasets: nothing to ask in {', '.join(question_set.benchmarks)}; the first reason: {reason}"
 
 
-def _describe(name: str, question_set: QuestionSet, rows: Sequence[Answer]) -> DatasetFacts:
+def _describe(name: str, question_set: QuestionSet, rows: Sequence[Answer]) -> DatasetInfo:
     task, records = find_task(name), question_set.benchmarks[name]
     answered = {row.id for row in rows if row.dataset == task.name}
-    return DatasetFacts(
+    return DatasetInfo(
         name=task.name,
         metric=task.metric,
         note="; ".join(filter(None, (task.note, records.note))),

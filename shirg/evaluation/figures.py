@@ -1,5 +1,4 @@
-"""The pictures of a run. Colours are Okabe and Ito's, which stay apart for colour-blind readers; markers differ as
-well."""
+"""The charts of a run, in the colour-blind safe palette of Okabe and Ito; markers differ as well."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shirg.evaluation.markdown import count, milliseconds
-from shirg.evaluation.results import Cost, DatasetFacts, Efficiency, Results, Score
+from shirg.evaluation.results import Cost, DatasetInfo, Efficiency, Results, Score
 from shirg.evaluation.tasks import METRIC_TITLES
 from shirg.evaluation.variants import BASELINES, SELECTING_MODES, Variant
 from shirg.files import atomic_path
@@ -58,19 +57,19 @@ def charts(results: Results) -> dict[str, Figure]:
 
 
 def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]] = ()) -> None:
-    """Training loss of every optimizer step, coloured by the ratio it trained, with a running mean.
+    """Training loss of every optimizer step, coloured by mixture component, with a running mean.
 
     Args:
         steps: `step`, `loss` and `budget` (or "pooled") of every optimizer step; steps without a loss are left out.
-        validations: `step` and `mean` (over the ratios) of every validation.
+        validations: `step` and `mean` (over the components) of every validation.
     """
     figure = _figure(7.6, 4.4)
     axes = figure.add_subplot()
     steps = [step for step in steps if step["loss"] is not None]
     steps = [{**step, "budget": step.get("component", step["budget"])} for step in steps]
-    ratios = sorted({str(step["budget"]) for step in steps}, key=lambda name: (not name.isdigit(), name.zfill(6)))
-    for number, ratio in enumerate(ratios):
-        own = [step for step in steps if str(step["budget"]) == ratio]
+    components = sorted({str(step["budget"]) for step in steps}, key=lambda name: (not name.isdigit(), name.zfill(6)))
+    for number, name in enumerate(components):
+        own = [step for step in steps if str(step["budget"]) == name]
         axes.scatter(
             [step["step"] for step in own],
             [step["loss"] for step in own],
@@ -79,7 +78,7 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
             s=22,
             alpha=0.75,
             linewidths=0,
-            label="pooled (hd)" if ratio == "pooled" else f"K = {ratio}",
+            label="pooled (hd)" if name == "pooled" else f"K = {name}",
         )
     losses = np.array([step["loss"] for step in steps])
     window = max(1, min(len(losses) // 5, 50))
@@ -123,7 +122,7 @@ def accuracy_chart(results: Results) -> Figure:
 
 
 def accuracy_panels(results: Results) -> list[Figure]:
-    """The panels one by one, the legend below, for a page that may be narrow."""
+    """The panels one by one, with the legend below."""
     found = []
     for dataset in (dataset for dataset in results.datasets if dataset.questions):
         found.append(_figure(5.6, 4.4))
@@ -133,8 +132,8 @@ def accuracy_panels(results: Results) -> list[Figure]:
     return found
 
 
-def _score_panel(axes: Axes, results: Results, dataset: DatasetFacts) -> None:
-    tokens = results.visual_tokens()
+def _score_panel(axes: Axes, results: Results, dataset: DatasetInfo) -> None:
+    tokens = results.visual_tokens(dataset.name)
     series: dict[tuple[str, str | None], list[Variant]] = {}
     for variant in sorted(results.variants, key=lambda one: results.config.modes.index(one.mode)):
         series.setdefault((variant.mode, variant.adapter), []).append(variant)
@@ -210,7 +209,7 @@ def latency_chart(efficiency: Efficiency) -> Figure:
 
 
 def kv_chart(efficiency: Efficiency) -> Figure:
-    """Bytes of the prefix cache by vision path, prompt and picture apart."""
+    """Bytes of the KV cache of the prefix by vision path; the prompt's text has its own colour."""
     rows = [row for row in efficiency.rows if row.variant.mode not in BASELINES]  # their caches are those of `shirg`
     figure = _figure(7.2, 1.2 + 0.5 * len(rows))
     axes = figure.add_subplot()
@@ -228,12 +227,12 @@ def kv_chart(efficiency: Efficiency) -> Figure:
 
 
 def _label(axes: Axes, x: float, y: float, text: str) -> None:
-    """Text a little to the right of a bar's end."""
+    """Text at a bar's end."""
     axes.annotate(text, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of its own, outside pyplot's global state; saving it as PNG uses Agg, whatever the display."""
+    """A figure outside pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # the stub leaves "none" out

@@ -1,4 +1,4 @@
-"""What a long run has measured, written as it comes, so that a stopped run can be resumed."""
+"""A file of finished entries, from which a stopped run resumes."""
 
 from __future__ import annotations
 

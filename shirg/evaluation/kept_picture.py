@@ -1,6 +1,6 @@
-"""The picture of a selection: the page as its reader knows it, what was kept bright, what was dropped dimmed and grey.
+"""The picture of a selection: kept patches are bright, dropped ones dimmed and grey.
 
-Same page, same choice, same bytes: Pillow and numpy alone draw it, in a face that comes with matplotlib.
+Drawn by Pillow and numpy in a font that comes with matplotlib; equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from PIL import Image, ImageDraw, ImageFilter
 from shirg.data.render.fonts import Face
 from shirg.files import atomic_path
 from shirg.gate import Kept
-from shirg.lavida.images import PAD_COLOUR
+from shirg.lavida.views import PAD_COLOUR
 
 LONG_SIDE = 1344
 """Pixels of the page's longer side in the picture: 28 for each of 48 patches."""
 SHORT_SIDE, LONGEST_SIDE = 672, 4032
-"""A till receipt is enlarged until its shorter side is legible, within reason."""
+"""A narrow page is enlarged until its shorter side has SHORT_SIDE pixels, but its longer side at most LONGEST_SIDE."""
 LEAST_WIDTH = 900
-"""Pixels of caption that a narrow page is given."""
+"""Least width of the caption, pixels."""
 
 PAPER, INK, GREY = (255, 255, 255), (24, 27, 33), (92, 98, 108)
 DIMMED = (0.51, 0.54, 0.60)
-"""What is left of a dropped patch's grey, channel by channel: darker and colder than kept, its text still there."""
+"""Factor of a dropped patch's grey by channel; its text stays legible."""
 COLOUR_LEFT = 0.12
-"""Share of its colours that a dropped patch shows."""
+"""Share of a dropped patch's colour that remains."""
 SHADOW = 0.38
-"""How much darker dropped patches are beside a kept one."""
+"""How much darker dropped patches are next to a kept one."""
 RIM = 0.6
-"""How strongly a light hairline runs round what was kept: on dark pages it separates kept from dropped."""
+"""Strength of a light line around kept patches, which separates them from dropped ones on dark pages."""
 BORDER, BORDER_ON_DROPPED, BORDER_ON_KEPT = (240, 173, 40), 0.75, 0.38
-"""Lines between clusters, and how strongly they cover what they cross; on kept patches lightly, since there is text."""
+"""Colour of the lines between clusters, and their opacity."""
 TINTS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
-"""Okabe and Ito's colours, which stay apart for colour-blind readers: neighbouring merged groups get different ones."""
+"""Okabe and Ito's colours (colour-blind safe); neighbouring groups get different ones."""
 TINT = 0.34
 
 HEADLINE, BODY = Face("DejaVuSans-Bold", 30.0), Face("DejaVuSans", 22.0)
@@ -48,7 +48,7 @@ MOST_LINES = 3
 
 @dataclass(frozen=True)
 class Tally:
-    """What a selection amounts to, in numbers."""
+    """Counts of a selection."""
 
     patches: int
     outputs: int
@@ -83,7 +83,7 @@ class Tally:
         )
 
     def headline(self) -> str:
-        """How much is left: "768 of 2,304 patches kept (33%)"."""
+        """ "768 of 2,304 patches kept (33%)"."""
         if self.merged:
             return f"{self.patches:,} patches merged into {self.outputs:,} tokens ({self.outputs / self.patches:.0%})"
         if self.outputs == self.patches:
@@ -91,7 +91,7 @@ class Tally:
         return f"{self.outputs:,} of {self.patches:,} patches kept ({self.outputs / self.patches:.0%})"
 
     def details(self) -> str:
-        """Clusters or groups, and what became of the rest."""
+        """Number of clusters or groups, and of dropped patches."""
         parts = []
         groups = self.outputs - self.alone
         if self.merged and groups:
@@ -109,8 +109,8 @@ class Tally:
 
 
 def changed_patches(kept: Kept, unasked: Kept) -> int:
-    """How many patches are kept because of the question, of a choice with it and one without; where patches are merged, how
-    many are merged otherwise. Of the first image of a batch."""
+    """Number of patches that are kept with the question and not without it; of a merging selector, of those that are merged
+    differently. First image of the batch."""
     ours, plain = kept.assignment[0], unasked.assignment[0]
     return int((ours != plain).sum() if kept.indices is None else ((ours >= 0) & (plain < 0)).sum())
 
@@ -118,14 +118,13 @@ def changed_patches(kept: Kept, unasked: Kept) -> int:
 def draw_kept(
     page: Image.Image, kept: Kept, grid: tuple[int, int], *, fit: str = "stretch", notes: Sequence[str] = ()
 ) -> Image.Image:
-    """The page in its own shape, its kept patches bright, with a caption.
+    """The page in its own aspect ratio, its kept patches bright, with a caption.
 
-    Where a selector merges, nothing is dropped by being merged: patches that share a token share a tint, and those that
-    are a token of their own have none.
+    Patches that a selector merges share a tint; a patch that is a token of its own has none.
 
     Args:
-        page: the upright RGB page, of any size; not its stretched view.
-        kept: the gate's result for one view of this page; its first row is drawn.
+        page: the upright RGB page of any size, not its stretched view.
+        kept: the gate's result for one view of this page; the first image of the batch is drawn.
         grid: rows and columns of patches, `kept.scores.shape[1]` in all.
         fit: how the page became square for the tower: "stretch", or "pad", which shows the padding as well.
         notes: further lines below the caption; long ones are wrapped, and cut after `MOST_LINES` lines.
@@ -176,8 +175,8 @@ def save_picture(path: Path, picture: Image.Image) -> None:
 
 
 def enlarged_page(page: Image.Image, fit: str, long_side: int, short_side: int) -> Image.Image:
-    """The page as RGB, padded as the tower saw it, at the size it is drawn in: its longer side `long_side` pixels, and more
-    where the shorter one would be below `short_side`, but at most `LONGEST_SIDE`."""
+    """The page as RGB, padded if `fit` is "pad", resized to `long_side` pixels; to more, at most `LONGEST_SIDE`, if its shorter
+    side would have fewer than `short_side`."""
     if fit == "pad":
         side = max(page.size)
         square = Image.new("RGB", (side, side), PAD_COLOUR)
@@ -190,12 +189,12 @@ def enlarged_page(page: Image.Image, fit: str, long_side: int, short_side: int) 
 
 
 def _cells(side: int, count: int) -> np.ndarray:
-    """Which of `count` equal parts each of `side` pixels lies in: the page was stretched, so patches are no squares."""
+    """Index of the patch, of `count` along this side, of each of `side` pixels."""
     return (2 * np.arange(side) + 1) * count // (2 * side)
 
 
 def _dim(page: np.ndarray, bright: np.ndarray) -> np.ndarray:
-    """Grey and darken what was dropped, a little more next to kept patches, to set them apart: [H, W, 3]."""
+    """Make dropped patches grey and darker, more so next to kept ones: [H, W, 3]."""
     grey = page @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     faded = (grey[..., None] + COLOUR_LEFT * (page - grey[..., None])) * np.array(DIMMED)
     shape = Image.fromarray(bright.astype(np.uint8) * 255)
@@ -206,7 +205,7 @@ def _dim(page: np.ndarray, bright: np.ndarray) -> np.ndarray:
 
 
 def _tint(page: np.ndarray, tints: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """Multiply the tints in, which leaves black text black, and darken the borders between groups: [H, W, 3]."""
+    """Multiply by the tints, so that black text stays black, and darken the borders between groups: [H, W, 3]."""
     colours = np.array([(255, 255, 255), *TINTS], dtype=np.float32)[tints + 1] / 255
     page = page * (1 - TINT + TINT * colours)
     return page * (1 - 0.35 * (borders & (tints >= 0)))[..., None]
@@ -257,7 +256,7 @@ def _framed(drawn: Image.Image, tally: Tally, notes: Sequence[str]) -> Image.Ima
 
 
 def _legend(frame: Image.Image, tally: Tally, top: int) -> None:
-    """What bright, dim, tinted and lined patches mean, as swatches in one row."""
+    """The legend as swatches in one row."""
     draw, left = ImageDraw.Draw(frame), MARGIN
     dim = tuple(round(255 * share) for share in DIMMED)
     tinted = tuple(round(255 * (1 - TINT) + TINT * part) for part in TINTS[0])

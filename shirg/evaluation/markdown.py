@@ -1,4 +1,4 @@
-"""Small pieces of Markdown, safe for text that comes from data."""
+"""Pieces of Markdown, with text from data escaped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def points(value: float) -> str:
 
 
 class WithEnds(Protocol):
-    """What has an interval."""
+    """Has the ends of an interval."""
 
     @property
     def low(self) -> float | None: ...
@@ -47,13 +47,13 @@ class WithEnds(Protocol):
 
 
 def interval(entry: WithEnds | Mapping[str, Any], show: Callable[[float], str]) -> str:
-    """ "[low, high]" of an entry or of its JSON, or that there is none."""
+    """ "[low, high]" of an entry or of its JSON, or a note that there is none."""
     low, high = (entry["low"], entry["high"]) if isinstance(entry, Mapping) else (entry.low, entry.high)
     return "(one page: no interval)" if low is None or high is None else f"[{show(low)}, {show(high)}]"
 
 
 def milliseconds(value: float | None) -> str:
-    """A duration with three figures that matter; a dash where the stage does not exist."""
+    """A duration with three significant digits; a dash for None."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

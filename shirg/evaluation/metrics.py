@@ -1,7 +1,4 @@
-"""Scores of one predicted answer, each in [0, 1], as the benchmarks define them.
-
-Every metric has the same shape, `(prediction, answers) -> float`, so a task names one and the evaluator needs no cases.
-"""
+"""Metrics of the benchmarks: `(prediction, accepted answers) -> score`, 0 to 1."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ ANLS_THRESHOLD = 0.5
 """Normalised edit distance above which an answer counts as wrong, tau in eq. 1 of Biten et al. 2019."""
 
 VQA_MATCHES = 3
-"""People who must agree with an answer for full marks (Antol et al. 2015, section 3)."""
+"""Annotators who must agree with an answer for a score of 1 (Antol et al. 2015, section 3)."""
 
 
 def relaxed_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -37,7 +34,7 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
     `1 - NL` where the edit distance divided by the longer length, NL, is at most 0.5, else 0. Equation 1 leaves out an NL
     of exactly 0.5; the DocVQA scorer and lmms-eval count it as half right, and published numbers with them, so it counts
-    here. Case and runs of white space are ignored by the distance, as in that scorer, but not by the length.
+    here. The distance ignores case and runs of white space, as in that scorer; the length does not.
     """
     nearest = min((_edit_share(prediction, answer) for answer in answers), default=1.0)
     return 1.0 - nearest if nearest <= ANLS_THRESHOLD else 0.0
@@ -47,8 +44,8 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """VQA accuracy: mean over the annotators left out in turn of `min(1, matches among the others / 3)`.
 
     Both sides are normalised as in TextVQA's scorer (see `normalise_evalai`). With the official ten answers this is
-    Antol et al. 2015 to the digit; with fewer than four the others cannot reach three, and agreement with all of them
-    is full marks (a single answer: equality).
+    exactly Antol et al. 2015. With fewer than four answers the others cannot reach three, and agreement with all of them scores 1
+    (a single answer: equality).
     """
     guess = normalise_evalai(prediction)
     matches = [normalise_evalai(answer) == guess for answer in answers]
@@ -78,7 +75,7 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 def contains_match(prediction: str, answers: Sequence[str]) -> float:
     """OCRBench's match: 1.0 when the prediction contains one of the answers (Liu et al. 2024, section 3).
 
-    Case, line breaks and the full-width forms of ASCII are levelled, as in lmms-eval's scorer; other white space counts.
+    Case, line breaks and full-width forms of ASCII are normalised, as in lmms-eval's scorer; other white space counts.
     """
     text = _level(prediction)
     return float(any(_level(answer) in text for answer in answers))

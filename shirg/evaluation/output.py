@@ -1,4 +1,4 @@
-"""The files of an evaluation: writing them, and recreating them from its answers."""
+"""The files of an evaluation: write them, and recreate reports from the answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from shirg.bootstrap import UNDECIDED
 from shirg.errors import UserError
 from shirg.evaluation.answering import Page
-from shirg.evaluation.asking import QuestionSet, SamplePage
 from shirg.evaluation.figures import ACCURACY, accuracy_panels, charts, save_figure
 from shirg.evaluation.kept_picture import draw_kept, draw_patches, enlarged_page, save_picture
 from shirg.evaluation.page import embedded, page, svg
+from shirg.evaluation.questions import QuestionSet, SamplePage
 from shirg.evaluation.report import FIGURES, evaluation_report, example_picture, run_card
-from shirg.evaluation.results import Answer, Results, Summary, from_json, to_json
+from shirg.evaluation.results import Answer, MetricGroup, Results, Summary, from_json, to_json
 from shirg.evaluation.summary import headline, summarise
 from shirg.evaluation.tasks import find_task
 from shirg.evaluation.variants import Variant
@@ -29,7 +29,7 @@ from shirg.gate import Kept
 from shirg.lavida import Lavida, VisionFeatures
 
 FORMAT = "shirg-evaluation-3"
-"""Names the layout of `evaluation_results.json` and `predictions.jsonl`; a change of layout changes it."""
+"""Version of the layout of `evaluation_results.json` and `predictions.jsonl`."""
 EARLIER_WORD = "not distinguishable"
 """What "undecided" was called in files that were written before `together` was."""
 
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def set_aside(folder: Path, names: Sequence[str | Path] = EVERYTHING) -> None:
-    """Move what an earlier run left of `names` into the first free of `old-1`, `old-2`, ... in the folder, and log it.
+    """Move the files of an earlier run into the first free of `old-1`, `old-2`, ... in the folder, and log it.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -65,7 +65,7 @@ def set_aside(folder: Path, names: Sequence[str | Path] = EVERYTHING) -> None:
 
 
 def _new_folder(folder: Path) -> Path:
-    """Made by this call and no other, as several processes may look for a free name at once."""
+    """The first free name, created atomically, since several processes may look for one."""
     for number in itertools.count(1):
         aside = folder / f"old-{number}"
         try:
@@ -84,7 +84,7 @@ def write_outputs(
     sample: SamplePage,
     question_set: QuestionSet,
 ) -> None:
-    """Write results, details, figures and reports, each file complete or not at all.
+    """Write results, details, figures and reports, each file atomically.
 
     Raises:
         UserError: if the folder cannot be written or the disk is full.
@@ -129,11 +129,11 @@ def redo(folder: Path) -> Results:
     """Score the answers of `detailed_results.json` again, compare all that follows with `evaluation_results.json`, and write
     charts and reports again. Times and bytes cannot be measured again; they are taken from the file.
 
-    Intervals have as many resamples as the file states. If it has no `together`, as earlier files, it is computed from
-    the answers; the file stays as it is.
+    Intervals have as many resamples as the file states. What earlier versions did not compute is computed from the answers; the
+    file stays as it is.
 
     Returns:
-        The results, with `together`.
+        The results, with all that the answers give.
 
     Raises:
         UserError: if a file is missing or of another layout, or a score or summary is not what the answers give; the message
@@ -151,21 +151,33 @@ def redo(folder: Path) -> Results:
     except (TypeError, KeyError) as error:
         raise UserError(f"{folder}: its files are not complete ({error})") from error
     for row in rows:
-        marks = find_task(row.dataset).marks(row.prediction, row.answers, row.kind)
-        if marks != row.scores or row.score != next(iter(marks.values())):
+        scores = find_task(row.dataset).scores(row.prediction, row.answers, row.kind)
+        if scores != row.scores or row.score != next(iter(scores.values())):
             place = f"{row.dataset} {row.id} by {row.variant.name}"
-            raise UserError(f"{folder / DETAILS_FILE}: {place} has scores {row.scores}, its answer gives {marks}")
+            raise UserError(f"{folder / DETAILS_FILE}: {place} has scores {row.scores}, its answer gives {scores}")
     found = summarise(rows, results.variants, results.intervals)
-    if "together" not in stored:
-        results = replace(results, together=found.together)
     for one in fields(Summary):
-        if getattr(found, one.name) != getattr(results, one.name):
+        if not _contains(getattr(found, one.name), getattr(results, one.name)):
             raise UserError(f"{folder / RESULTS_FILE}: {one.name} is not what the answers of {DETAILS_FILE} give")
+    results = replace(results, **vars(found))
     try:
         write_reports(folder, results)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return results
+
+
+def _contains(found: Any, stored: Any) -> bool:
+    """Whether `stored` is part of `found`: earlier versions compared fewer pairs."""
+    if found == stored:
+        return True
+    if isinstance(found, list):
+        return all(any(_contains(one, entry) for one in found) for entry in stored)
+    if isinstance(found, MetricGroup):
+        return replace(found, comparisons=stored.comparisons) == stored and _contains(
+            found.comparisons, stored.comparisons
+        )
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -197,14 +209,14 @@ def _draw_pages(
 
 @dataclass
 class PagePainter:
-    """Draws what one variant keeps of pages, which go through the tower once however many questions are shown of them."""
+    """Draws the patches that one variant keeps; each page is encoded once."""
 
     model: Lavida
     variant: Variant
     _features: dict[str, VisionFeatures] = field(default_factory=dict)
 
     def paint(self, path: Path, page: SamplePage, answer: str) -> None:
-        """The page with its question, the answer to it and the truth below."""
+        """The page, with question, answer and accepted answers below."""
         record = page.record
         truth = " / ".join(dict.fromkeys(record.answers))
         notes = [f"Question: {record.question}", f"Answer: {answer}", f"Truth: {truth}"]
@@ -212,7 +224,7 @@ class PagePainter:
         save_picture(path, draw_kept(page.image, kept, grid, fit=self.model.vision.fit, notes=notes))
 
     def paint_small(self, path: Path, page: SamplePage) -> None:
-        """The page alone, small enough for a report of twenty."""
+        """The page alone, small, for the list of examples."""
         kept, grid = self._kept(page)
         picture = draw_patches(enlarged_page(page.image, self.model.vision.fit, SMALL, SMALL // 2), kept, grid)
         with atomic_path(path) as fresh:

@@ -1,7 +1,6 @@
-"""A report in Markdown as one HTML file that needs no other, in light and dark, wide and narrow.
+"""A report in Markdown as one HTML file, with a light and a dark theme.
 
-Charts are drawn as SVG whose text and lines take the page's colours, pictures of pages are embedded. Nothing is fetched and
-nothing runs.
+Charts are SVG in the theme's colours, pictures are embedded. The file has no scripts and loads nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def page(title: str, markdown: str, picture: Callable[[str], str], style: str | 
 
 
 def _reader(picture: Callable[[str], str]) -> MarkdownIt:
-    """CommonMark with tables; HTML in the text stays text, but for the line breaks that our tables use."""
+    """CommonMark with tables; HTML is escaped, except `<br>`."""
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -69,7 +68,7 @@ def _line_break(state: StateInline, silent: bool) -> bool:
 
 
 def embedded(path: Path) -> str:
-    """The picture as part of the page; "" where there is none."""
+    """The picture as a data URI; "" if there is none."""
     if not path.is_file():
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
@@ -77,7 +76,7 @@ def embedded(path: Path) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG that takes text, lines and background from the page that holds it."""
+    """A figure as SVG that takes colours of text, lines and background from the page."""
     import matplotlib
 
     out = io.StringIO()
@@ -95,7 +94,7 @@ def svg(figure: Figure) -> str:
 
 
 def _own_names(drawn: str) -> str:
-    """Names of shapes made different from those of other figures on the page."""
+    """The SVG with ids that differ from those of other figures on the page."""
     import hashlib
 
     own = hashlib.sha256(drawn.encode()).hexdigest()[:8]

@@ -1,10 +1,7 @@
-"""Which words of a page survive a selection, counted on their boxes.
+"""Word recall: the share of a page's words that a selection keeps whole, by their boxes.
 
-A word can be read only if all of it is there, so a word counts when every patch that its box covers by a third or more
-is kept. Coverage is measured on the patch: a box that spans a patch from side to side and is a third as high covers a
-third of it. Thin words (under 5 px in the view) cover no patch that much, and would count always or never; for them the
-patches are taken that the box covers at least half as much as the one it covers most. A thin word within one row of
-patches then needs that row, one that straddles two rows evenly needs both.
+A word counts if every patch is kept of which its box covers a third or more. The box of a thin word (under 5 px in the view)
+covers no patch that much; it needs the patches of which it covers at least half as much as of the one it covers most.
 """
 
 from __future__ import annotations
@@ -65,7 +62,7 @@ def _needed(cover: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PageWords:
-    """The words of one page on its grid of patches: made once, asked for every selection."""
+    """The words of one page on its grid of patches."""
 
     needed: Tensor
     """[W, N] bool, patches that each word is read from; words without one are left out."""
@@ -93,7 +90,7 @@ class PageWords:
 
 @dataclass(frozen=True)
 class WordRecall:
-    """What a selection left of one page's words."""
+    """Word recall of one selection on one page."""
 
     found: np.ndarray
     """[W] bool, words of which every needed patch was kept."""
@@ -116,7 +113,7 @@ class WordRecall:
 
 
 def word_recall(kept: Tensor, words: PageWords) -> WordRecall:
-    """Count the words that a selection keeps whole.
+    """Word recall of a selection.
 
     Args:
         kept: [N] bool, whether each patch was kept.

@@ -17,11 +17,18 @@ from shirg.evaluation.markdown import (
     points,
     table,
 )
-from shirg.evaluation.results import Cost, Difference, Examples, GateFacts, Results, Score, TokenCount
+from shirg.evaluation.results import Cost, Difference, Examples, GateInfo, Results, Score
 from shirg.evaluation.summary import CAUSES, EXAMPLES, RIGHT, text_height_groups
 from shirg.evaluation.takeaway import RULE, takeaway, verdict
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, PATH_DESCRIPTIONS, SELECTING_MODES, Variant
+from shirg.evaluation.variants import (
+    BASELINES,
+    BUDGETED_MODES,
+    PATH_DESCRIPTIONS,
+    SELECTING_MODES,
+    SHIPPED_PATHS,
+    Variant,
+)
 
 FIGURES = "figures"
 """Folder of the pictures."""
@@ -31,8 +38,6 @@ CAPTIONS = {
     "kv_cache.png": "Size of the prefix cache by vision path",
     "latency.png": "Time of an answer, stage by stage",
 }
-OWN_PATHS = ("lowres", "hd")
-"""LaViDa's own vision paths, with which the overview compares every variant."""
 MEANING = (
     "A score is the mean over questions. Differences are paired: the same questions, asked through both variants. Undecided does "
     "not mean equal. With many comparisons, one in twenty of equal variants will look different by chance."
@@ -54,19 +59,19 @@ def evaluation_report(results: Results) -> str:
     """The report as Markdown."""
     sections = {
         "# SHIRG evaluation": "",
-        "## In short": opening(takeaway(results)),
-        "## Every variant": join(overview_table(results), figure("accuracy_against_tokens.png")),
-        "## What was run": join(_what_was_run(results), MEANING),
+        "## Summary": opening(takeaway(results)),
+        "## All variants": join(overview_table(results), figure("accuracy_against_tokens.png")),
+        "## Setup": join(_what_was_run(results), MEANING),
         "## Scores by data set": score_table(results),
         "## Differences in points, with their 95% intervals": _difference_tables(results),
         "## Cost": join(cost_section(results), _computed_section(results)),
-        "## Which text can be read": _breakdowns(results),
-        "## What goes wrong": _failure_tables(results),
-        "## Worst losses and best wins": _example_list(results.examples),
+        "## Scores by height of text and kind of question": _breakdowns(results),
+        "## Wrong answers by cause": _failure_tables(results),
+        "## Largest losses and wins": _example_list(results.examples),
         "## One page": figure("kept_patches.png") if has_drawing(results) else "",
-        "## Targets, line by line": item_table(targets(results)),
+        "## Targets": item_table(targets(results)),
         "## Skipped": skipped_section(results),
-        "## How it was measured": _method(results),
+        "## Method": _method(results),
     }
     return document(sections)
 
@@ -90,7 +95,7 @@ def has_drawing(results: Results) -> bool:
 def item_table(items: Iterable[Item]) -> str:
     """A checklist as a table."""
     rows = [[escape(item.name), f"**{item.status}**", escape(item.number, limit=300)] for item in items]
-    return table(["line", "status", "number"], rows, text_columns=3)
+    return table(["check", "status", "found"], rows, text_columns=3)
 
 
 def opening(lines: Sequence[str]) -> str:
@@ -107,10 +112,10 @@ def figure(name: str, folder: str = FIGURES) -> str:
 
 
 def overview_table(results: Results) -> str:
-    """Every variant once: tokens, score, difference to LaViDa's own paths, change by an adapter, and cost; the questions of
-    all data sets with the same primary metric are pooled."""
+    """A row per variant: tokens, score, difference to LaViDa's own paths and by the adapter, cost. Data sets with the same
+    primary metric are pooled."""
     costs, tokens, adapters = results.costs(), results.visual_tokens(), bool(results.adapters)
-    against = [name for name in OWN_PATHS if name in tokens]
+    against = [name for name in SHIPPED_PATHS if name in tokens]
     header = ["variant", "visual tokens"]
     for group in results.together:
         of = f"{', '.join(group.datasets)}: " if len(results.together) > 1 else ""
@@ -119,7 +124,7 @@ def overview_table(results: Results) -> str:
     header += ["selection ms", "whole answer ms", "KV cache MB"] if costs else []
     rows = []
     for variant in results.variants:
-        row = [variant.name, _tokens(tokens[variant.name])]
+        row = [variant.name, str(tokens[variant.name])]
         for group in results.together:
             others = [group.compared(variant.name, other) if other != variant.path else None for other in against]
             others += [group.compared(variant.name, variant.path)] if adapters else []
@@ -131,7 +136,7 @@ def overview_table(results: Results) -> str:
 
 
 def _path_list(results: Results) -> str:
-    """A list of the vision paths, with what each shows of the page."""
+    """A list of the vision paths and what the model is shown by each."""
     modes = results.config.modes
     lines = [f"- `{mode}`: {PATH_DESCRIPTIONS[mode]}" for mode in modes if mode not in BASELINES]
     others = ", ".join(f"`{mode}`" for mode in modes if mode in BASELINES)
@@ -167,7 +172,7 @@ def score_table(results: Results) -> str:
 
 
 def _difference_tables(results: Results) -> str:
-    """Differences that are not in the overview: of the pooled data sets, to all other variants; then of each data set."""
+    """Differences that are not in the overview: of the pooled data sets, then of each data set."""
     parts = []
     for group in results.together:
         others = [entry for entry in group.comparisons if not _in_overview(results, entry)]
@@ -179,7 +184,7 @@ def _difference_tables(results: Results) -> str:
 
 
 def _in_overview(results: Results, entry: Difference) -> bool:
-    return entry.against in (*OWN_PATHS, results.variant(entry.variant).path)
+    return entry.against in (*SHIPPED_PATHS, results.variant(entry.variant).path)
 
 
 def _differences(results: Results, title: str, metric: str, entries: Sequence[Difference]) -> str:
@@ -220,10 +225,6 @@ def _score_cell(entry: Score) -> str:
     return f"{percent(entry.score)} {interval(entry, lambda value: f'{100 * value:.1f}')}"
 
 
-def _tokens(entry: TokenCount) -> str:
-    return str(entry.most) if entry.fewest == entry.most else f"{entry.mean:.0f} ({entry.fewest} to {entry.most})"
-
-
 def _cost_cells(row: Cost | None) -> list[str]:
     if row is None:
         return ["-", "-", "-"]
@@ -250,7 +251,7 @@ def cost_section(results: Results, figures: str = FIGURES) -> str:
 
 
 def _computed_section(results: Results) -> str:
-    """What the same paths cost at the size of the 8B model: computed, and labelled so."""
+    """Computed costs of the same paths at the size of the 8B model."""
     computed = results.efficiency.computed if results.efficiency else None
     if computed is None or not computed.rows:
         return ""
@@ -309,24 +310,44 @@ def _breakdowns(results: Results) -> str:
 
 def _failure_tables(results: Results) -> str:
     """Wrong answers of the selections by cause."""
-    parts = []
+    parts, causes = [], _causes(results)
     for dataset in results.datasets:
         entries = [entry for entry in results.failures if entry.dataset == dataset.name]
         counted: dict[str, list[int]] = {}
         for entry in entries:
             counted.setdefault(entry.variant, []).append(entry.questions)
         if entries:
-            rows = [[name, *map(str, numbers), str(sum(numbers))] for name, numbers in counted.items()]
+            shown = [number for number, cause in enumerate(CAUSES) if cause in causes]
+            rows = [
+                [name, *(str(numbers[number]) for number in shown), str(sum(numbers))]
+                for name, numbers in counted.items()
+            ]
             asked = count(entries[0].asked, "question")
-            parts += [f"### {dataset.name} ({asked})", table(["selection", *CAUSES, "all"], rows)]
+            header = ["selection", *(causes[cause][0] for cause in CAUSES if cause in causes), "all"]
+            parts += [f"### {dataset.name} ({asked})", table(header, rows)]
     if not parts:
         return "No selection was run."
-    causes = "; ".join(f"{cause}: {what}" for cause, what in CAUSES.items())
+    explained = "; ".join(f"{name}: {meaning}" for name, meaning in causes.values())
+    adapter = " Paths are taken with the adapter if the selection has it." if results.adapters else ""
     return join(
         *parts,
-        f"An answer is counted as wrong below a score of {RIGHT:g}. Its cause is the first that applies: {causes}. A path that "
-        "was not run counts as wrong; paths are taken with the adapter if the selection has it.",
+        f"An answer is counted as wrong below a score of {RIGHT:g}. Its cause is the first that applies: {explained}.{adapter}",
     )
+
+
+def _causes(results: Results) -> dict[str, tuple[str, str]]:
+    """Cause of `CAUSES` -> its column and condition, of those that this run can tell apart. Without `highres` a loss by the
+    view and one by selecting cannot be told apart."""
+    adapter = next(iter(results.adapters), None)  # as of the selections, see `summary.failures`
+    run = {variant.mode for variant in results.variants if variant.adapter == adapter}
+    small = " or ".join(f"`{mode}`" for mode in ("lowres", "hd") if mode in run)
+    found = {cause: (cause, condition) for cause, condition in CAUSES.items()}
+    if "highres" not in run:
+        del found["lost by selecting"]
+        found["lost by the view"] = f"read by {small}", f"{small} reads it"
+    if not small:
+        del found["lost by the view"]
+    return found
 
 
 def _example_list(shown: Examples | None) -> str:
@@ -419,7 +440,7 @@ def _packages(results: Results) -> str:
     return ", ".join(f"{name} {version}" for name, version in results.environment.packages.items())
 
 
-def _gate_settings(gate: GateFacts) -> str:
+def _gate_settings(gate: GateInfo) -> str:
     """ "preset `ocr` (alpha 0.1, beta 1.0)", the brackets with what differs from the default."""
     changed = ", ".join(f"{name} {value}" for name, value in gate.changed.items())
     name = "no preset" if gate.preset is None else f"preset `{gate.preset}`"
@@ -499,18 +520,12 @@ def run_card(results: Results) -> str:
 
 def _card_model(results: Results) -> str:
     model, environment = results.model, results.environment
-    prints = {name: f"`{one}`" for name, one in model.adapters.items()}
-    marks = [f"`{model.adapter_weights}`"] * bool(model.adapter_weights) + [
-        f"{name} {one}" for name, one in prints.items()
-    ]
-    adapter = f"with {_adapters(results)}, fingerprint {', '.join(marks)}" if marks else "without an adapter"
-    gate = f"; the gate's settings: {_gate_settings(results.gate)}" if results.gate else ""
-    return (
-        f"{model.family}, {model.parameters:,} parameters, fingerprint of the weights `{model.weights}`, {adapter}; "
-        f"pages at {model.resolution} pixels{gate}. "
-        f"On {escape(environment.device)} ({escape(environment.system)} {escape(environment.machine)}), "
-        f"{count(environment.threads, 'thread')}, {environment.dtype}; shirg {environment.shirg}, Python "
-        f"{environment.python}, {_packages(results)}."
+    own = [f"`{model.adapter_weights}`"] * bool(model.adapter_weights)
+    weights = ", ".join([*own, *(f"{name} `{one}`" for name, one in model.adapters.items())])
+    return join(
+        _what_was_run(results),
+        f"Fingerprint of the weights `{model.weights}`{f', of the adapter {weights}' if weights else ''}; pages at "
+        f"{model.resolution} pixels; shirg {environment.shirg} on {escape(environment.system)} {escape(environment.machine)}.",
     )
 
 

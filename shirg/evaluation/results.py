@@ -1,4 +1,4 @@
-"""What an evaluation measured, as typed values. `to_json` and `from_json` give and read the JSON of its files.
+"""Results of an evaluation as dataclasses, and their JSON.
 
 Scores are shares from 0 to 1, times are milliseconds, sizes are bytes. Fields are named as in the files; a field made by
 `_absent` is omitted from the file if it has its default.
@@ -54,7 +54,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelInfo:
     """The evaluated model."""
 
     nano: bool
@@ -74,8 +74,8 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateFacts:
-    """The gate's settings: name of their preset, None if they are no preset's; and the fields that differ from the default."""
+class GateInfo:
+    """The gate's preset, None if it has none, and the fields that differ from the default."""
 
     preset: str | None
     changed: dict[str, Any]
@@ -96,8 +96,8 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
-    """How the bootstrap intervals are drawn."""
+class Bootstrap:
+    """Settings of the bootstrap intervals."""
 
     resamples: int = RESAMPLES
     level: float = LEVEL
@@ -106,7 +106,7 @@ class Draws:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetFacts:
+class DatasetInfo:
     """A benchmark: its metric, the number of questions and pages, and its sources."""
 
     name: str
@@ -131,7 +131,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Unanswered:
-    """A question that could not be asked in one variant, for example as its prefix is too long; it counts as an empty answer."""
+    """A question that could not be asked in one variant, such as one with too long a prefix; it counts as an empty answer."""
 
     dataset: str
     id: str
@@ -139,7 +139,7 @@ class Unanswered:
     reason: str
 
 
-# ------------------------------------------------------------------ answers, and what follows from them
+# ------------------------------------------------------------------ answers and scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,16 +211,21 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCount:
-    """Visual tokens of a variant over the questions; 0 if none could be asked."""
+    """Visual tokens of a variant over the questions, of one data set or of all; 0 if none could be asked."""
 
+    dataset: str = _absent()
     variant: str
     mean: float
     fewest: int
     most: int
 
+    def __str__(self) -> str:
+        """ "769", or "mean 640 (330 to 1025)" where the number differs between questions."""
+        return str(self.most) if self.fewest == self.most else f"mean {self.mean:.0f} ({self.fewest} to {self.most})"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
+class MetricGroup:
     """The pooled questions of all data sets with the same primary metric."""
 
     metric: str
@@ -281,10 +286,13 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Everything that follows from the answers alone."""
+    """Everything that is computed from the answers alone."""
 
     tokens: list[TokenCount]
-    together: list[Together] = field(default_factory=list)
+    """Over all questions."""
+    dataset_tokens: list[TokenCount] = field(default_factory=list)
+    """By data set."""
+    together: list[MetricGroup] = field(default_factory=list)
     scores: list[Score]
     """By data set, variant and metric."""
     parts: list[Score]
@@ -297,9 +305,10 @@ class Summary:
     failures: list[FailureCount]
     examples: Examples | None
 
-    def visual_tokens(self) -> dict[str, TokenCount]:
-        """Variant -> its tokens."""
-        return {entry.variant: entry for entry in self.tokens}
+    def visual_tokens(self, dataset: str | None = None) -> dict[str, TokenCount]:
+        """Variant -> its tokens, over all questions or those of a data set."""
+        entries = self.tokens if dataset is None else self.dataset_tokens
+        return {entry.variant: entry for entry in entries if dataset in (None, entry.dataset)}
 
     def score(self, dataset: str, variant: str, metric: str) -> Score:
         """The score of one variant on one data set."""
@@ -312,7 +321,7 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one answer by a variant costs, measured on one page with a batch of one."""
+    """Measured cost of one answer by a variant, on one page, batch of one."""
 
     variant: Variant
     tokens: int
@@ -321,7 +330,7 @@ class Cost:
     selection_ms: float | None
     """None if the path selects nothing."""
     embedding_ms: float
-    """From the tower's tokens to what is spliced into the prompt: selection or pooling, and projector."""
+    """From the tower's tokens to the embeddings in the prompt: selection or pooling, and projector."""
     prefix_tokens: int
     prefill_ms: float
     step_ms: float
@@ -362,7 +371,7 @@ class ComputedCost(PathCost):
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """What the same vision paths cost at the size of a published model."""
+    """Computed costs at the size of a published model."""
 
     shape: str
     scenario: dict[str, Any]
@@ -383,7 +392,7 @@ class Efficiency:
     """Id of the question that was timed."""
 
 
-# ------------------------------------------------------------------ the whole
+# ------------------------------------------------------------------ all results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,13 +402,13 @@ class Results(Summary):
     format: str
     config: Settings
     run: dict[str, Any]
-    """What the answers depend on."""
+    """All that the answers depend on."""
     fingerprint: str = ""
-    model: ModelFacts
-    gate: GateFacts | None = field(default=None, metadata={"absent": None})
+    model: ModelInfo
+    gate: GateInfo | None = field(default=None, metadata={"absent": None})
     environment: Environment
-    intervals: Draws
-    datasets: list[DatasetFacts]
+    intervals: Bootstrap
+    datasets: list[DatasetInfo]
     variants: list[Variant]
     efficiency: Efficiency | None
     skipped: list[Skipped]
@@ -412,7 +421,7 @@ class Results(Summary):
         return next(one for one in self.variants if one.name == name)
 
     def costs(self) -> dict[str, Cost]:
-        """Path of a variant, without its adapter -> its cost."""
+        """`Variant.path` -> its cost."""
         return {row.variant.path: row for row in self.efficiency.rows} if self.efficiency else {}
 
     @property

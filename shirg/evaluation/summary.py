@@ -1,8 +1,8 @@
-"""From the answers to scores, comparisons, breakdowns, and where a selection fails and helps."""
+"""From answers to scores, comparisons, breakdowns, causes of failures and examples."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -11,25 +11,25 @@ from shirg.bootstrap import compare, mean_interval
 from shirg.evaluation.metrics import anls
 from shirg.evaluation.results import (
     Answer,
+    Bootstrap,
     Difference,
-    Draws,
     Example,
     Examples,
     FailureCount,
+    MetricGroup,
     Score,
     Summary,
-    Together,
     TokenCount,
 )
-from shirg.evaluation.variants import BUDGETED_MODES, Variant, middle_budget, references
+from shirg.evaluation.variants import BUDGETED_MODES, SHIPPED_PATHS, Variant, middle_budget, references
 
 TEXT_HEIGHTS = (8.0, 10.0, 14.0, 20.0)
 """Edges, in pixels at the model's resolution, of the groups in which scores are broken down by height of text."""
 RIGHT = 0.5
-"""Score from which an answer counts as right in `failures`, for metrics that give part marks."""
+"""Score from which an answer counts as right in `failures`, for metrics with partial credit."""
 EXAMPLES = 10
-"""Losses, and wins, that are shown."""
-LOWRES, HD, HIGHRES = Variant("lowres"), Variant("hd"), Variant("highres")
+"""Number of losses, and of wins, in the report."""
+LOWRES, HIGHRES = Variant("lowres"), Variant("highres")
 CAUSES = {
     "nothing answered": "the answer is empty",
     "lost by selecting": "`highres`, which sees every token of the same view, reads it",
@@ -42,16 +42,19 @@ CAUSES = {
 Key = TypeVar("Key", bound=Hashable)
 
 
-def summarise(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> Summary:
-    """Everything that follows from the answers alone."""
+def summarise(rows: Sequence[Answer], variants: Sequence[Variant], bootstrap: Bootstrap) -> Summary:
+    """Everything that is computed from the answers alone."""
     return Summary(
         tokens=token_counts(rows),
-        together=together(rows, variants, draws),
-        scores=scores(rows, draws),
-        parts=part_scores(rows, draws),
-        comparisons=comparisons(rows, variants, draws),
-        breakdown=breakdown(rows, draws),
-        group_comparisons=group_comparisons(rows, variants, draws),
+        dataset_tokens=[
+            one for name, group in _grouped(rows, lambda row: row.dataset).items() for one in token_counts(group, name)
+        ],
+        together=together(rows, variants, bootstrap),
+        scores=scores(rows, bootstrap),
+        parts=part_scores(rows, bootstrap),
+        comparisons=comparisons(rows, variants, bootstrap),
+        breakdown=breakdown(rows, bootstrap),
+        group_comparisons=group_comparisons(rows, variants, bootstrap),
         failures=failures(rows, variants),
         examples=examples(rows, variants),
     )
@@ -60,28 +63,28 @@ def summarise(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws)
 # ------------------------------------------------------------------ scores
 
 
-def token_counts(rows: Sequence[Answer]) -> list[TokenCount]:
+def token_counts(rows: Sequence[Answer], dataset: str = "") -> list[TokenCount]:
     """Visual tokens of every variant over the questions that could be asked."""
     found = []
     for name, group in _by_variant(rows).items():
         tokens = [row.tokens for row in group if row.tokens is not None] or [0]
         mean = sum(tokens) / len(tokens)
-        found.append(TokenCount(variant=name, mean=mean, fewest=min(tokens), most=max(tokens)))
+        found.append(TokenCount(dataset=dataset, variant=name, mean=mean, fewest=min(tokens), most=max(tokens)))
     return found
 
 
-def together(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Together]:
-    """The pooled questions of all data sets with the same primary metric: small sets alone leave most comparisons undecided.
+def together(rows: Sequence[Answer], variants: Sequence[Variant], bootstrap: Bootstrap) -> list[MetricGroup]:
+    """The pooled questions of all data sets with the same primary metric.
 
     A page of one data set is another page than one of the same name in another. Beside its usual references each variant
-    is compared with `lowres` and `hd`, the paths of the model as it ships.
+    is compared with LaViDa's own paths.
     """
     found = []
     for metric, group in _grouped(rows, lambda row: row.metric).items():
         apart = [replace(row, image_id=f"{row.dataset}/{row.image_id}") for row in group]
         by_variant = _by_variant(apart)
         run = [variant for variant in variants if variant.name in by_variant]
-        shipped = [variant for variant in run if variant in (LOWRES, HD)]
+        shipped = [variant for variant in run if variant in map(Variant, SHIPPED_PATHS)]
         pairs = [
             (variant, other)
             for variant in run
@@ -89,56 +92,55 @@ def together(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) 
             if other != variant
         ]
         found.append(
-            Together(
+            MetricGroup(
                 metric=metric,
                 datasets=list(_grouped(group, lambda row: row.dataset)),
-                scores=[_score(of, draws, variant=name) for name, of in by_variant.items()],
-                comparisons=_differences(by_variant, pairs, draws),
+                scores=[_score(of, bootstrap, variant=name) for name, of in by_variant.items()],
+                comparisons=_differences(by_variant, pairs, bootstrap),
             )
         )
     return found
 
 
-def scores(rows: Sequence[Answer], draws: Draws) -> list[Score]:
+def scores(rows: Sequence[Answer], bootstrap: Bootstrap) -> list[Score]:
     """One for each data set, variant and metric."""
     return [
-        _score(group, draws, metric, dataset=dataset, variant=variant, metric=metric)
+        _score(group, bootstrap, metric, dataset=dataset, variant=variant, metric=metric)
         for (dataset, variant), group in _grouped(rows, lambda row: (row.dataset, row.variant.name)).items()
         for metric in group[0].scores
     ]
 
 
-def part_scores(rows: Sequence[Answer], draws: Draws) -> list[Score]:
-    """The same for the parts that a benchmark reports separately, by its primary metric: ChartQA's human and augmented."""
+def part_scores(rows: Sequence[Answer], bootstrap: Bootstrap) -> list[Score]:
+    """Scores of the parts that a benchmark reports separately (ChartQA: human, augmented), by its primary metric."""
     known = [row for row in rows if row.part is not None]
     groups = _grouped(known, lambda row: (row.dataset, row.part or "", row.variant.name))
-    return [_score(of, draws, dataset=name, part=part, variant=one) for (name, part, one), of in groups.items()]
+    return [_score(of, bootstrap, dataset=name, part=part, variant=one) for (name, part, one), of in groups.items()]
 
 
-def comparisons(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Difference]:
+def comparisons(rows: Sequence[Answer], variants: Sequence[Variant], bootstrap: Bootstrap) -> list[Difference]:
     """Paired differences of every variant and its references, by each data set's primary metric."""
     found = []
     for name, of_dataset in _grouped(rows, lambda row: row.dataset).items():
         by_variant = _by_variant(of_dataset)
         run = [variant for variant in variants if variant.name in by_variant]
         pairs = [(variant, reference) for variant in run for reference in references(variant, run)]
-        found += _differences(by_variant, pairs, draws, dataset=name)
+        found += _differences(by_variant, pairs, bootstrap, dataset=name)
     return found
 
 
-def breakdown(rows: Sequence[Answer], draws: Draws) -> list[Score]:
+def breakdown(rows: Sequence[Answer], bootstrap: Bootstrap) -> list[Score]:
     """Scores by height of the answer's text and by kind of question, where the data have them."""
     found = []
     for by, group_of in GROUPINGS.items():
         named = [(row.dataset, group_of(row), row.variant.name) for row in rows]
         for (dataset, group, variant), of in _gathered(named, rows).items():
-            found += [_score(of, draws, dataset=dataset, by=by, group=group, variant=variant)] if group else []
+            found += [_score(of, bootstrap, dataset=dataset, by=by, group=group, variant=variant)] if group else []
     return found
 
 
-def group_comparisons(rows: Sequence[Answer], variants: Sequence[Variant], draws: Draws) -> list[Difference]:
-    """Paired differences in the same groups: what the large view and the selection gain on `lowres`, and what selecting
-    loses of the large view."""
+def group_comparisons(rows: Sequence[Answer], variants: Sequence[Variant], bootstrap: Bootstrap) -> list[Difference]:
+    """Paired differences in the same groups: `highres` and the selection against `lowres`, the selection against `highres`."""
     shown = headline(variants)
     pairs = [(HIGHRES, LOWRES)]
     pairs += [(shown, LOWRES), (shown, replace(HIGHRES, adapter=shown.adapter))] if shown else []
@@ -147,7 +149,7 @@ def group_comparisons(rows: Sequence[Answer], variants: Sequence[Variant], draws
         for (dataset, group), members in _gathered([(row.dataset, group_of(row)) for row in rows], rows).items():
             by_variant = _by_variant(members)
             asked = [pair for pair in pairs if group and by_variant.keys() >= {one.name for one in pair}]
-            found += _differences(by_variant, asked, draws, dataset=dataset, by=by, group=group)
+            found += _differences(by_variant, asked, bootstrap, dataset=dataset, by=by, group=group)
     return found
 
 
@@ -171,7 +173,7 @@ GROUPINGS: dict[str, Callable[[Answer], str]] = {
     "text_px": lambda row: text_height_group(row.text_px),
     "kind": lambda row: row.kind,
 }
-"""Answers are grouped by these; "" belongs to no group."""
+"""Name of a grouping -> group of an answer, "" for none."""
 
 
 # ------------------------------------------------------------------ failures and examples
@@ -180,23 +182,20 @@ GROUPINGS: dict[str, Callable[[Answer], str]] = {
 def failures(rows: Sequence[Answer], variants: Sequence[Variant]) -> list[FailureCount]:
     """How many answers of each selection, under the first adapter if there is one, are wrong, by cause."""
     by_question = _by_question(rows)
+    asked = Counter(dataset for dataset, _ in by_question)
     found = []
     for variant in _selections(variants):
-        counts: dict[str, dict[str, int]] = {}
-        for (dataset, _), answers in by_question.items():
-            of_dataset = counts.setdefault(dataset, dict.fromkeys((*CAUSES, "asked"), 0))
-            of_dataset["asked"] += 1
-            cause = _cause(answers, variant)
-            if cause is not None:
-                of_dataset[cause] += 1
-        for dataset, counted in counts.items():
-            about: dict[str, Any] = {"dataset": dataset, "variant": variant.name, "asked": counted["asked"]}
-            found += [FailureCount(cause=cause, questions=counted[cause], **about) for cause in CAUSES]
+        counted = Counter((dataset, _cause(answers, variant)) for (dataset, _), answers in by_question.items())
+        found += [
+            FailureCount(dataset=name, variant=variant.name, cause=cause, questions=counted[name, cause], asked=number)
+            for name, number in asked.items()
+            for cause in CAUSES
+        ]
     return found
 
 
 def _cause(answers: Mapping[str, Answer], variant: Variant) -> str | None:
-    """Why `variant` is wrong; None if it is not, or was not asked."""
+    """Cause of a wrong answer; None if it is right or missing."""
     row = answers.get(variant.name)
     if row is None or row.score >= RIGHT:
         return None
@@ -221,8 +220,8 @@ def headline(variants: Sequence[Variant]) -> Variant | None:
 
 
 def examples(rows: Sequence[Answer], variants: Sequence[Variant]) -> Examples | None:
-    """The questions on which `headline` scores furthest below and above `lowres` without an adapter; None where one of
-    the two was not run. Where more differ as much, the first asked are taken."""
+    """The questions on which `headline` scores furthest below and above `lowres` without an adapter; None if one of the two was
+    not run. Ties are in the order of the questions."""
     shown = headline(variants)
     if shown is None or LOWRES not in variants:
         return None
@@ -257,20 +256,18 @@ def _selections(variants: Sequence[Variant]) -> list[Variant]:
 # ------------------------------------------------------------------ means
 
 
-def _score(rows: Sequence[Answer], draws: Draws, scored_by: str | None = None, **names: Any) -> Score:
+def _score(rows: Sequence[Answer], bootstrap: Bootstrap, scored_by: str | None = None, **names: Any) -> Score:
     """The mean by a metric, or by the primary one."""
-    values, pages = (
-        [row.score if scored_by is None else row.scores[scored_by] for row in rows],
-        [row.image_id for row in rows],
-    )
-    found = asdict(mean_interval(values, pages, seed=draws.seed, resamples=draws.resamples))
+    values = [row.score if scored_by is None else row.scores[scored_by] for row in rows]
+    pages = [row.image_id for row in rows]
+    found = asdict(mean_interval(values, pages, seed=bootstrap.seed, resamples=bootstrap.resamples))
     return Score(score=found.pop("mean"), **found, **names)
 
 
 def _differences(
     by_variant: Mapping[str, Sequence[Answer]],
     pairs: Iterable[tuple[Variant, Variant]],
-    draws: Draws,
+    bootstrap: Bootstrap,
     **names: Any,
 ) -> list[Difference]:
     found = []
@@ -278,7 +275,7 @@ def _differences(
         ours, theirs = (by_variant[one.name] for one in pair)
         values = [[row.score for row in rows] for rows in (ours, theirs)]
         pages = [row.image_id for row in ours]
-        compared = compare(values[0], values[1], pages, seed=draws.seed, resamples=draws.resamples)
+        compared = compare(values[0], values[1], pages, seed=bootstrap.seed, resamples=bootstrap.resamples)
         interval = asdict(compared.interval)
         found.append(
             Difference(

@@ -1,7 +1,7 @@
-"""`shirg sweep`, the gate's ablation: one part of the default gate is changed at a time, and what it keeps is counted.
+"""`shirg sweep`: ablation of the gate, one setting changed at a time.
 
-Pages are rendered and held out from training, so the place of every word and of every answer is known. Each page goes through
-the tower once; every setting then selects from the same features, without a question and with each question of the page.
+Pages are rendered and held out from training; the boxes of all words and answers are known. Each page is encoded once; every
+setting selects from the same features, without a question and with each question of the page.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from shirg.lavida import Lavida, VisionFeatures
 from shirg.locks import folder_lock
 
 FORMAT = "shirg-sweep-3"
-"""Of `sweep.json` and `pages.jsonl`; a change of layout changes it, and `resume` refuses another one."""
+"""Version of the layout of `sweep.json` and `pages.jsonl`."""
 PAGES_FILE, RESULTS_FILE, REPORT_FILE, FIGURE_FILE = "pages.jsonl", "sweep.json", "sweep.md", "sweep.png"
 PAGE_SIDE = 672
 """Side of the rendered pages in pixels; their text is 6 to 28 px."""
 PAGES_PER_SEED = 1_000_000
-"""Pages that one seed can render before it reaches the next seed's."""
+"""Pages per seed, so that two seeds share none."""
 
 VARIED: tuple[dict[str, Any], ...] = (
     *({"edge": edge} for edge in ("print", "strokes", "density", "gradient", "variance")),
@@ -82,7 +82,7 @@ question, `beta=0` leaves it nothing to rank by.
 
 
 def ablations() -> dict[str, GateConfig]:
-    """Setting -> gate: preset `runs`, the default; one part of it changed at a time; the other presets."""
+    """Name -> gate: preset `runs` (the default), it with one setting changed, and the other presets."""
     settings = {"runs": GateConfig()}
     for fields in VARIED:
         settings[", ".join(f"{name}={value}" for name, value in fields.items())] = replace(GateConfig(), **fields)
@@ -91,20 +91,20 @@ def ablations() -> dict[str, GateConfig]:
 
 @dataclass(frozen=True)
 class PageView:
-    """A page as the model sees it, and what is known of it."""
+    """Features and annotations of one page."""
 
     features: VisionFeatures
     words: PageWords
     prompts: Sequence[Tensor]
     """[L] ids of each question's prompt."""
     needed: Sequence[Tensor]
-    """[N] bool for each question, patches that its answer is read from."""
+    """[N] bool for each question, patches of its answer."""
     relevance: Sequence[Tensor]
-    """[1, N] for each question; empty where the model compares tokens with no question."""
+    """[1, N] for each question; empty if the model computes no relevance."""
 
     @classmethod
     def of(cls, model: Lavida, page: Page, questions: Sequence[Question], prompt_suffix: str) -> PageView:
-        """Run the tower, and compare its tokens with every question."""
+        """Run the tower, and compute the relevance of every question."""
         features = model.image_features(page.image, "shirg")
         texts = [prompt(find_task("documents"), question.question, prompt_suffix) for question in questions]
         prompts = [model.prompt_ids(text) for text in texts]
@@ -119,8 +119,8 @@ def measure(view: PageView, gate: ShirgGate, budget: int) -> tuple[dict[str, Any
     """What one setting keeps of one page.
 
     Returns:
-        Measure -> its cases: one per word (`words`, `small_words`), question (`answer`, `answer_asked`) or page (`tiles`), none
-        where the setting cannot select. And for each question the tokens [K + 1, D] that it is to be answered from.
+        Measure -> its cases, one per word (`words`, `small_words`), question (`answer`, `answer_asked`) or page (`tiles`), none
+        if the setting cannot select; and for each question the selected tokens [K + 1, D].
     """
     features = view.features
 
@@ -150,7 +150,7 @@ def measure_page(model: Lavida, run: dict[str, Any], number: int) -> dict[str, A
     """One page, as a line of `pages.jsonl`. The page and its questions depend on seed and number alone.
 
     Args:
-        run: what the pages of a run share, as `run_sweep` stores it.
+        run: the run's settings, as `run_sweep` stores them.
 
     Returns:
         `page`, `words` and `questions` (how many), and `rows`, budget -> setting -> its row, as of `measure`; with answers also
@@ -278,7 +278,7 @@ def _measured(ours: Sequence[float], theirs: Sequence[float], pages: Sequence[st
 
 
 def _rounded(found: Interval) -> dict[str, Any]:
-    """Mean and interval to a thousandth of a point, more than they are good for."""
+    """Mean and interval, rounded to a thousandth of a point."""
     ends = {"mean": found.mean, "low": found.low, "high": found.high}
     return {name: None if end is None else round(end, 5) + 0.0 for name, end in ends.items()}
 

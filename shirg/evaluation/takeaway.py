@@ -1,4 +1,4 @@
-"""The result of a run in plain sentences: the same ones in every report and on the console."""
+"""The result of a run in sentences, for reports and console."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from typing import Any
 
 from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED
 from shirg.evaluation.markdown import count, interval, megabytes, milliseconds, percent, points
-from shirg.evaluation.results import Cost, Difference, Results, Together
+from shirg.evaluation.results import Cost, Difference, MetricGroup, Results
 from shirg.evaluation.tasks import METRIC_TITLES
-from shirg.evaluation.variants import Variant, middle_budget
+from shirg.evaluation.variants import EVERY_TOKEN, Variant, middle_budget
 from shirg.gate.terms import PATCH
 
 RULE = (
     '"Better" or "worse" is printed when the 95% interval over pages of the paired difference leaves out zero and at least '
-    f'{MINIMUM_DIFFERING_PAGES} pages differ; otherwise it is "undecided": the run is too small, or the two are too alike, '
-    "to decide."
+    f'{MINIMUM_DIFFERING_PAGES} pages differ; otherwise it is "undecided": the run is too small for the difference.'
 )
 OWN_PATHS = ("hd", "lowres")
-"""Paths of the model as it ships, the one that it uses first."""
-EVERY_TOKEN = {"multiview": "multiview-all"}
-"""Selection -> the path that shows every token it chooses from; `highres` for all others."""
-
+"""LaViDa's own vision paths, its default first."""
 DISTURBED = 1.5
-"""A whole answer that takes so many times as long as its parts was not timed alone; quiet machines give 1.0 to 1.1."""
+"""If an answer takes this many times as long as the sum of its stages, other programs disturbed the timing (idle machine: 1.0 to
+1.1)."""
 
 
 def takeaway(results: Results | None, training: Mapping[str, Any] | None = None) -> list[str]:
-    """Sentences, a line each: the scores of the selection beside LaViDa's own paths, what the adapter changed, what an
-    answer costs, and when something is called better.
+    """Sentences: scores of the selection and of LaViDa's own paths, change by the adapter, cost of an answer, meaning of the
+    verdicts.
 
     Args:
         results: None when nothing was evaluated.
@@ -48,7 +45,7 @@ def takeaway(results: Results | None, training: Mapping[str, Any] | None = None)
 
 
 def _trained(training: Mapping[str, Any]) -> str:
-    """How long an adapter was trained, and what became of its validation loss."""
+    """Steps of the training, and its validation loss."""
     steps = count(training["steps"], "step")
     began = f"The adapter was trained for {steps}"
     best, before = training["best_step"], training["validation_before"]
@@ -72,8 +69,8 @@ def _trained(training: Mapping[str, Any]) -> str:
 
 
 def shown(results: Results) -> Variant:
-    """The variant that the sentences are about, without an adapter: the middle budget of `shirg`, else of another
-    selection, else LaViDa's own path. It does not depend on the scores."""
+    """The variant that the sentences describe, without an adapter: the middle budget of `shirg`, else of another selection,
+    else LaViDa's own path. It does not depend on the scores."""
     plain = [variant for variant in results.variants if variant.adapter is None]
     selections = [variant for variant in plain if variant.budget is not None]
     modes = [variant.mode for variant in selections]
@@ -83,7 +80,7 @@ def shown(results: Results) -> Variant:
 
 
 def verdict(entry: Difference) -> str:
-    """ "better", "worse" or "undecided", with how few pages differ where that alone leaves it undecided."""
+    """ "better", "worse" or "undecided", with the number of differing pages if that is too small for a verdict."""
     if entry.verdict != UNDECIDED or entry.differing_pages >= MINIMUM_DIFFERING_PAGES:
         return entry.verdict
     return f"{UNDECIDED} ({_differ(entry.differing_pages)})"
@@ -96,7 +93,7 @@ def _differ(pages: int) -> str:
 # -------------------- scores
 
 
-def _score_line(results: Results, group: Together) -> str:
+def _score_line(results: Results, group: MetricGroup) -> str:
     variant = shown(results)
     score = group.score(variant.name)
     asked = f"{count(score.questions, 'question')} about {count(score.pages, 'page')}"
@@ -120,7 +117,7 @@ def _judged(entry: Difference) -> str:
 
 
 def _why(entry: Difference) -> str:
-    """The verdict; where more pages would decide, with the size of difference that this run can show."""
+    """The verdict; if undecided, with the smallest difference that this run can show."""
     given = verdict(entry)
     if given != UNDECIDED or entry.low is None or entry.high is None:
         return given
@@ -174,7 +171,7 @@ def _changed(name: str, entry: Difference) -> str:
 
 
 def _cost_line(results: Results) -> str:
-    """What an answer costs beside LaViDa's own path; nothing where one of the two was not timed."""
+    """Cost of an answer and of one by LaViDa's own path; "" if one of the two was not timed."""
     costs, name = results.costs(), shown(results).name
     other = next((other for other in OWN_PATHS if other in costs and other != name), None)
     if other is None or name not in costs:
@@ -192,5 +189,5 @@ def _cost_line(results: Results) -> str:
 
 
 def _disturbed(row: Cost) -> bool:
-    """Whether a whole answer took far longer than its parts, which were timed at other moments."""
+    """Whether an answer took far longer than the sum of its stages, which were timed separately."""
     return row.total_ms > DISTURBED * (row.tower_ms + row.embedding_ms + row.prefill_ms + row.steps * row.step_ms)

@@ -1,4 +1,4 @@
-"""What each benchmark asks of a model and how its answers are scored."""
+"""The benchmarks: metric and prompt suffix of each."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ FORMULAS = "Handwritten Mathematical Expression Recognition"
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark: which metric decides, which is shown beside it, and what is added to its questions."""
+    """One benchmark: its metrics, and what is added to its questions."""
 
     name: str
     metric: str
-    """Key of `metrics.METRICS`; the score that comparisons and verdicts are about."""
+    """The primary metric, a key of `metrics.METRICS`; comparisons use it."""
     suffix: str = SHORT_ANSWER
     """Added to a question when the configuration has `prompt_suffix="official"`."""
     second_metric: str | None = None
-    """A metric that gives part marks, for sets whose own is all or nothing."""
+    """A metric with partial credit, if the primary one has none."""
     parts: tuple[str, ...] = ()
-    """Parts whose scores are shown apart as well, named as kinds of questions begin."""
+    """Prefixes of kinds of questions whose scores are also reported separately."""
     capitalised: bool = False
     """Whether the official prompt writes a question with one capital, at its start."""
     by_kind: Mapping[str, Metric] = field(default_factory=dict)
     """Kind of question -> metric that scores it instead of the primary one."""
     note: str = ""
-    """Printed in the report beside the score."""
+    """Printed in the report."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, the primary one first."""
         return (self.metric, *([self.second_metric] if self.second_metric else []))
 
-    def marks(self, prediction: str, answers: Sequence[str], kind: str = "") -> dict[str, float]:
-        """What an answer scores by each of the `metrics`."""
+    def scores(self, prediction: str, answers: Sequence[str], kind: str = "") -> dict[str, float]:
+        """Scores of an answer by each of the `metrics`."""
         own = {self.metric: self.by_kind[kind]} if kind in self.by_kind else {}
         return {name: (own.get(name) or METRICS[name])(prediction, answers) for name in self.metrics}
 

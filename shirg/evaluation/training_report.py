@@ -1,4 +1,4 @@
-"""`SHIRG_TRAINING_REPORT.md`: data, training and evaluation of one run. Every number in it comes from that run's files."""
+"""`SHIRG_TRAINING_REPORT.md`: data, training and evaluation of one run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_training_report(
         loss_figure(output_dir / "figures" / LOSS_FIGURE, steps, validations)
     sections = {
         "# SHIRG training report": _front(training, evaluation, seconds),
-        "## What is not claimed": _limits(training, evaluation) if training or evaluation else "",
+        "## Limitations": _limits(training, evaluation) if training or evaluation else "",
         "# Appendix": "",
         "## Command": join(
             code_block(command),
@@ -98,7 +98,7 @@ def write_training_report(
 
 
 def _front(training: dict[str, Any] | None, evaluation: Results | None, seconds: float) -> str:
-    """All that a reader needs who reads no further."""
+    """The summary."""
     if not training and not evaluation:
         return "This run measured nothing."
     done = [f"trained for {count(training['steps'], 'step')}"] if training else []
@@ -186,7 +186,7 @@ def _training(
     if validations:
         parts += _validations(training, validations)
     if any(step["loss"] is not None for step in steps):
-        parts.append(f"![Loss of every step, coloured by the ratio it trained](figures/{LOSS_FIGURE})")
+        parts.append(f"![Loss of every step, coloured by mixture component](figures/{LOSS_FIGURE})")
     if training["skipped_records"]:
         rows = [[escape(name), escape(why)] for name, why in list(training["skipped_records"].items())[:20]]
         parts += [
@@ -244,7 +244,7 @@ def _relative(entry: dict[str, Any]) -> str:
 
 
 def _evaluated(evaluation: Results | None) -> dict[str, str]:
-    """What the front has not of the evaluation, by headings."""
+    """Sections of the evaluation that the summary does not have."""
     if evaluation is None:
         return {"## Evaluation": "The evaluation was left out of this run."}
     more = "Differences by data set, and to the other variants, are in `evaluation/evaluation_report.md`."

@@ -26,7 +26,7 @@ BASELINES = tuple(sorted(name for name in SELECTORS if name != "shirg"))
 """Other selectors, which select from the same large view as `shirg`."""
 
 SELECTING_MODES = (*BUDGETED_MODES, *BASELINES)
-"""Everything that is run once per budget."""
+"""Modes with a budget."""
 
 ALL_MODES = (*WHOLE_MODES, *SELECTING_MODES)
 CORE_MODES = ("lowres", "hd", "hd-flat", "highres", "shirg", "divprune", "random")
@@ -40,10 +40,14 @@ QUESTION_BLIND = (
     "downsample", "pool", "random", "uniform", "dart", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
     "vispruner",
 )  # fmt: skip
-"""Selectors that use the page alone, so that all questions about it get the same tokens."""
+"""Selectors that do not use the question."""
 
-REFERENCE_MODES = ("lowres", "hd", "highres")
+SHIPPED_PATHS = ("lowres", "hd")
+"""LaViDa's own vision paths, with which every variant is compared."""
+REFERENCE_MODES = (*SHIPPED_PATHS, "highres")
 """Vision paths that a selection is compared with."""
+EVERY_TOKEN = {"multiview": "multiview-all"}
+"""Selection -> the path of every token that it selects from; `highres` for all others."""
 
 PATH_DESCRIPTIONS = {
     "lowres": "the whole page at the tower's own resolution",
@@ -72,7 +76,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Unique name, used as key in every result: "shirg-768", "shirg-768+adapter"."""
+        """Unique name, the key of all results: "shirg-768", "shirg-768+adapter"."""
         return self.path if self.adapter is None else f"{self.path}+{self.adapter}"
 
     @property
@@ -157,18 +161,19 @@ def middle_budget(variants: Sequence[Variant]) -> Variant | None:
 def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
     """The variants that `variant` is compared with, of those that were run.
 
-    A selection is compared with the paths without selection, without an adapter. If it has an adapter, it is also compared
-    with itself without it, with the other paths with the same adapter (part of a gain may come from training alone), and with
-    itself with the first adapter. `shirg` is also compared with every baseline at the same budget and adapter. A path without
-    selection is compared with `lowres`, or if it has an adapter, with itself without it.
+    A selection is compared with `REFERENCE_MODES` and the path of every token it selects from, without an adapter. If it has an
+    adapter, it is also compared with itself without it, with these paths with the same adapter (part of a gain may come from
+    training alone), and with itself with the first adapter. `shirg` is also compared with every baseline at the same budget and
+    adapter. A path without selection is compared with `lowres`, or if it has an adapter, with itself without it.
     """
     run = list(dict.fromkeys(among))
     if variant.mode not in SELECTING_MODES:
         before = Variant("lowres") if variant.adapter is None else replace(variant, adapter=None)
         return [before] if before in run and before != variant else []
-    wanted = [Variant(mode) for mode in REFERENCE_MODES]
+    modes = dict.fromkeys((*REFERENCE_MODES, EVERY_TOKEN.get(variant.mode, "highres")))
+    wanted = [Variant(mode) for mode in modes]
     if variant.adapter is not None:
-        wanted += [replace(variant, adapter=None), *(Variant(mode, None, variant.adapter) for mode in REFERENCE_MODES)]
+        wanted += [replace(variant, adapter=None), *(Variant(mode, None, variant.adapter) for mode in modes)]
         first = next(one.adapter for one in (*run, variant) if one.adapter is not None)
         wanted += [replace(variant, adapter=first)] if first != variant.adapter else []
     if variant.mode == "shirg":

@@ -115,10 +115,10 @@ def _join(parts: list[Selection]) -> Selection:
     """Concatenate selections of single images by the same selector."""
     present = [field.name for field in fields(Selection) if getattr(parts[0], field.name) is not None]
     columns = {name: [getattr(part, name) for part in parts] for name in present}
-    taps = columns.pop("taps", None)
+    interpolation = columns.pop("interpolation", None)
     joined: dict[str, Any] = {"indices": None} | {name: torch.cat(column) for name, column in columns.items()}
-    if taps is not None:
-        joined["taps"] = tuple(map(torch.cat, zip(*taps, strict=True)))
+    if interpolation is not None:
+        joined["interpolation"] = tuple(map(torch.cat, zip(*interpolation, strict=True)))
     return Selection(**joined)
 
 

@@ -26,7 +26,11 @@ def merge_tokens(tokens: Tensor, selection: Selection, budget: int, summary: boo
     """
     with torch.autocast(tokens.device.type, enabled=False):
         values = tokens.float()
-        merged = _mix(values, *selection.taps) if selection.taps else _group_means(values, selection, budget)
+        merged = (
+            _mix(values, *selection.interpolation)
+            if selection.interpolation
+            else _group_means(values, selection, budget)
+        )
         if summary:
             dropped = _assigned(selection) < 0
             counted = torch.where(dropped.any(dim=1, keepdim=True), dropped, True).float().unsqueeze(1)  # [B, 1, N]
@@ -39,9 +43,9 @@ def _assigned(selection: Selection) -> Tensor:
     return selection.assignment
 
 
-def _mix(values: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+def _mix(values: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of S tokens each: [B, N, D], two [B, K, S] -> [B, K, D]."""
-    sources = take(values, taps.flatten(1)).unflatten(1, taps.shape[1:])  # [B, K, S, D]
+    sources = take(values, tokens.flatten(1)).unflatten(1, tokens.shape[1:])  # [B, K, S, D]
     return (sources * weights.unsqueeze(-1)).sum(dim=2)
 
 

@@ -81,8 +81,8 @@ class Selection:
     output has at least one token. Outputs are in raster order of their first token, or of the token that the others joined."""
     weights: Tensor | None = None
     """[B, N] float32 above 0, weight of a token in the mean of its output; None means equal weights."""
-    taps: tuple[Tensor, Tensor] | None = None
-    """[B, budget, S] long and float32, if outputs share tokens: the S tokens of each output and their weights, which sum to 1.
+    interpolation: tuple[Tensor, Tensor] | None = None
+    """[B, budget, S] long and float32, if an output is interpolated between S tokens: their indices, and weights that sum to 1.
     `assignment` then has the output to which a token contributes most, and is not used for merging."""
 
 

@@ -51,12 +51,13 @@ from torch import Tensor, nn
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.images import to_rgb
+from shirg.lavida.chat import question_end_ids
 from shirg.lavida.config import IMAGE_TOKEN_INDEX
-from shirg.lavida.images import square_view, to_pixels
 from shirg.lavida.positions import embed_patches
-from shirg.lavida.prompt import content_words, question_end_ids, question_part
+from shirg.lavida.prompt import content_words, question_part
 from shirg.lavida.relevance import calibrated_relevance
 from shirg.lavida.settings import NO_FLOOR, RELEVANCE_SIGNS, check_floor
+from shirg.lavida.views import square_view, to_pixels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

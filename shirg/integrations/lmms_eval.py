@@ -198,7 +198,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
 
     def _check_against_model(self) -> None:
         """Refuse arguments that do not fit the model now, not at the first question."""
-        from shirg.lavida.diffusion.families import decoding_settings
+        from shirg.lavida.diffusion.decoding import decoding_settings
         from shirg.lavida.vision import check_budget
 
         model = self.model

@@ -93,7 +93,7 @@ def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] |
 
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Every metric of the row's benchmark."""
-    return find_task(doc["benchmark"]).marks(results[0], doc["answers"], doc["kind"])
+    return find_task(doc["benchmark"]).scores(results[0], doc["answers"], doc["kind"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """LaViDa: image -> views -> tokens -> kept tokens -> embeddings -> prefix -> cache -> answer.
 
-Names are loaded on first use: parts that need torch alone can be had beside any transformers.
+Names are imported on first use, so that modules that need only torch work with any version of transformers.
 """
 
 from __future__ import annotations

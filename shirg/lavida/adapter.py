@@ -68,7 +68,7 @@ def attach_lora(
     `seed`. Both are float32 for all base precisions, since AdamW's small steps are lost in bfloat16.
 
     Raises:
-        UserError: if the model has an adapter already, a number is out of range, or a target does not exist, is no linear
+        UserError: if the model has an adapter already, a number is out of range, or a target does not exist, is not a linear
             layer, or its name also matches another.
     """
     if has_adapter(model):
@@ -104,7 +104,7 @@ def stored_weights(folder: Path) -> dict[str, Tensor]:
     """{name in the model: tensor} of an adapter folder.
 
     Raises:
-        UserError: if the folder is no SHIRG adapter, or is damaged.
+        UserError: if the folder is not a SHIRG adapter, or is damaged.
     """
     named = _read(folder)[1].items()
     part = re.compile(r"\.(lora_\w+)\.")
@@ -167,12 +167,12 @@ def write_adapter(model: nn.Module, folder: Path, settings: dict[str, Any]) -> N
 
 
 def _remove_defaults(path: Path) -> None:
-    """Remove default values from a configuration: peft 0.5 to 0.13 refuse keys that they do not know."""
+    """Remove default values from a configuration: peft 0.5 to 0.13 raise errors for unknown keys."""
     from peft import LoraConfig
 
-    usual = LoraConfig().to_dict()
+    defaults = LoraConfig().to_dict()
     stored = json.loads(path.read_text(encoding="utf-8"))
-    changed = (name for name, value in stored.items() if name != "peft_version" and value != usual.get(name))
+    changed = (name for name, value in stored.items() if name != "peft_version" and value != defaults.get(name))
     kept = PLAIN_KEYS.union(changed)
     write_json(path, {name: value for name, value in stored.items() if name in kept})
 
@@ -192,11 +192,19 @@ class StoredAdapter:
         """Read the folder.
 
         Raises:
-            UserError: if it is no SHIRG adapter, damaged, or has options that are not supported
+            UserError: if it is not a SHIRG adapter, damaged, or has options that are not supported
                 (see `shirg.lavida.lora_options`).
         """
         settings, weights = _read(folder)
         return cls(folder, settings, read_lora_config(folder), weights)
+
+    def check_base(self, projector: nn.Sequential) -> None:
+        """Raise `UserError` unless it was trained on a model with this projector."""
+        if self.settings.get("base_fingerprint") != base_fingerprint(projector):
+            base = self.settings.get("base_model") or "another base"
+            raise UserError(
+                f"adapter {self.folder}: it was trained on {base}, whose projector is not this model's; load that base"
+            )
 
     def vision(self, base: VisionSettings, patch_size: int) -> VisionSettings:
         """The vision settings that it was trained with; those that the folder lacks are those of `base`.
@@ -213,7 +221,7 @@ class StoredAdapter:
                 raise UserError(f"resolution: got {trained.resolution}, must be a multiple of {patch_size}")
             return trained
         except (TypeError, ValueError) as error:  # a UserError is a ValueError
-            raise UserError(f"adapter {self.folder}: its settings are not ones this version knows ({error})") from error
+            raise UserError(f"adapter {self.folder}: its settings are unknown to this version ({error})") from error
 
     def attach(self, model: nn.Module) -> None:
         """Put it on a model without an adapter. After an error the model has none.
@@ -223,7 +231,7 @@ class StoredAdapter:
         """
         _inject(model, self.config)
         try:
-            _fill(model, self.weights, self.folder)
+            _load_weights(model, self.weights, self.folder)
         except UserError:
             detach_lora(model)
             raise
@@ -235,8 +243,12 @@ def with_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter
     return replace(adapter, **{name: getattr(own, name) for name in chosen})
 
 
-def without_adapter_vision(own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings) -> VisionSettings:
+def without_adapter_vision(
+    own: VisionSettings, checkpoint: VisionSettings, adapter: VisionSettings | None
+) -> VisionSettings:
     """`own` with the checkpoint's fields where they equal the adapter's: the inverse of `with_adapter_vision`."""
+    if adapter is None:
+        return own
     adopted = (name for name in FIELDS if getattr(own, name) == getattr(adapter, name))
     return replace(own, **{name: getattr(checkpoint, name) for name in adopted})
 
@@ -306,7 +318,7 @@ def adapter_card(peft_config: dict[str, Any], settings: dict[str, Any]) -> str:
         "from shirg import Lavida",
         "",
         f"model = Lavida.from_pretrained({json.dumps(base or 'BASE')})",
-        'model.load_adapter("this folder")',
+        'model.load_adapter("FOLDER")  # the folder of this README.md',
         "```",
         "",
         "| trained with | |",
@@ -376,7 +388,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return settings, weights
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> None:
+def _load_weights(model: nn.Module, weights: dict[str, Tensor], folder: str | Path) -> None:
     expected = {_file_name(name): parameter for name, parameter in lora_parameters(model).items()}
     if weights.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())

@@ -22,7 +22,7 @@ PUBLISHED_TOWER = "google/siglip-so400m-patch14-384"
 PROJECTOR_PARTS = ("0.weight", "0.bias", "2.weight", "2.bias")
 """The two linear layers of `mlp2x_gelu`, by the end of their official names."""
 
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+PICKLE_MAGIC = (b"PK\x03\x04", b"\x80")
 """First bytes of files by torch.save: a zip archive, or in old versions a bare pickle (protocol 2 and above)."""
 
 HD_RECIPE = {
@@ -87,7 +87,7 @@ def assemble(language: str | Path, tower: str | Path, *, projector: str | Path |
         seed: of a new projector and of `image_newline`, randn / sqrt(hidden size) (LaViDa llava_arch.py:59-60).
 
     Raises:
-        UserError: if a folder is no such model, or tensors are missing, unexpected or of a wrong shape.
+        UserError: if a folder is not such a model, or tensors are missing, unexpected or of a wrong shape.
     """
     tower_name, language, tower = str(tower), checkpoint.resolve(language), checkpoint.resolve(tower)
     tokenizer = checkpoint.load_tokenizer(language)
@@ -97,7 +97,7 @@ def assemble(language: str | Path, tower: str | Path, *, projector: str | Path |
         model = Lavida(config, tokenizer)
     embedding = checkpoint.official_name("language.embed_tokens.weight", config.family)
     dtype = checkpoint.stored_dtype(checkpoint.weight_files(language), embedding)
-    state = {name: tensor.to(dtype) for name, tensor in _fresh(model, seed).items()}
+    state = {name: tensor.to(dtype) for name, tensor in _initial_tensors(model, seed).items()}
     if projector is not None:
         state |= _stored_projector(model, Path(projector), dtype)
     state |= _language(model, language, dtype) | _tower(model, tower, dtype)
@@ -186,9 +186,9 @@ def _language(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tens
         for name, tensor in model.state_dict().items()
         if name.startswith("language.")
     }
-    misfit = f"language: the weights in {folder} do not fit its config.json"
+    mismatch = f"language: the weights in {folder} do not fit its config.json"
     files = checkpoint.weight_files(folder)
-    return checkpoint.read_tensors(files, wanted, misfit, device=torch.device("cpu"), dtype=dtype)
+    return checkpoint.read_tensors(files, wanted, mismatch, device=torch.device("cpu"), dtype=dtype)
 
 
 def _tower(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -205,8 +205,8 @@ def _tower(model: Lavida, folder: Path, dtype: torch.dtype) -> dict[str, Tensor]
     last = model.config.vision_config["num_hidden_layers"] - 1
     spare = re.compile(rf"text_model\.|logit_(scale|bias)$|{prefix}(head|encoder\.layers\.{last})\.")
     unused = {name for name in stored if spare.match(name)}
-    misfit = f"tower: the weights in {folder} do not fit its config.json"
-    return checkpoint.read_tensors(files, wanted, misfit, unused=unused, device=torch.device("cpu"), dtype=dtype)
+    mismatch = f"tower: the weights in {folder} do not fit its config.json"
+    return checkpoint.read_tensors(files, wanted, mismatch, unused=unused, device=torch.device("cpu"), dtype=dtype)
 
 
 def _stored_projector(model: Lavida, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -222,12 +222,14 @@ def _stored_projector(model: Lavida, path: Path, dtype: torch.dtype) -> dict[str
     shapes = model.mm_projector.state_dict()
     wanted = {_named(stored, part): (f"mm_projector.{part}", shapes[part].shape) for part in PROJECTOR_PARTS}
     unused = {name for name in stored if "mm_projector" not in name}
-    misfit = f"projector: {path} does not fit a tower of width {model.config.vision_hidden_size} and a language model "
-    misfit += f"of width {model.config.hidden_size}"
-    return checkpoint.read_tensors([path], wanted, misfit, unused=unused, device=torch.device("cpu"), dtype=dtype)
+    mismatch = (
+        f"projector: {path} does not fit a tower of width {model.config.vision_hidden_size} and a language model "
+    )
+    mismatch += f"of width {model.config.hidden_size}"
+    return checkpoint.read_tensors([path], wanted, mismatch, unused=unused, device=torch.device("cpu"), dtype=dtype)
 
 
-def _fresh(model: Lavida, seed: int) -> dict[str, Tensor]:
+def _initial_tensors(model: Lavida, seed: int) -> dict[str, Tensor]:
     """`image_newline`, and a projector as initialised by `nn.Linear`: weights and biases uniform within 1 / sqrt(fan-in)."""
     draws = torch.Generator().manual_seed(seed)
     width = model.config.hidden_size
@@ -252,7 +254,7 @@ def _is_dense(value: object) -> bool:
 
 def _is_pickle(path: Path) -> bool:
     with open(path, "rb") as handle:
-        return handle.read(4).startswith(PICKLE_STARTS)
+        return handle.read(4).startswith(PICKLE_MAGIC)
 
 
 def _unpickle(path: Path) -> dict[Any, Any]:
@@ -261,7 +263,11 @@ def _unpickle(path: Path) -> dict[Any, Any]:
             loaded = torch.load(handle, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged pickles raise errors of every type
             refused = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's message advises an unrestricted load
-            why = f"it asks for {refused[1]}, which is no tensor; nothing in it was run" if refused else "it is damaged"
+            why = (
+                f"it asks for {refused[1]}, which is not a tensor; nothing in it was run"
+                if refused
+                else "it is damaged"
+            )
             raise UserError(f"{path} is not a file of tensors that torch.save wrote: {why}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} contains a {type(loaded).__name__}; expected a dictionary of named tensors")

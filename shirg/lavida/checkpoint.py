@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SINGLE_FILE = "model.safetensors"
 NANO_FOLDER = Path(__file__).resolve().parents[1] / "nano" / "weights"
 
-FOREIGN_CODE = "auto_map"
+REMOTE_CODE = "auto_map"
 """Key of a `config.json` that makes transformers download and run code."""
 
 CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
@@ -70,7 +70,7 @@ def official_name(name: str, family: str) -> str:
                 module, _, leaf = place.rpartition(".")
                 rest = f"{index}.{LLADA_BLOCK[module]}.{leaf}"
             return theirs + rest
-    raise AssertionError(f"parameter {name} has no place in the official layout")
+    raise AssertionError(f"parameter {name} has no name in the official layout")
 
 
 def base_state(model: nn.Module) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def config_file(name: str | Path, revision: str | None = None) -> Path:
     """The path of a checkpoint's `config.json`; of a hub id no other file is downloaded.
 
     Raises:
-        UserError: as `resolve`; a folder without the file is no error here.
+        UserError: as `resolve`; a folder without the file is not an error here.
     """
     folder = _local_folder(name, revision)
     if folder is not None:
@@ -157,7 +157,7 @@ def _local_folder(name: str | Path, revision: str | None) -> Path | None:
             )
         return None
     if revision is not None:
-        raise UserError(f"revision={revision!r}: model {str(name)!r} is no hub id; only hub ids have revisions")
+        raise UserError(f"revision={revision!r}: model {str(name)!r} is not a hub id; only hub ids have revisions")
     if folder is NANO_FOLDER and not (folder / "config.json").is_file():
         raise UserError(f"the embedded model is missing: no {folder / 'config.json'}; reinstall the package")
     return folder
@@ -186,7 +186,7 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     unused: Collection[str] = (),
-    least_rows: int | None = None,
+    min_rows: int | None = None,
 ) -> None:
     """Load the tensors in `folder` into a model built on the "meta" device, cast to `dtype` on `device`.
 
@@ -197,7 +197,7 @@ def load_weights(
 
     Args:
         unused: names that may be stored beside the model's own; they are not read.
-        least_rows: smallest accepted number of rows of the input embedding, since the official loader shrinks it to the
+        min_rows: smallest accepted number of rows of the input embedding, since the official loader shrinks it to the
             tokenizer's length (LaViDa builder.py:297-298). Missing rows, which belong to no token, become zeros. None accepts
             only the config's number.
 
@@ -208,12 +208,12 @@ def load_weights(
     files, padded = weight_files(folder), 0
     embedding = official_name(EMBEDDING, family)
     stored = stored_shapes(files).get(embedding, [0])
-    if least_rows is not None and least_rows <= stored[0] < wanted[embedding][1][0]:
+    if min_rows is not None and min_rows <= stored[0] < wanted[embedding][1][0]:
         padded = wanted[embedding][1][0] - stored[0]
         wanted[embedding] = EMBEDDING, [stored[0], *wanted[embedding][1][1:]]
         logger.info("%s: %d rows of the input embedding are not stored; no token uses them", folder, padded)
-    misfit = f"the weights in {folder} do not fit its config.json"
-    state = read_tensors(files, wanted, misfit, unused=unused, device=device, dtype=dtype)
+    mismatch = f"the weights in {folder} do not fit its config.json"
+    state = read_tensors(files, wanted, mismatch, unused=unused, device=device, dtype=dtype)
     if padded:
         state[EMBEDDING] = functional.pad(state[EMBEDDING], (0, 0, 0, padded))
     model.load_state_dict(state, assign=True)
@@ -222,7 +222,7 @@ def load_weights(
 def read_tensors(
     files: Sequence[Path],
     wanted: Mapping[str, tuple[str, Sequence[int]]],
-    misfit: str,
+    mismatch: str,
     *,
     unused: Collection[str] = (),
     device: torch.device,
@@ -232,7 +232,7 @@ def read_tensors(
 
     Args:
         wanted: {name in the files: (our name, shape)}.
-        misfit: beginning of an error message about tensors.
+        mismatch: beginning of an error message about tensors.
         unused: other names that the files may have; they are not read.
 
     Raises:
@@ -249,9 +249,9 @@ def read_tensors(
         "unexpected": [name for name in shapes if name not in wanted and name not in unused],
         "of a wrong shape": misshapen,
     }
-    problems = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+    problems = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
     if problems:
-        raise UserError(f"{misfit}; tensors " + "; ".join(problems))
+        raise UserError(f"{mismatch}; tensors " + "; ".join(problems))
     tensors = {}
     for path in files:
         with _opened(path, device) as handle:
@@ -305,7 +305,7 @@ def weight_files(folder: Path) -> list[Path]:
             logger.warning("%s: weights are read from %s; %s", folder, single.name, _left_out(index, absent, shards))
         return [single]
     if absent:
-        raise UserError(f"{folder} lacks {_some(absent)}, which {index.name} names")
+        raise UserError(f"{folder} lacks {_listed(absent)}, which {index.name} names")
     if not names:
         raise UserError(_no_weights(folder))
     if single.is_file() and single.name not in names:
@@ -323,7 +323,7 @@ def _indexed(index: Path) -> list[str]:
         if not all(Path(name).name == name for name in names):
             raise ValueError("it names files in other folders")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is no index of safetensors files ({error})") from error
+        raise UserError(f"{index} is not an index of safetensors files ({error})") from error
     return names
 
 
@@ -333,8 +333,8 @@ def _shards(folder: Path) -> list[Path]:
 
 def _left_out(index: Path, absent: list[str], shards: list[str]) -> str:
     if absent:
-        return f"{index.name} names {_some(absent)}, none of which exists"
-    return f"{_some(shards)} are not read, as no {index.name} names them"
+        return f"{index.name} names {_listed(absent)}, none of which exists"
+    return f"{_listed(shards)} are not read, as no {index.name} names them"
 
 
 def save_checkpoint(
@@ -354,10 +354,10 @@ def save_checkpoint(
     from huggingface_hub import save_torch_state_dict
 
     target = Path(folder)
-    foreign = _foreign_files(target)
-    if foreign:
+    others = _other_files(target)
+    if others:
         raise UserError(
-            f"folder {str(folder)!r} contains {_some(foreign)}, which saving would remove; give another folder"
+            f"folder {str(folder)!r} contains {_listed(others)}, which saving would remove; give another folder"
         )
     state = {official_name(name, family): tensor.contiguous() for name, tensor in base_state(model).items()}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
@@ -375,18 +375,18 @@ def save_checkpoint(
 def _written_config(raw: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The `config.json` to save: with the tensors' dtype, without the vector for video and `auto_map`, which are not saved."""
     video = {"add_faster_video": False} if raw.get("add_faster_video") else {}
-    kept = {name: value for name, value in raw.items() if name != FOREIGN_CODE}
+    kept = {name: value for name, value in raw.items() if name != REMOTE_CODE}
     return {**kept, **video, "torch_dtype": dtype}
 
 
-def warn_of_code(folder: Path, raw_config: dict[str, Any]) -> None:
+def warn_of_remote_code(folder: Path, raw_config: dict[str, Any]) -> None:
     """Warn that code in a checkpoint (transformers' "remote code") is not run."""
     files = sorted(path.name for path in folder.glob("*.py"))
-    named = [f"{FOREIGN_CODE} in config.json"] if raw_config.get(FOREIGN_CODE) else []
+    named = [f"{REMOTE_CODE} in config.json"] if raw_config.get(REMOTE_CODE) else []
     if files or named:
         logger.warning(
             "%s contains code (%s), which is not run: this package has its own model and reads the weights by name",
-            *(folder, _some([*named, *files])),
+            *(folder, _listed([*named, *files])),
         )
 
 
@@ -410,7 +410,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         raise UserError(f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _some(names: list[str], limit: int = 8) -> str:
+def _listed(names: list[str], limit: int = 8) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -428,18 +428,16 @@ def _no_weights(folder: Path) -> str:
     pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     shards = [path.name for path in _shards(folder)]
     if shards:
-        return (
-            f"{folder} contains {_some(shards)}, but not their index; get {SINGLE_FILE}.index.json from the same source"
-        )
+        return f"{folder} contains {_listed(shards)}, but not their index; get {SINGLE_FILE}.index.json from the same source"
     if not pickled:
         return f"{folder} contains neither model.safetensors nor model.safetensors.index.json (pickled weights are not read)"
     return (
-        f"{folder} contains its weights only as pickles ({_some(pickled)}), which can run any code when they are opened and "
+        f"{folder} contains its weights only as pickles ({_listed(pickled)}), which can run any code when they are opened and "
         "are never read; take the model's safetensors version, or save it as safetensors if you trust it"
     )
 
 
-def _foreign_files(target: Path) -> list[str]:
+def _other_files(target: Path) -> list[str]:
     """Names in `target` that belong to no checkpoint; without a config.json, all but Markdown files."""
     if not target.exists():
         return []

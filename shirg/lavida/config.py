@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shirg.errors import UserError
+from shirg.errors import ItemError, UserError
 from shirg.lavida.settings import FIELDS, VisionSettings
 
 if TYPE_CHECKING:
@@ -161,6 +161,16 @@ class LavidaConfig:
         """Largest number of positions of the language model, or None if the file has none."""
         return self.raw.get("max_sequence_length") or self.raw.get("max_position_embeddings")
 
+    def check_length(self, prefix: int, answer: int) -> None:
+        """Raise `ItemError` if `prefix` + `answer` tokens exceed `max_positions`."""
+        longest = self.max_positions
+        if longest is not None and prefix + answer > longest:
+            raise ItemError(
+                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than this model's "
+                f"{longest} positions; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
+                "question or answer"
+            )
+
     @property
     def has_newline(self) -> bool:
         """Whether the checkpoint has an `image_newline` vector (LaViDa llava_arch.py:59-60)."""
@@ -226,7 +236,7 @@ def _vision_settings(raw: dict[str, Any]) -> VisionSettings:
 
 
 def _check_own_keys(raw: dict[str, Any]) -> None:
-    """Refuse unknown keys, which may be misspelt."""
+    """Raise `UserError` for unknown keys under "shirg", which may be misspelt."""
     own = raw.get("shirg", {})
     if not isinstance(own, dict):
         raise UserError(f"config: shirg={own!r} must be an object with keys such as relevance")
@@ -263,7 +273,7 @@ def _family(raw: dict[str, Any]) -> str:
     for family in SPECIAL_IDS:
         if family in model_type.lower():
             return family
-    raise UserError(f'config: model_type={model_type!r} is no LaViDa model; expected "llava_llada" or "llava_dream"')
+    raise UserError(f'config: model_type={model_type!r} is not a LaViDa model; expected "llava_llada" or "llava_dream"')
 
 
 def _size(raw: dict[str, Any], *names: str) -> int:

@@ -7,7 +7,7 @@ norms, activations, softmax, rotary positions, the interpolation of the tower's 
 products, which add its share of the projector's weights (1% at LLaDA's size and rank 16).
 
 Everything is for one image and a batch of one, with the settings of `config.vision`: if a run has other settings than its
-checkpoint, the caller replaces them by the run's. FLOPs are no times: a denoising step with few rows waits for memory.
+checkpoint, the caller replaces them by the run's. FLOPs are not time: memory bandwidth bounds a denoising step with few rows.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from shirg.errors import UserError
 from shirg.lavida import pooling, vision
 from shirg.lavida.config import BodyConfig, LavidaConfig
-from shirg.lavida.images import tile_grid
 from shirg.lavida.language import PrefixCache
 from shirg.lavida.model import Lavida
 from shirg.lavida.relevance import NULL_WORDS
 from shirg.lavida.settings import NO_FLOOR
+from shirg.lavida.views import tile_grid
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 SQUARE = (1000, 1000)
 """(width, height) of a square image large enough to be cut into LaViDa's 2 x 2 tiles."""
 
 PATH_ORDER = ("lowres", "hd", "shirg", "highres", "multiview")
-"""Of rows: LaViDa's own paths, then ours."""
+"""Order of rows: LaViDa's own paths, then SHIRG's."""
 
 LORA_RANK = 16
 ADAPTER_BYTES = 4
-"""Of one number of an adapter, which is kept in float32 whatever the base is."""
+"""Bytes per parameter of an adapter, which is float32 for every precision of the base."""
 
 DEPTH = 2
 """Layers of tower and body that are run to count FLOPs: all but the last cost as much as the first."""
@@ -65,7 +65,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class VisionShape:
-    """What a vision path makes of one image."""
+    """The visual tokens of one image on a vision path."""
 
     mode: str
     budget: int | None
@@ -77,7 +77,7 @@ class VisionShape:
     tokens: int
     """Visual tokens in the prompt; newlines and summary token included."""
     layout: str
-    """How they add up, as "14x14 + 28x(28+1)"."""
+    """Their sum by view, such as "14x14 + 28x(28+1)"."""
 
     @property
     def encoded(self) -> int:
@@ -97,7 +97,7 @@ class PathCost:
     prefix_tokens: int
     """Visual tokens and the prompt's text."""
     kv_bytes: int
-    """Of the prefix cache, which is all that stays between steps."""
+    """Size of the KV cache of the prefix, the only state kept between steps."""
     tower: int
     gate_projection: int
     """Relevance to the question: every encoded token through the base projector; see `relevance_flops`."""
@@ -270,7 +270,7 @@ def path_tokens(config: LavidaConfig, mode: str, **keywords: Any) -> int:
 def _pooled_layout(
     merge_type: str, pool_mode: str, grid: tuple[int, int], tiles: tuple[int, int], image_size: tuple[int, int]
 ) -> tuple[int, str]:
-    """Tokens of the pooled path and how they add up, found by sending tokens of one number each through the real code."""
+    """Tokens of the pooled path and how they add up, found by running the real code on tokens of width 1."""
     views = torch.zeros(1 + tiles[0] * tiles[1], grid[0] * grid[1], 1)  # on "meta", interpolation takes 20 ms
     pooled, newline = pooling.pool_views(views, grid, pool_mode), torch.zeros(1) if "unpad" in merge_type else None
     tokens, side = (

@@ -10,25 +10,19 @@ import torch
 from torch import Tensor
 
 from shirg.errors import UserError
-from shirg.lavida.config import FIM_TOKEN
-from shirg.lavida.prompt import known_ids
+from shirg.lavida.chat import end_of_turn_id, required
+from shirg.lavida.config import LavidaConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MARK = re.compile(r"\[(?:mask(?::(?P<count>[1-9]\d*))?|(?P<fim>fim))\]")
 MALFORMED_MARK = re.compile(r"\[\s*(?:mask|fim)\b[^\]]*\]?", re.IGNORECASE)
-FILLER_TOKEN = "<|reserved_token_2|>"
-"""Token that a checkpoint trained for infilling generates for unused positions (LaViDa llava/train/infill_utils.py:4-5)."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """The ids of a draft.
-
-    A draft with gaps is a form: the model fills the gaps, and the answer ends with the form. A draft without gaps is the
-    beginning of an answer, which the model continues.
-    """
+    """The ids of a draft. With gaps the answer is the draft with the gaps filled; without, the model continues the draft."""
 
     ids: tuple[int, ...]
     mask_token_id: int
@@ -59,13 +53,13 @@ class Draft:
         return cls((*ids, *_ids_of(text[end:], tokenizer)), mask_token_id)
 
     @property
-    def is_form(self) -> bool:
-        """Whether it has gaps."""
+    def has_gaps(self) -> bool:
+        """Whether the model fills masks between the draft's words (infilling)."""
         return self.mask_token_id in self.ids
 
     def block(self, length: int, end_of_turn: int, end_of_text: int) -> Tensor:
-        """The answer block [1, length] that denoising starts from. After a form come the end of turn and of text, as in
-        training; after a beginning come masks.
+        """The answer block [1, length] that denoising starts from. A draft with gaps is followed by the end of turn and of text,
+        as in training; one without by masks.
 
         Raises:
             UserError: if the draft and one more token do not fit.
@@ -76,7 +70,7 @@ class Draft:
                 f"draft: its {len(self.ids)} tokens leave no room in max_new_tokens={length}; "
                 f"use at least {len(self.ids) + 1}"
             )
-        rest = [end_of_turn] + [end_of_text] * (room - 1) if self.is_form else [self.mask_token_id] * room
+        rest = [end_of_turn] + [end_of_text] * (room - 1) if self.has_gaps else [self.mask_token_id] * room
         return torch.tensor([[*self.ids, *rest]])
 
 
@@ -87,23 +81,43 @@ def _ids_of(piece: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokenizer(piece, add_special_tokens=False).input_ids
 
 
-def starting_tokens(draft: Tensor | None, batch: int, length: int, mask_token_id: int) -> Tensor:
-    """Tokens that denoising starts from, Long [batch, length] on the CPU: masks, with a draft's ids at the beginning.
+@dataclass(frozen=True)
+class AnswerBlock:
+    """The block of tokens in which an answer is denoised."""
+
+    length: int
+    draft_tokens: Tensor | None = None
+    """[1, length] with the draft's ids; None without a draft."""
+    infill_length: int = 0
+    """Number of leading tokens that are a draft with gaps; 0 for other drafts."""
+
+
+def answer_block(
+    draft: str | None,
+    max_new_tokens: int | None,
+    block_length: int | None,
+    config: LavidaConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> AnswerBlock:
+    """The block for an answer, with the ids of a draft.
+
+    Args:
+        draft: see `Draft.parse`.
+        max_new_tokens: length of the block; None is `config.answer_tokens`, or more if a draft with gaps needs it, rounded
+            up to a multiple of `block_length`.
 
     Raises:
-        UserError: for a draft that is not [1 or batch, at most length].
+        UserError: for a draft that cannot be read or does not fit, or without a tokenizer.
     """
-    tokens = torch.full((batch, length), mask_token_id)
-    if draft is not None:
-        if draft.ndim != 2 or len(draft) not in (1, batch) or draft.shape[1] > length:
-            raise UserError(
-                f"draft_tokens must be [1 or {batch}, at most {length} (max_new_tokens)]; got {list(draft.shape)}"
-            )
-        tokens[:, : draft.shape[1]] = draft.to(tokens)
-    return tokens
-
-
-def control_ids(tokenizer: PreTrainedTokenizerBase, fim_token_id: int | None) -> frozenset[int]:
-    """Ids of infilling that are no text: the control token and the filler."""
-    known = tokenizer.get_added_vocab()
-    return known_ids((known.get(FIM_TOKEN), known.get(FILLER_TOKEN), fim_token_id))
+    if draft is None:
+        return AnswerBlock(config.answer_tokens if max_new_tokens is None else max_new_tokens)
+    tokenizer = required(tokenizer)
+    parsed = Draft.parse(draft, tokenizer, config.mask_token_id, config.fim_token_id)
+    infill_length = len(parsed.ids) if parsed.has_gaps else 0
+    length = max_new_tokens
+    if length is None:
+        length = max(config.answer_tokens, infill_length + 1)
+        length += -length % min(max(block_length or 1, 1), length)
+    end_of_turn = end_of_turn_id(tokenizer, config.family)
+    tokens = parsed.block(length, config.eos_token_id if end_of_turn is None else end_of_turn, config.eos_token_id)
+    return AnswerBlock(length, tokens, infill_length)

@@ -162,13 +162,13 @@ def _positions_from(
         key, value = past_key_values.update(key, value, attention.layer_idx)
     if attention_mask is not None:
         attention_mask = attention_mask[:, :, read_from:]
-    found, _ = _attend_both_ways(attention, query, key, value, attention_mask, scaling=attention.scaling)
+    found, _ = _bidirectional_attention(attention, query, key, value, attention_mask, scaling=attention.scaling)
     chosen = hidden[:, read_from:] + attention.o_proj(found.flatten(2))
     return chosen + block.mlp(block.post_attention_layernorm(chosen))
 
 
 def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys [B, heads, L, d] turned by the tables [B or 1, L, d] of their positions."""
+    """Queries or keys [B, heads, L, d] rotated by the tables [B or 1, L, d] of their positions."""
     return heads * cos[:, None] + rotate_half(heads) * sin[:, None]
 
 
@@ -261,7 +261,7 @@ def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Te
     return angles.cos(), angles.sin()
 
 
-def _attend_both_ways(
+def _bidirectional_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -294,8 +294,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function)
 
 
-ATTENTION = "shirg_both_ways"
-AttentionInterface.register(ATTENTION, _attend_both_ways)
+ATTENTION = "shirg_bidirectional"
+AttentionInterface.register(ATTENTION, _bidirectional_attention)
 
 
 def _block(

@@ -16,7 +16,7 @@ from shirg.lavida import checkpoint
 from shirg.lavida.adapter import warn_of_differences
 from shirg.lavida.config import read_config
 from shirg.lavida.model import Lavida
-from shirg.lavida.upcast import suit_processor
+from shirg.lavida.upcast import upcast_if_faster
 
 
 def load_model(
@@ -59,7 +59,7 @@ def load_model(
         dtype = getattr(torch, usual_dtype(read_config(folder)))
         model = Lavida.from_pretrained(folder, device="cuda" if torch.cuda.is_available() else "cpu", dtype=dtype)
         if not as_stored:
-            suit_processor(model)
+            upcast_if_faster(model)
         if adapter is not None:
             model.load_adapter(adapter)
         given = {"resolution": resolution, "fit": fit, "relevance": relevance, "relevance_sign": relevance_sign}

@@ -1,4 +1,4 @@
-"""Supported options of a LoRA. An option that changes outputs is honoured by load, unload and merge, or refused by name.
+"""Supported options of a LoRA. An option that changes outputs works in load, unload and merge, or raises an error.
 
 | option | value |
 | --- | --- |
@@ -8,9 +8,9 @@
 | `target_modules` | a list of full names of linear layers |
 | `use_rslora`, `lora_bias` | true or false |
 | `rank_pattern`, `alpha_pattern` | objects of name patterns, with values as for `r` and `lora_alpha` |
-| `init_lora_weights` | true, false or "gaussian", whose values the stored weights replace; others change the base |
+| `init_lora_weights` | true, false or "gaussian"; other values change the base weights |
 
-Every other option must be empty or have peft's default, except descriptive ones (`task_type`, `revision`, ...).
+Every other option must be empty or have peft's default, except those without effect on the model (`task_type`, `revision`, ...).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _is_alpha(value: object) -> bool:
     return type(value) in (int, float) and 0 < float(value) < math.inf  # type: ignore[arg-type]  # narrowed by `type`
 
 
-def _is_share(value: object) -> bool:
+def _is_fraction(value: object) -> bool:
     return type(value) in (int, float) and 0 <= float(value) < 1  # type: ignore[arg-type]  # narrowed by `type`
 
 
@@ -58,10 +58,10 @@ def _pattern_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
 
 
 RANK, ALPHA = "a whole number from 1", "a number above 0"
-HONOURED: dict[str, tuple[Callable[[object], bool], str]] = {
+SUPPORTED: dict[str, tuple[Callable[[object], bool], str]] = {
     "r": (_is_rank, RANK),
     "lora_alpha": (_is_alpha, ALPHA),
-    "lora_dropout": (_is_share, "a number from 0 to below 1"),
+    "lora_dropout": (_is_fraction, "a number from 0 to below 1"),
     "target_modules": (_are_names, "a list of layers' names"),
     "use_rslora": (_is_flag, "true or false"),
     "lora_bias": (_is_flag, "true or false"),
@@ -70,8 +70,8 @@ HONOURED: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 """Option -> (check of a value, the valid values in words)."""
 
-HARMLESS_STARTS = (True, False, "gaussian")
-"""`init_lora_weights` that change only the adapter's own weights."""
+ALLOWED_INITS = (True, False, "gaussian")
+"""Values of `init_lora_weights` that change the adapter's weights only."""
 
 
 def lora_config(options: Mapping[str, Any], where: str) -> LoraConfig:
@@ -85,25 +85,25 @@ def lora_config(options: Mapping[str, Any], where: str) -> LoraConfig:
     """
     from peft import LoraConfig
 
-    usual = LoraConfig().to_dict()
+    defaults = LoraConfig().to_dict()
     for name, value in options.items():
-        if name in HONOURED:
-            is_one, expected = HONOURED[name]
-            if not is_one(value):
+        if name in SUPPORTED:
+            is_valid, expected = SUPPORTED[name]
+            if not is_valid(value):
                 raise UserError(f"{where}: {name}={value!r} must be {expected}")
         elif name == "init_lora_weights":
-            if not any(value is start or value == start for start in HARMLESS_STARTS if type(value) is type(start)):
+            if not any(value == allowed for allowed in ALLOWED_INITS if type(value) is type(allowed)):
                 raise UserError(f"{where}: {name}={value!r} changes the base model's weights and is not supported")
-        elif name not in DESCRIPTIVE and value not in (None, False, {}, [], "") and value != usual.get(name):
-            raise UserError(f"{where}: {name}={value!r} is not supported; LoRA with {', '.join(HONOURED)} is")
-    return LoraConfig(**{name: value for name, value in options.items() if name in HONOURED})
+        elif name not in DESCRIPTIVE and value not in (None, False, {}, [], "") and value != defaults.get(name):
+            raise UserError(f"{where}: {name}={value!r} is not supported; LoRA with {', '.join(SUPPORTED)} is")
+    return LoraConfig(**{name: value for name, value in options.items() if name in SUPPORTED})
 
 
 def read_lora_config(folder: Path) -> LoraConfig:
     """The options in a folder's `adapter_config.json`.
 
     Raises:
-        UserError: if the file is damaged, of another kind of adapter, or has options that are not supported.
+        UserError: if the file is damaged, of another PEFT type, or has options that are not supported.
     """
     where = f"adapter {folder}: {CONFIG_FILE}"
     try:

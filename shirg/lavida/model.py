@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from shirg.errors import ItemError, UserError
+from shirg.errors import UserError
 from shirg.files import atomic_path
-from shirg.gate import Kept, ShirgGate, page_budget
+from shirg.gate import SELECTORS, Kept, ShirgGate, page_budget
 from shirg.images import to_rgb
 from shirg.lavida import adapter as lora
-from shirg.lavida import checkpoint, pooling, prompt
+from shirg.lavida import chat, checkpoint, pooling, prefix, prompt, text
 from shirg.lavida.config import LavidaConfig, read_config
-from shirg.lavida.diffusion.families import DecodingKeywords, decoding_settings, denoise_answers
-from shirg.lavida.diffusion.generation import EarlyStop, OnPrefix, OnStep, Prefix
-from shirg.lavida.drafts import starting_tokens
-from shirg.lavida.images import normalised, tile_grid
+from shirg.lavida.diffusion.decoding import DecodingKeywords, decoding_settings
+from shirg.lavida.diffusion.families import denoise_answers
+from shirg.lavida.diffusion.generation import EarlyStop, OnPrefix, OnStep
+from shirg.lavida.drafts import answer_block
 from shirg.lavida.language import LanguageModel
-from shirg.lavida.relevance import base_projection, token_relevance
+from shirg.lavida.relevance import token_relevance
 from shirg.lavida.settings import VisionSettings
-from shirg.lavida.text import ChatText
 from shirg.lavida.text_tower import TextTower, load_text_tower
 from shirg.lavida.tower import SigLipVisionTower
-from shirg.lavida.vision import DEFAULT_BUDGET, Views, ViewShapes, VisionFeatures, check_budget, path_of
+from shirg.lavida.views import Views, ViewShapes, normalised
+from shirg.lavida.vision import DEFAULT_BUDGET, VisionFeatures, check_budget, path_of
 from shirg.ranges import Budget
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Lavida(nn.Module):
         device, dtype = checkpoint.as_device(device), checkpoint.as_dtype(dtype)
         folder = checkpoint.resolve(name, revision)
         raw = read_config(folder)
-        checkpoint.warn_of_code(folder, raw)
+        checkpoint.warn_of_remote_code(folder, raw)
         tokenizer = checkpoint.load_tokenizer(folder)
         config = LavidaConfig.from_dict(raw, tokenizer)
         with torch.device("meta"):
@@ -101,7 +101,7 @@ class Lavida(nn.Module):
             device=device,
             dtype=dtype,
             unused=config.unused_tensors,
-            least_rows=max(config.used_rows, 0 if tokenizer is None else len(tokenizer)),
+            min_rows=max(config.used_rows, 0 if tokenizer is None else len(tokenizer)),
         )
         model.tower.restore_buffers(device)
         if adapter is not None:
@@ -120,15 +120,11 @@ class Lavida(nn.Module):
         checkpoint's was set by the user and is kept, with a warning if the adapter's differs.
 
         Raises:
-            UserError: if the folder is no SHIRG adapter, was trained on another base, has options that are not supported
+            UserError: if the folder is not a SHIRG adapter, was trained on another base, has options that are not supported
                 (the model is unchanged), or its weights are damaged (the model then has no adapter).
         """
         stored = lora.StoredAdapter.read(Path(folder))
-        if stored.settings.get("base_fingerprint") != lora.base_fingerprint(self.mm_projector):
-            base = stored.settings.get("base_model") or "another base"
-            raise UserError(
-                f"adapter {folder}: it was trained on {base}, whose projector is not this model's; load that base"
-            )
+        stored.check_base(self.mm_projector)
         trained = stored.vision(self.config.vision, self.tower.patch_size)
         self.unload_adapter()
         stored.attach(self)
@@ -172,8 +168,6 @@ class Lavida(nn.Module):
         return {**self.vision.as_dict(), "base_fingerprint": lora.base_fingerprint(self.mm_projector)}
 
     def _vision_without_adapter(self) -> VisionSettings:
-        if self.adapter_vision is None:
-            return self.vision
         return lora.without_adapter_vision(self.vision, self.config.vision, self.adapter_vision)
 
     @property
@@ -195,37 +189,18 @@ class Lavida(nn.Module):
         """How images are cut into views. It holds no weights, so that data loader workers can use it."""
         return ViewShapes.of(settings or self.vision, self.tower.image_size, self.config.pinpoints)
 
-    @overload
-    def image_features(self, image: Image.Image, mode: str, vision: VisionSettings | None = None) -> VisionFeatures: ...
-
-    @overload
-    def image_features(
-        self, image: list[Image.Image] | tuple[Image.Image, ...], mode: str, vision: VisionSettings | None = None
-    ) -> list[VisionFeatures]: ...
-
     @torch.no_grad()
-    def image_features(
-        self,
-        image: Image.Image | list[Image.Image] | tuple[Image.Image, ...],
-        mode: str,
-        vision: VisionSettings | None = None,
-    ) -> VisionFeatures | list[VisionFeatures]:
-        """The tower's tokens of an image (of each image of a list) for `mode`. Modes with the same views have the same tokens.
+    def image_features(self, image: Image.Image, mode: str, vision: VisionSettings | None = None) -> VisionFeatures:
+        """The tower's tokens of an image for `mode`. Modes with the same views have the same tokens.
 
         Raises:
-            UserError: for an unknown mode, or an input that is no PIL image or is too large.
+            UserError: for an unknown mode, or an input that is not a PIL image or is too large.
         """
-        if isinstance(image, list | tuple):
-            return [self.image_features(one, mode, vision) for one in image]
         views, image = path_of(mode).views, to_rgb(image)
         return self.encode_views(self.view_shapes(vision).cut(image, views), image.size, views, vision)
 
     def encode_views(
-        self,
-        pixels: Tensor,
-        image_size: tuple[int, int],
-        views: Views,
-        vision: VisionSettings | None = None,
+        self, pixels: Tensor, image_size: tuple[int, int], views: Views, vision: VisionSettings | None = None
     ) -> VisionFeatures:
         """The tower's tokens of views; differentiable in the tower.
 
@@ -234,7 +209,7 @@ class Lavida(nn.Module):
             image_size: (width, height) of the upright image before it was cut into views.
         """
         normal = normalised(pixels.to(self.device))
-        needed = ShirgGate((vision or self.vision).gate).needs
+        needed = SELECTORS[(vision or self.vision).gate.selector].needs
         tokens, last_input = self.tower.forward_with_input(normal) if needed else (self.tower(normal), None)
         return VisionFeatures(views, tokens, normal, self.tower.grid(*normal.shape[-2:]), image_size, last_input)
 
@@ -268,14 +243,19 @@ class Lavida(nn.Module):
             UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
         """
         settings = vision or self.vision
-        gate, grid, pixels = ShirgGate(settings.gate), (len(features.tokens), *features.grid), features.pixels[None]
+        grid, pixels = (len(features.tokens), *features.grid), features.pixels[None]
+        needs, last_input, inputs = SELECTORS[settings.gate.selector].needs, features.last_input, {}
+        if needs:
+            if last_input is None:  # features made for another selector
+                last_input = self.tower.forward_with_input(features.pixels)[1]
+            computed = self.tower.attention_and_keys(last_input, needs)
+            inputs = {name: value.flatten(0, 1)[None] for name, value in computed.items()}
         if budget == "auto":
             budget = page_budget(pixels, grid)
         check_budget(budget, features.num_tokens, tiles=features.views == "tiles")
         relevance = self.relevance(features, question_ids, settings)
         tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
-        needs = self._selector_needs(gate, features)
-        return gate(tokens, budget=budget, grid=grid, pixels=pixels, relevance=relevance, **needs)
+        return ShirgGate(settings.gate)(tokens, budget, grid, pixels=pixels, relevance=relevance, **inputs)
 
     def relevance(
         self, features: VisionFeatures, question_ids: Tensor | None, vision: VisionSettings | None = None
@@ -290,16 +270,6 @@ class Lavida(nn.Module):
             tokenizer=self.tokenizer,
             text_tower=self.text_tower,
         )
-
-    def _selector_needs(self, gate: ShirgGate, features: VisionFeatures) -> dict[str, Tensor]:
-        """Attention or keys, if the selector needs them; the tower's last layer is computed again."""
-        if not gate.needs:
-            return {}
-        last_input = features.last_input
-        if last_input is None:  # features made for another selector: the whole tower runs again
-            last_input = self.tower.forward_with_input(features.pixels)[1]
-        values = self.tower.attention_and_keys(last_input, gate.needs)
-        return {name: value.flatten(0, 1)[None] for name, value in values.items()}
 
     def image_embeds(
         self,
@@ -326,73 +296,69 @@ class Lavida(nn.Module):
             kept = self.select(features, DEFAULT_BUDGET if budget is None else budget, question_ids, vision)
             return self.mm_projector(kept.tokens[0])
         projected = self.mm_projector(features.tokens)
-        if path.reduce == "all":
-            return projected.flatten(0, 1)
-        pooled = pooling.pool_views(projected, features.grid, self.config.pool_mode)
+        if path.reduce == "pool":
+            return pooling.pool_and_merge(projected, features, self.config, self.tower.image_size, self.image_newline)
         if path.reduce == "pool-flat":
-            return pooled.flatten(0, 1)
-        tiles = tile_grid(features.image_size, self.config.pinpoints, self.tower.image_size)
-        merge_type, newline = self.config.patch_merge_type, self.image_newline
-        return pooling.merge_views(pooled, merge_type, features.image_size, tiles, newline)
+            projected = pooling.pool_views(projected, features.grid, self.config.pool_mode)
+        return projected.flatten(0, 1)
 
     def encode_images(
         self,
         images: Sequence[Image.Image],
         mode: str = "shirg",
         budget: Budget | None = None,
-        questions: Sequence[str] | None = None,
+        questions: Sequence[str | Tensor] | None = None,
         vision: VisionSettings | None = None,
     ) -> list[Tensor]:
         """Embeddings [n, hidden] of each image, ready to be spliced into a prompt.
 
         Args:
-            questions: one about each image, for the relevance term; None leaves that term out.
+            questions: one about each image, its text or its ids [L], for the relevance term; None leaves that term out.
 
         Raises:
             UserError: if questions and images differ in number, and as for `image_embeds`.
         """
         if questions is not None and len(questions) != len(images):
             raise UserError(f"{len(questions)} questions for {len(images)} images: give one for each, or none")
-        asked: Sequence[Tensor | None] = [None] * len(images)
-        if questions is not None:
-            asked = [self.question_ids(self.prompt_ids(question)) for question in questions]
-        return [
-            self.image_embeds(self.image_features(image, mode, vision), mode, budget, ids, vision)
-            for image, ids in zip(images, asked, strict=True)
-        ]
-
-    def base_projection(self, tokens: Tensor) -> Tensor:
-        """Tower tokens [..., D] -> [..., hidden] by the projector without its adapter."""
-        return base_projection(self.mm_projector, tokens)
+        embeds = []
+        for number, image in enumerate(images):
+            asked = None if questions is None else questions[number]
+            ids = self.question_ids(self.prompt_ids(asked)) if isinstance(asked, str) else asked
+            embeds.append(self.image_embeds(self.image_features(image, mode, vision), mode, budget, ids, vision))
+        return embeds
 
     # ------------------------------------------------------------------ text
 
-    @property
-    def text(self) -> ChatText:
-        """Prompt ids, stop ids, drafts and the text of answers."""
-        return ChatText(self.config, self.tokenizer)
-
     def prompt_ids(self, question: str) -> Tensor:
-        """Ids [L] of the chat that asks `question` about one image; see `ChatText.prompt_ids`."""
-        return self.text.prompt_ids(question)
+        """Ids [L] of the chat that asks `question` about one image, with `config.image_token_index` in the image's place.
+
+        Raises:
+            UserError: for an empty question, or without a tokenizer.
+        """
+        tokenizer = chat.required(self.tokenizer)
+        return prompt.tokenize_with_images(
+            tokenizer, prompt.prompt_text(tokenizer, question), self.config.image_token_index
+        )
 
     def question_ids(self, input_ids: Tensor) -> Tensor:
-        """The question about the image in a prompt [L]; see `ChatText.question_ids`."""
-        return self.text.question_ids(input_ids)
+        """The question about the image in a prompt [L]: what is after its last placeholder and before the turn's end."""
+        return prompt.question_ids(input_ids, self.config, self.tokenizer)
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
-        return self.text.stop_ids
+        return chat.stop_ids(self.config, self.tokenizer)
 
     @property
     def vocabulary_size(self) -> int:
-        """Entries that can be generated; see `ChatText.vocabulary_size`."""
-        return self.text.vocabulary_size
+        """Entries that can be generated: those that the tokenizer knows. Embedding tables are padded to round numbers, and the
+        official loader shrinks them (LaViDa builder.py:297-298)."""
+        rows = self.config.body.vocab_size
+        return rows if self.tokenizer is None else min(rows, len(self.tokenizer))
 
-    def answer_text(self, tokens: Tensor, form_length: int = 0) -> str:
-        """The text of generated ids [N]; see `ChatText.answer_text`."""
-        return self.text.answer_text(tokens, form_length)
+    def answer_text(self, tokens: Tensor, infill_length: int = 0) -> str:
+        """The text of generated ids [N] up to the first stop token; see `text.answer_text`."""
+        return text.answer_text(tokens, self.config, self.tokenizer, infill_length)
 
     # ------------------------------------------------------------------ answers
 
@@ -430,20 +396,21 @@ class Lavida(nn.Module):
         if draft is not None and "draft_tokens" in generate_keywords:
             raise UserError("give draft or draft_tokens, not both")
         prompt_ids = self.prompt_ids(question)
-        block = self.text.answer_block(draft, max_new_tokens, generate_keywords.get("block_length"))
+        question_ids = self.question_ids(prompt_ids)
+        block = answer_block(draft, max_new_tokens, generate_keywords.get("block_length"), self.config, self.tokenizer)
+        features = self.image_features(image, mode, vision)  # image -> views -> tokens
+        embeds = self.image_embeds(features, mode, budget, question_ids, vision)  # kept -> embeddings
         keywords: dict[str, Any] = {
             "block_length": block.length,
             "draft_tokens": block.draft_tokens,
             **generate_keywords,
         }
-        # Stopping at a stop token in one gap would leave the next gap empty. Denoising ends anyway once all gaps are filled.
-        stop_early = keywords.pop("stop_early", True) and not block.form_length
-        features = self.image_features(image, mode, vision)  # image -> views -> tokens
-        embeds = self.image_embeds(features, mode, budget, self.question_ids(prompt_ids), vision)  # kept -> embeddings
+        # A stop token in one gap would leave the next gap empty. Denoising ends anyway once all gaps are filled.
+        stop_early = keywords.pop("stop_early", True) and not block.infill_length
         tokens = self.generate(  # prefix -> cache -> answer tokens
             prompt_ids[None], image_embeds=[embeds], max_new_tokens=block.length, stop_early=stop_early, **keywords
         )
-        return self.answer_text(tokens[0], block.form_length)
+        return self.answer_text(tokens[0], block.infill_length)
 
     @torch.no_grad()
     def generate(
@@ -487,12 +454,20 @@ class Lavida(nn.Module):
         config = self.config
         early_stop = EarlyStop(config.mask_token_id, self.stop_ids, config.eos_token_id) if stop_early else None
         settings = decoding_settings(config.family, config.mask_token_id, early_stop, **decoding)
-        prompts = prompt.prompt_rows(input_ids, attention_mask)
-        tokens = starting_tokens(draft_tokens, len(prompts), settings.max_new_tokens, config.mask_token_id)
-        prefix = Prefix.of(self._embed_prompts(prompts, images, mode, budget, image_embeds, vision))
-        self.check_length(prefix.embeds.shape[1], settings.max_new_tokens)
+        prompts = prefix.prompt_rows(input_ids, attention_mask)
+        if images is not None and image_embeds is not None:
+            raise UserError("give images or image_embeds, not both")
+        name, given = ("images", images or ()) if image_embeds is None else ("image_embeds", image_embeds)
+        counts = prefix.placeholders(prompts, config.image_token_index, len(given), name)
+        if image_embeds is None:
+            asked = [self.question_ids(row) for row, count in zip(prompts, counts, strict=True) for _ in range(count)]
+            image_embeds = self.encode_images(images or (), mode, budget, asked, vision)
+        remaining = iter(image_embeds)
+        spliced = [self.splice(row, list(islice(remaining, count))) for row, count in zip(prompts, counts, strict=True)]
+        rows = prefix.Prefix.of(spliced)
+        config.check_length(rows.embeds.shape[1], settings.max_new_tokens)
         vocabulary = self.vocabulary_size
-        return denoise_answers(self.language, prefix, vocabulary, tokens, settings, generator, on_step, on_prefix)
+        return denoise_answers(self.language, rows, vocabulary, draft_tokens, settings, generator, on_step, on_prefix)
 
     def splice(self, input_ids: Tensor, image_embeds: Sequence[Tensor]) -> Tensor:
         """Embeddings [P, hidden] of a prompt [L], with each placeholder replaced by its image's embeddings, in order.
@@ -501,45 +476,4 @@ class Lavida(nn.Module):
             UserError: if placeholders and images differ in number.
         """
         input_ids = input_ids.to(self.device)
-        return prompt.splice(self.language.embed_tokens, input_ids, image_embeds, self.config.image_token_index)
-
-    def check_length(self, prefix: int, answer: int) -> None:
-        """Raise `ItemError` if `prefix` + `answer` tokens exceed the model's positions."""
-        longest = self.config.max_positions
-        if longest is not None and prefix + answer > longest:
-            raise ItemError(
-                f"{prefix} prefix tokens (image and prompt) and {answer} of the answer are more than this model's "
-                f"{longest} positions; {prefix + answer - longest} fewer would fit: a smaller budget or image, or a shorter "
-                "question or answer"
-            )
-
-    def _embed_prompts(
-        self,
-        prompts: list[Tensor],
-        images: Sequence[Image.Image] | None,
-        mode: str,
-        budget: Budget | None,
-        image_embeds: Sequence[Tensor] | None,
-        vision: VisionSettings | None,
-    ) -> list[Tensor]:
-        """Embeddings [P_i, hidden] of prompts [L_i] with their images."""
-        if images is not None and image_embeds is not None:
-            raise UserError("give images or image_embeds, not both")
-        counts = [int((row == self.config.image_token_index).sum()) for row in prompts]
-        images = images or []
-        name, number = ("images", len(images)) if image_embeds is None else ("image_embeds", len(image_embeds))
-        if sum(counts) != number:
-            raise UserError(f"input_ids hold {sum(counts)} image placeholders for {number} {name}")
-        if image_embeds is None:
-            questions = [
-                self.question_ids(row) for row, count in zip(prompts, counts, strict=True) for _ in range(count)
-            ]
-            image_embeds = [
-                self.image_embeds(self.image_features(image, mode, vision), mode, budget, question, vision)
-                for image, question in zip(images, questions, strict=True)
-            ]
-        remaining = iter(image_embeds)
-        return [
-            self.splice(row, list(itertools.islice(remaining, count)))
-            for row, count in zip(prompts, counts, strict=True)
-        ]
+        return prefix.splice(self.language.embed_tokens, input_ids, image_embeds, self.config.image_token_index)

@@ -6,6 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from shirg.lavida.config import LavidaConfig
+from shirg.lavida.views import tile_grid
+from shirg.lavida.vision import VisionFeatures
+
+
+def pool_and_merge(
+    projected: Tensor, features: VisionFeatures, config: LavidaConfig, tile: int, newline: Tensor | None
+) -> Tensor:
+    """Image tokens [n, H] of LaViDa's own path from projected tokens [V, N, H], as the checkpoint's config pools and merges.
+
+    Args:
+        features: what was projected.
+        tile: side of the tower's own view, pixels.
+        newline: [H], see `merge_views`.
+    """
+    pooled = pool_views(projected, features.grid, config.pool_mode)
+    tiles = tile_grid(features.image_size, config.pinpoints, tile)
+    return merge_views(pooled, config.patch_merge_type, features.image_size, tiles, newline)
+
 
 def pool_views(tokens: Tensor, grid: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Every view's tokens [V, rows * columns, H] at half the grid's resolution (LaViDa llava_arch.py:193-213).

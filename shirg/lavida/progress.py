@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from shirg.lavida.prompt import decode
+from shirg.lavida.chat import decode
 
 if TYPE_CHECKING:
     from shirg.lavida.model import Lavida

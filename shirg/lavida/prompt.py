@@ -1,14 +1,15 @@
-"""Text and token ids of LaViDa's chats, and prompts with image placeholders."""
+"""Questions and answers -> token ids of LaViDa's chats, with a placeholder for the image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from shirg.errors import ItemError, UserError
+from shirg.errors import ItemError
+from shirg.lavida.chat import chat_text, decode, question_end_ids, stop_ids, turn_text
+from shirg.lavida.config import LavidaConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,62 +21,7 @@ SYSTEM_TEXT = (
 )
 """System turn that LaViDa was trained with (llava/conversation.py:403,480)."""
 
-END_OF_TURN = {"llada": "<|eot_id|>", "dream": "<|im_end|>"}
-CHAT_STARTS = {
-    "llada": ("<|startoftext|>",),
-    "dream": ("<|beginoftext|>", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"),
-}
-"""What a family's template puts before the first turn; removed from a turn that is rendered alone (LaViDa
-train.py:850-854, 985-987)."""
-CHAT_ENDS = {"llada": "<|start_header_id|>assistant<|end_header_id|>\n\n", "dream": ""}
-"""What LLaDA's template always puts after the last turn (LaViDa train.py:851-854)."""
 ANSWER_SLOT = "[[answer]]"
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, family: str) -> int | None:
-    """Id of the token that ends a turn, or None if the tokenizer has none."""
-    found = tokenizer.convert_tokens_to_ids(END_OF_TURN[family])
-    return found if isinstance(found, int) and found != tokenizer.unk_token_id else None
-
-
-def question_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that end a question: all special tokens but the unknown token, and the ends of turn of both families.
-
-    Special added tokens are included, since `all_special_ids` lacks LLaDA's turn tokens, which its config does not name.
-    """
-    added = (id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
-    ends = (end_of_turn_id(tokenizer, family) for family in END_OF_TURN)
-    return known_ids({*added, *tokenizer.all_special_ids, *ends} - {tokenizer.unk_token_id})
-
-
-def known_ids(ids: Iterable[int | None]) -> frozenset[int]:
-    """The ids without None, which is the id of a token that a tokenizer or config does not have."""
-    return frozenset(id_ for id_ in ids if id_ is not None)
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-    """The text of ids."""
-    text = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
-    assert isinstance(text, str), "a list of texts is for several lists of ids"
-    return text
-
-
-def chat_text(
-    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]], *, add_generation_prompt: bool = False
-) -> str:
-    """The text of turns {"role", "content"} by the tokenizer's template."""
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
-    assert isinstance(text, str), "ids are for tokenize=True"
-    return text
-
-
-def turn_text(tokenizer: PreTrainedTokenizerBase, family: str, role: str, content: str) -> str:
-    """The text of one turn alone. Only the system turn, which comes first, keeps the start of the chat."""
-    text = chat_text(tokenizer, [{"role": role, "content": content}])
-    if role != "system":
-        for start in CHAT_STARTS[family]:
-            text = text.removeprefix(start)
-    return text.removesuffix(CHAT_ENDS[family])
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
@@ -124,53 +70,12 @@ def tokenize_with_images(tokenizer: PreTrainedTokenizerBase, text: str, image_to
     return torch.tensor(ids, dtype=torch.long)
 
 
-def prompt_rows(input_ids: Tensor | Sequence[Tensor], attention_mask: Tensor | None = None) -> list[Tensor]:
-    """Prompts [B, L], or a list of prompts [L_i], as a list; positions where `attention_mask` [B, L] is 0 are removed.
-
-    Raises:
-        UserError: unless there is at least one prompt, and one id in each, or for a mask that does not fit.
-    """
-    if isinstance(input_ids, Tensor):
-        if input_ids.ndim != 2 or 0 in input_ids.shape:
-            raise UserError(f"input_ids must be [batch, length], both at least 1; got shape {list(input_ids.shape)}")
-        return list(input_ids) if attention_mask is None else _unpadded(input_ids, attention_mask)
-    if attention_mask is not None:
-        raise UserError("attention_mask: a list of prompts has no padding; leave the mask out")
-    shapes = [list(row.shape) for row in input_ids]
-    if not shapes or any(len(shape) != 1 or shape[0] < 1 for shape in shapes):
-        raise UserError(f"input_ids must be a list of prompts [length], at least 1 of length 1; got shapes {shapes}")
-    return list(input_ids)
-
-
-def _unpadded(input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-    if attention_mask.shape != input_ids.shape:
-        raise UserError(
-            f"attention_mask: got shape {list(attention_mask.shape)}, must be that of input_ids, {list(input_ids.shape)}"
-        )
-    real = attention_mask.to(input_ids.device).bool()
-    if not real.any(dim=1).all():
-        raise UserError("attention_mask: got a row without any id, must leave at least one in every prompt")
-    return [row[kept] for row, kept in zip(input_ids, real, strict=True)]
-
-
-def splice(embed_tokens: nn.Embedding, input_ids: Tensor, images: Sequence[Tensor], image_token_index: int) -> Tensor:
-    """Embeddings [P, H] of `input_ids` [L], with each placeholder replaced by its image's embeddings [n, H].
-
-    The result has the precision of the word embeddings.
-
-    Raises:
-        UserError: if placeholders and images differ in number.
-    """
-    places = (input_ids == image_token_index).nonzero().flatten().tolist()
-    if len(places) != len(images):
-        raise UserError(
-            f"input_ids hold {len(places)} image placeholders ({image_token_index}) for {len(images)} images"
-        )
-    parts, start = [], 0
-    for place, image in zip(places, images, strict=True):
-        parts += [embed_tokens(input_ids[start:place]), image.to(embed_tokens.weight.dtype)]
-        start = place + 1
-    return torch.cat([*parts, embed_tokens(input_ids[start:])])
+def question_ids(input_ids: Tensor, config: LavidaConfig, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
+    """The part of a prompt [L] after its last image placeholder and before the end of the question."""
+    end_ids = stop_ids(config, tokenizer)
+    if tokenizer is not None:  # some templates begin the answer without an end of the question's turn
+        end_ids |= question_end_ids(tokenizer)
+    return question_part(input_ids, config.image_token_index, end_ids)
 
 
 def question_part(input_ids: Tensor, image_token_index: int, end_ids: frozenset[int]) -> Tensor:

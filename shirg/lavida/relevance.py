@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from shirg.errors import UserError
 from shirg.gate.terms import relevance_term, text_cosine
-from shirg.lavida.prompt import content_words, decode
+from shirg.lavida.chat import decode
+from shirg.lavida.prompt import content_words
 from shirg.lavida.settings import NO_FLOOR, VisionSettings
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from shirg.lavida.text_tower import TextTower
 
-NULL_WORDS, LEAST_NULL = 256, 128
-"""Number of random words that measure a token's cosine by chance, and the smallest number that suffices."""
+NULL_WORDS, MIN_NULL_WORDS = 256, 128
+"""Number of random words of a token's null distribution of cosines, and the smallest number that suffices."""
 SIGNIFICANCE = 3.5
 """A match must exceed the mean cosine to random words by this many standard deviations. At 2.3, which one word exceeds at one
 token in a hundred, questions of random vectors still cost word recall."""
@@ -41,9 +42,9 @@ def token_relevance(
 ) -> Tensor | None:
     """Cosine of every token of all views to the question, times `settings.relevance_sign`: [1, V * N] float32.
 
-    With "llm" it is the greatest cosine to a word of the question. Function words are excluded if there is a tokenizer
-    (`prompt.content_words`), and so are cosines that may be random (`calibrated_relevance`). With a `settings.relevance_floor`
-    cosines are raised to that floor instead.
+    With "llm" it is the largest cosine to a word of the question, without function words if there is a tokenizer
+    (`prompt.content_words`). Cosines that are not significant are replaced (`calibrated_relevance`). With a
+    `settings.relevance_floor` cosines are raised to that floor instead.
 
     None, so that the image alone decides, without a question, with `settings.relevance == "none"`, and with "llm" if the
     vocabulary is too small for calibration.
@@ -64,7 +65,7 @@ def token_relevance(
     # Autocast would round the scores, and so select other tokens in training than in inference.
     with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
         if kind == "siglip":
-            scores = _need_text_tower(text_tower).relevance(tokens, _question_text(tokenizer, question_ids))
+            scores = _required_text_tower(text_tower).relevance(tokens, _question_text(tokenizer, question_ids))
             return settings.relevance_sign * scores[None]
         if tokenizer is not None:
             question_ids = content_words(question_ids, tokenizer)
@@ -86,11 +87,11 @@ def word_relevance(
         sign: 1 or -1, see `VisionSettings`.
         floor: lower limit, see `VisionSettings`.
     """
-    return (sign * _greatest_cosine(base_projection(projector, tokens).float(), words)).clamp_min(floor)
+    return (sign * _largest_cosine(base_projection(projector, tokens).float(), words)).clamp_min(floor)
 
 
-def _greatest_cosine(projected: Tensor, words: Tensor) -> Tensor:
-    """Greatest cosine of every token [N, hidden], minus their mean, to words [L, hidden]: [N]."""
+def _largest_cosine(projected: Tensor, words: Tensor) -> Tensor:
+    """Largest cosine of every token [N, hidden], minus their mean, to words [L, hidden]: [N]."""
     tokens = projected[None]
     return text_cosine(tokens, tokens.square().mean(-1), tokens.mean(1), words[None].float())[0]
 
@@ -98,15 +99,15 @@ def _greatest_cosine(projected: Tensor, words: Tensor) -> Tensor:
 def calibrated_relevance(
     projector: nn.Module, tokens: Tensor, embed: nn.Embedding, ids: Tensor, sign: int = 1, floor: float = NO_FLOOR
 ) -> Tensor | None:
-    """`word_relevance` of the words `ids`, with cosines that may be random replaced: [N] float32.
+    """`word_relevance` of the words `ids`, with cosines that are not significant replaced: [N] float32.
 
-    A replaced cosine becomes the greatest one that the gate does not raise, which keeps the median and the scale of all cosines.
+    A replaced cosine becomes the largest one to which the gate gives no relevance, which keeps the median and the scale of all.
 
-    Unrelated tokens and words have cosines too. The null distribution of a token is measured with `NULL_WORDS` words of the
+    The null distribution of a token is measured with `NULL_WORDS` words of the
     vocabulary (the same in every call, without the question's own). A cosine that would raise the token's score must be
     `SIGNIFICANCE` standard deviations above the mean of these.
 
-    With a `floor`, which the model was trained with, there is no calibration. None if fewer than `LEAST_NULL` words are left.
+    With a `floor`, which the model was trained with, there is no calibration. None if fewer than `MIN_NULL_WORDS` words are left.
 
     Args:
         projector: with or without an adapter, see `base_projection`.
@@ -119,10 +120,10 @@ def calibrated_relevance(
         return word_relevance(projector, tokens, embed(ids), sign, floor)
     drawn = torch.randperm(len(embed.weight), generator=torch.Generator().manual_seed(0))[:NULL_WORDS].to(ids.device)
     drawn = drawn[~torch.isin(drawn, ids)]
-    if len(drawn) < LEAST_NULL:
+    if len(drawn) < MIN_NULL_WORDS:
         return None
     projected = base_projection(projector, tokens).float()
-    found = sign * _greatest_cosine(projected, embed(ids))
+    found = sign * _largest_cosine(projected, embed(ids))
     directions = functional.normalize(projected - projected.mean(0), dim=-1)
     null = sign * directions @ functional.normalize(embed(drawn).float(), dim=-1).T  # [N, NULL_WORDS]
     significant = found > null.mean(-1) + SIGNIFICANCE * null.std(-1)
@@ -133,7 +134,7 @@ def calibrated_relevance(
 def base_projection(projector: nn.Module, tokens: Tensor) -> Tensor:
     """Tower tokens [..., D] -> [..., hidden] by the projector without its adapter.
 
-    So training the adapter does not change the selection of tokens.
+    So training the adapter cannot change the selection of tokens.
 
     Raises:
         UserError: if an adapter is merged into the projector, whose base weights are then unknown.
@@ -141,7 +142,7 @@ def base_projection(projector: nn.Module, tokens: Tensor) -> Tensor:
     projector = _unwrapped(projector)
     for layer in projector if isinstance(projector, nn.Sequential) else [projector]:
         layer = _unwrapped(layer)
-        # Up to peft 0.6 an adapted layer is no wrapper but a subclass of the base layer's class.
+        # Up to peft 0.6 an adapted layer is not a wrapper but a subclass of the base layer's class.
         adapted = type(layer).__module__.startswith("peft.")
         tokens = super(type(layer), layer).forward(tokens) if adapted else layer(tokens)
     return tokens
@@ -158,7 +159,7 @@ def _unwrapped(module: Any) -> Any:
     return module if inside is None else _unwrapped(inside)
 
 
-def _need_text_tower(text_tower: TextTower | None) -> TextTower:
+def _required_text_tower(text_tower: TextTower | None) -> TextTower:
     if text_tower is None:
         raise UserError(
             'relevance "siglip" compares tokens with the question in SigLIP\'s space, and LaViDa checkpoints contain no '

@@ -51,7 +51,7 @@ class VisionSettings:
             if value not in allowed or isinstance(value, bool):
                 raise UserError(f"{name}: got {value!r}, must be {' or '.join(map(repr, allowed))}")
         check_floor("relevance_floor", self.relevance_floor)
-        ShirgGate(self.gate)  # refuses an unknown selector
+        ShirgGate(self.gate)  # raises for an unknown selector
 
     def with_stored(self, stored: Mapping[str, Any]) -> VisionSettings:
         """These settings with the fields that an adapter or a config.json names.

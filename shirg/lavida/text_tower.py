@@ -32,8 +32,8 @@ class TextTower:
     A released LaViDa's vision tower was trained further, so its features differ from those of the published vision tower that
     this text tower was trained with.
 
-    It is no `nn.Module`, so that it is not part of the model's weights, parameter counts and training. It moves to the device and
-    precision of the tokens it is given.
+    It is not an `nn.Module`, so that it is not part of the model's weights, parameter counts and training. It moves to device and
+    precision of its input.
     """
 
     def __init__(self, config: SiglipConfig, tokenizer: Tokenizer):
@@ -64,7 +64,7 @@ class TextTower:
         """Read a SigLIP checkpoint, a folder or a hub id; of its vision tower only the layers that LaViDa removed.
 
         Raises:
-            UserError: if there is no such checkpoint, it is no SigLIP with a text tower, or a tensor is missing.
+            UserError: if there is no such checkpoint, it is not a SigLIP with a text tower, or a tensor is missing.
         """
         try:
             folder = checkpoint.resolve(name)
@@ -186,4 +186,4 @@ def _tokenizer(folder: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
-        raise UserError(f"{path} is no readable tokenizer ({error})") from error
+        raise UserError(f"{path} is not a readable tokenizer ({error})") from error

@@ -90,7 +90,7 @@ class SigLipVisionTower(nn.Module):
         """Rows and columns of patches for an image of `height` x `width` pixels.
 
         Raises:
-            UserError: unless both sides are positive multiples of the patch size, or the trained size: 384 is no multiple of
+            UserError: unless both sides are positive multiples of the patch size, or the trained size: 384 is not a multiple of
                 14, and its last 6 pixels belong to no patch.
         """
         for name, side in (("height", height), ("width", width)):
@@ -113,7 +113,7 @@ class SigLipVisionTower(nn.Module):
         The position table is interpolated (bicubic) for grids other than the trained one.
 
         Raises:
-            UserError: for another number of dimensions or channels, or sides that are no multiples of the patch size.
+            UserError: for another number of dimensions or channels, or sides that are not multiples of the patch size.
         """
         return self.vision_model.encoder(inputs_embeds=self._embed(images)).last_hidden_state
 
@@ -186,8 +186,8 @@ class SigLipVisionTower(nn.Module):
             preset: the gate's settings, a name in `shirg.gate.config.PRESETS`.
 
         Raises:
-            ValueError: for an unknown preset, a budget below 1, widths or shapes that do not match, or an N of no grid or
-                of two: 2916 is one view of 54 x 54 tokens or four of 27 x 27.
+            ValueError: for an unknown preset, a budget below 1, widths or shapes that do not match, or an N that
+                fits no grid or two: 2916 is one view of 54 x 54 tokens or four of 27 x 27.
         """
         pixels = None if images is None else self._shirg_pixels(images)
         grid = self._grid_of_count(tokens.shape[1]) if pixels is None else self._grid_of_pixels(pixels)

@@ -16,8 +16,8 @@ from shirg.precision import choose_precision
 if TYPE_CHECKING:
     from shirg.lavida.model import Lavida
 
-ROOM = 1.25
-"""Free memory needed for float32 weights, in multiples of their size; the rest is for features, caches and activations."""
+MEMORY_FACTOR = 1.25
+"""Free memory needed to store weights in float32, in multiples of their size; the rest is for activations and caches."""
 
 CONTAINER = Path("/sys/fs/cgroup")
 """Where Linux has the memory limit of a container (control groups, version 2)."""
@@ -48,7 +48,7 @@ class UpcastLinear(nn.Linear):
         return functional.linear(values.float(), self.weight.float(), bias)
 
 
-def suit_processor(model: Lavida) -> None:
+def upcast_if_faster(model: Lavida) -> None:
     """Make a bfloat16 model on a CPU compute in float32 if that is faster; other models do not change."""
     if model.dtype is not torch.bfloat16 or model.device.type != "cpu":
         return
@@ -56,11 +56,11 @@ def suit_processor(model: Lavida) -> None:
     if precision.dtype is torch.bfloat16:
         return
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
-    roomy = free_memory() > ROOM * size
-    compute_in_float32(model, keep_storage=not roomy)
+    fits = free_memory() > MEMORY_FACTOR * size
+    compute_in_float32(model, keep_storage=not fits)
     if size >= LARGE:
         stored = (
-            f"weights are stored in it too ({size / 1e9:.1f} GB)" if roomy else "weights stay bfloat16, to save memory"
+            f"weights are stored in it too ({size / 1e9:.1f} GB)" if fits else "weights stay bfloat16, to save memory"
         )
         logger.info("%s; %s", precision.reason, stored)
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from shirg.errors import ItemError, UserError
-from shirg.lavida import images
-from shirg.lavida.settings import VisionSettings
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-Views = Literal["base", "tiles", "large"]
-"""Views of an image: the whole image at the tower's own size; that and LaViDa's tiles; the whole image at SHIRG's size."""
+from shirg.lavida.views import Views
 
 
 @dataclass(frozen=True)
@@ -87,35 +80,3 @@ def check_budget(budget: int, available: int, *, tiles: bool = False) -> None:
         raise kind(
             f"budget: got {budget!r}, must be a whole number from 1 to the tokens of the image, here {available:,}"
         )
-
-
-@dataclass(frozen=True)
-class ViewShapes:
-    """How a model cuts an image into views; without weights, for loader workers."""
-
-    resolution: int
-    """Side of the large view, pixels."""
-    tile: int
-    """Side of the base view and of tiles, pixels."""
-    pinpoints: images.Pinpoints
-    fit: str
-
-    @classmethod
-    def of(cls, settings: VisionSettings, tile: int, pinpoints: images.Pinpoints) -> ViewShapes:
-        """View shapes of a model with these settings.
-
-        Args:
-            tile: side of the tower's own view, pixels.
-        """
-        return cls(settings.resolution, tile, pinpoints, settings.fit)
-
-    def cut(self, image: Image.Image, views: str) -> Tensor:
-        """The views of an RGB image, [V, H, W, 3] uint8.
-
-        Args:
-            views: one of `Views`.
-        """
-        if views == "tiles":
-            return images.to_bytes(images.anyres_views(image, self.pinpoints, self.tile))
-        side = self.tile if views == "base" else self.resolution
-        return images.to_bytes([images.square_view(image, side, self.fit)])

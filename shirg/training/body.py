@@ -1,13 +1,13 @@
-"""A frozen language model that takes less memory: in 8 or 4 bits, or divided among the processes of a run.
+"""Less memory for the blocks of the frozen language model ("body"): 8 or 4 bits, or sharded over the processes of a run.
 
 **Quantized** (bitsandbytes): only the linear layers of the blocks are replaced; tower, projector, adapter, embeddings and
 head stay as they are. 4 bits are NF4 with doubly quantized scales, 8 bits are LLM.int8() (docs of bitsandbytes). Gradients
-pass through to the adapter. The losses are those of another, rounded, model, so an adapter trained on one should be judged
-on the body that it will serve.
+pass through to the adapter. Rounded weights are another model with other losses: evaluate an adapter on the body that it will be
+used with.
 
-**Sharded** (torch's `fully_shard`): each process holds a share of every block and gathers the whole block for its forward
-and backward pass. Every process keeps all of the small adapter, and DDP sums its gradients as usual. All processes gather
-together, so each of them has to run the body as often as the others, with or without records.
+**Sharded** (torch's `fully_shard`): each process holds a shard of every block and gathers the whole block for its forward
+and backward pass. Every process holds the whole adapter, and DDP sums its gradients. Gathering is a collective operation, so
+every process has to run the body as often as the others, with or without records.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def check_body_bits(bits: int, device: torch.device) -> None:
-    """Raise `UserError` unless a body on `device` can be held in `bits` bits here."""
+    """Raise `UserError` unless a body on `device` can have `bits` bits here."""
     if bits == 16:
         return
     if device.type != "cuda":
@@ -60,22 +60,22 @@ def _quantized(linear: nn.Linear, bits: int) -> nn.Module:
 
 
 def check_sharding(processes: int, body_bits: int) -> None:
-    """Raise `UserError` where a body cannot be divided."""
+    """Raise `UserError` unless the body can be sharded."""
     if processes < 2:
-        raise UserError("shard_body: there is one process, and nothing to divide among; start several, or leave it out")
+        raise UserError("shard_body: there is one process; start several, or leave it out")
     if body_bits < 16:
-        raise UserError(f"shard_body: a body in {body_bits} bits (body_bits) is not divided; choose one of the two")
+        raise UserError(f"shard_body: a body in {body_bits} bits (body_bits) cannot be sharded; choose one of the two")
 
 
 def shard_body(loss_model: LossModel, device: torch.device, processes: int) -> None:
-    """Divide the blocks of the body in place, before DDP wraps it; DDP then leaves all frozen weights alone."""
+    """Shard the blocks of the body in place, before DDP wraps it; DDP then ignores all frozen weights."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.nn.parallel import DistributedDataParallel
 
     mesh = init_device_mesh(device.type, (processes,))
     for layer in loss_model.model.language.layers:
-        # Every layer is a root of its own, and roots would keep what they gathered in the forward pass.
+        # Every layer is its own FSDP root, and a root would keep its gathered weights after the forward pass.
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     trained = {id(parameter) for parameter in lora_parameters(loss_model.model).values()}
     frozen = [name for name, parameter in loss_model.named_parameters() if id(parameter) not in trained]

@@ -1,4 +1,4 @@
-"""Which component of the mixture the next optimizer step trains: one adapter for every budget comes from mixing them."""
+"""The mixture that one adapter is trained on, and which component of it an optimizer step trains."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
 
 POOLED_TOKENS = 980
-"""Tokens of the pooled path for a square image where no model is at hand to ask: 5 views of 14x14
-(`shirg.lavida.costs.path_tokens(config, "hd")` knows a model's own, 1008 with newlines)."""
+"""Default number of tokens of the pooled path for a square image: 5 views of 14x14. A model's own number, 1008 with newlines, is
+`shirg.lavida.costs.path_tokens(config, "hd")`."""
 
 SAMPLINGS = ("uniform", "weighted", "curriculum", "continuous")
 
@@ -29,7 +29,7 @@ RANGE = (128, 1024)
 """Smallest and largest budget of "continuous"."""
 
 PIECES = 8
-"""Budgets that stand for all of "continuous" in forecasts."""
+"""Number of budgets that represent "continuous" in forecasts."""
 
 AnyBudget = TypeVar("AnyBudget", bound=Budget)
 
@@ -81,8 +81,8 @@ class BudgetSampler:
     * `uniform`: every component as often as any other.
     * `weighted`: by `weights`; without them in inverse proportion to the tokens, since a small budget drops most and so
       has most to learn, and costs least.
-    * `curriculum`: begins with the pooled path and the largest budget, which change least, and opens one component after
-      another; all are open, and equally likely, for the second half of the run.
+    * `curriculum`: begins with the pooled path and the largest budget, which change least, and adds one component after
+      another; for the second half of the run all are equally likely.
     * `continuous`: as `uniform`, but in place of the fixed budgets it draws any from `budget_range`, log-uniformly. Of several
       micro-batches of such a step, one after another gets the smallest budget, the largest and a random one (the sandwich rule
       of slimmable networks, Yu and Huang 2019).
@@ -197,7 +197,7 @@ class BudgetSampler:
         edges = list(itertools.accumulate(chances.values()))
         index = bisect.bisect_right(edges, self._uniform(step))
         last_open = max(place for place, chance in enumerate(chances.values()) if chance > 0)
-        return self.components[min(index, last_open)]  # the edges may sum to a hair less than one
+        return self.components[min(index, last_open)]  # rounded, the edges may sum to less than one
 
     def _open_components(self, step: int) -> list[float]:
         easiest_first = sorted(self.components, key=lambda one: (one != POOLED, -one.tokens(self.pooled_tokens)))

@@ -71,7 +71,7 @@ def save_checkpoint(
     settings: dict[str, Any],
     run: dict[str, Any],
 ) -> Path:
-    """Write `folder`/checkpoint-STEP, complete or not at all. Returns its path.
+    """Write `folder`/checkpoint-STEP, atomically. Returns its path.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -99,7 +99,7 @@ def save_checkpoint(
 
 
 def save_best(folder: Path, model: Lavida, *, settings: dict[str, Any]) -> Path:
-    """Write the adapter to `folder`/best_model, complete or not at all; raises `UserError` as `save_checkpoint`
+    """Write the adapter to `folder`/best_model, atomically; raises `UserError` as `save_checkpoint`
     does."""
     try:
         return model.save_adapter(folder / BEST, settings=settings)
@@ -161,8 +161,8 @@ def rotate(folder: Path, keep: int | None) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Rename what an earlier run left at `path` to the first free `path.old-1`, `.old-2`, ...: nothing is lost or
-    mixed."""
+    """Rename what an earlier run left at `path` to the first free `path.old-1`, `.old-2`, ...: no file of it is
+    lost."""
     if not path.exists():
         return
     number = 1

@@ -1,4 +1,4 @@
-"""How much work a training step is, and how long it will take here: known before the first step.
+"""FLOPs of a training step, and the time that a run will take on this machine, forecast before the first step.
 
 Forward passes are counted by `shirg.lavida.costs`. The body is frozen, so the backward pass of a linear layer costs as much as
 its forward pass (gradients of activations, none of weights), and that of attention two times its forward pass. Attention of a row
@@ -32,7 +32,7 @@ MUCH_LONGER = 3.0
 """The user is warned if the forecast time is more than this many times the documented one."""
 
 UTILISATION = 0.5
-"""Of what one large matrix product reaches, a training step is expected to reach this share."""
+"""Expected speed of a training step relative to one large matrix product."""
 
 
 def language_flops(
@@ -113,10 +113,10 @@ def needs_gpu(config: LavidaConfig) -> bool:
 
 
 def remedy(config: LavidaConfig, device: torch.device, precision: Precision, others: float = 0.0) -> str:
-    """What makes a run faster that would take too long.
+    """Advice for a run that would take too long.
 
     Args:
-        others: processors that other programs keep busy, of which a CPU run has the fewer.
+        others: processors that other programs keep busy, which a run on the CPU lacks.
     """
     if device.type == "cpu" and needs_gpu(config):
         return "train where there is a GPU"

@@ -82,14 +82,14 @@ class ExampleMaker:
     ) -> Example:
         model = self.model
         prompt = model.prompt_ids(record.question)
-        model.check_length(self.plan.image_tokens + len(prompt) - 1, self.plan.answer_tokens)
+        question = model.question_ids(prompt)
+        model.config.check_length(self.plan.image_tokens + len(prompt) - 1, self.plan.answer_tokens)
         features = self.cache.get(record, component.path)
         target, answer = answer_target(model, record.answers[0], length)
         if answer > length and record.id not in self.state.cut:
             self.state.cut.append(record.id)
         times = "uniform" if purpose[0] == "validation" else self.plan.config.noise_times
         masked = draw_mask(length, self.plan.config.seed, *purpose, number, times=times)
-        question = model.question_ids(prompt)
         return Example(record.id, record.image_id, features, prompt, question, target, answer, masked)
 
 
@@ -111,11 +111,11 @@ def _ids(model: Lavida, answer: str) -> list[int]:
 
 
 class FeatureCache:
-    """`model.image_features` with a memory, least recently used first out.
+    """`model.image_features` with a least-recently-used cache.
 
     The tower is frozen and encodes one image at a time, so a cached feature is bit-equal to a fresh one and a run gives
-    the same losses with any cache size. Images are identified by `record.image_id`, which must therefore name the
-    pixels; augmented ones are not kept, as they do not come again.
+    the same losses with any cache size. The key is `record.image_id`, which must identify the pixels. Augmented images are
+    not cached, since each has other pixels.
     """
 
     def __init__(self, model: Lavida, max_bytes: int):

@@ -1,4 +1,4 @@
-"""What can go wrong in a run: it is asked to stop, numbers are not finite, losses do not fall, memory creeps up."""
+"""Checks during training: stop requests, losses and gradients that are not finite, out of memory, loss and memory over time."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ REQUEUE = 75
 """Exit code of a run that a scheduler stopped and that can be resumed: "temporary failure, try again" (sysexits.h
 EX_TEMPFAIL). Ctrl-C leaves with 130, as a shell reports it."""
 
-CREEP_SHARE, CREEP_BYTES = 0.4, 2**29
-"""Memory creeps up if it has grown by more than two fifths and by more than 512 MiB; allocators and caches vary by less."""
+GROWTH_SHARE, GROWTH_BYTES = 0.4, 2**29
+"""Memory grows if it is up by more than two fifths and by more than 512 MiB; allocators and caches vary by less."""
 
-LEAST_STEPS = 40
+MIN_STEPS = 40
 """Optimizer steps before memory is judged; an early quarter is then compared with the last."""
 
-LEAST_LOSSES = 32
+MIN_LOSSES = 32
 """Steps of a component before its losses are judged."""
 
 Entry = Mapping[str, Any]
@@ -61,7 +61,7 @@ class StopRequest:
 
 
 class StopRequested(Exception):
-    """Ends a loop between two steps, where everything is consistent and can be saved."""
+    """Ends the training loop between two steps, where the state is consistent and can be saved."""
 
 
 def stopped_by(request: StopRequest) -> BaseException:
@@ -132,7 +132,7 @@ def check_finite(
     write_json(file, content)
     shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
     raise UserError(
-        f"the {what} is not finite after {step} steps (budget {component}) for record(s) {shown}; look at them (the batch is"
+        f"the {what} is not finite after {step} steps (budget {component}) for record(s) {shown}; inspect them (the batch is"
         f" in {file}), or lower learning_rate. The checkpoints written before are good"
     )
 
@@ -176,14 +176,14 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def warn(steps: Sequence[Entry], before: int, warned: set[str]) -> None:
-    """Log what is wrong after every `LEAST_STEPS` steps of a session, each problem once.
+    """Log what is wrong after every `MIN_STEPS` steps of a session, each problem once.
 
     Args:
         steps: of the whole run so far.
         before: how many of them earlier sessions took.
         warned: names of the problems that were logged before; new ones are added.
     """
-    if len(steps) == before or (len(steps) - before) % LEAST_STEPS:
+    if len(steps) == before or (len(steps) - before) % MIN_STEPS:
         return
     for name, (passed, found) in (("loss", loss_falls(steps)), ("memory", memory_stays(steps[before:]))):
         if passed is False and name not in warned:
@@ -206,9 +206,9 @@ def loss_falls(steps: Sequence[Entry]) -> Finding:
     for entry in steps:
         if entry["loss"] is not None:
             losses.setdefault(component_of(entry), []).append(entry["loss"])
-    quarters = [_first_and_last_quarter(values) for values in losses.values() if len(values) >= LEAST_LOSSES]
+    quarters = [_first_and_last_quarter(values) for values in losses.values() if len(values) >= MIN_LOSSES]
     if not quarters:
-        return None, f"fewer than {LEAST_LOSSES} steps of any component"
+        return None, f"fewer than {MIN_LOSSES} steps of any component"
     first, last = (statistics.fmean(statistics.fmean(pair[side]) for pair in quarters) for side in (0, 1))
     squared = sum(statistics.variance(side) / len(side) for pair in quarters for side in pair) / len(quarters) ** 2
     change, noise = last - first, 3 * math.sqrt(squared)
@@ -221,13 +221,13 @@ def loss_falls(steps: Sequence[Entry]) -> Finding:
 def memory_stays(session: Sequence[Entry]) -> Finding:
     """Whether memory in use, cached features left out, stays constant; the first quarter does not count, since
     buffers and caches are allocated in it."""
-    if len(session) < LEAST_STEPS:
-        return None, f"fewer than {LEAST_STEPS} steps in this session"
+    if len(session) < MIN_STEPS:
+        return None, f"fewer than {MIN_STEPS} steps in this session"
     memory = [entry["memory"] - entry["cached"] for entry in session]
     second, last = map(statistics.fmean, _first_and_last_quarter(memory[len(memory) // 4 :]))
-    creeps = last - second > max(CREEP_SHARE * second, CREEP_BYTES)
-    verb = "creeps up" if creeps else "stays"
-    return not creeps, f"memory in use {verb}: {second / 2**20:,.0f} MiB early, {last / 2**20:,.0f} MiB late"
+    grows = last - second > max(GROWTH_SHARE * second, GROWTH_BYTES)
+    verb = "grows" if grows else "stays"
+    return not grows, f"memory in use {verb}: {second / 2**20:,.0f} MiB early, {last / 2**20:,.0f} MiB late"
 
 
 def budgets_fit(drawn: Mapping[str, int], sampler: BudgetSampler) -> Finding:

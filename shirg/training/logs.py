@@ -1,4 +1,4 @@
-"""Where a run can be watched: `logs/training.log`, a bar on the terminal, TensorBoard, wandb and trackio.
+"""Logs of a run: `logs/training.log`, a progress bar, TensorBoard, wandb and trackio.
 
 `logs/metrics.jsonl` has every optimizer step and `logs/validation.jsonl` every validation, whatever else is on.
 """
@@ -27,7 +27,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 PROJECT = "shirg"
 
 SPEED_PERIOD = 600.0
-"""Seconds of the past from which the time left follows; components differ in length, so it should hold many steps."""
+"""Seconds over which the speed is averaged for the time left; it should span many steps, since components differ in length."""
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def log_file(path: Path) -> Iterator[None]:
 def progress_bar(*, shown: bool) -> Progress:
     """A bar on standard error for tasks with a field `line`; it shows nothing when `shown` is False."""
     columns = (
-        BarColumn(bar_width=20),  # the one column that gives way on a narrow terminal
+        BarColumn(bar_width=20),  # the only column that shrinks on a narrow terminal
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[line]}"),
         TimeRemainingColumn(table_column=Column(no_wrap=True)),

@@ -84,14 +84,14 @@ class LossModel(nn.Module):
         self.objective = objective
         self.share_prefix = share_prefix
         self.sharded = False
-        """Whether processes hold shares of the body (`shirg.training.body`)."""
+        """Whether the body is sharded (`shirg.training.body`)."""
 
     def forward(self, examples: Sequence[Example], component: Component) -> tuple[Tensor, int]:
         """Cross-entropy [B, N], float32 or better, of every target, and the number of tokens that the language model
         processed.
 
-        Without examples the result is an empty [0, 1], still tied to the adapter, so that a process with no data can take
-        part in the backward pass of the others.
+        Without examples the result is an empty [0, 1] that depends on the adapter, so that a process without data takes part in
+        the backward pass of the others.
         """
         if not examples:
             return self._nothing(), 0
@@ -124,7 +124,7 @@ class LossModel(nn.Module):
         self.model.language.train(training and checkpointing)
 
     def _nothing(self) -> Tensor:
-        """An empty [0, 1] that hangs on every LoRA tensor, and on the body where others wait for this process's share."""
+        """An empty [0, 1] that depends on every LoRA tensor, and on a sharded body, which all processes gather."""
         sums = torch.stack([parameter.sum() for parameter in lora_parameters(self.model).values()])
         if self.sharded:
             row = self.model.language.embed_tokens.weight[:1, None]

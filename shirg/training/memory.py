@@ -1,4 +1,7 @@
-"""Peak memory of a training step, computed from a model's configuration alone.
+"""The computed peak of a training step: bytes of one process, from a model's configuration alone.
+
+This is the one number that `shirg describe --train`, the forecast of a run, docs and configs state; `TrainingMemory.needed` adds
+what is not computed. Measured are the memory in use after each step (`guards.memory_in_use`) and a GPU's peak in the results.
 
 The body is frozen, so a linear layer keeps nothing for the backward pass but its weights, which are there anyway. Kept per
 position and block, with H the hidden size, A the width of all keys (repeated to the queries' heads), I the MLP's width and
@@ -11,7 +14,7 @@ position and block, with H the hidden size, A the width of all keys (repeated to
 Where attention takes a dense mask (no flex-attention: any device but CUDA), each block also keeps the mask as numbers,
 b L^2 per row. With gradient checkpointing a block keeps its input, b H per position, and one block at a time is computed
 again. Under autocast of float32 weights the residual stream is float32, and each linear layer keeps a copy of its weights. Not
-counted: the allocator's fragments and the CUDA context, together commonly 1 to 2 GB.
+counted: the feature cache, and the allocator's fragments and the CUDA context, together commonly 1 to 2 GB.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ TRAINED_BYTES = 16
 HEAD_BYTES = 12
 """Per logit beyond the model's own: float32 copy, its log-softmax, and the gradient."""
 
-RUNTIME_BYTES = 3 * 10**9
-"""On top of what is computed for a training step: the feature cache (1 GiB) and the allocator's own (docs/training.md)."""
+RESERVE_BYTES = 3 * 10**9
+"""On top of the computed peak: the feature cache (1 GiB), the allocator's fragments and the CUDA context."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,17 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """The head's part is freed before the first block's backward pass begins: of these two the larger counts."""
+        """The computed peak. The head's part is freed before the first block's backward pass, so the larger of the two counts."""
         return sum(asdict(self).values()) - min(self.head, self.working)
+
+    @property
+    def needed(self) -> int:
+        """Free memory that a device should have: the computed peak and `RESERVE_BYTES`."""
+        return self.total + RESERVE_BYTES
 
 
 def training_memory(config: LavidaConfig, component: Component, step: Step) -> TrainingMemory:
-    """Peak bytes of one process that trains `component`; the feature cache comes on top."""
+    """The computed peak of one process that trains `component`, by part."""
     body, block = config.body, costs.block_weights(config)
     size, stored = (getattr(torch, name).itemsize for name in (step.dtype, step.weights_dtype or step.dtype))
     stream = max(size, stored)  # the residual stream takes the wider of both

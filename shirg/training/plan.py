@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from shirg import identity
@@ -31,11 +30,11 @@ if TYPE_CHECKING:
 METRICS, VALIDATIONS = "logs/metrics.jsonl", "logs/validation.jsonl"
 """In a run's folder: a line for every optimizer step and every validation."""
 
-VALIDATION_SHARE, MOST_VALIDATIONS = 0.2, 20
-"""Of the training's time, what `validation_interval` "auto" spends on validations at most, and how many it makes at most."""
+VALIDATION_SHARE, MAX_VALIDATIONS = 0.2, 20
+"""Limits of `validation_interval` "auto": validation time as a share of training time, and validations per run."""
 
 PASSES = 2.5
-"""Forward passes that take the time of one record's training (measured with the nano)."""
+"""Time of training on a record, in forward passes (measured with the nano)."""
 
 START = "logs/validation_start.json"
 """In a run's folder: the validation losses of every image before the first step, with which later ones are compared."""
@@ -85,7 +84,7 @@ class Plan:
     grid_tokens: int
     """Tokens of the large view, before selection."""
     image_tokens: int
-    """Most tokens of an image of any shape in any component; a record with so many must fit the model's positions."""
+    """Maximum over image shapes and components; a record with so many must fit the model's positions."""
     steps_per_epoch: int
     run: dict[str, Any]
     """What the losses depend on, JSON values; a resumed run must share it."""
@@ -161,7 +160,7 @@ class Plan:
             records = min(self.validation_batches * self.val_order.batch_size * self.processes, self.val_order.records)
             passes = records * len(self.sampler.components)
             trained = self.total_steps * self.records_per_step * PASSES
-            interval = 1 / min(max(VALIDATION_SHARE * trained // passes, 1), MOST_VALIDATIONS)
+            interval = 1 / min(max(VALIDATION_SHARE * trained // passes, 1), MAX_VALIDATIONS)
         return max(round(interval * self.total_steps), 1)
 
     @property
@@ -286,12 +285,6 @@ def make_accelerator(
             " --shard-body (shard_body) to divide the frozen ones"
         )
     return accelerator, precision
-
-
-def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """The sums of every process's values, in float64 where the device has it."""
-    wide = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    return accelerator.reduce(values.to(accelerator.device, wide))
 
 
 def cosine_with_warmup(step: int, total_steps: int, peak: float, warmup_ratio: float) -> float:

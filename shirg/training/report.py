@@ -1,5 +1,4 @@
-"""What a run logs and returns: first lines, step lines, the adapter's settings, the results. Functions of plan, state and
-journals."""
+"""Log lines and results of a run, as functions of its plan, state and journals."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ USUAL_QUESTION = "What is the total on this page?"
 
 
 def opening_lines(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
-    """What will happen: parameters by role, components and their tokens, batch, steps, precision, memory and time.
+    """First lines of the log: parameters by role, components and their tokens, batch, steps, precision, memory and time.
 
     Args:
         step: optimizer steps done.
@@ -57,8 +56,7 @@ def opening_lines(plan: Plan, model: Lavida, step: int, others: float) -> list[s
 
 
 def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
-    """Peak memory and time, computed before the first step, what they leave out, and what would help where the time is
-    absurd."""
+    """Computed peak memory and time, what they leave out, and advice if the time is far above the documented one."""
     config, sampler, precision = plan.config, plan.sampler, plan.precision
     shape = replace(model.config, vision=model.vision)
     dtype = model.dtype if precision.mixed == "no" else DTYPES[precision.mixed]
@@ -83,8 +81,8 @@ def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
     work = effort.run_flops(shape, sampler, parts, left, config.gradient_accumulation_steps, sharing)
     seconds = work / speed / effort.UTILISATION
     lines = [
-        f"expected: peak memory {size_words(peaks[worst])} per process (budget {worst}, computed{bound}; up to"
-        f" {config.feature_cache_mb} MiB of cached features and the libraries come on top), time at least"
+        f"expected: computed peak of a training step {size_words(peaks[worst])} per process (budget {worst}{bound}; up to"
+        f" {config.feature_cache_mb} MiB of cached features and 2 GB of allocator and libraries come on top), time at least"
         f" {time_words(seconds)} ({work / 1e12:,.3g} TFLOP per process at half of the {speed / 1e12:,.3g} TFLOP/s that a"
         f" matrix product reaches here; reading, validation and saving come on top)"
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from shirg import identity
@@ -36,7 +37,6 @@ from shirg.training.plan import (
     TrainingRecord,
     make_accelerator,
     make_plan,
-    sum_over_processes,
 )
 from shirg.training.validation import ImageSums, Validation, relative_interval, relative_loss, validate
 
@@ -141,7 +141,7 @@ class SHIRGLoRATrainer:
             threads = stack.enter_context(spare_threads())
             if self.lacking and plan.is_main:
                 kept = ", ".join(f"{name} {getattr(config, name)}" for name in self.lacking)
-                logger.info("the run is of an earlier version and keeps what that did: %s", kept)
+                logger.info("the run is of an earlier version and keeps its settings: %s", kept)
             session = Session(plan, self.model, accelerator, stop, threads)
             if on_start is not None and plan.is_main:
                 on_start()
@@ -157,7 +157,7 @@ class Session:
     def __init__(
         self, plan: Plan, model: Lavida, accelerator: Accelerator, stop: guards.StopRequest, threads: SpareThreads
     ) -> None:
-        """Restores the run's last checkpoint if it is to be resumed, and otherwise sets aside what an earlier run left.
+        """Loads the run's last checkpoint if it is resumed, and otherwise renames the files of an earlier run.
 
         Args:
             model: with its adapter.
@@ -193,7 +193,7 @@ class Session:
                 accelerator.scaler.load_state_dict(self.state.scaler)
 
     def run(self) -> dict[str, Any]:
-        """Take the remaining steps; the results."""
+        """Run the remaining steps; returns the results."""
         self.threads.adjust()
         if self.plan.is_main:
             for line in report.opening_lines(self.plan, self.model, self.state.step, self.threads.others):
@@ -227,13 +227,13 @@ class Session:
         plan, state, accelerator, config = self.plan, self.state, self.accelerator, self.plan.config
         began, rate = time.perf_counter(), plan.rate(state.step)
         components = plan.sampler.micro_batches(state.step, len(micro_batches))
+        names, label = list(dict.fromkeys(one.name for one in components)), plan.sampler.group(components[0])
         context: dict[str, Any] = {"step": state.step, "component": max(components, key=lambda one: one.most or 0)}
         size, checkpointing = max(map(len, micro_batches)), config.gradient_checkpointing
         length = self.examples.step_length(micro_batches, accelerator, state.step)
         nominal = plan.records_per_step * length  # keeps fp16 in range until the weight of all targets is known
         sums = torch.zeros(4, dtype=torch.float64)  # weighted loss, weights, tokens, requests to stop
         batch: list[dict[str, Any]] = []
-        self.loss_model.set_training(True, checkpointing=checkpointing)
         with guards.memory_advice(**context, records=size, checkpointing=checkpointing):
             for number, (records, component) in enumerate(zip(micro_batches, components, strict=True)):
                 ordinal, last = plan.ordinal(number, plan.order), number == len(micro_batches) - 1
@@ -241,6 +241,7 @@ class Session:
                     examples = self.examples(records, component, ordinal, length, "noise", state.step)
                 described = guards.described(examples)
                 batch += described
+                self.loss_model.set_training(True, checkpointing=checkpointing)
                 with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                     with scoped_seed(plan.device, config.seed, "dropout", state.step, ordinal):
                         losses, tokens = self.wrapped(examples, component)
@@ -270,14 +271,13 @@ class Session:
             state.updates += not self.optimizer.step_was_skipped
             self.optimizer.zero_grad()
         state.step += 1
-        names = list(dict.fromkeys(one.name for one in components))
         self.record_step(
             {
                 "run": plan.run_name,
                 "step": state.step,
                 "loss": loss / weight if weight else None,
                 "budget": names[0] if len(names) == 1 else names,
-                "component": plan.sampler.group(components[0]),
+                "component": label,
                 "lr": rate,
                 "grad_norm": norm.item() if norm.isfinite() else None,
                 "tokens": int(tokens),
@@ -411,6 +411,12 @@ class Session:
         return results
 
 
+def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """The sums of every process's values, in float64 where the device has it."""
+    wide = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    return accelerator.reduce(values.to(accelerator.device, wide))
+
+
 # ------------------------------------------------------------------ before the first step
 
 
@@ -455,8 +461,8 @@ def make_folders(plan: Plan) -> None:
 
 
 def restore(plan: Plan, model: Lavida, accelerator: Accelerator) -> tuple[RunState, Path | None]:
-    """The state to continue from and its checkpoint, whose adapter is put on the model; without one a new state, and what
-    an earlier run left is set aside. The journals end with the state's step.
+    """The state to resume from and its checkpoint, whose adapter is loaded; without one a new state, and files of an earlier run
+    are renamed. The journals are cut after the state's step.
 
     Raises:
         OtherRunError: if the checkpoint is of another run.

@@ -71,7 +71,7 @@ def validate(
         for component in plan.sampler.components:
             with accelerator.autocast():
                 made = examples(records, component, ordinal, plan.answer_tokens, "validation")
-            losses, _ = loss_model(made, component)  # without examples too: other processes may need this one's share
+            losses, _ = loss_model(made, component)  # without examples, too: all processes gather a sharded body
             file = plan.not_finite_file
             check_finite(losses, described(made), file=file, step=step, component=component, what="loss")
             losses = losses.double()

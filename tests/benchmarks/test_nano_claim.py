@@ -34,8 +34,8 @@ def claim():
 
 
 @pytest.fixture(scope="module")
-def bars(claim):
-    return sys.modules["nano_claim_bars"]
+def targets(claim):
+    return sys.modules["nano_claim_targets"]
 
 
 # ---------------------------------------------------------------- verdicts
@@ -50,25 +50,25 @@ def bars(claim):
         (-0.009, 0.02, -0.01, 100, "met"),
         (-0.011, 0.02, -0.01, 100, "undecided"),
         (-0.05, -0.011, -0.01, 100, "not met"),
-        (-0.05, -0.011, -0.01, 5, "undecided"),  # and so may a lag
+        (-0.05, -0.011, -0.01, 5, "undecided"),  # so may a negative one
         (-0.02, 0.02, 0.1, 0, "not met"),  # no page differs, where a tenth should
-        (-0.01, 0.02, -0.01, 100, "undecided"),  # the end itself must be past the margin
-        (-0.005, 0.005, -0.01, 0, "met"),  # two that never differ are not behind each other
-        (0.001, 0.02, 0.0, 5, "undecided"),  # a lead on five pages may be luck
+        (-0.01, 0.02, -0.01, 100, "undecided"),  # the end itself must reach the margin
+        (-0.005, 0.005, -0.01, 0, "met"),  # two that never differ are not worse than each other
+        (0.001, 0.02, 0.0, 5, "undecided"),  # a difference on five pages may be chance
         (0.001, 0.02, 0.0, 6, "met"),
         (None, None, 0.0, 1, "undecided"),
     ],
 )
-def test_verdicts_by_hand(bars, low, high, least, differing, wanted):
-    assert bars.verdict(Interval(0.0, low, high, 400, 100), least, differing) == wanted
+def test_verdicts_by_hand(targets, low, high, least, differing, wanted):
+    assert targets.verdict(Interval(0.0, low, high, 400, 100), least, differing) == wanted
 
 
-def test_five_pages_decide_nothing(bars):
-    assert bars.verdict(Interval(1.0, 0.9, 1.0, 20, 5), 0.1, 5) == "undecided"
+def test_five_pages_decide_nothing(targets):
+    assert targets.verdict(Interval(1.0, 0.9, 1.0, 20, 5), 0.1, 5) == "undecided"
 
 
-def test_every_bar_of_the_claim_in_words(bars):
-    assert [bar.text for bar in bars.BARS] == [
+def test_every_target_of_the_claim_in_words(targets):
+    assert [one.text for one in targets.TARGETS] == [
         "large print: right page at least 80.0%",
         "highres+adapter at least 25 points ahead of lowres",
         "shirg-768+adapter at most 1 point behind highres+adapter",
@@ -101,23 +101,23 @@ def made_up_row(marks: list[float]) -> list[Answer]:
     ]
 
 
-def test_differences_are_paired_and_in_questions(bars):
+def test_differences_are_paired_and_in_questions(targets):
     lowres = [mark for number in range(10) for mark in (0.0, number % 2)]
     highres = [mark for number in range(10) for mark in (1.0, number % 2)]
     rows = {"lowres": made_up_row(lowres), "highres+adapter": made_up_row(highres)}
-    found = bars.judge(bars.Bar(bars.SMALL, "highres+adapter", "lowres", 0.25), rows)
+    found = targets.judge(targets.Target(targets.SMALL, "highres+adapter", "lowres", 0.25), rows)
     assert found["measured"] == {"mean": 0.5, "low": 0.5, "high": 0.5} and found["verdict"] == "met"
-    assert bars.judge(bars.Bar(bars.SMALL, "highres+adapter", "lowres", 0.51), rows)["verdict"] == "not met"
-    row = bars.row_of(rows["lowres"])
+    assert targets.judge(targets.Target(targets.SMALL, "highres+adapter", "lowres", 0.51), rows)["verdict"] == "not met"
+    row = targets.row_of(rows["lowres"])
     assert row["exact match"]["mean"] == 0.25 and row["tokens"] == 10
     assert row["by kind"] == {KINDS[0]: 0.0, KINDS[1]: 0.5}
 
 
-def test_what_was_not_measured_is_marked_so(bars, capsys):
+def test_what_was_not_measured_is_marked_so(targets, capsys):
     run = {"settings": {"weights": "abc"}, "environment": {}}
-    record = bars.record_of({bars.LARGE: [], bars.SMALL: []}, run, {})
-    assert {bar["verdict"] for bar in record["bars"]} == {"not measured"}
-    bars.print_report(json.loads(json.dumps(record, allow_nan=False)))
+    record = targets.record_of({targets.LARGE: [], targets.SMALL: []}, run, {})
+    assert {one["verdict"] for one in record["bars"]} == {"not measured"}
+    targets.print_report(json.loads(json.dumps(record, allow_nan=False)))
     printed = capsys.readouterr().out
     assert "0 questions about 0 pages" in printed and "| - | not measured |" in printed
 
@@ -154,25 +154,25 @@ def test_rows_of_the_small_print_table(claim):
 
 
 @pytest.fixture
-def small(claim, bars, monkeypatch, tmp_path):
+def small(claim, targets, monkeypatch, tmp_path):
     """Runs the benchmark with random weights and 144 patches instead of the nano, on two pages of each set."""
     folder = tmp_path / "tiny"
     tiny_model(shirg={"resolution": SIDE, "answer_tokens": 16}).save_pretrained(folder)
-    smaller_bars(claim, bars, monkeypatch, 12, 24)
+    smaller_targets(claim, targets, monkeypatch, 12, 24)
     training = ["--dataset-size", "3", "--ocr-samples", "0", "--batch-size", "1", "--mixed-budgets", "12", "24"]
     counts = ["--model", str(folder), "--questions", "2", "--large-questions", "2"]
     return lambda output, *more: claim.main(["--output-dir", str(output), *counts, *training, *map(str, more)])
 
 
-def smaller_bars(claim, bars, monkeypatch, low: int, high: int) -> None:
-    """Other budgets in the place of 512 and 768, in what is measured and in the bars."""
+def smaller_targets(claim, targets, monkeypatch, low: int, high: int) -> None:
+    """Other budgets in the place of 512 and 768, in what is measured and in the targets."""
 
     def renamed(name: str | None) -> str | None:
         return name and name.replace("512", str(low)).replace("768", str(high))
 
     monkeypatch.setattr(claim, "BUDGETS", (low, high))
-    smaller = [dataclasses.replace(bar, ours=renamed(bar.ours), theirs=renamed(bar.theirs)) for bar in bars.BARS]
-    monkeypatch.setattr(bars, "BARS", smaller)
+    smaller = [dataclasses.replace(one, ours=renamed(one.ours), theirs=renamed(one.theirs)) for one in targets.TARGETS]
+    monkeypatch.setattr(targets, "TARGETS", smaller)
 
 
 def test_from_trainings_to_tables_and_in_two_processes(small, tmp_path, capsys):

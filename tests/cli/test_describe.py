@@ -146,7 +146,7 @@ def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
         (["phi"], "; shapes known by name: llada-8b, dream-7b"),
         (["./nowhere"], "no such folder"),
         (["llada-8b", "--revision", "v1"], "--revision: got v1, but llada-8b is a shape"),
-        (["nano", "--revision", "v1"], "'nano' is no hub id"),
+        (["nano", "--revision", "v1"], "'nano' is not a hub id"),
         (["."], "contains no config.json"),
         (["nano", "--image-size", "1000"], "must be width x height, such as 1000x1000"),
         (["nano", "--image-size", "0x10"], "--image-size: got '0x10'"),

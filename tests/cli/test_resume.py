@@ -145,5 +145,5 @@ def test_a_budget_that_only_the_larger_view_has_trains(model, whole, tmp_path, c
     code, said = shirg(
         capsys, "train", "--model", model, *asked, "--prepared-dir", whole / "data", "--output-dir", tmp_path / "new"
     )
-    assert code == 0 and "1024 before selection" in said and "expected: peak memory" in said
+    assert code == 0 and "1024 before selection" in said and "expected: computed peak of a training step" in said
     assert config_file.read(tmp_path / "new" / "config.yaml")["image_resolution"] == 448

@@ -25,7 +25,7 @@ from shirg.data.records import image_id
 from shirg.data.samples import VIEWS, Sample
 from shirg.data.shards import ROWS_PER_GROUP, ShardReader, write_shard
 from shirg.errors import UserError
-from shirg.lavida.vision import ViewShapes
+from shirg.lavida.views import ViewShapes
 from tests.forked import started
 
 SHAPES = ViewShapes(resolution=112, tile=56, pinpoints=((112, 112), (56, 112)), fit="stretch")

@@ -80,7 +80,7 @@ def test_a_preset_replaces_the_settings(reader, page):
     ("choice", "message"),
     [
         (Choice(0), "budget: got 0, must be a whole number from 1 to the tokens of the image, here 400"),
-        (Choice(401), "budget=401"),
+        (Choice(401), "budget: got 401"),
         (Choice(9, "best"), "selector 'best' is unknown"),
         (Choice(9, preset="mine"), "preset 'mine' is unknown"),
     ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from shirg.evaluation import efficiency
 from shirg.evaluation.answering import Decoding
-from shirg.evaluation.efficiency import WARM_UP, _Clock, denoising_steps, peak_bytes
+from shirg.evaluation.efficiency import denoising_steps, median_ms, peak_bytes
 from tests.tiny import tiny_model
 
 
@@ -54,12 +55,10 @@ def test_peak_memory_is_what_a_gpus_allocator_counts(run):
 
 
 def test_median_after_warm_up(monkeypatch):
-    durations = iter([9.0, 1.0, 2.0])
-    clock = _Clock(torch.device("cpu"), repeats=3)
-    monkeypatch.setattr(clock, "_once", lambda action: next(durations))
-    calls = []
-    assert clock.median_ms(lambda: calls.append(1)) == 2.0
-    assert len(calls) == WARM_UP
+    calls, now = [], iter([0.0, 9.0, 10.0, 11.0, 20.0, 22.0])  # seconds: three runs of 9, 1 and 2
+    monkeypatch.setattr(efficiency, "moment", lambda device: next(now))
+    assert median_ms(torch.device("cpu"), lambda: calls.append(1), warm_up=2, repeats=3) == 2000.0
+    assert len(calls) == 2 + 3
 
 
 @pytest.mark.parametrize(

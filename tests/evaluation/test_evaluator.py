@@ -13,7 +13,7 @@ import torch
 from shirg.data import Record
 from shirg.data.records import image_id
 from shirg.errors import UserError
-from shirg.evaluation.answering import models_of
+from shirg.evaluation.answering import models_by_adapter
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.output import redo
@@ -51,7 +51,7 @@ def test_predictions_are_those_of_the_public_door(run):
     folder, _, model = run
     record = RECORDS[2]
     rows = {row["variant"]: row for row in details(folder)["predictions"] if row["id"] == record.id}
-    for adapter, one in models_of(model).items():
+    for adapter, one in models_by_adapter(model).items():
         for mode, budget, name in (("hd", 1, "hd"), ("shirg", 24, "shirg-24")):
             question = record.question + SHORT_ANSWER
             lengths = {"max_new_tokens": 4, "block_length": 4, "step_ratio": 0.5}
@@ -125,7 +125,7 @@ def test_models_by_adapter_share_all_but_the_projector(tmp_path):
         for name, parameter in lora_parameters(other).items():
             parameter.data.fill_(weight) if "lora_B" in name else None
         other.save_adapter(folder, settings={})
-    models = models_of(adapted, folders)
+    models = models_by_adapter(adapted, folders)
     assert list(models) == [None, "adapter", "weak", "strong"] and models["adapter"] is adapted
     found = {name: one.encode_images([record.open_image()], "shirg", 24)[0] for name, one in models.items()}
     assert found[None].equal(base.encode_images([record.open_image()], "shirg", 24)[0])
@@ -144,7 +144,7 @@ def test_an_adapter_with_other_settings_is_refused(tmp_path):
     other.vision = replace(other.vision, resolution=336)
     other.save_adapter(tmp_path / "other", settings={})
     with pytest.raises(UserError, match="adapters: other was trained with resolution 336, this run has 672"):
-        models_of(tiny_model(), {"other": tmp_path / "other"})
+        models_by_adapter(tiny_model(), {"other": tmp_path / "other"})
 
 
 def test_several_adapters_and_the_pages_own_budget_in_one_run(benchmark, tmp_path):
@@ -257,7 +257,7 @@ def test_output_folder_must_be_writable(benchmark, tmp_path):
         ({"block_length": 5}, "block_length: got 5, must be a divisor of max_new_tokens .32."),
         ({"prompt_suffix": "some"}, "prompt_suffix: got 'some'"),
         ({"efficiency_repeats": -1}, "efficiency_repeats: got -1"),
-        ({"modes": "shirg"}, "modes: got 'shirg', must be at least one name"),
+        ({"modes": "shirg"}, "modes: got 'shirg', must be at least one, in a list"),
         ({"modes": ["unifrom"]}, "did you mean uniform"),
         ({"num_shards": 0}, "num_shards: got 0"),
         ({"shard_index": 0, "num_shards": 0}, "num_shards: got 0"),

@@ -135,7 +135,7 @@ def test_formulas_are_matched_as_in_ocrbench_of_lmms_eval(lmms_tasks):
     scores = []
     for prediction, answers in made_up(seed=6, answers=2):
         doc = {"answer": answers, "dataset": "HME100k", "question_type": tasks.FORMULAS}
-        scores.append(tasks.find_task("OCRBench").marks(prediction, answers, tasks.FORMULAS)["contains_match"])
+        scores.append(tasks.find_task("OCRBench").scores(prediction, answers, tasks.FORMULAS)["contains_match"])
         assert scores[-1] == ocrbench_process_results(doc, [prediction])["ocrbench_accuracy"]["score"]
     assert both_ends_seen(scores)
 

@@ -13,7 +13,7 @@ import pytest
 from shirg.errors import UserError
 from shirg.evaluation.output import redo, write_reports
 from shirg.evaluation.page import page, svg
-from shirg.evaluation.results import Answer, Draws, Example, Skipped, from_json, to_json
+from shirg.evaluation.results import Answer, Bootstrap, Example, Skipped, from_json, to_json
 from shirg.evaluation.summary import summarise
 
 VOID = {"meta", "img", "br", "hr", "path", "use"}
@@ -70,9 +70,9 @@ def test_it_says_what_the_report_says(run, html):
     for part in (
         "exact match",
         "whole answer, timed",
-        "What goes wrong",
-        "Worst losses and best wins",
-        "Targets, line by line",
+        "Wrong answers by cause",
+        "Largest losses and wins",
+        "Targets",
     ):
         assert part in text, part
     assert html.count("<svg") == len(results.datasets) + 2
@@ -151,7 +151,7 @@ def test_everything_is_made_again_from_the_json(run, tmp_path):
 def as_it_was_written_earlier(folder, results) -> dict:
     """The results as a file of 2,000 draws that knows no `together` and has another word for "undecided"."""
     rows = json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))["predictions"]
-    draws = Draws(resamples=2000)
+    draws = Bootstrap(resamples=2000)
     found = vars(summarise(from_json(list[Answer], rows), results.variants, draws))
     old = to_json(replace(results, intervals=draws, **found))
     del old["together"]

@@ -11,7 +11,7 @@ import pytest
 from shirg.evaluation.checklist import judged
 from shirg.evaluation.environment import describe_gate
 from shirg.evaluation.report import evaluation_report, overview_table, run_card
-from shirg.evaluation.results import GateFacts, Results, Skipped, to_json
+from shirg.evaluation.results import GateInfo, Results, Skipped, to_json
 from shirg.evaluation.takeaway import RULE
 from shirg.evaluation.training_report import write_training_report
 from shirg.gate import GateConfig
@@ -63,16 +63,23 @@ MANIFEST = {
 }
 
 
-def lowres_alone(results: Results) -> Results:
-    """The results of the same run, had it shown pages by `lowres` alone, without timing."""
+def of_modes(results: Results, *modes: str) -> Results:
+    """The results of the same run with these modes alone, without timing and comparisons."""
     return replace(
         results,
         efficiency=None,
         comparisons=[],
-        variants=[variant for variant in results.variants if variant.name == "lowres"],
-        config=replace(results.config, modes=["lowres"]),
+        group_comparisons=[],
+        variants=[variant for variant in results.variants if variant.mode in modes],
+        config=replace(results.config, modes=list(modes)),
         together=[replace(group, comparisons=[]) for group in results.together],
     )
+
+
+def lowres_alone(results: Results) -> Results:
+    """The results of the same run with `lowres` without an adapter alone."""
+    found = of_modes(results, "lowres")
+    return replace(found, variants=[variant for variant in found.variants if variant.adapter is None])
 
 
 def with_charts(results: Results) -> Results:
@@ -111,7 +118,7 @@ def test_the_report_holds_every_score_and_cost(run):
         assert f"{100 * entry.score:.1f}%" in report
     for path, row in results.costs().items():
         assert re.search(rf"\| {path} \| {row.tokens} \| {row.prefix_tokens} \|", report)
-    for heading in ("In short", "Every variant", "Which text", "Targets, line by line", "Skipped", "How it was"):
+    for heading in ("Summary", "All variants", "Scores by height", "Targets", "Skipped", "Method"):
         assert f"## {heading}" in report
     assert "made \\| up" in report and "cannot be read" in report
 
@@ -141,6 +148,16 @@ def test_every_variant_stands_once_in_the_overview(run):
         assert [row[0].removeprefix("| ") for row in rows] == [variant.name for variant in found.variants]
 
 
+def test_causes_are_shown_where_they_can_be_told_apart(run):
+    _, results, _ = run
+    assert "| selection | nothing answered | lost by selecting | lost by the view |" in evaluation_report(results)
+    report = evaluation_report(of_modes(results, "lowres", "hd", "shirg"))
+    assert "| selection | nothing answered | read by `lowres` or `hd` | nearly right |" in report
+    assert "lost by" not in report
+    report = evaluation_report(of_modes(results, "shirg"))
+    assert "| selection | nothing answered | nearly right |" in report and "lost by" not in report
+
+
 def test_every_picture_exists(run):
     folder, results, _ = run
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", evaluation_report(results))
@@ -157,20 +174,20 @@ def test_text_from_data_is_escaped(run):
 
 def test_the_gates_preset_is_named_or_what_differs_from_the_default(run):
     _, results, _ = run
-    assert results.gate == GateFacts(preset="runs", changed={})
+    assert results.gate == GateInfo(preset="runs", changed={})
     first = "seconds in all. The gate's settings: "
     report = evaluation_report(results)
     assert f"{first}preset `runs`.\n" in report and "preset `runs`." in run_card(results)
     tuned = describe_gate(GateConfig.preset("ocr"))
     shared = {"beta", "relevance_spread"}  # what the preset and the default have in common
     changed = {name: value for name, value in PRESETS["ocr"].items() if name not in shared}
-    assert tuned == GateFacts(preset="ocr", changed=changed)
+    assert tuned == GateInfo(preset="ocr", changed=changed)
     ocr = "preset `ocr` (alpha 0.1, clusters\\_per\\_budget 0.3, edge strokes, edge\\_spread 0.3, "
     assert first + ocr in evaluation_report(replace(results, gate=tuned)) and ocr in run_card(
         replace(results, gate=tuned)
     )
     own = describe_gate(GateConfig(beta=0.5, coverage=False))
-    assert own == GateFacts(preset=None, changed={"beta": 0.5, "coverage": False})
+    assert own == GateInfo(preset=None, changed={"beta": 0.5, "coverage": False})
     said = evaluation_report(replace(results, gate=own))
     assert f"{first}no preset (beta 0.5, coverage False).\n" in said and json.loads(
         json.dumps(to_json(own))
@@ -294,14 +311,14 @@ def test_the_first_two_screens_and_nothing_twice(run, output, found):
     front, appendix = report.split("\n# Appendix\n")
     assert len(front.splitlines()) <= 60
     assert front.startswith("# SHIRG training report\n\nOn ") and f"\n\n{RULE}\n" in front
-    assert "## What is not claimed" in front and "accuracy_against_tokens.png" in front
+    assert "## Limitations" in front and "accuracy_against_tokens.png" in front
     assert "8 x A100" in appendix and "loss_per_step.png" in appendix
-    header = "| line | status | number |"
+    header = "| check | status | found |"
     rows = [row for row in table_rows(report) if row != header]
     assert len(rows) == len(set(rows))
     assert len(re.findall(r"^!\[", report, re.MULTILINE)) == len(set(re.findall(r"^!\[.*", report, re.MULTILINE)))
     once = evaluation_report(found(results))
-    assert once.startswith("# SHIRG evaluation\n\n## In short\n\nOn ") and f"\n\n{RULE}\n" in once
+    assert once.startswith("# SHIRG evaluation\n\n## Summary\n\nOn ") and f"\n\n{RULE}\n" in once
 
 
 def test_training_report_of_nothing(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from shirg.errors import UserError
-from shirg.evaluation import asking
+from shirg.evaluation import questions
 from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.journal import Journal
 from shirg.evaluation.output import set_aside
@@ -50,7 +50,7 @@ def same(results: dict, others: dict) -> bool:
 
 def stop_after(monkeypatch, answers: int) -> None:
     """Ctrl-C when so many rows were made."""
-    made, row = [], asking._row
+    made, row = [], questions._row
 
     def counting(*arguments):
         if len(made) == answers:
@@ -58,7 +58,7 @@ def stop_after(monkeypatch, answers: int) -> None:
         made.append(1)
         return row(*arguments)
 
-    monkeypatch.setattr(asking, "_row", counting)
+    monkeypatch.setattr(questions, "_row", counting)
 
 
 @pytest.mark.parametrize("answers", [0, 1, 7, 19])

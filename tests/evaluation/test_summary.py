@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from shirg.evaluation import summary
-from shirg.evaluation.results import Answer, Draws
-from shirg.evaluation.summary import CAUSES, EXAMPLES, examples, failures, group_comparisons, headline
+from shirg.evaluation.results import Answer, Bootstrap
+from shirg.evaluation.summary import CAUSES, EXAMPLES, examples, failures, group_comparisons, headline, summarise
 from shirg.evaluation.variants import ADAPTER, Variant, list_variants, references
 
-DRAWS = Draws()
+DRAWS = Bootstrap()
 LOWRES, HIGHRES, SHIRG = Variant("lowres"), Variant("highres"), Variant("shirg", 512)
 TRAINED = Variant("shirg", 512, ADAPTER)
 RUN = [LOWRES, HIGHRES, SHIRG]
@@ -159,6 +159,16 @@ def test_together_every_variant_is_held_against_the_shipped_paths():
         for shipped in ("lowres", "hd"):
             assert ((variant.name, shipped) in pairs) == (variant.name != shipped)
     assert ("highres+adapter", "highres") in pairs and ("shirg-512+adapter", "hd+adapter") in pairs
+
+
+def test_tokens_are_counted_by_data_set_too():
+    auto = Variant("shirg", "auto")
+    rows = [replace(answer(auto, number, 1.0), tokens=tokens) for number, tokens in enumerate((300, 500, 1025))]
+    rows[2] = replace(rows[2], dataset="charts")
+    found = summarise(rows, [auto], DRAWS)
+    assert [str(entry) for entry in found.tokens] == ["mean 608 (300 to 1025)"]
+    by_set = {entry.dataset: str(entry) for entry in found.dataset_tokens}
+    assert by_set == {rows[0].dataset: "mean 400 (300 to 500)", "charts": "1025"}
 
 
 # ---------------------------------------------------------------- failures and examples

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shirg.evaluation.results import Cost, Difference, Results, Score, Together, TokenCount
+from shirg.evaluation.results import Cost, Difference, MetricGroup, Results, Score, TokenCount
 from shirg.evaluation.takeaway import RULE, shown, takeaway, verdict
 from shirg.evaluation.variants import ADAPTER, Variant, list_variants
 
@@ -39,11 +39,11 @@ ONE_PAGE = replace(FEW, low=None, high=None, differing_pages=1, pages=1)
 
 def group(
     comparisons: dict, metric: str = "exact_match", datasets: tuple[str, ...] = ("documents", "charts")
-) -> Together:
+) -> MetricGroup:
     scores = {"lowres": 0.11, "hd": 0.18, "highres": 0.3}
     modes = ["lowres", "hd", "highres", "shirg", "divprune", "multiview"]
     variants = list_variants(modes, [512, 768, "auto"], [ADAPTER])
-    return Together(
+    return MetricGroup(
         metric=metric,
         datasets=list(datasets),
         scores=[

@@ -54,8 +54,8 @@ def test_chartqas_parts_are_told_by_the_kind(kind, part):
 
 def test_ocrbenchs_formulas_are_scored_in_their_own_way():
     task = tasks.find_task("OCRBench")
-    assert task.marks("so  x^2+y", ["x ^ 2 + y"], tasks.FORMULAS) == {"contains_match": 1.0}
-    assert task.marks("so  x^2+y", ["x ^ 2 + y"], "Doc-oriented VQA") == {"contains_match": 0.0}
+    assert task.scores("so  x^2+y", ["x ^ 2 + y"], tasks.FORMULAS) == {"contains_match": 1.0}
+    assert task.scores("so  x^2+y", ["x ^ 2 + y"], "Doc-oriented VQA") == {"contains_match": 0.0}
 
 
 def test_every_metric_has_a_title():

@@ -131,7 +131,8 @@ def test_recomputing_the_towers_layer_is_part_of_the_selections_time(monkeypatch
     monkeypatch.setattr(SigLipVisionTower, "attention_and_keys", counting)
     variant = next(Variant(rule, BUDGET) for rule in BASELINES if SELECTORS[rule].needs)
     found = measure_efficiency(
-        model, tiny_page(), "What?", [variant, Variant("uniform", BUDGET)], DECODING, 1, lambda *_: None
+        *(model, tiny_page(), model.prompt_ids("What?"), [variant, Variant("uniform", BUDGET)]),
+        *(DECODING, 1, lambda *_: None),
     )
     assert len(calls) > 3 * 2  # selection, embedding, whole answers: each warmed up and timed
     assert all(row.selection_ms > 0 and row.total_ms > 0 for row in found.rows) and len(found.rows) == 2
@@ -142,6 +143,13 @@ def test_shirg_is_compared_with_every_rule_at_its_own_budget():
     assert [one.name for one in references(Variant("shirg", 48), run)] == ["hd", "random-48", "uniform-48"]
     names = [one.name for one in references(Variant("uniform", 24, ADAPTER), run)]
     assert names == ["hd", "uniform-24", "hd+adapter"]
+
+
+def test_a_selection_is_compared_with_every_token_that_it_selects_from():
+    run = list_variants(["highres", "multiview-all", "multiview", "shirg"], [24], [ADAPTER])
+    assert [one.name for one in references(Variant("multiview", 24), run)] == ["highres", "multiview-all"]
+    assert Variant("multiview-all", None, ADAPTER) in references(Variant("multiview", 24, ADAPTER), run)
+    assert [one.name for one in references(Variant("shirg", 24), run)] == ["highres"]
 
 
 def test_one_table_of_all(benchmark, tmp_path):

@@ -23,9 +23,9 @@ from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.integrations.llava import disable_shirg, enable_shirg, pixels_for_shirg
 from shirg.lavida.adapter import attach_lora, lora_parameters
-from shirg.lavida.images import anyres_views, to_pixels
 from shirg.lavida.relevance import calibrated_relevance
 from shirg.lavida.tower import SigLipVisionTower
+from shirg.lavida.views import anyres_views, to_pixels
 from tests.tiny import formula, name_a_token, tiny_model, tiny_page, tiny_tokenizer
 
 WIDTH = 24

@@ -293,7 +293,7 @@ def test_a_selection_that_makes_no_sense_is_refused(special, damage):
     settings = json.loads((special / "shirg_settings.json").read_text())
     (special / "shirg_settings.json").write_text(json.dumps({**settings, **damage}))
     model = tiny_model(shirg=SMALL)
-    with pytest.raises(UserError, match="special: its settings are not ones this version knows"):
+    with pytest.raises(UserError, match="special: its settings are unknown to this version"):
         model.load_adapter(special)
     assert selection(model) == PLAIN and not adapter.has_adapter(model)
 
@@ -368,9 +368,9 @@ def test_every_option_of_this_peft_is_decided_on():
     """Those that are neither honoured nor descriptive are refused as soon as they are not what peft has by default."""
     from peft import LoraConfig
 
-    from shirg.lavida.lora_options import DESCRIPTIVE, HONOURED, lora_config
+    from shirg.lavida.lora_options import DESCRIPTIVE, SUPPORTED, lora_config
 
-    for name in LoraConfig().to_dict().keys() - DESCRIPTIVE - HONOURED.keys():
+    for name in LoraConfig().to_dict().keys() - DESCRIPTIVE - SUPPORTED.keys():
         with pytest.raises(UserError, match=name):
             lora_config({name: "something else"}, "LoRA")
     assert lora_config(LoraConfig(target_modules=["a"]).to_dict() | {"target_modules": ["a"]}, "LoRA").r == 8

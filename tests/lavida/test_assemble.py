@@ -202,7 +202,7 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(parts, tmp_path, archive
     source, witness = tmp_path / "mm_projector.bin", tmp_path / "it_ran"
     content = {**projector_state(), "model.mm_projector.extra": Malicious(witness)}
     torch.save(content, source, _use_new_zipfile_serialization=archive)
-    with pytest.raises(UserError, match=r"it asks for \w+\.mkdir, which is no tensor; nothing in it was run"):
+    with pytest.raises(UserError, match=r"it asks for \w+\.mkdir, which is not a tensor; nothing in it was run"):
         convert_projector(source, tmp_path / "p.safetensors")
     with pytest.raises(UserError, match="is a pickle"):
         assemble(*parts, projector=source)

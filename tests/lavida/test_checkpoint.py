@@ -65,7 +65,7 @@ def test_shards_are_read(tmp_path):
         Lavida.from_pretrained(tmp_path / "tiny")
     for damage in ("{", "{}", "[]", '{"weight_map": 3}'):
         (tmp_path / "tiny" / "model.safetensors.index.json").write_text(damage)
-        with pytest.raises(UserError, match="no index of safetensors files"):
+        with pytest.raises(UserError, match="not an index of safetensors files"):
             Lavida.from_pretrained(tmp_path / "tiny")
 
 
@@ -117,7 +117,7 @@ def test_an_index_that_names_something_else_is_refused(tmp_path, named):
     tiny_model().save_pretrained(tmp_path / "m")
     (tmp_path / "m/model.safetensors").unlink()
     (tmp_path / "m/model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": named}}))
-    with pytest.raises(UserError, match="is no index of safetensors files"):
+    with pytest.raises(UserError, match="is not an index of safetensors files"):
         Lavida.from_pretrained(tmp_path / "m")
 
 
@@ -287,7 +287,7 @@ def test_a_revision_is_asked_of_the_hub_and_of_nothing_else(tmp_path, monkeypatc
     Lavida.from_pretrained("someone/lavida")
     assert asked == [("someone/lavida", "v1"), ("someone/lavida", None)]
     for name in ("nano", tmp_path / "tiny"):
-        with pytest.raises(UserError, match="revision='v1': .* is no hub id"):
+        with pytest.raises(UserError, match="revision='v1': .* is not a hub id"):
             Lavida.from_pretrained(name, revision="v1")
 
 

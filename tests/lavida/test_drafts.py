@@ -33,7 +33,7 @@ def ids(text: str) -> list[int]:
 def test_drafts_by_hand(text, expected):
     draft = Draft.parse(text, tiny_tokenizer(), MASK, 7)
     assert list(draft.ids) == expected
-    assert draft.is_form == (MASK in expected)
+    assert draft.has_gaps == (MASK in expected)
 
 
 def test_a_form_is_closed_and_a_beginning_is_open():

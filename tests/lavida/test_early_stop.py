@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from shirg.lavida import Lavida
 from shirg.lavida.diffusion.dream import DreamSettings, denoise_dream
-from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, GenerationSettings, Prefix, denoise
+from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, GenerationSettings, denoise
 from shirg.lavida.diffusion.schedule import SCHEDULES
+from shirg.lavida.prefix import Prefix
 from tests.tiny import tiny_model, tiny_page
 
 MASK, STOP, OTHER_STOP, END, WORDS = 0, 1, 2, 3, 12

@@ -5,8 +5,9 @@ import torch
 
 from shirg.errors import ItemError, UserError
 from shirg.lavida.diffusion import dream as dream_diffusion
-from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, Prefix, denoise
+from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, denoise
 from shirg.lavida.diffusion.schedule import transfer_counts
+from shirg.lavida.prefix import Prefix
 from tests.tiny import counted_gates, tiny_model, tiny_page
 
 CASES = [
@@ -355,8 +356,8 @@ def test_half_precision_generates():
         ({"remasking": "sure"}, "remasking='sure'"),
         ({"temperature": -1}, "temperature: got -1, must be a number from 0"),
         ({"draft_tokens": torch.zeros(2, 3)}, r"draft_tokens must be \[1 or 1"),
-        ({"images": [tiny_page()]}, "0 image placeholders for 1 images"),
-        ({"image_embeds": [torch.zeros(2, 32)]}, "0 image placeholders for 1 image_embeds"),
+        ({"images": [tiny_page()]}, r"0 image placeholders \(-200\) for 1 images"),
+        ({"image_embeds": [torch.zeros(2, 32)]}, r"0 image placeholders \(-200\) for 1 image_embeds"),
         ({"images": [], "image_embeds": []}, "not both"),
     ],
 )
@@ -380,8 +381,8 @@ def test_wrong_answers_are_refused():
     model = tiny_model()
     for keywords, message in [
         ({"question": " "}, "question"),
-        ({"question": "Total?", "budget": 0}, "budget=0"),
-        ({"question": "Total?", "budget": 2305}, "budget=2305.*2304"),
+        ({"question": "Total?", "budget": 0}, "budget: got 0"),
+        ({"question": "Total?", "budget": 2305}, "budget: got 2305.*2,304"),
         ({"question": "Total?", "mode": "best"}, "mode='best'"),
     ]:
         with pytest.raises(UserError, match=message):

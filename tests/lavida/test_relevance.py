@@ -157,7 +157,7 @@ class TestTextTower:
         with pytest.raises(UserError, match=r"no tokenizer\.json"):
             TextTower.from_pretrained(tmp_path)
         (tmp_path / "tokenizer.json").write_text("{")
-        with pytest.raises(UserError, match="no readable tokenizer"):
+        with pytest.raises(UserError, match="not a readable tokenizer"):
             TextTower.from_pretrained(tmp_path)
         raw["text_config"]["vocab_size"] = 100
         (tmp_path / "config.json").write_text(json.dumps(raw))

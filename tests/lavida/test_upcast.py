@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shirg.lavida import upcast
-from shirg.lavida.upcast import UpcastLinear, compute_in_float32, suit_processor
+from shirg.lavida.upcast import UpcastLinear, compute_in_float32, upcast_if_faster
 from shirg.precision import Precision
 from tests.tiny import tiny_model, tiny_page
 
@@ -56,7 +56,7 @@ def test_the_processor_and_its_memory_decide(precision, free, dtype, stored, mon
     monkeypatch.setattr(upcast, "choose_precision", lambda *_: precision)
     monkeypatch.setattr(upcast, "free_memory", lambda: free)
     model = rounded("llada")
-    suit_processor(model)
+    upcast_if_faster(model)
     assert model.dtype is dtype
     assert (model.language.lm_head.weight.dtype is torch.bfloat16) == stored
 
@@ -64,7 +64,7 @@ def test_the_processor_and_its_memory_decide(precision, free, dtype, stored, mon
 def test_a_float32_model_is_left_alone():
     model = tiny_model()
     before = {name: value.data_ptr() for name, value in model.named_parameters()}
-    suit_processor(model)
+    upcast_if_faster(model)
     assert before == {name: value.data_ptr() for name, value in model.named_parameters()}
 
 

@@ -11,9 +11,9 @@ import torch
 from shirg.errors import UserError
 from shirg.gate import GateConfig, ShirgGate, page_budget
 from shirg.lavida import MODES, Lavida, pooling
-from shirg.lavida.images import square_view, tile_grid, to_pixels
+from shirg.lavida.chat import END_OF_TURN, question_end_ids
 from shirg.lavida.positions import positions_for
-from shirg.lavida.prompt import END_OF_TURN, question_end_ids
+from shirg.lavida.views import square_view, tile_grid, to_pixels
 from shirg.siglip_encoder import SigLipVisionTower
 from tests.tiny import counted_gates, name_a_token, tiny_model, tiny_page
 
@@ -160,7 +160,7 @@ class TestSelectionOnOfficialCheckpoints:
         both = official.encode_images(images, mode, 64, questions)
         for image, question, embeds in zip(images, questions, both, strict=True):
             assert torch.equal(official.encode_images([image], mode, 64, [question])[0], embeds)
-        features = official.image_features(images, "shirg")
+        features = [official.image_features(image, "shirg") for image in images]
         stacked = torch.cat([one.tokens for one in features]), torch.cat([one.pixels for one in features])
         batch = ShirgGate()(stacked[0], budget=64, grid=(48, 48), pixels=stacked[1])
         singles = [official.select(one, 64).indices for one in features]
@@ -202,13 +202,6 @@ def test_gradient_reaches_the_projector_but_not_the_tower():
     model.image_embeds(features, "shirg", 30).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.mm_projector.parameters())
     assert all(parameter.grad is None for parameter in model.tower.parameters())
-
-
-def test_list_of_images_gives_list_of_features():
-    model = tiny_model()
-    features = model.image_features([tiny_page(), tiny_page(200, 300)], "lowres")
-    assert [one.image_size for one in features] == [(300, 200), (200, 300)]
-    assert {one.views for one in features} == {"base"}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -73,16 +73,16 @@ def test_each_component_is_compared_with_itself():
     assert loss_falls([*early, *late])[0] is True
 
 
-def test_memory_that_creeps_is_told_from_one_that_fills_up_once():
+def test_memory_that_grows_differs_from_memory_that_fills_up_once():
     def filling(step):
         return 2**30 + min(step, 10) * 2**28
 
-    def creeping(step):
+    def growing(step):
         return 2**30 + step * 2**24
 
     assert memory_stays(taken([1.0] * 80, filling))[0] is True
-    passed, found = memory_stays(taken([1.0] * 80, creeping))
-    assert passed is False and "creeps up: 1,456 MiB early, 2,176 MiB late" in found
+    passed, found = memory_stays(taken([1.0] * 80, growing))
+    assert passed is False and "grows: 1,456 MiB early, 2,176 MiB late" in found
 
 
 def test_short_runs_are_not_judged():
@@ -90,7 +90,7 @@ def test_short_runs_are_not_judged():
     assert loss_falls(steps)[0] is memory_stays(steps)[0] is None
 
 
-def test_a_cache_that_fills_is_no_creep():
+def test_a_cache_that_fills_is_not_growth():
     steps = taken([1.0] * 80, lambda step: 2**30 + step * 2**24)
     for step, entry in enumerate(steps):
         entry["cached"] = step * 2**24

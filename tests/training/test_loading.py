@@ -14,7 +14,7 @@ from shirg.data import Record, RecordDataset, build_loaders
 from shirg.data.images import encode_png
 from shirg.data.records import image_id
 from shirg.data.shards import write_shard
-from shirg.lavida.vision import ViewShapes
+from shirg.lavida.views import ViewShapes
 from shirg.training.examples import FeatureCache
 from tests.tiny import tiny_model, tiny_page
 from tests.training.helpers import RESOLUTION, losses_of, small_trainer, validations_of

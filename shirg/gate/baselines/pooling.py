@@ -29,11 +29,11 @@ def select_downsample(request: Request) -> Selection:
     tokens between points are dropped.
     """
     batch, count, _ = request.tokens.shape
-    taps, weights = _bilinear(request.budget, request.grid, request.tokens.device)
-    share = request.tokens.new_zeros(count).index_add_(0, taps.flatten(), weights.flatten())
+    tokens, weights = _bilinear(request.budget, request.grid, request.tokens.device)
+    share = request.tokens.new_zeros(count).index_add_(0, tokens.flatten(), weights.flatten())
     cells = torch.where(share > 0, _cells(request.budget, request.grid, request.tokens.device), -1)
-    taps, weights = (part.expand(batch, *part.shape) for part in (taps, weights))
-    return Selection(None, *_blank(request), assignment=cells.expand(batch, count), taps=(taps, weights))
+    tokens, weights = (part.expand(batch, *part.shape) for part in (tokens, weights))
+    return Selection(None, *_blank(request), assignment=cells.expand(batch, count), interpolation=(tokens, weights))
 
 
 def _blank(request: Request) -> tuple[Tensor, Tensor]:
@@ -65,9 +65,9 @@ def _bilinear(budget: int, grid: tuple[int, int, int], device: torch.device) -> 
         _between(place, places, cols),
     )
     first = line // lines * rows * cols
-    taps = [first + row * cols + col for row in (top, bottom) for col in (left, right)]
+    corners = [first + row * cols + col for row in (top, bottom) for col in (left, right)]
     weights = [y * x for y in (1 - down, down) for x in (1 - across, across)]
-    return torch.stack(taps, dim=-1), torch.stack(weights, dim=-1)
+    return torch.stack(corners, dim=-1), torch.stack(weights, dim=-1)
 
 
 def _between(part: Tensor, parts: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Masked diffusion over answer tokens: noise for training, step tables and denoising for generation."""
 
 from shirg.lavida.diffusion.dream import DreamSettings, denoise_dream
-from shirg.lavida.diffusion.generation import GenerationSettings, Prefix, denoise
+from shirg.lavida.diffusion.generation import GenerationSettings, denoise
 from shirg.lavida.diffusion.noise import NoisyCopies, complementary_copies, draw_noise, forward_process, sample_times
 from shirg.lavida.diffusion.schedule import transfer_counts
 
@@ -9,7 +9,6 @@ __all__ = [
     "DreamSettings",
     "GenerationSettings",
     "NoisyCopies",
-    "Prefix",
     "complementary_copies",
     "denoise",
     "denoise_dream",

@@ -1,87 +1,15 @@
-"""Decoding keywords and denoising of the two families."""
+"""Denoising answers with either family, LLaDA or Dream."""
 
 from __future__ import annotations
-
-from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from shirg.errors import UserError
-from shirg.lavida.diffusion.dream import ALGORITHMS, DreamSettings, ShiftedAnswerModel, denoise_dream
-from shirg.lavida.diffusion.generation import (
-    AnswerModel,
-    EarlyStop,
-    GenerationSettings,
-    OnPrefix,
-    OnStep,
-    Prefix,
-    denoise,
-)
+from shirg.lavida.diffusion.dream import DreamSettings, ShiftedAnswerModel, denoise_dream
+from shirg.lavida.diffusion.generation import AnswerModel, GenerationSettings, OnPrefix, OnStep, denoise
 from shirg.lavida.language import LanguageModel
-
-
-class DecodingKeywords(TypedDict, total=False):
-    """Keywords of `Lavida.generate` that set how an answer is denoised.
-
-    They are described, with their defaults, in `GenerationSettings` (LLaDA) and `DreamSettings`.
-    """
-
-    max_new_tokens: int
-    steps: int | None
-    step_ratio: float | None
-    schedule: str | None
-    schedule_kwargs: dict[str, float] | None
-    remasking: str
-    temperature: float
-    prefix_lm: bool
-    block_length: int | None
-    step_per_block: int | None
-    alg: str | None
-    alg_temp: float
-    top_p: float | None
-    top_k: int | None
-
-
-DREAM_ONLY = ("alg", "alg_temp", "top_p", "top_k")
-NONE_IS_DEFAULT = ("block_length", "alg", "top_k")
-
-
-def decoding_settings(
-    family: str, mask_token_id: int, early_stop: EarlyStop | None = None, **keywords: Unpack[DecodingKeywords]
-) -> GenerationSettings | DreamSettings:
-    """The settings of "llada" or "dream" for these keywords.
-
-    A keyword of the other family is refused, unless it has its default. Dream has no blocks, but takes a `block_length` of at
-    least the whole answer.
-
-    Raises:
-        TypeError: for an unknown keyword.
-        UserError: for keywords of the other family, and as the settings themselves.
-    """
-    unknown = keywords.keys() - DecodingKeywords.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"generate() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    fields: dict[str, Any] = {
-        name: value for name, value in keywords.items() if value is not None or name not in NONE_IS_DEFAULT
-    }
-    if family == "dream":
-        block_length, step_per_block = fields.pop("block_length", None), fields.pop("step_per_block", None)
-        length = fields.get("max_new_tokens", DreamSettings.max_new_tokens)
-        if step_per_block is not None or (block_length is not None and block_length < length):
-            raise UserError(
-                f"block_length={block_length}, step_per_block={step_per_block}: only LLaDA checkpoints take these; Dream "
-                "denoises its answer as a whole"
-            )
-        remasking = fields.pop("remasking", "low_confidence")
-        fields["alg"] = fields.get("alg") or ALGORITHMS.get(remasking, remasking)
-        return DreamSettings(mask_token_id, early_stop=early_stop, **fields)
-    of_dream = {name: fields.pop(name, None) for name in DREAM_ONLY}
-    of_dream["alg_temp"] = of_dream["alg_temp"] or None  # the default is 0
-    given = [name for name, value in of_dream.items() if value is not None]
-    if given:
-        raise UserError(f"{', '.join(given)}: only Dream checkpoints take these; this one is LLaDA")
-    return GenerationSettings(mask_token_id, total_steps=fields.pop("steps", None), early_stop=early_stop, **fields)
+from shirg.lavida.prefix import Prefix
 
 
 @torch.no_grad()
@@ -89,25 +17,46 @@ def denoise_answers(
     language: LanguageModel,
     prefix: Prefix,
     vocabulary: int,
-    tokens: Tensor,
+    draft_tokens: Tensor | None,
     settings: GenerationSettings | DreamSettings,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
     on_prefix: OnPrefix | None = None,
 ) -> Tensor:
-    """Fill the masks of `tokens` [B, N] after `prefix` as the settings' family does; returns a new tensor.
+    """Denoise the answers that follow `prefix` as the settings' family does; returns their tokens, Long [B, max_new_tokens].
 
     Args:
         vocabulary: number of entries that may be generated, the first of the embedding table.
+        draft_tokens: [B or 1, at most max_new_tokens], the start of the answers; only its masks are filled.
         on_prefix: called with the prefix's cache once it is complete; not called without `settings.prefix_lm`.
+
+    Raises:
+        UserError: for draft tokens of another shape.
     """
+    tokens = starting_tokens(draft_tokens, len(prefix.lengths), settings.max_new_tokens, settings.mask_token_id)
+    tokens = tokens.to(prefix.embeds.device)
     model_class = AnswerModel if isinstance(settings, GenerationSettings) else ShiftedAnswerModel
     answer_model = model_class(language, prefix, settings.prefix_lm, vocabulary)
     if on_prefix is not None and answer_model.cache is not None:
         on_prefix(answer_model.cache)
-    tokens = tokens.to(prefix.embeds.device)
     if isinstance(settings, GenerationSettings):
         return denoise(answer_model, tokens, settings, generator=generator, on_step=on_step)
     if isinstance(answer_model, ShiftedAnswerModel) and settings.prefix_lm:
         tokens = answer_model.with_first_token(tokens, settings.mask_token_id)
     return denoise_dream(answer_model, tokens, settings, generator=generator, on_step=on_step)
+
+
+def starting_tokens(draft: Tensor | None, batch: int, length: int, mask_token_id: int) -> Tensor:
+    """Tokens that denoising starts from, Long [batch, length] on the CPU: masks, with a draft's ids at the beginning.
+
+    Raises:
+        UserError: for a draft that is not [1 or batch, at most length].
+    """
+    tokens = torch.full((batch, length), mask_token_id)
+    if draft is not None:
+        if draft.ndim != 2 or len(draft) not in (1, batch) or draft.shape[1] > length:
+            raise UserError(
+                f"draft_tokens must be [1 or {batch}, at most {length} (max_new_tokens)]; got {list(draft.shape)}"
+            )
+        tokens[:, : draft.shape[1]] = draft.to(tokens)
+    return tokens

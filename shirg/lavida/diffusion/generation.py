@@ -12,6 +12,7 @@ from shirg import ranges
 from shirg.errors import UserError
 from shirg.lavida.diffusion.schedule import transfer_counts
 from shirg.lavida.language import LanguageModel, PrefixCache
+from shirg.lavida.prefix import Prefix
 
 REMASKING = ("low_confidence", "random", "entropy", "margin")
 OnStep = Callable[[int, Tensor], None]
@@ -22,10 +23,9 @@ OnPrefix = Callable[[PrefixCache], None]
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Ends denoising once no answer of the batch can change. The official code always fills every block.
+    """Ends denoising once no row has a mask before its first stop token. The official code always fills every block.
 
-    A committed token never changes, and an answer ends at its first stop token. So an answer is final once no mask is before
-    its first stop token; the masks after it become end of text.
+    The text of an answer is then final, since a committed token never changes; the masks after the stop token become end of text.
     """
 
     mask_token_id: int
@@ -116,36 +116,6 @@ class GenerationSettings:
         return self.block if self.step_ratio is None else int(self.block * self.step_ratio)
 
 
-@dataclass
-class Prefix:
-    """Embeddings [B, P, H] before the answers, and the length of each row; zeros after it."""
-
-    embeds: Tensor
-    lengths: Tensor
-    """[B] long, on the embeddings' device."""
-    ragged: bool
-    """Whether the rows differ in length, so that attention needs a mask."""
-
-    @classmethod
-    def of(cls, rows: list[Tensor]) -> Prefix:
-        """Pad rows [P_i, H] on the right to one batch."""
-        sizes = [len(row) for row in rows]
-        embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return cls(embeds, torch.tensor(sizes, device=embeds.device), len(set(sizes)) > 1)
-
-    def mask(self, num_answer: int) -> Tensor | None:
-        """Attention mask [B, 1, 1, P + num_answer], Boolean, False at padding. None if there is no padding."""
-        if not self.ragged:
-            return None
-        keys = torch.arange(self.embeds.shape[1] + num_answer, device=self.embeds.device)
-        real = (keys < self.lengths[:, None]) | (keys >= self.embeds.shape[1])
-        return real[:, None, None]
-
-    def positions(self, num_answer: int) -> Tensor:
-        """Positions [B, num_answer] of the answer, which begin at the end of each row's own prefix."""
-        return self.lengths[:, None] + torch.arange(num_answer, device=self.embeds.device)
-
-
 class AnswerModel:
     """Logits of answer tokens after a prefix, which is encoded once, or in every call (`prefix_lm=False`)."""
 
@@ -224,7 +194,7 @@ def run_denoising(
     """Run denoising steps to the last one, or to an early stop; returns the tokens [B, N].
 
     Args:
-        steps: the tokens [B, N] after each step; a step is computed when it is drawn.
+        steps: the tokens [B, N] after each step; a step is computed when its result is requested.
         tokens: [B, N] before the first step.
     """
     tokens = tokens.clone()

@@ -85,7 +85,7 @@ class NoisyCopies:
     embeds: Tensor
     """[2B, L, H], with the mask token's embedding at masked positions."""
     labels: Tensor
-    """[2B, L], -100 at positions that are no targets."""
+    """[2B, L], -100 at positions that are not targets."""
     masked: Tensor
     """[2B, L] Boolean."""
 
@@ -97,7 +97,7 @@ def complementary_copies(
 
     Args:
         embeds: clean embeddings [B, L, H].
-        labels: [B, L], -100 at positions that are no targets.
+        labels: [B, L], -100 at positions that are not targets.
         drawn: Boolean [B, L] from `forward_process`.
         mask_embedding: the embedding row [H] of the mask token.
         fim_token_id: control token of infilling, which is neither masked nor a target.

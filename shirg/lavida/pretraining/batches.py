@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shirg.errors import UserError
 from shirg.images import to_rgb
-from shirg.lavida import prompt
+from shirg.lavida import prefix
 from shirg.lavida.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from shirg.lavida.pretraining.samples import Batch
 from shirg.lavida.vision import path_of
@@ -36,7 +36,7 @@ class Rows:
     embeds: Tensor
     """[B, L, H], with the images' embeddings; 0 at padding."""
     labels: Tensor
-    """[B, L] Long, -100 at images, padding and all other positions that are no targets."""
+    """[B, L] Long, -100 at images, padding and all other positions that are not targets."""
     attention_mask: Tensor
     """[B, L] Boolean, False at padding. LaViDa's language model does not use it: padding is attended to (LLD:240)."""
     input_ids: Tensor
@@ -110,7 +110,7 @@ def splice_batch(
         counts = torch.ones_like(ids).masked_scatter(at_image, ids.new_tensor([len(image) for image in images]))
         labels = labels.masked_fill(at_image, IGNORE_INDEX)
         row = (
-            prompt.splice(embed_tokens, ids, images, image_token_index),
+            prefix.splice(embed_tokens, ids, images, image_token_index),
             labels.repeat_interleave(counts),
             ids.repeat_interleave(counts),
         )

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from shirg.errors import UserError
+from shirg.lavida.chat import turn_text
 from shirg.lavida.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from shirg.lavida.prompt import IMAGE_MARK, SYSTEM_TEXT, answer_ids, tokenize_with_images, turn_text
+from shirg.lavida.prompt import IMAGE_MARK, SYSTEM_TEXT, answer_ids, tokenize_with_images
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +71,7 @@ def chat_sample(
         generator: random generator of that draw; None is torch's own.
 
     Raises:
-        UserError: if the conversation has no question with an answer, or `turn` is no such question.
+        UserError: if the conversation has no question with an answer, or `turn` is not one.
     """
     pairs = [
         place

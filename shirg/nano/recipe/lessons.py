@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from shirg.data.pages import Page, Question, Word
 from shirg.data.render import KINDS, render_page
 from shirg.lavida.config import GRID_PINPOINTS
-from shirg.lavida.images import anyres_views, square_view, tile_grid
+from shirg.lavida.views import anyres_views, square_view, tile_grid
 from shirg.nano.recipe.geometry import POSITIONS
 from shirg.nano.recipe.glyphs import IGNORE, PATCH, SLOTS, glyph_targets, moved, places, print_size
 from shirg.nano.recipe.tokenizer import ASSISTANT, END, TURN, build_tokenizer, id_of

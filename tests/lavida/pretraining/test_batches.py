@@ -7,9 +7,9 @@ import torch
 
 from shirg.errors import UserError
 from shirg.images import to_rgb
-from shirg.lavida.images import anyres_views
 from shirg.lavida.pretraining.batches import Rows, embed_batch, encode_for_training, end_of_text_targets, splice_batch
 from shirg.lavida.pretraining.samples import Batch
+from shirg.lavida.views import anyres_views
 from tests.tiny import tiny_model, tiny_page
 
 

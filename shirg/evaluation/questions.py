@@ -14,7 +14,7 @@ from PIL import Image
 from shirg.data import Record
 from shirg.data.sources import Records
 from shirg.errors import ItemError, UserError
-from shirg.evaluation.answering import Decoding, Models, Page, Read
+from shirg.evaluation.answering import Decoding, Generated, Models, Page
 from shirg.evaluation.journal import entries_of
 from shirg.evaluation.markdown import count
 from shirg.evaluation.results import Answer, Skipped, to_json
@@ -26,7 +26,7 @@ from shirg.lavida import Lavida
 
 RowKey = tuple[str, str, str]
 SHARDS = "shards"
-"""Folder of the files of several processes."""
+"""Folder of the answers of shards."""
 
 
 def row_key(row: dict[str, Any]) -> RowKey:
@@ -77,7 +77,7 @@ class QuestionSet:
 
     @classmethod
     def of(cls, model: Lavida, benchmarks: dict[str, Records], prompt_suffix: str) -> QuestionSet:
-        """Group the records by page; questions that cannot be made a prompt are listed in `skipped`."""
+        """Group records by page; questions that cannot be tokenized are listed in `skipped`."""
         question_set = cls(benchmarks, [])
         for name, records in benchmarks.items():
             task = find_task(name)
@@ -106,11 +106,11 @@ class QuestionSet:
         self.skipped.append(Skipped(dataset=task.name, id=record.id, questions=1, reason=str(error)))
 
     def shard(self, index: int, number: int) -> QuestionSet:
-        """The pages of one of `number` processes: every `number`-th, so that every process gets its share of each data set."""
+        """The pages of one of `number` shards: every `number`-th, so that each shard has pages of each data set."""
         return QuestionSet(self.benchmarks, self.pages[index::number])
 
     def in_order(self, rows: Mapping[RowKey, dict[str, Any]], variants: Sequence[Variant]) -> list[dict[str, Any]]:
-        """The rows that exist, in the order of a run in one process."""
+        """The existing rows in the order of a run in one process."""
         return [rows[key] for page in self.pages for key in page.keys(variants) if key in rows]
 
     def fingerprint(self) -> str:
@@ -124,8 +124,8 @@ class QuestionSet:
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Asks the model every question in every variant."""
+class Inference:
+    """Answers every question in every variant."""
 
     models: Models
     variants: Sequence[Variant]
@@ -144,7 +144,7 @@ class Asker:
         return todo
 
     def page_rows(self, page: PageQuestions, answered: Container[RowKey]) -> Iterator[dict[str, Any]] | UserError:
-        """`rows` of a page, or why it cannot be opened."""
+        """`rows` of a page, or the error if it cannot be opened."""
         try:
             image = page.open_image()
         except UserError as error:
@@ -162,9 +162,9 @@ class Asker:
                 yield to_json(_row(page.task, record, variant, answer, model.vision.resolution))
 
 
-def _row(task: Task, record: Record, variant: Variant, read: Read | ItemError, resolution: int) -> Answer:
+def _row(task: Task, record: Record, variant: Variant, read: Generated | ItemError, resolution: int) -> Answer:
     prediction, tokens = ("", None) if isinstance(read, ItemError) else read
-    marks = task.marks(prediction, record.answers, record.kind)
+    scores = task.scores(prediction, record.answers, record.kind)
     return Answer(
         dataset=task.name,
         id=record.id,
@@ -179,8 +179,8 @@ def _row(task: Task, record: Record, variant: Variant, read: Read | ItemError, r
         variant=variant,
         tokens=tokens,
         prediction=prediction,
-        score=marks[task.metric],
-        scores=marks,
+        score=scores[task.metric],
+        scores=scores,
         unanswered=str(read) if isinstance(read, ItemError) else "",
     )
 
@@ -198,7 +198,7 @@ def _by_page(records: Sequence[Record]) -> list[list[Record]]:
     return list(pages.values())
 
 
-# ------------------------------------------------------------------ shards: a run in several processes
+# ------------------------------------------------------------------ shards
 
 
 def shard_path(folder: Path, index: int, number: int) -> Path:
@@ -212,7 +212,7 @@ def shard_settings(run: dict[str, Any], index: int, number: int) -> dict[str, An
 
 
 def merged_rows(
-    folder: Path, number: int, run: dict[str, Any], question_set: QuestionSet, asker: Asker
+    folder: Path, number: int, run: dict[str, Any], question_set: QuestionSet, inference: Inference
 ) -> list[dict[str, Any]]:
     """The rows of all shards, in the order of a run in one process.
 
@@ -227,17 +227,17 @@ def merged_rows(
             raise UserError(f"num_shards: {path} is missing; run --num-shards {number} --shard-index {index} first")
         check_same_run(path, lines[0], shard_settings(run, index, number))
         found = {row_key(row): row for row in entries_of(path, lines)}
-        _check_finished(path, index, number, question_set, asker, found)
+        _check_finished(path, index, number, question_set, inference, found)
         rows |= found
-    return question_set.in_order(rows, asker.variants)
+    return question_set.in_order(rows, inference.variants)
 
 
 def _check_finished(
-    path: Path, index: int, number: int, question_set: QuestionSet, asker: Asker, found: Container[RowKey]
+    path: Path, index: int, number: int, question_set: QuestionSet, inference: Inference, found: Container[RowKey]
 ) -> None:
     lacking = 0
     for page in question_set.shard(index, number).pages:
-        missing = sum(len(prompts) for _, prompts in asker.missing(page, found))
+        missing = sum(len(prompts) for _, prompts in inference.missing(page, found))
         if missing and _opens(page):
             lacking += missing
     if lacking:

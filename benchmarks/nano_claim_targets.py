@@ -1,7 +1,7 @@
-"""The bars of the claim and whether they are met: what nano_claim.py prints and writes.
+"""The targets of `nano_claim.py`, whether they are met, and its tables.
 
-A bar is met when the whole 95 % interval lies above it, not met when the whole interval lies below, else undecided. The intervals
-are over pages, given the weights and one training of each adapter; what another seed of a training would give is not in them.
+A target is met when the whole 95 % interval lies above it, not met when the whole interval lies below, else undecided. Intervals
+resample pages, given the weights and one training of each adapter; the variation between training seeds is not in them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, Interval, compare, mean_interval
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, UNDECIDED, Interval, compare, mean_interval
 from shirg.data.render import KINDS
-from shirg.evaluation.markdown import count, interval, percent, points, table
+from shirg.evaluation.checklist import MET, NOT_MET
+from shirg.evaluation.markdown import NOT_MEASURED, count, interval, percent, points, table
 from shirg.evaluation.results import Answer
 from shirg.nano.recipe.score import LARGE_PRINT, MEASURES
 
 LARGE, SMALL = LARGE_PRINT.name, "small print"
 HOW = {LARGE: "14-22 px in the 384 px view, lowres", SMALL: "8-13 px in the 672 px view, 4.6-7.4 px at 384"}
-MET, NOT_MET, UNDECIDED, NOT_MEASURED = "met", "not met", "undecided", "not measured"
 Rows = Mapping[str, Sequence[Answer]]
 """Row of a table -> its answers, in one order of questions for all rows."""
 SEED = 0
@@ -27,8 +27,8 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What `ours` must reach in exact match: a score, or a lead over `theirs` (negative: a lag is allowed)."""
+class Target:
+    """What `ours` must reach in exact match: a score, or a difference to `theirs`, which may be negative."""
 
     group: str
     ours: str
@@ -37,7 +37,7 @@ class Bar:
 
     @property
     def text(self) -> str:
-        """The bar in words."""
+        """The target in words."""
         if self.theirs is None:
             return f"{self.group}: {self.ours} page at least {percent(self.least)}"
         if self.least == 0:
@@ -48,23 +48,23 @@ class Bar:
         )
 
 
-BARS = (
-    Bar(LARGE, "right", None, 0.80),
-    Bar(SMALL, "highres+adapter", "lowres", 0.25),
-    Bar(SMALL, "shirg-768+adapter", "highres+adapter", -0.01),
-    Bar(SMALL, "shirg-512+adapter", "highres+adapter", -0.04),
-    Bar(SMALL, "shirg-768+adapter", "lowres", 0.10),
-    Bar(SMALL, "shirg-768+adapter", "lowres+adapter", 0.10),
-    Bar(SMALL, "shirg-768+adapter", "hd", 0.0),
-    Bar(SMALL, "shirg-768+adapter", "hd+adapter", 0.0),
-    Bar(SMALL, "shirg-512+adapter", "shirg-512+own adapter", -0.01),
-    Bar(SMALL, "shirg-768+adapter", "shirg-768+own adapter", -0.01),
-    Bar(SMALL, "highres+adapter", "highres+own adapter", -0.01),
+TARGETS = (
+    Target(LARGE, "right", None, 0.80),
+    Target(SMALL, "highres+adapter", "lowres", 0.25),
+    Target(SMALL, "shirg-768+adapter", "highres+adapter", -0.01),
+    Target(SMALL, "shirg-512+adapter", "highres+adapter", -0.04),
+    Target(SMALL, "shirg-768+adapter", "lowres", 0.10),
+    Target(SMALL, "shirg-768+adapter", "lowres+adapter", 0.10),
+    Target(SMALL, "shirg-768+adapter", "hd", 0.0),
+    Target(SMALL, "shirg-768+adapter", "hd+adapter", 0.0),
+    Target(SMALL, "shirg-512+adapter", "shirg-512+own adapter", -0.01),
+    Target(SMALL, "shirg-768+adapter", "shirg-768+own adapter", -0.01),
+    Target(SMALL, "highres+adapter", "highres+own adapter", -0.01),
 )
 
 
 def verdict(found: Interval, least: float, differing_pages: int) -> str:
-    """Whether an interval is past the bar `least`; a lead or lag on a handful of pages decides nothing."""
+    """Whether an interval reaches `least`; undecided if fewer than `MINIMUM_DIFFERING_PAGES` pages differ."""
     if found.low is None or found.high is None or found.pages < MINIMUM_DIFFERING_PAGES:
         return UNDECIDED
     if found.low > least:
@@ -87,19 +87,19 @@ def row_of(answers: Sequence[Answer]) -> dict:
     return row | {"by kind": {kind: round(statistics.fmean(marks), 4) for kind, marks in kinds.items() if marks}}
 
 
-def judge(bar: Bar, rows: Rows) -> dict:
-    """A bar with what was measured; intervals of differences are paired."""
-    about = {"bar": bar.text, "ours": bar.ours, "theirs": bar.theirs, "least": bar.least}
+def judge(target: Target, rows: Rows) -> dict:
+    """A target with what was measured; differences are paired."""
+    about = {"bar": target.text, "ours": target.ours, "theirs": target.theirs, "least": target.least}
     if not rows:
         return about | {"measured": None, "verdict": NOT_MEASURED}
-    ours, pages = [one.score for one in rows[bar.ours]], [one.image_id for one in rows[bar.ours]]
-    if bar.theirs is None:
+    ours, pages = [one.score for one in rows[target.ours]], [one.image_id for one in rows[target.ours]]
+    if target.theirs is None:
         found = mean_interval(ours, pages, seed=SEED)
         differing = found.pages
     else:
-        compared = compare(ours, [one.score for one in rows[bar.theirs]], pages, seed=SEED)
+        compared = compare(ours, [one.score for one in rows[target.theirs]], pages, seed=SEED)
         found, differing = compared.interval, compared.differing_pages
-    return about | {"measured": rounded(found), "verdict": verdict(found, bar.least, differing)}
+    return about | {"measured": rounded(found), "verdict": verdict(found, target.least, differing)}
 
 
 def rounded(found: Interval) -> dict:
@@ -126,7 +126,7 @@ def record_of(sets: Mapping[str, Sequence[tuple[float, Rows]]], run: dict, train
             "seconds": round(sum(seconds for seconds, _ in sets[name]), 1),
             "rows": {row: row_of(of) for row, of in rows.items()},
         }
-    record["bars"] = [judge(bar, whole[bar.group]) for bar in BARS]
+    record["bars"] = [judge(target, whole[target.group]) for target in TARGETS]
     return record | {"trainings": {name: _training(results) for name, results in trainings.items()}}
 
 
@@ -146,7 +146,7 @@ def print_report(record: dict) -> None:
         print(f"\n{name.capitalize()} ({HOW[name]}): {asked}")
         if found["rows"]:
             print(f"\n{scores_table(name, found['rows'])}\n\n{kinds_table(name, found['rows'])}")
-    print(f"\n{bars_table(record['bars'])}")
+    print(f"\n{targets_table(record['bars'])}")
     if record["trainings"]:
         print(f"\n{trainings_table(record['trainings'])}")
 
@@ -168,14 +168,13 @@ def kinds_table(name: str, rows: dict[str, dict]) -> str:
     return table(header, [[row, *(percent(values["by kind"][kind]) for kind in kinds)] for row, values in rows.items()])
 
 
-def bars_table(bars: Sequence[dict]) -> str:
-    """Every bar, what was measured, and the verdict."""
+def targets_table(targets: Sequence[dict]) -> str:
+    """Every target, what was measured, and the verdict."""
     cells = []
-    for bar in bars:
-        show = percent if bar["theirs"] is None else points
-        cells.append(
-            [bar["bar"], "-" if bar["measured"] is None else _with_interval(bar["measured"], show), bar["verdict"]]
-        )
+    for target in targets:
+        show = percent if target["theirs"] is None else points
+        measured = "-" if target["measured"] is None else _with_interval(target["measured"], show)
+        cells.append([target["bar"], measured, target["verdict"]])
     return table(["target (exact match)", "measured", "verdict"], cells)
 
 

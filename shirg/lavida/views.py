@@ -1,4 +1,4 @@
-"""RGB images -> normalised pixels: LaViDa's views of 384 x 384 pixels and SHIRG's one large view.
+"""RGB image -> views -> normalised pixels: LaViDa's views of 384 x 384 pixels and SHIRG's one large view.
 
 The arithmetic equals the official one bit for bit: PIL's bicubic resampling, then x / 255 rounded to float32, then
 (x - 0.5) / 0.5 (LaViDa siglip_encoder.py:34-67), which is a table of 256 floats.
@@ -9,7 +9,8 @@ PIL is imported in functions, since models and their costs need no PIL.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.images import resize
-from shirg.lavida.settings import FITS
+from shirg.lavida.settings import FITS, VisionSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +27,42 @@ PAD_COLOUR = (127, 127, 127)  # int(0.5 * 255), LaViDa mm_utils.py:318-344
 _NORMALISED = torch.from_numpy(((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5))
 
 Pinpoints = tuple[tuple[int, int], ...]
+"""(width, height) of the canvases that an image may be cut into tiles on."""
+
+Views = Literal["base", "tiles", "large"]
+"""Views of an image: the whole image at the tower's own size; that and LaViDa's tiles; the whole image at SHIRG's size."""
+
+
+@dataclass(frozen=True)
+class ViewShapes:
+    """How a model cuts an image into views; without weights, for loader workers."""
+
+    resolution: int
+    """Side of the large view, pixels."""
+    tile: int
+    """Side of the base view and of tiles, pixels."""
+    pinpoints: Pinpoints
+    fit: str
+
+    @classmethod
+    def of(cls, settings: VisionSettings, tile: int, pinpoints: Pinpoints) -> ViewShapes:
+        """View shapes of a model with these settings.
+
+        Args:
+            tile: side of the tower's own view, pixels.
+        """
+        return cls(settings.resolution, tile, pinpoints, settings.fit)
+
+    def cut(self, image: Image.Image, views: str) -> Tensor:
+        """The views of an RGB image, [V, H, W, 3] uint8.
+
+        Args:
+            views: one of `Views`.
+        """
+        if views == "tiles":
+            return to_bytes(anyres_views(image, self.pinpoints, self.tile))
+        side = self.tile if views == "base" else self.resolution
+        return to_bytes([square_view(image, side, self.fit)])
 
 
 def to_bytes(views: list[Image.Image]) -> Tensor:

@@ -1,0 +1,45 @@
+"""What benchmarks share: timing of a call, and the machine of a record."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from shirg.evaluation.efficiency import timed
+from shirg.evaluation.environment import describe_environment, processor
+from shirg.lavida import Lavida
+
+CPU = torch.device("cpu")
+
+
+def now() -> str:
+    """Date and time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def machine(device: torch.device = CPU) -> dict[str, object]:
+    """When and on what times are taken."""
+    return {
+        "date": now(),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+    }
+
+
+def time_call(call: Callable[[], object], warm_up: int, runs: int, device: torch.device = CPU) -> tuple[float, float]:
+    """Median and best milliseconds of `runs` calls, after `warm_up` untimed ones."""
+    for _ in range(warm_up):
+        call()
+    times = [timed(device, call)[1] for _ in range(runs)]
+    return statistics.median(times), min(times)
+
+
+def run_facts(model: Lavida) -> dict[str, object]:
+    """When, on what and with what a record is made."""
+    return {"date": now(), "processor": processor(), "environment": describe_environment(model)}
