@@ -17,7 +17,7 @@ HD = "test_vision.py::test_hd_path_equals_the_official_code"
 MERGES = "test_vision.py::test_other_poolings_and_merges_equal_the_official_code"
 FORWARD = "test_language.py::test_llada_forward_equals_the_official_code"
 DREAM_FORWARD = "test_language.py::test_dream_forward_equals_the_official_code"
-PROMPTS = "test_prompt.py::test_inference_prompt_embeddings_equal_the_official_code"
+PROMPTS = "test_prefix.py::test_inference_prompt_embeddings_equal_the_official_code"
 LLADA_TRAINING = "pretraining/test_loss.py::test_llada_training_equals_the_official_code"
 DREAM_TRAINING = "pretraining/test_loss.py::test_dream_training_equals_the_official_code"
 GENERATION = "test_generation.py::test_llada_generation_equals_the_official_code"
@@ -100,9 +100,9 @@ TABLE = {
     },
     "views": {
         "lut.npy|anyres_(square|land5|wide|tall|small)_[0-4].png": (
-            "test_images.py::test_anyres_views_are_the_official_ones"
+            "test_views.py::test_anyres_views_are_the_official_ones"
         ),
-        "(pad|square)_(wide|tall)_0.png": "test_images.py::test_square_views_are_the_official_ones",
+        "(pad|square)_(wide|tall)_0.png": "test_views.py::test_square_views_are_the_official_ones",
     },
 }
 """Kind -> pattern of names -> the test that compares them, or why none does."""

@@ -146,7 +146,7 @@ def test_a_run_of_before_the_objectives_settings_keeps_its_objective(tmp_path):
     last, expected = validations_of(resumed)[-1], validations_of(whole)[-1]
     assert last["losses"] == expected["losses"] and "relative" not in last
     assert not EARLIER.keys() & stored_run(half / "checkpoints" / "checkpoint-3").keys()
-    assert "keeps what that did: padding_weight 1.0, answer_padding full" in (half / "logs/training.log").read_text()
+    assert "keeps its settings: padding_weight 1.0, answer_padding full" in (half / "logs/training.log").read_text()
 
 
 def test_another_adapter_than_the_runs_is_refused(half):
