@@ -22,6 +22,7 @@ COMMANDS = {
     "sweep": "measure what each part of the gate is worth, on pages whose words are known",
     "answer": "ask one question about one page",
     "demo": "slide the budget and watch answers fill in, on a page in the browser",
+    "serve": "answer the requests of OpenAI's clients: a server with batches and the budget per request",
     "describe": "compute what a model costs: parameters, cache and FLOPs of every vision path",
     "assemble": "join a language model and a vision tower to a fresh LaViDa",
     "merge": "write a checkpoint with an adapter merged into its projector",

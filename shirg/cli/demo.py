@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -11,6 +10,7 @@ from typing import Annotated, NoReturn
 from shirg import ranges
 from shirg.cli.flags import AdaptedModelFlags, GateFlags
 from shirg.cli.runner import STOPPED, run_command
+from shirg.listening import is_loopback, listen
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -35,9 +35,10 @@ class Flags(GateFlags, AdaptedModelFlags):
 
 def command(flags: Flags) -> None:
     """Load the model and serve it. Ctrl-C is how this is meant to end, and needs no words."""
-    from shirg.demo.serving import free_port, scratch_folder
+    from shirg.demo.serving import scratch_folder
 
-    port = free_port(flags.host, flags.port)
+    with listen(flags.host, flags.port) as probe:
+        port = probe.getsockname()[1]
     if not is_loopback(flags.host):
         _say(f"shirg: --host {flags.host}: whoever reaches this machine can use the page; there is no password")
     with scratch_folder():
@@ -52,14 +53,6 @@ def command(flags: Flags) -> None:
             serve(model, flags.host, port, lambda address: _say(f"open {address}   (Ctrl-C ends it)"))
         except KeyboardInterrupt:
             sys.exit(STOPPED)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _say(line: str) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -30,25 +29,6 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "san
 MONO = ["ui-monospace", "SFMono-Regular", "DejaVu Sans Mono", "monospace"]
 OWN_SOURCES = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 """Content security policy: the browser loads this server's files and inline content only."""
-
-
-def free_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0.
-
-    Raises:
-        UserError: if the port is in use, or `host` is no address of this machine.
-    """
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(kind, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"--host {host} --port {port}: cannot be listened on ({reason}); try another port, or 0 for any free one"
-            ) from error
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from shirg.evaluation.variants import ADAPTER, Variant
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.adapter import has_adapter
 from shirg.lavida.diffusion.generation import OnStep
+from shirg.lavida.loading import with_own_projector
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -152,13 +152,13 @@ def models_by_adapter(model: Lavida, adapters: Mapping[str, str | Path] | None =
     Raises:
         UserError: if an adapter cannot be loaded, or selects tokens by other settings than the model.
     """
-    plain = _with_own_projector(model)
+    plain = with_own_projector(model)
     if has_adapter(plain):
         plain.unload_adapter()
         plain.vision = model.vision  # which the adapter may have brought
     found = {None: plain} | ({ADAPTER: model} if has_adapter(model) else {})
     for name, folder in (adapters or {}).items():
-        found[name] = _with_own_projector(plain)
+        found[name] = with_own_projector(plain)
         found[name].load_adapter(folder)
         for setting in found[name].vision.differing(model.vision):
             trained, own = (getattr(one.vision, setting) for one in (found[name], model))
@@ -167,11 +167,3 @@ def models_by_adapter(model: Lavida, adapters: Mapping[str, str | Path] | None =
                 "evaluate the adapter in a run of its own"
             )
     return found
-
-
-def _with_own_projector(model: Lavida) -> Lavida:
-    """A copy that shares all modules except the projector."""
-    twin = copy.copy(model)
-    twin._modules = model._modules.copy()
-    twin.mm_projector = copy.deepcopy(model.mm_projector).eval()
-    return twin

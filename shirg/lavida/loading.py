@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,14 @@ def load_model(
         if model.adapter_vision is not None:
             warn_of_differences(model.vision, model.adapter_vision, str(adapter))
     return model
+
+
+def with_own_projector(model: Lavida) -> Lavida:
+    """A model of the same modules but for a projector of its own, for another adapter."""
+    twin = copy.copy(model)
+    twin._modules = model._modules.copy()
+    twin.mm_projector = copy.deepcopy(model.mm_projector).eval()
+    return twin
 
 
 def _gate(own: GateConfig, preset: str | None, selector: str | None) -> GateConfig:

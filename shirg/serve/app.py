@@ -35,6 +35,8 @@ from shirg.serve.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 5
+"""Time for the last batch when the server ends; before that, uvicorn waits for all answers."""
 DECODERS = 2
 """Images that are decoded at the same time."""
 
@@ -53,8 +55,6 @@ class Service:
         self.models, self.settings, self.metrics = models, settings, Metrics()
         limits = settings.limits
         self.engine = Engine(first, limits.queue, limits.batch, limits.cache_bytes, self.metrics)
-        self.metrics.watch("queue_length", "Requests that wait", lambda: self.engine.waiting)
-        self.metrics.watch("page_cache_bytes", "Bytes of cached pages", lambda: self.engine.nbytes)
         self._decoding = asyncio.Semaphore(DECODERS)
 
     def model(self, name: str) -> Lavida:
@@ -80,8 +80,8 @@ class Service:
             raise UserError(f"max_tokens: got {length}, at most {limits.answer_tokens} are served")
         vision = model.vision
         if body.selector is not None:
-            vision = replace(vision, gate=replace(vision.gate, selector=body.selector))
             try:
+                vision = replace(vision, gate=replace(vision.gate, selector=body.selector))
                 ShirgGate(vision.gate)
             except ValueError as error:
                 raise UserError(f"selector: {error}") from error
@@ -238,7 +238,7 @@ def create_app(models: Mapping[str, Lavida], settings: ServerSettings) -> FastAP
         try:
             yield
         finally:
-            await asyncio.to_thread(service.engine.close, settings.limits.drain_seconds)
+            await asyncio.to_thread(service.engine.close, CLOSE_SECONDS)
 
     app = FastAPI(title="SHIRG", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service

@@ -138,6 +138,7 @@ class Engine:
             if len(self._waiting) >= self.queue:
                 raise too_busy(len(self._waiting))
             self._waiting.append(job)
+            self.metrics.waiting.set(len(self._waiting))
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
@@ -145,16 +146,6 @@ class Engine:
         job.cancelled = True
         with self._changed, contextlib.suppress(ValueError):
             self._waiting.remove(job)
-
-    @property
-    def waiting(self) -> int:
-        """Jobs in the queue."""
-        return len(self._waiting)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the cached pages."""
-        return self.features.nbytes + self.selections.nbytes
 
     @property
     def alive(self) -> bool:
@@ -184,6 +175,8 @@ class Engine:
                     self._answer(batch)
                 finally:
                     self._running = []
+                self.metrics.waiting.set(len(self._waiting))
+                self.metrics.cached.set(self.features.nbytes + self.selections.nbytes)
 
     def _next_batch(self) -> list[Job]:
         """The jobs that can be denoised with the one that has waited longest; empty when the engine closes."""

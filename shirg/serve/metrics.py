@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Variable of prometheus_client: the folder in which several processes share their counters."""
 
 
 class Metrics:
-    """The counters of one server process."""
+    """The counters of one server process, or of all workers of a server."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
         self.requests = Counter("shirg_requests", "Chat completions by HTTP status", ["status"], registry=registry)
         self.seconds = Histogram(
             "shirg_request_seconds", "Time of answered requests", buckets=SECONDS, registry=registry
-        )
-        self.first_seconds = Histogram(
-            "shirg_first_token_seconds", "Time to the first final token", buckets=SECONDS, registry=registry
         )
         self.batch_size = Histogram(
             "shirg_batch_size", "Requests denoised together", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
         self.tokens = Counter("shirg_tokens", "Tokens of answered requests by kind", ["kind"], registry=registry)
         self.steps = Counter("shirg_denoising_steps", "Denoising steps of answered requests", registry=registry)
+        self.cancelled = Counter("shirg_cancelled", "Requests whose client left", registry=registry)
         self._lookups = Counter(
             "shirg_page_cache", "Look-ups of tower features and selections", ["kind", "result"], registry=registry
         )
-        self.cancelled = Counter("shirg_cancelled", "Requests whose client left", registry=registry)
-
-    def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
-        Gauge(f"shirg_{name}", what, registry=self.registry).set_function(value)
+        gauges = {"queue_length": "Requests that wait", "page_cache_bytes": "Bytes of cached pages"}
+        self.waiting, self.cached = (
+            Gauge(f"shirg_{name}", what, registry=registry, multiprocess_mode="livesum")
+            for name, what in gauges.items()
+        )
 
     def looked_up(self, kind: str, hit: bool) -> None:
         """Count a look-up in the cache of pages."""
@@ -51,4 +42,9 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it in Prometheus' format."""
-        return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        if SHARED_FOLDER in os.environ:
+            MultiProcessCollector(registry)
+            return generate_latest(registry)
+        ProcessCollector(registry=registry)
+        return generate_latest(self.registry) + generate_latest(registry)

@@ -128,7 +128,7 @@ class ChatBody(Body):
     seed: StrictInt | None = None
     stop: StrictStr | Annotated[list[StrictStr], Field(max_length=4)] | None = None
     n: StrictInt | None = None
-    budget: StrictInt | Literal["auto"] | None = None
+    budget: Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "integer"}, {"const": "auto"}]})] = None
     path: StrictStr | None = None
     selector: StrictStr | None = None
     steps: StrictInt | None = None
@@ -142,8 +142,8 @@ class ChatBody(Body):
             value = getattr(self, name)
             if value is not None:
                 range_.check(name, value)
-        if self.budget is not None and self.budget != "auto":
-            ranges.BUDGET.check("budget", self.budget)
+        if self.budget is not None and self.budget != "auto" and not ranges.BUDGET.contains(self.budget):
+            raise UserError(f"budget: got {self.budget!r:.80}, must be {ranges.BUDGET}, or 'auto'")
         if self.n not in (None, 1):
             raise UserError(f"n: got {self.n}, must be 1; a greedy answer is always the same")
         if self.stream_options is not None and not self.stream:

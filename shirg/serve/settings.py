@@ -27,8 +27,6 @@ class Limits:
     answer_tokens: int = 1024
     cache_bytes: int = 512 * 2**20
     """Tower features and selected tokens that are kept for later questions."""
-    drain_seconds: float = 30
-    """Time for the last answers after SIGTERM."""
 
 
 @dataclass(frozen=True)

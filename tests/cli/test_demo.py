@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -10,32 +9,10 @@ from pathlib import Path
 import pytest
 
 from shirg import cli
-from shirg.cli import demo
 from shirg.demo import serving
-from shirg.errors import UserError
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.mark.parametrize(
-    ("host", "own"),
-    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
-)
-def test_loopback_is_this_machine_alone(host, own):
-    assert demo.is_loopback(host) == own
-
-
-def test_a_port_is_free_or_the_mistake_is_named():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port}: cannot be listened on"):
-            serving.free_port("127.0.0.1", port)
-        assert serving.free_port("127.0.0.1", 0) not in (0, port)
-    with pytest.raises(UserError, match="--host 192.0.2.1"):  # an address for documentation, nobody's
-        serving.free_port("192.0.2.1", 0)
 
 
 def test_a_port_that_there_cannot_be(capsys):
