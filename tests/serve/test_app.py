@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
+import socket
+import time
 
 import pytest
 
@@ -233,3 +237,34 @@ def test_the_token(model):
                 client_of(server, api_key=key).models.list()
         right = client_of(server, api_key="secret")
         assert right.models.list().data and client_of(server).get("/../health", cast_to=object)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_is_forgotten(server, model, stream):
+    client, before = client_of(server), cancelled(server)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    body = {"model": "tiny", "messages": question("Who?", data_uri(tiny_page())), "max_tokens": 1000, "budget": 60}
+    connection.request("POST", "/v1/chat/completions", json.dumps({**body, "stream": stream}))
+    if stream:
+        assert connection.getresponse().read(5)
+    time.sleep(0.2)
+    connection.close()
+    if stream:
+        connection.sock = None
+    for _ in range(200):
+        if cancelled(server) > before:
+            break
+        time.sleep(0.02)
+    assert cancelled(server) == before + 1
+    assert client.chat.completions.create(model="tiny", messages=question("Who?"), max_tokens=4).choices
+
+
+def cancelled(server) -> float:
+    return server.service.metrics.registry.get_sample_value("shirg_cancelled_total")
+
+
+def test_bytes_that_are_no_http(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(b"\x00\xff garbage\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
