@@ -106,6 +106,9 @@ TOKENS = Range(1, 2**17)
 PROMPT_TOKENS = Range(0, 2**17)
 STEP_RATIO = Range(0.0, 1.0, above=True)
 SHIFT = Range(0.0, 1000.0, above=True)
+THRESHOLD = Range(0.0, 1.0, above=True)
+"""Confidence of a prediction that is committed."""
+FACTOR = Range(0.0, 1000.0, above=True)
 TEMPERATURE = Range(0.0, 100.0)
 RECORDS = Range(0, 10**9)
 """Records of a part of a data set, which may be empty."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida, PrefixCache
 
 MODELS_LENGTH = "(default: 16 for the nano, 32 for official weights)"
+NO_PARALLEL = "(default: a number of steps)"
 ONE_PER_TOKEN = "(default: one per token)"
 
 
@@ -66,6 +67,12 @@ class Flags(SelectorFlags, AdaptedModelFlags):
 
     shift: Annotated[float | None, ranges.SHIFT, arg(metavar="FLOAT", help_behavior_hint="(default: 3)")] = None
     """For --schedule shift: 3 commits few tokens early and many late, 0.33 many early, as LaViDa's captions do."""
+
+    threshold: Annotated[float | None, ranges.THRESHOLD, arg(metavar="FLOAT", help_behavior_hint=NO_PARALLEL)] = None
+    """Commit at every step all tokens of at least this probability, instead of a number of steps: 0.9 is usual."""
+
+    factor: Annotated[float | None, ranges.FACTOR, arg(metavar="FLOAT", help_behavior_hint=NO_PARALLEL)] = None
+    """The same with the n-th best probability at least 1 - factor / (n + 1), instead of --threshold."""
 
     remasking: Literal["low_confidence", "margin", "entropy", "random"] = "low_confidence"
     """What is committed first: the most probable, the clearest, the most certain or any tokens."""
@@ -126,6 +133,8 @@ def decoding(flags: Flags, device: torch.device) -> dict[str, Any]:
         "step_ratio": flags.step_ratio,
         "schedule": None if flags.schedule == "none" else flags.schedule,
         "schedule_kwargs": None if flags.shift is None else {"shift": flags.shift},
+        "threshold": flags.threshold,
+        "factor": flags.factor,
         "remasking": flags.remasking,
         "temperature": flags.temperature,
         "generator": torch.Generator(device).manual_seed(flags.seed),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shirg.serve.settings import ServerSettings
 
 ONE_PER_TOKEN = "(default: one per token)"
+NO_THRESHOLD = "(default: a number of steps)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,9 @@ class Flags(SelectorFlags):
 
     steps: Annotated[int | None, ranges.TOKENS, arg(metavar="INT", help_behavior_hint=ONE_PER_TOKEN)] = None
     """Denoising steps, per 32 positions of an answer (nano: 16), of requests that set none."""
+
+    threshold: Annotated[float | None, ranges.THRESHOLD, arg(metavar="FLOAT", help_behavior_hint=NO_THRESHOLD)] = None
+    """Probability from which tokens are committed at once, instead of a number of steps, for requests that set neither."""
 
     workers: Annotated[
         int | None, ranges.BATCH, arg(metavar="INT", help_behavior_hint="(default: one per GPU, one without)")
@@ -88,6 +92,8 @@ def command(flags: Flags) -> None:
     """Listen, start the workers, and leave with 0 after SIGTERM."""
     with listen(flags.host, flags.port) as listener:
         listener.listen(1024)
+        if flags.steps is not None and flags.threshold is not None:
+            raise UserError(f"--threshold: got {flags.threshold} beside --steps {flags.steps}; leave one out")
         settings = settings_of(flags)
         if settings.access.token is None and not is_loopback(flags.host):
             say(f"shirg: --host {flags.host}: whoever reaches this machine can ask; --token-file sets a password")
@@ -147,7 +153,7 @@ def settings_of(flags: Flags) -> ServerSettings:
         cache_bytes=flags.page_cache_mb * 2**20,
     )
     access = Access(token, tuple(host.lower() for host in flags.allow_remote_images))
-    return ServerSettings(limits, Defaults(flags.mode, flags.budget, flags.steps), access)
+    return ServerSettings(limits, Defaults(flags.mode, flags.budget, flags.steps, flags.threshold), access)
 
 
 def number_of_workers(flags: Flags) -> int:

@@ -35,6 +35,8 @@ class Decoding:
     max_new_tokens: int
     block_length: int
     step_ratio: float
+    threshold: float | None = None
+    """Commit confident predictions instead of a number of steps; see `GenerationSettings`."""
     batch_size: int = 1
     """Questions of one page that are denoised together."""
 
@@ -137,7 +139,8 @@ def generated_ids(
         image_embeds=embeds,
         max_new_tokens=decoding.max_new_tokens,
         block_length=decoding.block_length,
-        step_ratio=decoding.step_ratio,
+        step_ratio=None if decoding.threshold is not None else decoding.step_ratio,
+        threshold=decoding.threshold,
         on_step=on_step,
     )
 

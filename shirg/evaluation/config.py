@@ -57,6 +57,16 @@ class EvaluationSettings(BenchmarkSettings):
     efficiency_repeats: Repeats = 5
     """Runs of which each stage's time is the median, after two untimed; 0 leaves timing out."""
 
+    batch_size: Annotated[
+        int | None, ranges.BATCH, arg(metavar="INT", help_behavior_hint="(default: 8 for the nano, else 1)")
+    ] = None
+    """Questions of one page that are denoised together; in float32 no answer depends on it but for exact ties."""
+
+    threshold: Annotated[
+        float | None, ranges.THRESHOLD, arg(metavar="FLOAT", help_behavior_hint="(default: half a step per token)")
+    ] = None
+    """Commit at every step all tokens of at least this probability, and the best one, instead of a number of steps."""
+
     resume: bool = False
     """Continue after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
 
@@ -94,10 +104,6 @@ class SHIRGEvaluationConfig(EvaluationSettings):
 
     output_dir: Path | str = "./shirg_lora_output/evaluation"
     """Gets the results, the report and its figures."""
-
-    batch_size: Annotated[int | None, ranges.BATCH] = None
-    """Questions of one page that are denoised together; in float32 no answer depends on it but for exact ties. None takes 8 for
-    the nano, 1 for models whose memory that might exceed."""
 
     workers: Annotated[int | None, ranges.BATCH] = None
     """Processes that answer pages side by side, each with one thread. None takes as many as torch would use threads for the
@@ -144,7 +150,8 @@ class SHIRGEvaluationConfig(EvaluationSettings):
         _check("block_length", block, f"a divisor of max_new_tokens ({length})", length % block == 0)
         wanted = f"at most 1, and large enough to give a block of {block} a step"
         _check("step_ratio", self.step_ratio, wanted, int(self.step_ratio * block) > 0)
-        return Decoding(length, block, self.step_ratio, self.batch_size or (NANO_BATCH if model.config.is_nano else 1))
+        batch = self.batch_size or (NANO_BATCH if model.config.is_nano else 1)
+        return Decoding(length, block, self.step_ratio, self.threshold, batch)
 
     def workers_for(self, model: Lavida) -> int:
         """How many processes answer `model`'s questions."""

@@ -62,6 +62,7 @@ ANSWERS_DEPEND_ON = (
     "max_new_tokens",
     "block_length",
     "step_ratio",
+    "threshold",
     "batch_size",
     "prompt_suffix",
 )

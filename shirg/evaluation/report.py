@@ -454,9 +454,13 @@ def _method(results: Results) -> str:
         if config.prompt_suffix == "official"
         else f"Questions were asked without a suffix{', as this model was trained' if model.nano else ''}."
     )
+    steps = (
+        f"{config.step_ratio:g} denoising steps per position, the most certain predictions first"
+        if config.threshold is None
+        else f"every step commits the predictions of at least {config.threshold:g} probability, and the most certain one"
+    )
     lines = [
-        f"- Answers: {config.max_new_tokens} positions in blocks of {config.block_length}, "
-        f"{config.step_ratio:g} denoising steps per position, the most certain predictions first, no sampling. {suffix}",
+        f"- Answers: {config.max_new_tokens} positions in blocks of {config.block_length}, {steps}, no sampling. {suffix}",
         f"- Intervals: {results.intervals.resamples:,} resamples of whole pages, since answers about one page depend on one "
         "another.",
     ]

@@ -50,6 +50,7 @@ class Settings:
     batch_size: int | None = None
     workers: int | None = None
     command: str | None = None
+    threshold: float | None = None
     adapters: dict[str, str] = _absent(dict)
 
 

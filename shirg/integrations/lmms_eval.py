@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import logging
 import math
 import os
@@ -68,7 +69,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         prefix_lm: encode image and question once (True) or in every step.
         resolution, fit, relevance, relevance_sign, text_tower, revision: as the flags of `shirg evaluate`.
         device: device of the model; by default a GPU if there is one.
-        batch_size: 1; lmms-eval passes it.
+        batch_size: questions that are denoised together; answers do not depend on it.
         max_batch_size: ignored; lmms-eval passes it.
 
     Raises:
@@ -105,8 +106,9 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
     ):
         super().__init__()
         _refuse_unknown(unknown)
-        if str(batch_size) != "1":
-            raise UserError(f"batch_size: got {batch_size}, must be 1; questions are answered one by one")
+        if not str(batch_size).isdecimal() or not ranges.BATCH.contains(int(batch_size)):
+            raise UserError(f"batch_size: got {batch_size}, must be {ranges.BATCH}")
+        self.batch_size_per_gpu = int(batch_size)
         _check_preset(preset)
         _check_values(mode, fit)
         numbers: dict[str, Any] = {
@@ -159,8 +161,12 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         """
         from tqdm import tqdm
 
-        bar = tqdm(requests, disable=self.rank != 0, desc=MODEL)
-        return [self._answer(*self._asked(request.args), _generation(request.args)) for request in bar]
+        answers: list[str] = []
+        bar = tqdm(total=len(requests), disable=self.rank != 0, desc=MODEL)
+        for same_length in _batches(requests, self.batch_size_per_gpu):
+            answers += self._answers(same_length)
+            bar.update(len(same_length))
+        return answers
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Not supported."""
@@ -177,24 +183,47 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         question, _, doc_to_visual, doc_id, task, split = arguments
         return question, doc_to_visual(self.task_dict[task][split][doc_id])
 
-    def _answer(self, question: str, images: Sequence[Image.Image], settings: dict[str, Any]) -> str:
-        if len(images) != 1:
-            raise UserError(f"{MODEL} answers questions about one image; the task gives {len(images)} for {question!r}")
-        length = self.max_new_tokens or settings.get("max_new_tokens") or self.model.config.answer_tokens
-        try:
-            text = self.model.answer(
-                images[0],
-                question,
-                self.mode,
-                self.budget,
-                length,
-                block_length=self.block_length or length,
-                **self.keywords,
-            )
-        except ItemError as error:  # one unusable question does not end a benchmark
-            logger.warning("empty answer: %s (%r)", error, question[:80])
-            return ""
-        return _until(text, settings.get("until"))
+    def _answers(self, requests: Sequence[Instance]) -> list[str]:
+        """The answers to requests with the same settings of generation, denoised together."""
+        settings, model = _generation(requests[0].args), self.model
+        length = self.max_new_tokens or settings.get("max_new_tokens") or model.config.answer_tokens
+        found: list[str] = [""] * len(requests)
+        rows, ids, embeds = [], [], []
+        for row, request in enumerate(requests):
+            question, images = self._asked(request.args)
+            if len(images) != 1:
+                number = len(images)
+                raise UserError(f"{MODEL} answers questions about one image; the task gives {number} for {question!r}")
+            try:
+                prompt, image = self._embedded(question, images[0], length)
+            except ItemError as error:  # one unusable question does not end a benchmark
+                logger.warning("empty answer: %s (%r)", error, question[:80])
+                continue
+            rows.append(row)
+            ids.append(prompt)
+            embeds.append(image)
+        if rows:
+            decoding = {"max_new_tokens": length, "block_length": self.block_length or length, **self.keywords}
+            tokens = model.generate(ids, image_embeds=embeds, stop_early=True, **decoding)
+            for row, one in zip(rows, tokens, strict=True):
+                found[row] = _until(model.answer_text(one), settings.get("until"))
+        return found
+
+    def _embedded(self, question: str, image: Image.Image, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prompt [L] and the image's embeddings [n, hidden].
+
+        Raises:
+            ItemError: if the question cannot be asked about the image.
+        """
+        import torch
+
+        model = self.model
+        ids = model.prompt_ids(question)
+        with torch.no_grad():
+            features = model.image_features(image, self.mode)
+            embeds = model.image_embeds(features, self.mode, self.budget, model.question_ids(ids))
+        model.check_length(len(ids) - 1 + len(embeds), length)
+        return ids, embeds
 
     def _check_against_model(self) -> None:
         """Refuse arguments that do not fit the model now, not at the first question."""
@@ -255,6 +284,14 @@ def _content(parts: str | Sequence[dict[str, Any]]) -> tuple[str, list[Image.Ima
 def _generation(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """The task's generation settings: the second argument of a simple request, the third of a chat request."""
     return next(value for value in arguments[1:3] if isinstance(value, dict))
+
+
+def _batches(requests: Sequence[Instance], size: int) -> Iterator[list[Instance]]:
+    """The requests in order, in lists of at most `size` that have the same settings of generation."""
+    for _, alike in itertools.groupby(requests, key=lambda request: repr(_generation(request.args))):
+        members = list(alike)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
 
 
 def _until(text: str, stops: str | Sequence[str] | None) -> str:

@@ -444,9 +444,10 @@ class Lavida(nn.Module):
             generator: random generator on the model's device; None is torch's default one.
             on_step: called with (number of steps so far, tokens [B, max_new_tokens]) after each denoising step.
             on_prefix: called with the `PrefixCache` of the prefix before the first step.
-            decoding: `max_new_tokens` (32), `steps`, `step_ratio`, `schedule`, `schedule_kwargs`, `remasking`, `temperature` and
-                `prefix_lm`; with LLaDA also `block_length` and `step_per_block`, see `GenerationSettings`; with Dream also `alg`,
-                `alg_temp`, `top_p` and `top_k`, see `DreamSettings`. Without `alg`, Dream translates `remasking`.
+            decoding: `max_new_tokens` (32), `steps`, `step_ratio`, `schedule`, `schedule_kwargs`, `threshold`, `factor`,
+                `remasking`, `temperature` and `prefix_lm`; with LLaDA also `block_length` and `step_per_block`, see
+                `GenerationSettings`; with Dream also `alg`, `alg_temp`, `top_p` and `top_k`, see `DreamSettings`. Without `alg`,
+                Dream translates `remasking`.
 
         Raises:
             UserError: for arguments outside their range or that do not fit each other.

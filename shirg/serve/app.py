@@ -89,6 +89,7 @@ class Service:
         if path_of(path).reduce != "select" and (body.budget is not None or body.selector is not None):
             raise UserError(f"path: {path!r} selects nothing; leave budget and selector out")
         prompt = await asyncio.to_thread(prompt_of, model, body.messages, limits.prompt_tokens)
+        chosen = body.steps is not None or body.threshold is not None
         job = Job(
             id=request_id,
             model=model,
@@ -100,7 +101,8 @@ class Service:
             vision=vision,
             max_tokens=length,
             report=report,
-            steps=body.steps or defaults.steps,
+            steps=body.steps if chosen else defaults.steps,
+            threshold=body.threshold if chosen else defaults.threshold,
             temperature=float(body.temperature or 0),
             seed=body.seed,
             every_step=bool(body.stream),

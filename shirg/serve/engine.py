@@ -76,6 +76,7 @@ class Job:
     report: Callable[[Progress], None]
     """Called in the engine's thread: after every step if `every_step`, after every window, and once with `ended` or an error."""
     steps: int | None = None
+    threshold: float | None = None
     temperature: float = 0.0
     seed: int | None = None
     draft: tuple[int, ...] = ()
@@ -195,7 +196,7 @@ class Engine:
     def _kind(self, job: Job) -> Hashable:
         """What the jobs of a batch have in common."""
         alone = job if job.temperature > 0 else None
-        return self._length(job), job.steps, job.infill_length > 0, alone
+        return self._length(job), job.steps, job.threshold, job.infill_length > 0, alone
 
     def _length(self, job: Job) -> int:
         """Positions up to the end of the job's next window, or of its draft with gaps."""
@@ -303,9 +304,9 @@ class Engine:
 
     def _decoding(self, job: Job, length: int) -> dict[str, Any]:
         if self.model.config.family == "dream":
-            return {"steps": None if job.steps is None else min(job.steps, length)}
+            return {"steps": None if job.steps is None else min(job.steps, length), "threshold": job.threshold}
         window = length if job.infill_length else self.window
-        return {"block_length": window, "step_per_block": job.steps}
+        return {"block_length": window, "step_per_block": job.steps, "threshold": job.threshold}
 
     def _generator(self, job: Job) -> torch.Generator | None:
         if job.temperature > 0 and job.generator is None:

@@ -116,7 +116,7 @@ class StreamOptions(Body):
 
 
 class ChatBody(Body):
-    """The body of `POST /v1/chat/completions`. The last five fields are ours (`extra_body` of the openai client)."""
+    """The body of `POST /v1/chat/completions`. The last six fields are ours (`extra_body` of the openai client)."""
 
     model: StrictStr
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -132,12 +132,17 @@ class ChatBody(Body):
     path: StrictStr | None = None
     selector: StrictStr | None = None
     steps: StrictInt | None = None
+    threshold: StrictFloat | StrictInt | None = None
     draft: StrictStr | None = None
 
     def check(self) -> None:
         """Raise `UserError` for a number outside its range."""
         allowed = {"temperature": ranges.TEMPERATURE, "seed": ranges.SEED, "steps": ranges.TOKENS}
         allowed |= {"max_tokens": ranges.TOKENS, "max_completion_tokens": ranges.TOKENS}
+        if self.threshold is not None and self.steps is not None:
+            raise UserError("threshold: decides the number of steps; leave out steps, or threshold")
+        if self.threshold is not None:
+            ranges.THRESHOLD.check("threshold", float(self.threshold))
         for name, range_ in allowed.items():
             value = getattr(self, name)
             if value is not None:

@@ -37,6 +37,8 @@ class Defaults:
     budget: Budget = DEFAULT_BUDGET
     steps: int | None = None
     """Denoising steps per window of an answer; None is one per token."""
+    threshold: float | None = None
+    """Commit confident predictions instead of a number of steps; see `GenerationSettings`."""
 
 
 @dataclass(frozen=True)

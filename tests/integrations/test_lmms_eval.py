@@ -89,6 +89,26 @@ def test_answers_are_those_of_lavida_answer(checkpoint, kind):
         asked(kind, ours, [page, page], {})
 
 
+@pytest.mark.parametrize("size", [2, 8])
+def test_answers_do_not_depend_on_the_batch(checkpoint, size):
+    """Five pages and two lengths of answers, in the order of the requests; one question cannot be asked."""
+    pages = [tiny_page(text=f"page {number}") for number in range(5)]
+    lengths = [8, 8, 4, 4, 4]
+    texts = [f"What {'is so ' * number}long?" if number != 3 else " " for number in range(5)]
+    requests = [
+        Request(text, {"max_new_tokens": length}, lambda page: [page], row, "task", "test")
+        for row, (text, length) in enumerate(zip(texts, lengths, strict=True))
+    ]
+    ours = LavidaShirg(pretrained=str(checkpoint), budget=BUDGET, batch_size=size, device="cpu")
+    ours.model.double()
+    ours.task_dict = {"task": {"test": pages}}
+    expected = [
+        "" if not text.strip() else ours.model.answer(page, text, "shirg", BUDGET, length, step_ratio=0.5)
+        for page, text, length in zip(pages, texts, lengths, strict=True)
+    ]
+    assert ours.generate_until(requests) == expected and len(set(expected)) > 2
+
+
 def test_arguments_reach_the_model(checkpoint):
     made = {"selector": "uniform", "budget": BUDGET, "steps": 3, "max_new_tokens": 4, "resolution": 224}
     ours = LavidaShirg(str(checkpoint), **made, schedule="shift", shift=1)
@@ -111,7 +131,7 @@ def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
     [
         ({"buget": 5}, "'buget' is no argument of lavida_shirg; did you mean budget?"),
         ({"qqq": 5}, "there are pretrained, adapter, mode, budget"),
-        ({"batch_size": 4}, "batch_size: got 4, must be 1"),
+        ({"batch_size": "auto"}, "batch_size: got auto, must be a whole number from 1"),
         ({"selector": "best"}, "selector 'best' is unknown"),
         ({"preset": "fast"}, "preset: got 'fast', must be one of runs, default, shirg-v2, ocr"),
         ({"preset": 3}, "preset: got 3, must be one of runs, default, shirg-v2, ocr"),

@@ -78,6 +78,7 @@ def test_a_page_is_read_as_by_the_library():
         {"budget": "auto"},
         {"selector": "uniform"},
         {"steps": 4},
+        {"threshold": 0.3},
         {"draft": "Total: [mask:3] USD [mask]"},
         {"draft": "The"},
     ],
@@ -91,6 +92,8 @@ def test_every_option_is_the_library_s(ask, model, fields):
     if "selector" in given:
         gate = model.vision.gate
         keywords["vision"] = _replaced(model.vision, gate=_replaced(gate, selector="uniform"))
+    if "threshold" in given:
+        keywords["threshold"] = given["threshold"]
     if "steps" in given:
         keywords["step_per_block"] = 4
     assert answer == model.answer(tiny_page(), "What is the total?", **keywords)
@@ -178,6 +181,8 @@ def test_a_conversation(client, model):
         ({"messages": [{"role": "user", "content": "a"}] * 7}, 400, "got 7 turns, at most 6"),
         ({"max_tokens": 0}, 400, "max_tokens: got 0"),
         ({"max_tokens": 5000}, 400, "max_tokens: got 5000, at most 1024"),
+        ({"extra_body": {"threshold": 0.9, "steps": 3}}, 400, "threshold: decides the number of steps"),
+        ({"extra_body": {"threshold": 2}}, 400, "threshold: got 2.0"),
         ({"n": 2}, 400, "n: got 2, must be 1"),
         ({"temperature": -1}, 400, "temperature: got -1"),
         ({"top_p": 0.5}, 400, "top_p: got 0.5, is not supported"),

@@ -202,11 +202,10 @@ def test_the_cache_is_bounded(llada):
 
 def test_the_kinds_of_jobs_that_are_denoised_together(llada):
     service = Service({"tiny": llada}, settings())
-    kinds = [
-        service.engine._kind(job_of(service, **fields)[0])
-        for fields in ({}, {"max_tokens": 100}, {"budget": 90}, {"steps": 3}, {"draft": "a [mask]"}, {"temperature": 1})
-    ]
-    assert kinds[0] == kinds[1] == kinds[2] and len(set(kinds)) == 4
+    alike = ({}, {"max_tokens": 100}, {"budget": 90})
+    others = ({"steps": 3}, {"threshold": 0.5}, {"draft": "a [mask]"}, {"temperature": 1})
+    kinds = [service.engine._kind(job_of(service, **fields)[0]) for fields in (*alike, *others)]
+    assert kinds[0] == kinds[1] == kinds[2] and len(set(kinds)) == 5
 
 
 MASK, STOP = 9, 8

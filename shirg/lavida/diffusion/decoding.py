@@ -20,6 +20,8 @@ class DecodingKeywords(TypedDict, total=False):
     step_ratio: float | None
     schedule: str | None
     schedule_kwargs: dict[str, float] | None
+    threshold: float | None
+    factor: float | None
     remasking: str
     temperature: float
     prefix_lm: bool

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from shirg import ranges
 from shirg.errors import UserError
-from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, OnStep, run_denoising
+from shirg.lavida.diffusion.generation import (
+    AnswerModel,
+    EarlyStop,
+    OnStep,
+    check_parallel,
+    confident,
+    run_denoising,
+)
 from shirg.lavida.diffusion.schedule import transfer_counts
 
 ALGORITHMS = {"low_confidence": "maskgit_plus", "entropy": "entropy", "margin": "topk_margin", "random": "origin"}
@@ -38,6 +45,9 @@ class DreamSettings:
     the last step commits all remaining tokens (GD:448-453)."""
     schedule: str | None = None
     schedule_kwargs: dict[str, float] | None = None
+    threshold: float | None = None
+    factor: float | None = None
+    """As in `GenerationSettings`; for algorithms whose confidence is a probability."""
     alg: str = "maskgit_plus"
     """Confidence of predictions: "maskgit_plus" (probability), "topk_margin", "entropy", or "origin", which draws positions."""
     alg_temp: float = 0.0
@@ -69,6 +79,12 @@ class DreamSettings:
             raise UserError(f"alg={self.alg!r} is unknown; expected {', '.join(map(repr, ALGORITHMS.values()))}")
         ranges.TEMPERATURE.check("temperature", self.temperature)
         ranges.TEMPERATURE.check("alg_temp", self.alg_temp)
+        check_parallel(
+            *(self.threshold, self.factor, self.alg in ("maskgit_plus", "topk_margin")),
+            steps=self.steps,
+            step_ratio=self.step_ratio,
+            schedule=self.schedule,
+        )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
         if self.top_k < 1:
@@ -147,8 +163,13 @@ def _steps(
             guesses, confidence = _sample(logits, settings, generator)
             score = torch.full(tokens.shape, -torch.inf, device=tokens.device).masked_scatter(masked, confidence)
             counts = [row[step] for row in table] if table else None
-            quota = _quota(masked.sum(dim=1), share) if counts is None else torch.tensor(counts, device=tokens.device)
-            chosen = _best(score, quota, settings.alg_temp, generator)
+            if settings.threshold is not None or settings.factor is not None:
+                chosen = confident(score, settings.threshold, settings.factor)
+            else:
+                quota = (
+                    _quota(masked.sum(dim=1), share) if counts is None else torch.tensor(counts, device=tokens.device)
+                )
+                chosen = _best(score, quota, settings.alg_temp, generator)
             tokens = torch.where(chosen, tokens.masked_scatter(masked, guesses), tokens)
         yield tokens
 

@@ -66,6 +66,10 @@ class GenerationSettings:
     least one step per block and at most one per token. (The official code ignores it for LLaDA, generate.py:146.)"""
     schedule: str | None = None
     schedule_kwargs: dict[str, float] | None = None
+    threshold: float | None = None
+    """Commit at every step all predictions of at least this confidence, and the best one; instead of a number of steps."""
+    factor: float | None = None
+    """The same with the n-th best confidence at least 1 - factor / (n + 1), instead of `threshold`."""
     remasking: str = "low_confidence"
     """Confidence of predictions: probability, random, negative entropy, or the margin between the two best."""
     temperature: float = 0.0
@@ -87,6 +91,13 @@ class GenerationSettings:
                 "(or 'entrophy', as LaViDa spells it)"
             )
         ranges.TEMPERATURE.check("temperature", self.temperature)
+        check_parallel(
+            *(self.threshold, self.factor, self.remasking in ("low_confidence", "margin")),
+            steps=self.total_steps,
+            step_ratio=self.step_ratio,
+            step_per_block=self.step_per_block,
+            schedule=self.schedule,
+        )
         transfer_counts([self.block], self.steps, self.schedule, self.schedule_kwargs)
 
     def _check_steps(self) -> None:
@@ -102,13 +113,18 @@ class GenerationSettings:
             ranges.STEP_RATIO.check("step_ratio", self.step_ratio)
 
     @property
+    def parallel(self) -> bool:
+        """Whether confidence decides how many predictions a step commits."""
+        return self.threshold is not None or self.factor is not None
+
+    @property
     def block(self) -> int:
         """Tokens in a block."""
         return min(self.block_length, self.max_new_tokens)
 
     @property
     def steps(self) -> int:
-        """Denoising steps per block (LaViDa generate.py:172-187)."""
+        """Denoising steps per block (LaViDa generate.py:172-187), at most if they are `parallel`."""
         if self.total_steps is not None:
             return min(max(self.total_steps * self.block // self.max_new_tokens, 1), self.block)
         if self.step_per_block is not None:
@@ -229,11 +245,50 @@ def _steps(
             predictions = _sample(logits, settings.temperature, generator)
             score = _confidence(logits, predictions, settings.remasking, generator).masked_fill(~masked, -torch.inf)
             score[:, end:] = -torch.inf
-            quota = torch.tensor([row[step] for row in counts], device=tokens.device)
-            rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-            chosen = (rank < quota[:, None]) & (score > -torch.inf)
+            if settings.parallel:
+                chosen = confident(score, settings.threshold, settings.factor)
+            else:
+                quota = torch.tensor([row[step] for row in counts], device=tokens.device)
+                rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+                chosen = (rank < quota[:, None]) & (score > -torch.inf)
             tokens = torch.where(chosen, predictions, tokens)
             yield tokens
+
+
+def confident(score: Tensor, threshold: float | None, factor: float | None) -> Tensor:
+    """The positions that a parallel step commits, Boolean [B, N] (Fast-dLLM, arXiv 2505.22618, section 3.3 and its factor form).
+
+    They are the longest run of best confidences in which the n-th is at least `threshold`, or 1 - `factor` / (n + 1); the best
+    one is always committed, so that a step makes progress.
+
+    Args:
+        score: confidences [B, N], -inf at positions that cannot be committed.
+    """
+    ordered, order = score.sort(dim=1, descending=True, stable=True)
+    needed = torch.full_like(ordered[0], threshold if threshold is not None else 0.0)
+    if factor is not None:
+        needed = 1 - factor / torch.arange(2, len(needed) + 2, device=score.device, dtype=score.dtype)
+    needed[0] = -torch.inf
+    good = ((ordered >= needed) & (ordered > -torch.inf)).cumprod(dim=1).bool()
+    return torch.zeros_like(good).scatter(1, order, good)
+
+
+def check_parallel(threshold: float | None, factor: float | None, is_probability: bool, **steps: object) -> None:
+    """Raise `UserError` unless `threshold` and `factor` are in their ranges and nothing else decides what a step commits.
+
+    Args:
+        is_probability: whether confidences are from 0 to 1.
+        steps: other settings of that kind.
+    """
+    given = {"threshold": threshold, "factor": factor}
+    chosen = [f"{name}={value}" for name, value in (given | steps).items() if value is not None]
+    if threshold is not None:
+        ranges.THRESHOLD.check("threshold", threshold)
+    if factor is not None:
+        ranges.FACTOR.check("factor", factor)
+    if (threshold is not None or factor is not None) and (len(chosen) > 1 or not is_probability):
+        reason = f"{' and '.join(chosen)}: give one of them" if len(chosen) > 1 else "its confidence is no probability"
+        raise UserError(f"{chosen[0].partition('=')[0]}: decides how many tokens a step commits; {reason}")
 
 
 def _expand_queries(mask: Tensor | None, count: int) -> Tensor | None:
