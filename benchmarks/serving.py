@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py [--pages 8] [--threshold-pages 40] [--json FILE]
 
-The server runs in a process of its own, with the nano. Every page is asked four questions, by one client after the other and by 16
-at once; the first row is `Lavida.answer` in a loop, without a server. The second table denoises each question after one prefix
-in several ways, so that only the steps differ.
+The server runs in a process of its own, with the nano. Every page is asked four questions, by one client after the other and by
+16 at once; the first row is `Lavida.answer` in a loop, without a server. The second table denoises each question after one
+prefix in several ways, so that only the steps differ.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from typing import Any
 import numpy as np
 import openai
 import torch
+from common import machine
 from rich.progress import track
 
-from benchmarks.common import machine
 from shirg import Lavida
-from shirg.data.render import render_page
-from shirg.evaluation.bootstrap import mean_interval
+from shirg.bootstrap import mean_interval
+from shirg.data.render import KINDS, render_page
 from shirg.evaluation.metrics import exact_match
 from shirg.files import write_json
-from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, GenerationSettings, Prefix, denoise
+from shirg.lavida.diffusion.generation import AnswerModel, EarlyStop, GenerationSettings, denoise
+from shirg.lavida.prefix import Prefix
 
-KINDS = ("document", "receipt", "table", "bars", "pie", "form")
 PER_PAGE, CLIENTS, BUDGET = 4, 16, 512
 DECODING: dict[str, dict[str, Any]] = {
     "one token per step": {},

@@ -26,7 +26,7 @@ ONE_PER_TOKEN = "(default: one per token)"
 NO_THRESHOLD = "(default: a number of steps)"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Flags(SelectorFlags):
     """Serve a model to OpenAI's clients: POST /v1/chat/completions with images, /v1/models, /health, /metrics.
 

@@ -222,7 +222,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         with torch.no_grad():
             features = model.image_features(image, self.mode)
             embeds = model.image_embeds(features, self.mode, self.budget, model.question_ids(ids))
-        model.check_length(len(ids) - 1 + len(embeds), length)
+        model.config.check_length(len(ids) - 1 + len(embeds), length)
         return ids, embeds
 
     def _check_against_model(self) -> None:

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from shirg.errors import UserError
 from shirg.gate import ShirgGate
 from shirg.lavida import Lavida
+from shirg.lavida.drafts import answer_block
 from shirg.lavida.vision import path_of
 from shirg.serve import protocol
 from shirg.serve.chat import check_turns, prompt_of
@@ -108,13 +109,13 @@ class Service:
             every_step=bool(body.stream),
         )
         if body.draft is not None:
-            block = model.text.answer_block(body.draft, None, None)
+            block = answer_block(body.draft, None, None, model.config, model.tokenizer)
             assert block.draft_tokens is not None, "a draft was given"
             ids = block.draft_tokens[0].tolist()
-            job.infill_length, job.draft = block.form_length, tuple(ids)
-            if not block.form_length:
+            job.infill_length, job.draft = block.infill_length, tuple(ids)
+            if not block.infill_length:
                 job.draft = job.draft[: ids.index(model.config.mask_token_id)]
-            job.max_tokens = max(length, block.form_length)
+            job.max_tokens = max(length, block.infill_length)
         job.pages = [await self._page(job, *place) for place in _places(body)]
         return job
 

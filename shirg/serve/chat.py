@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shirg.errors import UserError
 from shirg.lavida import prompt
+from shirg.lavida.chat import chat_text
 
 if TYPE_CHECKING:
     from shirg.lavida import Lavida
@@ -69,7 +70,7 @@ def prompt_of(model: Lavida, messages: Sequence[Message], max_tokens: int) -> Pr
             marks = f"{prompt.IMAGE_MARK}\n" * len(message.urls)
             chat.append({"role": message.role, "content": marks + message.text})
     with _tokenizer:
-        text = prompt.chat_text(model.tokenizer, chat, add_generation_prompt=True)
+        text = chat_text(model.tokenizer, chat, add_generation_prompt=True)
         ids = prompt.tokenize_with_images(model.tokenizer, text, model.config.image_token_index)
         question_ids = model.question_ids(model.prompt_ids(question))
     if len(ids) > max_tokens:

@@ -28,7 +28,7 @@ from shirg.threads import spare_threads
 
 if TYPE_CHECKING:
     from shirg.lavida.settings import VisionSettings
-    from shirg.lavida.vision import Budget
+    from shirg.ranges import Budget
     from shirg.serve.chat import Prompt
     from shirg.serve.metrics import Metrics
 
@@ -245,7 +245,7 @@ class Engine:
             job.embeds = [self._page_embeds(job, page) for page in job.pages]
             job.pages = ()
         text = len(job.prompt.ids) - len(job.embeds or ())
-        job.model.check_length(text + job.visual_tokens, self._length(job))
+        job.model.config.check_length(text + job.visual_tokens, self._length(job))
 
     def _page_embeds(self, job: Job, page: PageViews) -> Tensor:
         """The image's embeddings [n, hidden], from the cache if another question has made them."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shirg.lavida.vision import DEFAULT_BUDGET, Budget
+from shirg.lavida.vision import DEFAULT_BUDGET
+from shirg.ranges import Budget
 
 
 @dataclass(frozen=True)
