@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
+    "serve": {"training", "data", "evaluation", "cli", "integrations", "demo", "nano"},
     "lavida": {"training", "data", "evaluation", "cli", "integrations", "demo", "nano"},
     "data": {"lavida", "training", "evaluation", "cli"},
     "training": {"evaluation", "cli"},

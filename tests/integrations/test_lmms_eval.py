@@ -174,7 +174,12 @@ def test_lmms_evals_command_scores_as_we_do(tmp_path, checkpoint, flag):
     records = load_benchmark("documents", limit=4, seed=0)
     model = Lavida.from_pretrained(checkpoint)
     config = SHIRGEvaluationConfig(
-        ["documents"], [BUDGET], sample_size=4, modes=["shirg"], efficiency_repeats=0, output_dir=tmp_path / "ours"
+        datasets=["documents"],
+        token_budgets=[BUDGET],
+        sample_size=4,
+        modes=["shirg"],
+        efficiency_repeats=0,
+        output_dir=tmp_path / "ours",
     )
     ours = SHIRGEvaluator(config, model).run_evaluation()
     write_task(tmp_path / "tasks", "documents", records, "none")

@@ -30,7 +30,12 @@ def test_lmms_eval_gets_the_score_of_the_evaluation(tmp_path):
     pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: scripts/check_lmms_eval.sh")
     records = load_benchmark("documents", limit=4, seed=0)
     config = SHIRGEvaluationConfig(
-        ["documents"], [BUDGET], sample_size=4, modes=["shirg"], efficiency_repeats=0, output_dir=tmp_path / "ours"
+        datasets=["documents"],
+        token_budgets=[BUDGET],
+        sample_size=4,
+        modes=["shirg"],
+        efficiency_repeats=0,
+        output_dir=tmp_path / "ours",
     )
     ours = SHIRGEvaluator(config, small()).run_evaluation()
     write_task(tmp_path / "tasks", "documents", records, "none")
