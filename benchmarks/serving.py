@@ -154,7 +154,7 @@ def parallel_decoding(number: int) -> list[dict[str, Any]]:
             predict = AnswerModel(model.language, prefix, True, model.vocabulary_size)
             masks = torch.full((1, length), config.mask_token_id)
             predict(masks)  # warm up, and make the cache's buffers
-            clusters.append(place)
+            clusters.append(str(place))
             for name, keywords in DECODING.items():
                 steps: list[int] = []
                 settings = GenerationSettings(config.mask_token_id, length, length, early_stop=stop, **keywords)
@@ -167,7 +167,9 @@ def parallel_decoding(number: int) -> list[dict[str, Any]]:
         steps, spent, right = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
         entry = {"decoding": name, "questions": len(rows), "steps": round(float(steps.mean()), 2)}
         entry |= {"denoise_ms": round(1000 * float(np.median(spent)), 1)}
-        entries.append({**entry, "exact_match": [round(one, 4) for one in mean_interval(right, clusters, seed=0)]})
+        found_share = mean_interval(right, clusters, seed=0)
+        ends = (found_share.mean, found_share.low, found_share.high)
+        entries.append({**entry, "exact_match": [round(end, 4) for end in ends]})
     return entries
 
 
@@ -181,8 +183,10 @@ def main() -> None:
     record = {"machine": machine(), "command": f"python benchmarks/serving.py --pages {arguments.pages}"}
     record["command"] += f" --threshold-pages {arguments.threshold_pages}"
     record |= {"budget": BUDGET, "throughput": throughput(arguments.pages)}
+    for row in record["throughput"]:
+        print(row)
     record["parallel_decoding"] = parallel_decoding(arguments.threshold_pages)
-    for row in (*record["throughput"], *record["parallel_decoding"]):
+    for row in record["parallel_decoding"]:
         print(row)
     if arguments.json is not None:
         write_json(arguments.json, record)

@@ -334,6 +334,44 @@ def gpu_memory(_run: dict) -> Rows:
             yield [f"{name}, {what}", *(f"{one / 1e9:.1f}" for one in bytes_), f"{card} GB"]
 
 
+def served(run: dict) -> Rows:
+    """Throughput and latency of the server."""
+    for one in run["throughput"]:
+        yield [
+            one["asked"],
+            str(one["requests"]),
+            f"{one['per_second']:.2f}",
+            f"{one['p50_s']:.1f}",
+            f"{one['p95_s']:.1f}",
+        ]
+
+
+def parallel_decoding(run: dict) -> Rows:
+    """Steps, time and exact match of each way to decode."""
+    for one in run["parallel_decoding"]:
+        right = "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * end for end in one["exact_match"]))
+        yield [one["decoding"], f"{one['steps']:.1f}", f"{one['denoise_ms']:.0f}", right]
+
+
+def serving_capacity(_run: dict) -> Rows:
+    """Requests of 64 prompt and 32 answer tokens that fit in one batch, computed."""
+    from shirg.lavida.costs import Scenario, parameters, path_cost, vision_shape
+    from shirg.lavida.shapes import published_config
+    from shirg.serve.settings import Limits
+    from shirg.training.memory import RESERVE_BYTES
+
+    scenario = Scenario()
+    for name, shape in (("LLaDA-8B", "llada-8b"), ("Dream-7B", "dream-7b")):
+        config = published_config(shape)
+        fixed = 2 * sum(parameters(config).values()) + RESERVE_BYTES + Limits().cache_bytes
+        paths = [vision_shape(config, "shirg", budget=budget) for budget in (512, 768, 1024)]
+        paths.append(vision_shape(config, "hd"))
+        logits = 2 * 8 * scenario.answer_tokens * config.body.vocab_size
+        for card in (24, 80):
+            each = (2 * path_cost(config, path, scenario).kv_bytes + logits for path in paths)
+            yield [f"{name}, {card} GB", *(str(int((card * 10**9 - fixed) // one)) for one in each)]
+
+
 def full_size(run: dict) -> Rows:
     """Every vision path at full size: tokens, milliseconds by stage, cache and peak memory; last, what they were measured on.
 
@@ -456,6 +494,9 @@ TABLES = (
     Table(CARD, "pages", "nano_score.json", large_print),
     Table(CARD, "words of", "real_words.json", real_words),
     Table("docs/results.md", "GB, computed", None, gpu_memory),
+    Table("docs/serving.md", "asked", "serving.json", served),
+    Table("docs/serving.md", "decoding", "serving.json", parallel_decoding),
+    Table("docs/serving.md", "model, card", None, serving_capacity),
     Table("docs/training.md", "packed against two rows", "training_step.json", packing),
     Table("docs/quickstart.md", "two cores, seconds", "first_run.json", first_run),
     Printed("docs/quickstart.md", "quickstart.json"),

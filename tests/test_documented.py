@@ -82,6 +82,11 @@ NOT_RUN = {
     "shirg train --prepared-dir shirg_data --tensorboard": LONG,
     "tensorboard --logdir shirg_lora_output/logs/tensorboard": SERVER,
     "shirg demo": SERVER,
+    "shirg serve": SERVER,
+    "pip install 'shirg[serve]'": SELF,
+    "curl http://127.0.0.1:8000/v1/chat/completions -d @body.json": SERVER,
+    "curl http://127.0.0.1:8000/v1/chat/completions -d "
+    '\'{"model": "nano", "messages": [{"role": "user", "content": "Hello?"}]}\'': SERVER,
     "shirg demo --model path/to/lavida --adapter shirg_lora_output/checkpoints/best_model": WEIGHTS,
 }
 """Command -> why it is not run here."""
@@ -89,6 +94,7 @@ NOT_RUN = {
 PYTHON_NOT_RUN = {
     "docs/data.md": "needs data to download; tests/data/test_docs.py runs what does not",
     "docs/integrations.md": "needs the official code base; tests/integrations/test_llava.py calls the same",
+    "docs/serving.md": "needs a running server; tests/serve/test_app.py asks the same",
     "docs/weights.md": WEIGHTS,
 }
 """Page -> why its Python is not run here."""

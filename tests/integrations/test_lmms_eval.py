@@ -151,8 +151,8 @@ def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
         ({"schedule": "shift", "shift": float("inf")}, "shift: got inf"),
         ({"resolution": 670}, "resolution: got 670, must be a multiple of 14"),
         ({"fit": "crop"}, "fit: got 'crop', must be one of stretch, pad"),
-        ({"relevance": "clip"}, "relevance='clip'"),
-        ({"relevance_sign": 2}, "relevance_sign=2"),
+        ({"relevance": "clip"}, "relevance: got 'clip'"),
+        ({"relevance_sign": 2}, "relevance_sign: got 2"),
     ],
 )
 def test_mistakes_are_named(checkpoint, arguments, message):
