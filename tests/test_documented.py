@@ -82,6 +82,7 @@ NOT_RUN = {
     "shirg train --prepared-dir shirg_data --tensorboard": LONG,
     "tensorboard --logdir shirg_lora_output/logs/tensorboard": SERVER,
     "shirg demo": SERVER,
+    "shirg demo --url http://127.0.0.1:8000/v1": SERVER,
     "shirg serve": SERVER,
     "pip install 'shirg[serve]'": SELF,
     "curl http://127.0.0.1:8000/v1/chat/completions -d @body.json": SERVER,

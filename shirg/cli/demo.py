@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from tyro.conf import arg
 
 from shirg import ranges
-from shirg.cli.flags import AdaptedModelFlags, GateFlags
+from shirg.cli.flags import AdaptedModelFlags, GateFlags, OptionalFile, read_token
 from shirg.cli.runner import STOPPED, run_command
+from shirg.errors import UserError
 from shirg.listening import is_loopback, listen
+
+if TYPE_CHECKING:
+    from shirg.demo.reading import Reader
+    from shirg.demo.remote import RemoteReader
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -24,6 +31,8 @@ class Flags(GateFlags, AdaptedModelFlags):
     shirg demo
 
     shirg demo --model path/to/lavida --adapter shirg_lora_output/checkpoints/best_model --port 8000
+
+    shirg demo --url http://127.0.0.1:8000/v1              the model of a running shirg serve
     """
 
     host: str = "127.0.0.1"
@@ -31,6 +40,13 @@ class Flags(GateFlags, AdaptedModelFlags):
 
     port: Annotated[int, ranges.PORT] = 7860
     """Port to listen on; 0 takes any free one."""
+
+    url: Annotated[str | None, arg(metavar="URL", help_behavior_hint="(default: none)")] = None
+    """A running `shirg serve`, such as http://127.0.0.1:8000/v1, which answers instead of a model of this process. The patches
+    that it keeps are not drawn."""
+
+    token_file: OptionalFile = None
+    """File with the token of that server."""
 
 
 def command(flags: Flags) -> None:
@@ -45,14 +61,26 @@ def command(flags: Flags) -> None:
         from shirg.demo.serving import import_gradio, serve
 
         import_gradio()  # before the model, which may take minutes
-        from shirg.cli.models import load_model
-
-        _say("loading the model ...")
-        model = load_model(flags, flags.adapter)
+        reader = _reader(flags)
         try:
-            serve(model, flags.host, port, lambda address: _say(f"open {address}   (Ctrl-C ends it)"))
+            serve(reader, flags.host, port, lambda address: _say(f"open {address}   (Ctrl-C ends it)"))
         except KeyboardInterrupt:
             sys.exit(STOPPED)
+
+
+def _reader(flags: Flags) -> Reader | RemoteReader:
+    """The model of the flags, or the server at `--url`."""
+    if flags.url is not None:
+        from shirg.demo.remote import RemoteReader
+
+        if flags.adapter is not None:
+            raise UserError(f"--adapter: got {flags.adapter}, but the server at --url has its own models; leave it out")
+        return RemoteReader(flags.url, read_token(flags.token_file))
+    from shirg.cli.models import load_model
+    from shirg.demo.reading import Reader
+
+    _say("loading the model ...")
+    return Reader(load_model(flags, flags.adapter))
 
 
 def _say(line: str) -> None:

@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from shirg import ranges
 from shirg.data.config import BaseRecords, DataSettings, OcrRecords
+from shirg.errors import UserError
 from shirg.evaluation.config import BenchmarkSettings, Questions
 from shirg.settings import Budgeted, Seeded, TokenBudgets
 from shirg.training.config import Epochs, TrainingSettings
@@ -28,6 +29,21 @@ SELECTORS = (
 SELECTOR_HELP = f"The selector: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."
 
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
+OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")]
+
+
+def read_token(file: Path | None) -> str | None:
+    """The token in a file; None without one.
+
+    Raises:
+        UserError: if it contains anything else.
+    """
+    if file is None:
+        return None
+    token = file.read_text(encoding="utf-8").strip()
+    if not token.isascii() or not token or any(sign.isspace() for sign in token):
+        raise UserError(f"--token-file: {file} must contain one word of ASCII letters and signs")
+    return token
 
 
 @dataclasses.dataclass(kw_only=True)

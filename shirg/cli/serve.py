@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from tyro.conf import arg
 
 from shirg import ranges
-from shirg.cli.flags import OptionalFolder, SelectorFlags
+from shirg.cli.flags import OptionalFile, SelectorFlags, read_token
 from shirg.cli.runner import STOPPED, USER_MISTAKE, run_command
 from shirg.errors import UserError
 from shirg.listening import is_loopback, listen
@@ -79,7 +79,7 @@ class Flags(SelectorFlags):
     page_cache_mb: Annotated[int, ranges.MEGABYTES] = 512
     """Megabytes of encoded pages that are kept for later questions, on the model's device."""
 
-    token_file: OptionalFolder = None
+    token_file: OptionalFile = None
     """File with a token, which every request must send as its API key."""
 
     allow_remote_images: Annotated[
@@ -140,11 +140,6 @@ def settings_of(flags: Flags) -> ServerSettings:
     """
     from shirg.serve.settings import Access, Defaults, Limits, ServerSettings
 
-    token = None
-    if flags.token_file is not None:
-        token = flags.token_file.read_text(encoding="utf-8").strip()
-        if not token.isascii() or not token or any(sign.isspace() for sign in token):
-            raise UserError(f"--token-file: {flags.token_file} must contain one word of ASCII letters and signs")
     limits = Limits(
         queue=flags.max_queue,
         batch=flags.max_batch,
@@ -152,7 +147,7 @@ def settings_of(flags: Flags) -> ServerSettings:
         answer_tokens=flags.max_answer_tokens,
         cache_bytes=flags.page_cache_mb * 2**20,
     )
-    access = Access(token, tuple(host.lower() for host in flags.allow_remote_images))
+    access = Access(read_token(flags.token_file), tuple(host.lower() for host in flags.allow_remote_images))
     return ServerSettings(limits, Defaults(flags.mode, flags.budget, flags.steps, flags.threshold), access)
 
 

@@ -53,6 +53,14 @@ def figure(page: EncodedPage, chosen: Selected, drawn: Image.Image, *, question:
     )
 
 
+def plain_figure(name: str, canvas: Image.Image, budget: int) -> str:
+    """A page without its patches, of which only a server knows."""
+    return (
+        f'<figure class="shirg-page"><img alt="{escaped(name)}" width="{canvas.width}" height="{canvas.height}"'
+        f' src="{data_uri(canvas)}"><figcaption><strong>{budget:,} patches kept by the server</strong></figcaption></figure>'
+    )
+
+
 def _legend(tally: Tally, *, groups: bool) -> list[tuple[str, str]]:
     if groups and tally.grouped and not tally.merged:
         return [("one colour, one cluster; its best patch is always kept", "grouped")]

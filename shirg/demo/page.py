@@ -13,8 +13,9 @@ import gradio as gr
 
 from shirg.data.images import read_bytes
 from shirg.demo.examples import Example
-from shirg.demo.markup import answer_card, costs_table, escaped, figure, printed_answer
-from shirg.demo.reading import Choice, EncodedPage, Reader, Step
+from shirg.demo.markup import answer_card, costs_table, escaped, figure, plain_figure, printed_answer
+from shirg.demo.reading import Choice, Reader, Step
+from shirg.demo.remote import RemoteReader
 from shirg.errors import UserError
 from shirg.gate import SELECTORS
 from shirg.images import open_image
@@ -22,6 +23,8 @@ from shirg.images import open_image
 LEAST_BUDGET, BUDGET_STEP, FIRST_BUDGET = 64, 16, 768
 SHOWN_S = 0.12
 """Shortest time for which a step is shown; the model does not wait for it."""
+Page = Any
+"""What the reader's `encode` returns; gradio keeps it in the session's state."""
 FORGET_AFTER_S = 1800
 """Time without a new page after which a user's page is deleted."""
 NAME_LENGTH = 60
@@ -57,9 +60,9 @@ NO_PAGE = "choose a page first; pages are deleted after half an hour"
 class Handlers:
     """Event handlers of one reader and its examples; a user's page is in the session's state only."""
 
-    def __init__(self, reader: Reader, examples: Sequence[Example]):
+    def __init__(self, reader: Reader | RemoteReader, examples: Sequence[Example]):
         self.reader, self.examples = reader, examples
-        self._encoded: dict[int, EncodedPage] = {}
+        self._encoded: dict[int, Page] = {}
         """Example pages, encoded once for all users."""
 
     def pick(self, place: int, *dials: Any) -> tuple[Any, ...]:
@@ -76,7 +79,7 @@ class Handlers:
         """The example that was clicked."""
         return self.pick(int(event.index), *dials)
 
-    def upload(self, path: str | None, before: EncodedPage | None, question: str, *dials: Any) -> tuple[Any, ...]:
+    def upload(self, path: str | None, before: Page | None, question: str, *dials: Any) -> tuple[Any, ...]:
         """Show the user's page; the file is deleted once it is read. An unreadable file changes the notice only."""
         if path is None:
             return (gr.skip(),) * 9
@@ -94,7 +97,7 @@ class Handlers:
 
     def draw(
         self,
-        page: EncodedPage | None,
+        page: Page | None,
         question: str,
         budget: int,
         selector: str,
@@ -107,13 +110,15 @@ class Handlers:
             if page is None:
                 raise UserError(NO_PAGE)
             choice = self.choice(question, budget, selector, preset, use_question)
+            if isinstance(self.reader, RemoteReader):
+                return plain_figure(page.name, page.canvas, choice.budget)
             selected, groups = self.reader.select(page, choice), view != WHOLE
             drawn = self.reader.draw(page, selected.kept, groups=groups)
             return figure(page, selected, drawn, question=choice.question, groups=groups)
 
     def ask(
         self,
-        page: EncodedPage | None,
+        page: Page | None,
         question: str,
         budget: int,
         selector: str,
@@ -145,7 +150,7 @@ class Handlers:
         """The cards before a question."""
         return answer_card("shirg", None), answer_card("lowres", None), ""
 
-    def _known(self, page: EncodedPage, question: str) -> str | None:
+    def _known(self, page: Page, question: str) -> str | None:
         for place, encoded in self._encoded.items():
             if encoded is page:
                 return self.examples[place].answers.get(question.strip())
@@ -179,13 +184,13 @@ def errors_shown() -> Iterator[None]:
         raise gr.Error(escaped(str(error)), duration=12, title="Not yet", print_exception=False) from error
 
 
-def build(reader: Reader, examples: Sequence[Example]) -> gr.Blocks:
+def build(reader: Reader | RemoteReader, examples: Sequence[Example]) -> gr.Blocks:
     """The page for one reader, not served yet. All calls of the model share one queue."""
     handlers = Handlers(reader, examples)
     queued = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "hidden"}
     latest = {**queued, "trigger_mode": "always_last"}
     with gr.Blocks(title="SHIRG", analytics_enabled=False, delete_cache=(FORGET_AFTER_S, FORGET_AFTER_S)) as page:
-        gr.HTML(INTRO.format(side=reader.model.vision.resolution))
+        gr.HTML(INTRO.format(side=reader.side))
         current = gr.State(None, time_to_live=FORGET_AFTER_S)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
@@ -205,7 +210,7 @@ def build(reader: Reader, examples: Sequence[Example]) -> gr.Blocks:
     return page
 
 
-def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, Any, list[Any]]:
+def _controls(reader: Reader | RemoteReader, examples: Sequence[Example]) -> tuple[Any, Any, Any, list[Any]]:
     """The gallery of examples, the upload field, its notice, and the controls but for the question."""
     shelf = gr.Gallery(
         [(example.image, example.name) for example in examples], label="Pick a page", show_label=False, columns=4, rows=1,
@@ -216,7 +221,7 @@ def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, An
     with gr.Row():
         names = sorted(SELECTORS, key=lambda name: (list(NAMES).index(name) if name in NAMES else len(NAMES), name))
         selector = gr.Dropdown(
-            [(NAMES.get(name, name), name) for name in names], value=reader.model.vision.gate.selector,
+            [(NAMES.get(name, name), name) for name in names], value=reader.selector,
             label="Selector", info="or others to compare", min_width=130,
         )  # fmt: skip
         preset = gr.Dropdown(
@@ -232,7 +237,7 @@ def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, An
     return shelf, drop, notice, [budget, selector, preset, view]
 
 
-def _questions(reader: Reader) -> tuple[Any, Any, Any, Any, list[Any]]:
+def _questions(reader: Reader | RemoteReader) -> tuple[Any, Any, Any, Any, list[Any]]:
     """The question, whether to select by it, the button, suggestions, and the answers."""
     with gr.Row(elem_classes="shirg-ask"):
         question = gr.Textbox(

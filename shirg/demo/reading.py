@@ -125,6 +125,16 @@ class Reader:
         return math.prod(self.model.large_grid)
 
     @property
+    def side(self) -> int:
+        """Pixels per side of the large view."""
+        return self.model.vision.resolution
+
+    @property
+    def selector(self) -> str:
+        """The model's own selector."""
+        return self.model.vision.gate.selector
+
+    @property
     def uses_question(self) -> bool:
         """Whether the model can select by the question."""
         return self.model.vision.relevance != "none"

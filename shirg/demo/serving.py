@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shirg.errors import UserError
-from shirg.lavida import Lavida
+
+if TYPE_CHECKING:
+    from shirg.demo.reading import Reader
+    from shirg.demo.remote import RemoteReader
 
 GRADIO = "gradio>=6.31"
 """Requirement of the extra `demo`."""
@@ -49,7 +52,7 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def serve(model: Lavida, host: str, port: int, announce: Callable[[str], None]) -> None:
+def serve(reader: Reader | RemoteReader, host: str, port: int, announce: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C or SIGTERM, which raise `KeyboardInterrupt` once the server is closed.
 
     Call it within `scratch_folder`.
@@ -65,9 +68,8 @@ def serve(model: Lavida, host: str, port: int, announce: Callable[[str], None]) 
 
     from shirg.demo.examples import example_pages
     from shirg.demo.page import build
-    from shirg.demo.reading import Reader
 
-    page = build(Reader(model), example_pages()).queue(max_size=WAITING, default_concurrency_limit=1)
+    page = build(reader, example_pages()).queue(max_size=WAITING, default_concurrency_limit=1)
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,

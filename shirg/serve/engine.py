@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import threading
 import time
 from collections import deque
@@ -174,8 +176,10 @@ class Engine:
                 threads.adjust()
                 try:
                     self._answer(batch)
-                finally:
-                    self._running = []
+                except Exception as error:  # a bug of the engine; it must not end the thread
+                    for job in batch:
+                        self._fail(job, _api_error(error, job))
+                self._running = []
                 self.metrics.waiting.set(len(self._waiting))
                 self.metrics.cached.set(self.features.nbytes + self.selections.nbytes)
 
@@ -218,6 +222,9 @@ class Engine:
         except _Abandoned:
             return
         except Exception as error:
+            if isinstance(error, torch.AcceleratorError):
+                self._give_up(batch, error)
+                return
             if len(batch) == 1:
                 self._fail(batch[0], _api_error(error, batch[0]))
                 return
@@ -237,6 +244,8 @@ class Engine:
         except Exception as error:
             _free_memory(error)
             self._fail(job, _api_error(error, job))
+            if isinstance(error, torch.AcceleratorError):
+                self._give_up([job], error)
         return not job.done and not job.cancelled
 
     @torch.no_grad()
@@ -328,15 +337,28 @@ class Engine:
             self._finish(job, Progress(tuple(ids), job.steps_done, job.visual_tokens, ended=True))
             return
         if window_ended or job.every_step:
-            job.report(Progress(tuple(ids), job.steps_done, job.visual_tokens))
+            self._report(job, Progress(tuple(ids), job.steps_done, job.visual_tokens))
         if window_ended:
             job.ids = tuple(ids)
             with self._changed:
                 self._waiting.append(job)
 
+    def _give_up(self, batch: Sequence[Job], error: Exception) -> None:
+        """After an error that leaves the GPU unusable: end this process, which its parent then starts again."""
+        logger.error("the device failed; this worker ends", exc_info=error)
+        for job in batch:
+            self._fail(job, shutting_down())
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def _finish(self, job: Job, last: Progress) -> None:
         job.done = True
-        job.report(last)
+        self._report(job, last)
+
+    def _report(self, job: Job, progress: Progress) -> None:
+        try:
+            job.report(progress)
+        except RuntimeError:  # the event loop of its request is closed
+            job.cancelled = True
 
     def _fail(self, job: Job, error: ApiError) -> None:
         if not job.done:

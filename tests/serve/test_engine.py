@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 import time
 
@@ -15,6 +17,7 @@ pytest.importorskip("fastapi", reason="shirg serve needs the extra `serve`")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shirg.serve import engine
 from shirg.serve.app import Service
 from shirg.serve.engine import final_ids
 from shirg.serve.errors import ApiError
@@ -151,6 +154,17 @@ def test_a_batch_that_does_not_fit_is_halved(llada, monkeypatch):
     service.engine.submit(job)
     assert waiter.last.error.code == "out_of_memory"
     service.engine.close(WAIT)
+
+
+def test_a_broken_device_ends_the_process(llada, monkeypatch):
+    """Its parent starts it again."""
+    signals = []
+    monkeypatch.setattr(engine.os, "kill", lambda pid, number: signals.append((pid, number)))
+    monkeypatch.setattr(llada, "generate", lambda *_, **__: (_ for _ in ()).throw(torch.AcceleratorError("CUDA error")))
+    with started(llada) as service:
+        job, waiter = job_of(service)
+        service.engine.submit(job)
+        assert waiter.last.error.status == 503 and signals == [(os.getpid(), signal.SIGTERM)]
 
 
 def test_the_queue_is_bounded_and_those_who_leave_make_room(llada):

@@ -43,7 +43,7 @@ def test_lmms_eval_gets_the_score_of_the_evaluation(tmp_path):
         arguments = f"model=tiny,base_url={server.url}/v1,api_key=none,timeout=120"
         command = [sys.executable, "-m", "lmms_eval", "--model", "openai", "--model_args", arguments]
         command += ["--tasks", "shirg_documents", "--include_path", str(tmp_path / "tasks"), "--log_samples"]
-        command += ["--output_path", str(tmp_path / "theirs")]
+        command += ["--output_path", str(tmp_path / "theirs"), "--gen_kwargs", "max_new_tokens=8"]
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
         done = subprocess.run(
             command, env={**os.environ, **offline}, cwd=tmp_path, capture_output=True, text=True, timeout=900
