@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from shirg.lavida.vision import path_of
 from shirg.serve import protocol
 from shirg.serve.chat import check_turns, prompt_of
 from shirg.serve.engine import Engine, Job, PageViews, Progress, features_key
-from shirg.serve.errors import ApiError, internal, too_busy
+from shirg.serve.errors import ApiError, internal
 from shirg.serve.final_text import FinalText
 from shirg.serve.metrics import Metrics
 from shirg.serve.pages import ImageFile, data_uri
@@ -57,7 +57,6 @@ class Service:
         limits = settings.limits
         self.engine = Engine(first, limits.queue, limits.batch, limits.cache_bytes, self.metrics)
         self._decoding = asyncio.Semaphore(DECODERS)
-        self._entering = 0
 
     def model(self, name: str) -> Lavida:
         """The model of this name; raises `ApiError` if there is none."""
@@ -65,21 +64,6 @@ class Service:
             message = f"model: there is no {name[:80]!r}; there are {', '.join(self.models)}"
             raise ApiError(404, message, code="model_not_found", param="model")
         return self.models[name]
-
-    @contextlib.contextmanager
-    def entering(self) -> Iterator[None]:
-        """For a request whose body and images are read, which are in memory meanwhile.
-
-        Raises:
-            ApiError: if there are as many such requests as may wait.
-        """
-        if self._entering >= self.settings.limits.queue:
-            raise too_busy(self._entering)
-        self._entering += 1
-        try:
-            yield
-        finally:
-            self._entering -= 1
 
     async def job(self, request_id: str, body: ChatBody, report: Callable[[Progress], None]) -> Job:
         """The engine's job of a request.
@@ -323,7 +307,7 @@ async def chat_completion(service: Service, request: Request) -> Response:
 
 async def _answered(service: Service, request: Request, request_id: str) -> Response:
     answers = Answers(request)
-    with service.entering():
+    with service.engine.arriving():
         data = await read_body(request, service.settings.limits.body_bytes)
         body = await asyncio.to_thread(parsed, data)
         job = await service.job(request_id, body, answers.report)

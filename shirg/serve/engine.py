@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from shirg.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+LINGER_SECONDS = 0.25
+"""Longest wait of an idle engine for requests that are being read."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Engine:
         self._running: list[Job] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._arriving = 0
         self._thread = threading.Thread(target=self._run, name="shirg-engine", daemon=True)
 
     # ------------------------------------------------------------------ for other threads
@@ -128,6 +132,24 @@ class Engine:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[None]:
+        """For a request whose body and images are read, which are in memory meanwhile.
+
+        Raises:
+            ApiError: if there are as many such requests as may wait.
+        """
+        with self._changed:
+            if self._arriving >= self.queue:
+                raise too_busy(self._arriving)
+            self._arriving += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._arriving -= 1
+                self._changed.notify()
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -190,12 +212,20 @@ class Engine:
                 if self._closing:
                     return []
                 self._changed.wait()
+                self._wait_for_arriving()
             kind = self._kind(self._waiting[0])
             chosen = [job for job in self._waiting if self._kind(job) == kind][: self.batch]
             self._running = chosen
             for job in chosen:
                 self._waiting.remove(job)
             return chosen
+
+    def _wait_for_arriving(self) -> None:
+        """Wait for requests that are being read while the thread is idle, so that the first of many is not denoised alone."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        while self._arriving and len(self._waiting) < self.batch and not self._closing:
+            if not self._changed.wait(max(deadline - time.monotonic(), 0)):
+                return
 
     def _kind(self, job: Job) -> Hashable:
         """What the jobs of a batch have in common."""

@@ -105,7 +105,13 @@ class Supervisor(Multiprocess):
         super().handle_int()
 
     def keep_subprocess_alive(self) -> None:
-        """Restart dead workers, and forget their gauges."""
+        """Restart dead workers, and forget their gauges.
+
+        uvicorn also pings living ones at each turn. A worker that dies during a ping is then missed for `HEALTH_SECONDS`, so that
+        pings are left out while all live.
+        """
+        if all(process.exitcode is None for process in self.processes):
+            return
         before = {process.pid for process in self.processes}
         super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:

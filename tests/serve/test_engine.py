@@ -195,6 +195,23 @@ def test_a_batch_without_clients_ends_at_its_next_step(llada):
         assert answered.last.ended and len(waiter.seen) <= steps + 1
 
 
+def test_an_idle_engine_waits_for_requests_that_are_being_read(llada, monkeypatch):
+    sizes = []
+    generate = llada.generate
+    monkeypatch.setattr(llada, "generate", lambda ids, **others: sizes.append(len(ids)) or generate(ids, **others))
+    with started(llada, queue=3) as service, contextlib.ExitStack() as reading:
+        jobs = [job_of(service, f"Who is {number}?") for number in range(3)]
+        for _ in jobs:
+            reading.enter_context(service.engine.arriving())
+        with pytest.raises(ApiError, match="3 requests are waiting"), service.engine.arriving():
+            pass
+        for job, _ in jobs:
+            service.engine.submit(job)
+            time.sleep(0.01)
+        reading.close()
+        assert all(waiter.last.ended for _, waiter in jobs) and sizes == [3]
+
+
 def test_closing_answers_what_was_asked_before(llada):
     with started(llada) as service:
         jobs = [job_of(service, f"Who is {number}?") for number in range(3)]
