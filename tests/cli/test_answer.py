@@ -188,12 +188,17 @@ def test_flags_reach_the_model():
         "step_ratio": None,
         "schedule": None,
         "schedule_kwargs": None,
+        "threshold": None,
+        "factor": None,
         "remasking": "low_confidence",
         "temperature": 0.0,
     }
     given = keywords("--schedule", "shift", "--shift", "0.33", "--seed", "5", "--block-length", "8", "--steps", "4")
     assert given.pop("generator").initial_seed() == 5
     assert given == plain | {"schedule": "shift", "schedule_kwargs": {"shift": 0.33}, "block_length": 8, "steps": 4}
+    for flag, value in (("threshold", 0.9), ("factor", 1.5)):
+        given = keywords(f"--{flag}", str(value))
+        assert given == plain | {flag: value, "generator": given["generator"]}
 
 
 def test_the_seed_decides_what_is_drawn(asked, capsys):

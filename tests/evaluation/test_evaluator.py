@@ -13,7 +13,7 @@ import torch
 from shirg.data import Record
 from shirg.data.records import image_id
 from shirg.errors import UserError
-from shirg.evaluation.answering import models_by_adapter
+from shirg.evaluation.answering import generated_texts, models_by_adapter
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.output import redo
@@ -370,3 +370,14 @@ def test_the_nano_is_answered_by_as_many_processes_as_torch_has_threads(tmp_path
     model.config.raw["shirg"] = {"nano": True}
     assert config.workers_for(model) == torch.get_num_threads() and config.decoding(model).batch_size == 8
     assert small_config(tmp_path, workers=3).workers_for(model) == 3
+
+
+def test_a_threshold_decides_the_steps(tmp_path, monkeypatch):
+    model, steps = tiny_model(), []
+    generate, embeds = model.generate, torch.zeros(3, model.config.hidden_size)
+    counted = {"on_step": lambda number, _: steps.append(number)}
+    monkeypatch.setattr(model, "generate", lambda *given, **keywords: generate(*given, **(keywords | counted)))
+    for threshold, expected in ((None, 4), (1e-6, 1)):
+        decoding = small_config(tmp_path, max_new_tokens=8, block_length=8, threshold=threshold).decoding(model)
+        generated_texts(model, [model.prompt_ids("What?")], [embeds], decoding)
+        assert steps[-1] == expected
