@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import openai
+import psutil
 import torch
 from common import machine
 from rich.progress import track
@@ -59,8 +60,8 @@ def pages(number: int, first_seed: int) -> list[tuple[Any, list[Any]]]:
 
 
 @contextlib.contextmanager
-def serving(*flags: str) -> Iterator[str]:
-    """The address of a server with the nano."""
+def serving(*flags: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a server with the nano, and its worker."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen([sys.executable, "-m", "shirg", "serve", "--port", str(port), *flags])
@@ -70,7 +71,8 @@ def serving(*flags: str) -> Iterator[str]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).close()
                 break
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
+        workers = psutil.Process(process.pid).children()
+        yield f"http://127.0.0.1:{port}/v1", max(workers, key=lambda one: one.memory_info().rss)
     finally:
         process.terminate()
         assert process.wait() == 0
@@ -104,28 +106,33 @@ def throughput(number: int) -> list[dict[str, Any]]:
     pairs = [(_uri(image), one.question) for image, questions in asked for one in questions]
     model = Lavida.from_pretrained("nano")
     model.answer(asked[0][0], pairs[0][1], budget=BUDGET)
-    rows, times, expected = [], [], []
+    rows, times, expected, spent = [], [], [], time.process_time()
     for image, questions in track(asked, description="without a server"):
         for one in questions:
             begun = time.perf_counter()
             expected.append(model.answer(image, one.question, budget=BUDGET))
             times.append(time.perf_counter() - begun)
-    rows.append(_row("Lavida.answer, one after the other", sum(times), times))
+    spent = time.process_time() - spent
+    rows.append(_row("`Lavida.answer`, one after the other", sum(times), times, spent))
     for clients, flags in ((1, ()), (CLIENTS, ()), (CLIENTS, ("--threshold", "0.9"))):
-        with serving(*flags) as address:
+        with serving(*flags) as (address, worker):
             asyncio.run(ask_all(address, [(_uri(asked[0][0].rotate(180)), "Who?")], 1))
+            before = worker.cpu_times()
             seconds, times, texts = asyncio.run(ask_all(address, pairs, clients))
+            after = worker.cpu_times()
+        spent = after.user + after.system - before.user - before.system
         name = ", ".join([f"{clients} client{'s' * (clients > 1)}", *(["`" + " ".join(flags) + "`"] if flags else [])])
-        rows.append({**_row(name, seconds, times), "same_answers": sum(map(str.__eq__, texts, expected))})
+        rows.append({**_row(name, seconds, times, spent), "same_answers": sum(map(str.__eq__, texts, expected))})
     return rows
 
 
-def _row(name: str, seconds: float, times: list[float]) -> dict[str, Any]:
+def _row(name: str, seconds: float, times: list[float], spent: float) -> dict[str, Any]:
     low, high = np.percentile(times, (50, 95))
     return {
         "asked": name,
         "requests": len(times),
         "per_second": round(len(times) / seconds, 3),
+        "processor_s": round(spent / len(times), 3),
         "p50_s": round(float(low), 2),
         "p95_s": round(float(high), 2),
     }

@@ -341,6 +341,7 @@ def served(run: dict) -> Rows:
             one["asked"],
             str(one["requests"]),
             f"{one['per_second']:.2f}",
+            f"{one['processor_s']:.2f}",
             f"{one['p50_s']:.1f}",
             f"{one['p95_s']:.1f}",
         ]
