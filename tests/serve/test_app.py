@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import http.client
 import json
 import socket
@@ -13,9 +14,11 @@ import pytest
 pytest.importorskip("openai", reason="a client of shirg serve")
 
 import openai
+import torch
 
 from shirg import Lavida
 from shirg.data.render import render_page
+from shirg.lavida.loading import with_own_projector
 from shirg.serve.settings import Access, ServerSettings
 from tests.serve.running import data_uri, question, running, settings, small_model
 from tests.tiny import tiny_page
@@ -149,6 +152,24 @@ def test_many_at_once_have_their_own_answers(server, model):
     found = [answer.choices[0].message.content for answer in asyncio.run(all_of_them())]
     expected = [model.answer(page, text, budget=20 + 30 * place) for place, page in enumerate(pages) for text in texts]
     assert found == expected
+
+
+def test_adapters_are_chosen_by_name(model):
+    """Another projector on the same tower and language model, in the same batches."""
+    twin = with_own_projector(model)
+    with torch.no_grad():
+        for parameter in twin.mm_projector.parameters():
+            parameter.mul_(-3)
+    with running({"tiny": model, "twin": twin}) as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
+        client, messages = client_of(server), question("Who?", data_uri(tiny_page()))
+        assert [one.id for one in client.models.list()] == ["tiny", "twin"]
+        names = ["tiny", "twin"] * 3
+        found = pool.map(
+            lambda name: client.chat.completions.create(model=name, messages=messages, extra_body={"budget": 60}), names
+        )
+        texts = [answer.choices[0].message.content for answer in found]
+    ours, theirs = (one.answer(tiny_page(), "Who?", budget=60) for one in (model, twin))
+    assert texts == [ours, theirs] * 3 and ours != theirs
 
 
 def test_a_conversation(client, model):
