@@ -24,7 +24,7 @@ FACES = {
     "shirg/test_shirg_lora.py": "components",
 }
 OURS = ("shirg", "python", "make", "sh", "sbatch", "torchrun")
-OTHERS = ("hf", "unzip", "pip", ".", "cd", "tensorboard")
+OTHERS = ("hf", "unzip", "pip", ".", "cd", "tensorboard", "curl")
 """Programs that are not ours to test."""
 MODULES = ("lmms_eval",)
 """Of other packages, run by `python -m`."""

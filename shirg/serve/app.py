@@ -24,9 +24,9 @@ from shirg.lavida import Lavida
 from shirg.lavida.drafts import answer_block
 from shirg.lavida.vision import path_of
 from shirg.serve import protocol
+from shirg.serve.api_error import ApiError, internal
 from shirg.serve.chat import check_turns, prompt_of
 from shirg.serve.engine import Engine, Job, PageViews, Progress, features_key
-from shirg.serve.errors import ApiError, internal
 from shirg.serve.final_text import FinalText
 from shirg.serve.metrics import Metrics
 from shirg.serve.pages import ImageFile, data_uri

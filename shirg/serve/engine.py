@@ -24,8 +24,8 @@ from torch import Tensor
 from shirg.errors import UserError
 from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.vision import PATHS, path_of
+from shirg.serve.api_error import ApiError, internal, out_of_memory, shutting_down, too_busy
 from shirg.serve.cache import ByteCache
-from shirg.serve.errors import ApiError, internal, out_of_memory, shutting_down, too_busy
 from shirg.threads import spare_threads
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from shirg import Lavida
 from shirg.data.render import render_page
 from shirg.lavida.loading import with_own_projector
 from shirg.serve.settings import Access, ServerSettings
-from tests.serve.running import data_uri, question, running, settings, small_model
+from tests.serve.running import data_uri, printable, question, running, settings, small_model
 from tests.tiny import tiny_page
 
 ASKED = "What is the Growth of Cookies?"
@@ -154,8 +154,9 @@ def test_many_at_once_have_their_own_answers(server, model):
     assert found == expected
 
 
-def test_adapters_are_chosen_by_name(model):
+def test_adapters_are_chosen_by_name():
     """Another projector on the same tower and language model, in the same batches."""
+    model = printable(small_model())
     twin = with_own_projector(model)
     with torch.no_grad():
         for parameter in twin.mm_projector.parameters():

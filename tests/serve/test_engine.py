@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shirg.serve import engine
+from shirg.serve.api_error import ApiError
 from shirg.serve.app import Service
 from shirg.serve.engine import final_ids
-from shirg.serve.errors import ApiError
 from shirg.serve.protocol import ChatBody
 from tests.serve.running import data_uri, question, settings, small_model
 from tests.tiny import tiny_page

@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("openai", reason="a client of shirg serve")
 
 import openai
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 from shirg.errors import UserError
 from shirg.serve.app import parsed
 from shirg.serve.protocol import ChatBody, explained
-from tests.serve.running import data_uri, question, running, small_model
+from tests.serve.running import data_uri, printable, question, running, small_model
 from tests.serve.running import settings as limits_of
 from tests.tiny import tiny_page
 
@@ -40,9 +39,7 @@ GARBAGE = (
 
 @pytest.mark.parametrize("number", [64, pytest.param(500, marks=pytest.mark.stress)])
 def test_none_is_lost_and_none_mixed_up(number):
-    model, chance = small_model(), random.Random(0)
-    with torch.no_grad():
-        model.language.lm_head.weight[94:] = 0  # printable ASCII only, so that answers differ in their text
+    model, chance = printable(small_model()), random.Random(0)
     pages = [tiny_page(text=f"page {place}") for place in range(6)]
     uris, texts = [data_uri(page) for page in pages], ["Who?", "What is the total?"]
     expected = {
@@ -76,7 +73,8 @@ def test_none_is_lost_and_none_mixed_up(number):
 
     async def garbage(address):
         while waiting:
-            assert await raw(address, chance.choice(GARBAGE), 60) == b"HTTP/1.1 400"
+            status = await raw(address, chance.choice(GARBAGE), 60)
+            assert status in (b"HTTP/1.1 400", b"HTTP/1.1 429")
             await asyncio.sleep(0.05)
 
     async def leaving(address):
