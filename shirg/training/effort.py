@@ -68,18 +68,18 @@ def vision_flops(config: LavidaConfig, component: Component) -> int:
     return tower + relevance + 3 * costs.flops(config, "projector", shape.tokens)
 
 
-def micro_batch_flops(config: LavidaConfig, component: Component, step: Step, turns: float = 1.0) -> int:
+def micro_batch_flops(config: LavidaConfig, component: Component, step: Step, questions: float = 1.0) -> int:
     """Forward and backward pass of one micro-batch, in FLOPs.
 
     Args:
-        turns: records about one image that share its prefix, and the tower's pass over it.
+        questions: records about one image that share its prefix and its pass through the tower.
     """
     tokens = component.tokens(costs.path_tokens(config, "hd"))
     rows, length = step.rows(tokens)
     times, read = float(rows), step.read
-    if turns > 1 and step.objective == "packed":  # the other objectives give every answer rows of its own
-        read = round(turns * (2 * step.answer_tokens + step.question_tokens))
-        times, length = step.batch_size / turns, tokens + step.prompt_tokens - step.question_tokens + read
+    if questions > 1 and step.objective == "packed":  # the other objectives give every answer rows of its own
+        read = round(questions * (2 * step.answer_tokens + step.question_tokens))
+        times, length = step.batch_size / questions, tokens + step.prompt_tokens - step.question_tokens + read
     language = language_flops(
         config,
         times,
@@ -88,18 +88,20 @@ def micro_batch_flops(config: LavidaConfig, component: Component, step: Step, tu
         read=read if step.dense_mask else None,
         checkpointing=step.checkpointing,
     )
-    return round(language + step.batch_size / turns * vision_flops(config, component))
+    return round(language + step.batch_size / questions * vision_flops(config, component))
 
 
 def run_flops(
-    config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int, turns: float = 1.0
+    config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int, questions: float = 1.0
 ) -> float:
     """Expected FLOPs of one process in the optimizer steps `steps`, validation not counted."""
     chances: dict[Component, float] = {}
     for number in steps:
         for one, chance in sampler.probabilities(number).items():
             chances[one] = chances.get(one, 0.0) + chance
-    return micro_batches * sum(chance * micro_batch_flops(config, one, step, turns) for one, chance in chances.items())
+    return micro_batches * sum(
+        chance * micro_batch_flops(config, one, step, questions) for one, chance in chances.items()
+    )
 
 
 def times_as_documented(seconds: float, work: float, config: LavidaConfig) -> float:

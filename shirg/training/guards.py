@@ -161,7 +161,7 @@ def memory_advice(*, step: int, component: Component, records: int, checkpointin
         if not (isinstance(error, MemoryError) or _is_out_of_memory(error)):
             raise
         smaller = f"batch_size (now {records}; more accumulation steps keep the optimizer step as it is) or "
-        tail = "" if checkpointing else ", or turn gradient_checkpointing on (the same losses, about half more work)"
+        tail = "" if checkpointing else ", or set gradient_checkpointing (the same losses, about 1.5 times the time)"
         raise UserError(
             f"out of memory after {step} steps: lower {smaller if records > 1 else ''}the largest token budget (this step's"
             f" was {component}){tail}; resume continues from the last checkpoint"

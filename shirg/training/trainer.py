@@ -300,7 +300,7 @@ class Session:
         if not self.plan.is_main:
             return
         append_line(self.plan.folder / METRICS, entry)
-        self.bar.update(self.task, completed=state.step, line=logs.step_words(entry))
+        self.bar.update(self.task, completed=state.step, line=logs.step_text(entry))
         self.accelerator.log(logs.step_values(entry), step=state.step)
         guards.warn(self.steps, self.steps_before, self.warned)
         if state.step % self.plan.config.logging_steps == 0:
@@ -360,7 +360,7 @@ class Session:
         if plan.is_main:
             append_line(plan.folder / VALIDATIONS, entry)
             self.accelerator.log(logs.validation_values(entry), step=state.step)
-            logger.info("step %d: %s", state.step, report.validation_words(entry))
+            logger.info("step %d: %s", state.step, report.validation_text(entry))
 
     def compared_with_start(self, found: Validation) -> dict[str, float | None]:
         """The loss of the answers' tokens relative to that before the first step, and its interval over the images."""
@@ -405,9 +405,9 @@ class Session:
         }
         if plan.is_main:
             write_json(plan.folder / "logs" / "training_results.json", results)
-        logger.info("finished: %d steps; %s", state.step, report.best_words(state))
+        logger.info("finished: %d steps; %s", state.step, report.best_text(state))
         if state.skipped:
-            logger.warning("%s", report.skipped_words(state.skipped))
+            logger.warning("%s", report.skipped_text(state.skipped))
         return results
 
 
