@@ -112,7 +112,7 @@ def serve(model: Lavida, host: str, port: int, announce: Callable[[str], None]) 
 
 
 def theme(gradio: Any) -> Any:
-    """gradio's theme with local fonts, so that none is downloaded, and darker side notes."""
+    """gradio's theme with local fonts, so that none is downloaded, and darker notes."""
     own = gradio.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
     notes = {"": "*neutral_600", "_dark": "*neutral_400"}
     return own.set(

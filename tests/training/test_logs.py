@@ -13,8 +13,8 @@ from shirg.training.logs import (
     log_folder,
     progress_bar,
     size_text,
-    step_values,
     step_text,
+    step_values,
     time_text,
     validation_values,
 )
