@@ -135,7 +135,7 @@ class SHIRGEvaluator:
 
         Raises:
             UserError: if a benchmark cannot be loaded, no page of any of them can be read, the folder cannot be written or is
-                being filled by another process, or what it holds was made with other settings.
+                being written by another process, or has answers of other settings.
         """
         index = self.config.shard_index
         with folder_lock(self.folder, None if index is None else (index, self.config.num_shards)):
@@ -234,7 +234,7 @@ class SHIRGEvaluator:
         return Journal(path, settings, row_key, resume=self.config.resume, noun="answer", name=name)
 
     def _ask(self, question_set: QuestionSet, inference: Inference, journal: Journal[RowKey]) -> None:
-        """Answer what the journal lacks; pages that cannot be opened are listed as skipped."""
+        """Answer the questions that are missing in the journal; pages that cannot be opened are listed as skipped."""
         total = sum(len(page.prompts) for page in question_set.pages) * len(self.variants)
         pages = [page for page in question_set.pages if inference.missing(page, journal.entries)]
         with progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:

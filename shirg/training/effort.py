@@ -47,7 +47,7 @@ def language_flops(
     """Forward and backward pass of body and head, in FLOPs.
 
     Args:
-        rows: how many of `length` positions, which all see each other.
+        rows: number of rows of `length` positions, with full attention.
         answers: positions that predict, of all rows.
         read: positions of a row whose hidden states the loss reads; None: all.
         checkpointing: blocks run forward once more.
@@ -121,7 +121,7 @@ def remedy(config: LavidaConfig, device: torch.device, precision: Precision, oth
         others: processors that other programs keep busy, which a run on the CPU lacks.
     """
     if device.type == "cpu" and needs_gpu(config):
-        return "train where there is a GPU"
+        return "train on a GPU"
     if device.type == "cpu" and precision.mixed == "bf16" and bfloat16_speedup() < 1:
         return "leave --mixed-precision at auto, which takes float32 here"
     if device.type == "cpu" and others > BUSY:

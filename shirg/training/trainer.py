@@ -73,7 +73,7 @@ class SHIRGLoRATrainer:
         self.stored: dict[str, Any] = {} if latest is None else checkpoints.stored_run(latest)
         """The settings of the run that is resumed; empty for a new one."""
         self.lacking = lacking(self.stored) if latest else []
-        """Settings that the resumed run does not store, since its version did not have them; it keeps what it did."""
+        """Settings that the resumed run does not store because of its version; they keep that version's behaviour."""
         self.config = config = config.continuing(self.stored) if latest else config
         self.started_from: str | None = self.stored.get("started_from")
         """Fingerprint of the adapter that the run began with."""
@@ -111,8 +111,8 @@ class SHIRGLoRATrainer:
             on_start: called in the first process when the run is accepted, before its first step.
 
         Raises:
-            UserError: for loaders that cannot be used, an output folder that cannot be written or is being filled by another
-                process, a checkpoint of another run, a loss or gradient that is not finite (the message names the records), or
+            UserError: for loaders that cannot be used, an output folder that cannot be written or that another process is
+                writing to, a checkpoint of another run, a loss or gradient that is not finite (the message names the records), or
                 out of memory (the message suggests what to change).
             KeyboardInterrupt: on Ctrl-C, after the current step was finished and saved.
             SystemExit: on SIGTERM, also after saving, with exit code 75, on which schedulers can requeue.
