@@ -199,8 +199,8 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
     """Bytes and FLOPs of one answer by each path at the size of a published model; see `shirg.lavida.costs` for what is
     counted.
 
-    Left out are baselines, whose costs differ from those of `shirg` by their own arithmetic alone, budgets above the tokens of the
-    large view, and the budget "auto", which differs between pages.
+    Left out are baselines, whose costs differ from those of `shirg` by their own arithmetic alone, budgets above the tokens of
+    the large view, and the budget "auto", which differs between pages.
 
     Args:
         resolution: side in pixels of the large view, the run's own.

@@ -163,7 +163,7 @@ def test_the_whole_run_goes_on_with_its_answers_unless_they_are_of_another_run(c
     assert answers == len(first.splitlines()) - 1 and "are measured already" in said
     answers, said = whole("--resume", "--seed", 1)
     assert (
-        answers == 0 and "the evaluation starts over, since its answers are of another run (resume: seed is 1" in said
+        answers == 0 and "the evaluation starts again, since its answers are of another run (resume: seed is 1" in said
     )
     assert (tmp_path / "evaluation" / "old-1" / "predictions.jsonl").read_bytes() == first
 
