@@ -43,7 +43,7 @@ from shirg.data.sources import Records
 from shirg.errors import UserError
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.environment import describe_environment, processor
-from shirg.evaluation.evaluator import ShardResult, SHIRGEvaluator
+from shirg.evaluation.evaluator import ShareResult, SHIRGEvaluator
 from shirg.evaluation.figures import accuracy_chart, save_figure
 from shirg.evaluation.results import Answer, Results, from_json
 from shirg.evaluation.variants import Variant
@@ -189,7 +189,7 @@ def evaluated(
         shard_index=arguments.shard_index,
     )
     results = SHIRGEvaluator(config, model, benchmarks={TASK: records}, variants=list(run.values())).evaluate()
-    if isinstance(results, ShardResult):
+    if isinstance(results, ShareResult):
         return None
     details = json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))
     answers = from_json(list[Answer], details["predictions"])
