@@ -62,21 +62,21 @@ class Handlers:
         self._encoded: dict[int, EncodedPage] = {}
         """Example pages, encoded once for all users."""
 
-    def pick(self, place: int, *controls: Any) -> tuple[Any, ...]:
+    def pick(self, place: int, *dials: Any) -> tuple[Any, ...]:
         """Show an example and its first question."""
         example = self.examples[place]
         if place not in self._encoded:
             self._encoded[place] = self.reader.encode(example.image, example.name)
         questions = list(example.answers)
         asked = gr.Dataset(samples=[[question] for question in questions], visible=True)
-        shown = self.draw(self._encoded[place], questions[0], *controls)
+        shown = self.draw(self._encoded[place], questions[0], *dials)
         return self._encoded[place], shown, "", questions[0], asked, *self.no_answers()
 
-    def picked(self, event: gr.SelectData, *controls: Any) -> tuple[Any, ...]:
+    def picked(self, event: gr.SelectData, *dials: Any) -> tuple[Any, ...]:
         """The example that was clicked."""
-        return self.pick(int(event.index), *controls)
+        return self.pick(int(event.index), *dials)
 
-    def upload(self, path: str | None, before: EncodedPage | None, question: str, *controls: Any) -> tuple[Any, ...]:
+    def upload(self, path: str | None, before: EncodedPage | None, question: str, *dials: Any) -> tuple[Any, ...]:
         """Show the user's page; the file is deleted once it is read. An unreadable file changes the notice only."""
         if path is None:
             return (gr.skip(),) * 9
@@ -90,7 +90,7 @@ class Handlers:
         finally:
             file.unlink(missing_ok=True)
         no_suggestions = gr.Dataset(samples=[], visible=False)
-        return page, self.draw(page, question, *controls), "", question, no_suggestions, *self.no_answers(), None
+        return page, self.draw(page, question, *dials), "", question, no_suggestions, *self.no_answers(), None
 
     def draw(
         self,
@@ -102,7 +102,7 @@ class Handlers:
         use_question: bool,
         view: str,
     ) -> str:
-        """The picture of the page with the selected patches."""
+        """The picture of the tokens that the controls select."""
         with errors_shown():
             if page is None:
                 raise UserError(NO_PAGE)
@@ -142,7 +142,7 @@ class Handlers:
 
     @staticmethod
     def no_answers() -> tuple[str, str, str]:
-        """The answers' fields before a question."""
+        """The cards before a question."""
         return answer_card("shirg", None), answer_card("lowres", None), ""
 
     def _known(self, page: EncodedPage, question: str) -> str | None:
@@ -189,16 +189,16 @@ def build(reader: Reader, examples: Sequence[Example]) -> gr.Blocks:
         current = gr.State(None, time_to_live=FORGET_AFTER_S)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
-                gallery, uploads, notice, (budget, selector, preset, view) = _controls(reader, examples)
+                shelf, drop, notice, (budget, selector, preset, view) = _controls(reader, examples)
             with gr.Column(scale=6, min_width=300):
                 picture = gr.HTML()
         question, use_question, ask, asked, answers = _questions(reader)
-        controls = [budget, selector, preset, use_question, view]
-        inputs, outputs = [current, question, *controls], [current, picture, notice, question, asked, *answers]
-        page.load(partial(handlers.pick, 0), controls, outputs, **latest)
-        gallery.select(handlers.picked, controls, outputs, **latest)
-        uploads.upload(handlers.upload, [uploads, *inputs], [*outputs, uploads], **queued)
-        gr.on([*(control.input for control in controls), question.blur], handlers.draw, inputs, picture, **latest)
+        dials = [budget, selector, preset, use_question, view]
+        inputs, outputs = [current, question, *dials], [current, picture, notice, question, asked, *answers]
+        page.load(partial(handlers.pick, 0), dials, outputs, **latest)
+        shelf.select(handlers.picked, dials, outputs, **latest)
+        drop.upload(handlers.upload, [drop, *inputs], [*outputs, drop], **queued)
+        gr.on([*(dial.input for dial in dials), question.blur], handlers.draw, inputs, picture, **latest)
         suggested = asked.click(lambda sample: sample[0], asked, question, **latest)
         suggested.then(handlers.draw, inputs, picture, **latest)
         gr.on([ask.click, question.submit], handlers.ask, inputs, answers, **queued)
@@ -206,22 +206,22 @@ def build(reader: Reader, examples: Sequence[Example]) -> gr.Blocks:
 
 
 def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, Any, list[Any]]:
-    """The gallery of examples, the upload field, its notice, and the controls except the question."""
-    gallery = gr.Gallery(
-        [(example.image, example.name) for example in examples], label="Choose a page", show_label=False, columns=4, rows=1,
+    """The gallery of examples, the upload field, its notice, and the controls but for the question."""
+    shelf = gr.Gallery(
+        [(example.image, example.name) for example in examples], label="Pick a page", show_label=False, columns=4, rows=1,
         height=128, allow_preview=False, interactive=False, object_fit="cover", buttons=[], elem_classes="shirg-shelf",
     )  # fmt: skip
-    uploads = gr.File(label="Upload: PNG, JPEG, WebP, TIFF, ...", height=128, elem_classes="shirg-drop")
+    drop = gr.File(label="Your own: PNG, JPEG, WebP, TIFF, ...", height=128, elem_classes="shirg-drop")
     notice = gr.HTML(elem_classes="shirg-notice")
     with gr.Row():
         names = sorted(SELECTORS, key=lambda name: (list(NAMES).index(name) if name in NAMES else len(NAMES), name))
         selector = gr.Dropdown(
             [(NAMES.get(name, name), name) for name in names], value=reader.model.vision.gate.selector,
-            label="Selector", info="SHIRG or a baseline", min_width=130,
+            label="Selector", info="or others to compare", min_width=130,
         )  # fmt: skip
         preset = gr.Dropdown(
             [(OWN, OWN), ("words kept whole", "runs"), ("SHIRG-v2's formula", "shirg-v2"), ("strokes first", "ocr")], value=OWN,
-            label="SHIRG's settings", info="for SHIRG only", min_width=130,
+            label="SHIRG's settings", info="others have none", min_width=130,
         )  # fmt: skip
     most = reader.patches
     budget = gr.Slider(
@@ -229,7 +229,7 @@ def _controls(reader: Reader, examples: Sequence[Example]) -> tuple[Any, Any, An
         label="Budget", info=f"patches to keep, of {most:,}; one more token is the mean of the others",
     )  # fmt: skip
     view = gr.Radio(VIEWS, value=WHOLE, label="Show", info="groups: clusters, or patches merged into one token")
-    return gallery, uploads, notice, [budget, selector, preset, view]
+    return shelf, drop, notice, [budget, selector, preset, view]
 
 
 def _questions(reader: Reader) -> tuple[Any, Any, Any, Any, list[Any]]:
