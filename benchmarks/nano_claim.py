@@ -43,7 +43,7 @@ from shirg.data.sources import Records
 from shirg.errors import UserError
 from shirg.evaluation.config import SHIRGEvaluationConfig
 from shirg.evaluation.environment import describe_environment, processor
-from shirg.evaluation.evaluator import ShardResult, SHIRGEvaluator
+from shirg.evaluation.evaluator import ShareResult, SHIRGEvaluator
 from shirg.evaluation.figures import accuracy_chart, save_figure
 from shirg.evaluation.results import Answer, Results, from_json
 from shirg.evaluation.variants import Variant
@@ -116,7 +116,7 @@ def train_adapters(arguments: argparse.Namespace, all_tokens: int) -> None:
         base_dataset_size=arguments.dataset_size,
         ocr_enhancement_size=arguments.ocr_samples,
         output_dir=folder / "data",
-        num_workers=0,  # a shard is one process
+        num_workers=0,  # a share is one process
     )
     with FileLock(folder / "data.lock"):
         prepared = SHIRGDatasetProcessor(plan).prepare_full_dataset()
@@ -170,7 +170,7 @@ def evaluated(
     run: Mapping[str, Variant],
     folders: Mapping[str, Path],
 ) -> tuple[Results, dict[str, list[Answer]]] | None:
-    """The results, and the answers by the rows of the table; None for a shard, or without questions."""
+    """The results, and the answers by the rows of the table; None for a share, or without questions."""
     if not records:
         return None
     folder = arguments.output_dir / name
@@ -189,7 +189,7 @@ def evaluated(
         shard_index=arguments.shard_index,
     )
     results = SHIRGEvaluator(config, model, benchmarks={TASK: records}, variants=list(run.values())).evaluate()
-    if isinstance(results, ShardResult):
+    if isinstance(results, ShareResult):
         return None
     details = json.loads((folder / "detailed_results.json").read_text(encoding="utf-8"))
     answers = from_json(list[Answer], details["predictions"])
@@ -264,7 +264,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("nano_work/claim"), help="default: %(default)s")
     parser.add_argument("--questions", type=int, default=3000, help="about small print (default: %(default)s)")
     parser.add_argument("--large-questions", type=int, default=560, help="about large print (default: %(default)s)")
-    parser.add_argument("--shard-index", type=int, help="the shard of this process")
+    parser.add_argument("--shard-index", type=int, help="the share of this process")
     parser.add_argument("--num-shards", type=int, default=1, help="processes that share the pages")
     parser.add_argument("--json", type=Path, help="where to write the record")
     parser.add_argument("--figure", type=Path, help="where to draw small print: score against visual tokens")

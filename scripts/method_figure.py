@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from shirg import GateConfig, Lavida
 from shirg.data.render import render_page
 from shirg.files import atomic_path
-from shirg.gate.terms import pixel_edges, relevance_term, unusualness, variance_term
+from shirg.gate.terms import pixel_edges, relevance_term, squashed_z, variance_term
 
 KIND, SEED, TEXT_PX, BUDGET = "receipt", 11, (14, 20), 512
 LABEL = "Total"
@@ -39,7 +39,7 @@ def main() -> None:
         "1. page, 48 x 48 patches": None,
         "3a. variance of the token": variance_term(tokens.mean(-1), tokens.square().mean(-1)),
         f'3b. likeness to "{LABEL}"': relevance_term(cosine),
-        "3c. edges in the patch": unusualness(pixel_edges(features.pixels[None], SIDE, SIDE)).clamp_min(0),
+        "3c. edges in the patch": squashed_z(pixel_edges(features.pixels[None], SIDE, SIDE)).clamp_min(0),
         "3. score, and 2. clusters": kept.scores,
         f"4. and 5.: {BUDGET} kept, one for the rest": torch.zeros(1, SIDE**2).scatter_(1, kept.indices, 1.0),
     }

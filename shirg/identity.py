@@ -27,7 +27,7 @@ class OtherRunError(UserError):
 
 
 def of_base(model: Lavida) -> dict[str, Any]:
-    """What answers and losses depend on in a model without its adapter: vision settings, weights, precision."""
+    """Properties of a model without its adapter on which answers and losses depend: vision settings, weights, precision."""
     base = {name: value for name, value in model.named_parameters() if ".lora_" not in name}
     tower = model.text_tower
     return {
@@ -95,14 +95,14 @@ def check_same_run(where: Path, before: Mapping[str, Any], run: Mapping[str, Any
     stored, unknown = dict(_flat(before)), set()
     if before.keys().isdisjoint(run):
         raise OtherRunError(
-            f"resume: {where} belongs to no such run; leave --resume out to start over, or choose another folder"
+            f"resume: {where} belongs to another kind of run; leave --resume out to start over, or choose another folder"
         )
     for name, value in _flat(json.loads(json.dumps(run))):
         if name not in stored:
             unknown.add(name.split(".")[0])
         elif stored[name] != value:
             raise OtherRunError(
-                f"resume: {name} is {value!r}, but {where} was made with {stored[name]!r}; give that again, "
+                f"resume: {name} is {value!r}, but {where} was made with {stored[name]!r}; use that value, "
                 "leave --resume out to start over, or choose another folder"
             )
     if unknown:

@@ -117,7 +117,7 @@ COUNT = Range(1, 10**9)
 BATCH = Range(1, 2**16)
 EPOCHS = Range(1, 10**6)
 PARTS = Range(1, 10**6)
-"""Shards, tasks of an array job."""
+"""Processes that share a job (`--num-shards`)."""
 PART = Range(0, 10**6 - 1)
 PROCESSES = Range(0, 1024)
 REPEATS = Range(0, 1000)

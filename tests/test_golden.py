@@ -184,7 +184,7 @@ def test_report_of_an_evaluation(earlier, run, capsys):
         path.write_text(json.dumps(content), encoding="utf-8")
     command("report", run / "evaluation")
     out = capsys.readouterr().out
-    assert "48 answers scored again, every number is theirs" in out
+    assert "48 answers scored again, all numbers agree" in out
     assert "documents: 4 questions on 4 pages" in out and "charts: 4 questions on 3 pages" in out
     rows = {row.split()[0]: row.split()[1:] for row in out.split("charts:")[1].splitlines() if "[" in row}
     assert rows["lowres"][:3] == ["729", "50.0%", "[0,"] and rows["lowres+adapter"][:3] == ["729", "0.0%", "[0,"]

@@ -13,18 +13,18 @@ from shirg.errors import missing_package
 
 COMMANDS = {
     "doctor": "check packages, device, weights, data and disk before a run, and print fixes",
-    "run": "prepare, train, evaluate and report in one go",
-    "prepare": "make a training set: images, questions and answers in Parquet files",
+    "run": "prepare, train, evaluate and report",
+    "prepare": "write a training set: images, questions and answers in Parquet files",
     "train": "train one LoRA adapter that serves every token budget",
-    "evaluate": "score and time every vision path and budget, before and after an adapter",
-    "report": "check an evaluation's numbers against its answers, and draw its report again",
+    "evaluate": "score and time every vision path and budget, without and with an adapter",
+    "report": "check an evaluation's numbers against its answers, and write its report again",
     "select": "draw which patches of a page are kept",
-    "sweep": "measure what each part of the gate is worth, on pages whose words are known",
+    "sweep": "ablation of the gate, on pages with known words",
     "answer": "ask one question about one page",
-    "demo": "slide the budget and watch answers fill in, on a page in the browser",
-    "serve": "answer the requests of OpenAI's clients: a server with batches and the budget per request",
-    "describe": "compute what a model costs: parameters, cache and FLOPs of every vision path",
-    "assemble": "join a language model and a vision tower to a fresh LaViDa",
+    "demo": "show selection and answers at any budget in a browser",
+    "serve": "answer OpenAI's clients, with batches and a token budget per request",
+    "describe": "compute a model's parameters, KV cache and FLOPs for every vision path",
+    "assemble": "build a LaViDa from a language model and a vision tower",
     "merge": "write a checkpoint with an adapter merged into its projector",
     "push": "upload an adapter and its card to the hub",
     "convert": "write a pickled projector as safetensors",
@@ -34,21 +34,21 @@ HELP = """\
 usage: shirg COMMAND [flags]        shirg COMMAND --help explains a command and its flags
 
 Read small print with LaViDa at a chosen cost: encode a page once at 672x672 pixels, keep the visual tokens
-that matter, and turn the budget up or down with one adapter. Without weights of your own everything runs on
+that matter, and choose the token budget at run time with one adapter. Without weights of your own everything runs on
 LaViDa-nano, a small model of the same architecture that comes with the package.
 
 commands:
 {commands}
 
 try:
-  shirg doctor                                     is everything here?
+  shirg doctor                                     checks this machine
   shirg run                                        all stages, five minutes on two CPU cores
   shirg select page.png --budget 512               writes page.kept.png
-  shirg answer page.png "What is the total?"       reads it
+  shirg answer page.png "What is the total?"       answers a question about it
   shirg demo                                       the same in a browser, with the budget as a slider
   shirg describe llada-8b                          costs of LaViDa-LLaDA at every budget, without its weights
   shirg evaluate --eval-datasets ChartQA DocVQA --eval-data-dir DIR
-                                                   your pages, in the layout that docs/data.md shows
+                                                   your own questions, in a layout of docs/data.md
 
 Wrong input ends with one line and exit code 2, Ctrl-C with 130; --debug shows the traceback."""
 

@@ -28,31 +28,32 @@ ONE_PER_TOKEN = "(default: one per token)"
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(SelectorFlags, AdaptedModelFlags):
-    """Ask one question about one page. The answer alone goes to stdout; a terminal shows on stderr how it fills in."""
+    """Answer one question about one page. Only the answer is printed to stdout; a terminal shows denoising on stderr."""
 
     image: Positional[Path]
     """A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file."""
 
     question: Positional[str]
-    """What to ask, in quotes."""
+    """The question, in quotes."""
 
     mode: Literal["shirg", "lowres", "hd", "highres", "multiview"] = "shirg"
-    """shirg keeps a budget of tokens, highres keeps all, lowres sees 384 pixels, hd pools tiles, multiview selects on them."""
+    """Vision path: shirg keeps a budget of tokens, highres keeps all, lowres encodes 384 pixels, hd pools tiles, multiview
+    selects from tiles."""
 
     budget: Annotated[int | Literal["auto"], ranges.BUDGET, arg(metavar="INT|auto")] = 768
-    """Visual tokens to keep, in the modes shirg and multiview; auto keeps as many as the print of the page needs, 64 to 1024."""
+    """Visual tokens to keep with shirg and multiview; auto keeps as many as the print of the page needs, 64 to 1024."""
 
     draft: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = None
-    """How the answer is to look: a form with gaps of N tokens, "Total: [mask:6] USD", or a beginning, "The total is"."""
+    """Draft of the answer: a text with gaps of N tokens, "Total: [mask:6] USD", or its beginning, "The total is"."""
 
     max_new_tokens: Annotated[int | None, ranges.TOKENS, arg(metavar="INT", help_behavior_hint=MODELS_LENGTH)] = None
-    """Longest answer in tokens, a draft included."""
+    """Length of the answer in tokens, a draft included."""
 
     block_length: Annotated[
         int | None, ranges.TOKENS, arg(metavar="INT", help_behavior_hint="(default: one block)")
     ] = None
-    """Tokens filled in together, from left to right; after the block in which an answer ends no other is begun. LLaDA
-    only: Dream always fills in one block."""
+    """Tokens denoised together, block by block from left to right; denoising ends after the block in which the answer ends.
+    LLaDA only: Dream always has one block."""
 
     steps: Annotated[int | None, ranges.TOKENS, arg(metavar="INT", help_behavior_hint=ONE_PER_TOKEN)] = None
     """Denoising steps for the whole answer: fewer are faster, and commit more tokens at once."""
@@ -63,7 +64,7 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     """Steps per token, instead of --steps: 0.5 is LaViDa's usual choice."""
 
     schedule: Literal["none", "linear", "shift", "cosine", "logit-normal"] = "none"
-    """How many tokens each step commits: none as many in every step, cosine and logit-normal few at both ends."""
+    """How many tokens each step commits: none the same number in every step, cosine and logit-normal few at both ends."""
 
     shift: Annotated[float | None, ranges.SHIFT, arg(metavar="FLOAT", help_behavior_hint="(default: 3)")] = None
     """For --schedule shift: 3 commits few tokens early and many late, 0.33 many early, as LaViDa's captions do."""
@@ -75,22 +76,22 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     """The same with the n-th best probability at least 1 - factor / (n + 1), instead of --threshold."""
 
     remasking: Literal["low_confidence", "margin", "entropy", "random"] = "low_confidence"
-    """What is committed first: the most probable, the clearest, the most certain or any tokens."""
+    """Which tokens are committed first: of highest probability, largest margin, lowest entropy, or random ones."""
 
     temperature: Annotated[float, ranges.TEMPERATURE] = 0.0
-    """Above 0, tokens are drawn rather than taken for the best."""
+    """Above 0, tokens are sampled; 0 takes the most probable ones."""
 
     seed: Annotated[int, ranges.SEED] = 0
-    """Decides what --temperature and --remasking random draw."""
+    """Seed of --temperature and --remasking random."""
 
     show_steps: bool = False
-    """Print the answer after every step to stderr, one line each, on a terminal or not."""
+    """Print the answer after every step to stderr, one line each, also without a terminal."""
 
 
 def command(flags: Flags) -> None:
-    """Read and answer."""
+    """Answer and print."""
     if flags.shift is not None and flags.schedule != "shift":
-        raise UserError(f"--shift: got {flags.shift}, which only --schedule shift takes; add it")
+        raise UserError(f"--shift: got {flags.shift}, but only --schedule shift uses it; add that")
     if flags.selector is not None and flags.mode not in ("shirg", "multiview"):
         raise UserError(f"--selector: got {flags.selector!r}, but --mode {flags.mode} selects nothing; leave one out")
     from shirg.cli.live import shown_steps
@@ -124,7 +125,7 @@ def report_budget(model: Lavida, flags: Flags, cache: PrefixCache) -> None:
 
 
 def decoding(flags: Flags, device: torch.device) -> dict[str, Any]:
-    """The keywords of `Lavida.generate` that the flags decide."""
+    """The flags as keywords of `Lavida.generate`."""
     import torch
 
     blocks = {} if flags.block_length is None else {"block_length": flags.block_length}

@@ -1,4 +1,4 @@
-"""`shirg assemble`: a fresh LaViDa from a language model and a vision tower."""
+"""`shirg assemble`: builds a LaViDa from a language model and a vision tower."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from shirg.errors import UserError
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(SeedFlags):
-    """Join a plain LLaDA or Dream and a SigLIP tower to a LaViDa with the HD recipe's settings, and write its folder.
+    """Build a LaViDa from a plain LLaDA or Dream and a SigLIP tower, with the settings of the HD recipe, and write its folder.
 
-    Without --projector the layer between them is random: the model loads, trains and generates, but cannot see until the
+    Without --projector the projector is random: the model loads, trains and generates, but cannot use images until the
     projector is trained.
     """
 
@@ -26,10 +26,10 @@ class Flags(SeedFlags):
     """Plain LLaDA or Dream: a folder with config.json, safetensors and tokenizer, or a hub id."""
 
     tower: Annotated[str, arg(metavar="DIR")]
-    """SigLIP for 384 pixels in patches of 14, whole or its vision half: a folder or a hub id."""
+    """SigLIP for 384 pixels in patches of 14, the whole model or its vision part: a folder or a hub id."""
 
     projector: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: a random one)")] = None
-    """Stage-1 projector as safetensors; `shirg convert` makes it from an mm_projector.bin."""
+    """Stage-1 projector as safetensors, from an mm_projector.bin by `shirg convert`."""
 
     output: Annotated[Path, arg(metavar="DIR")]
     """New folder for the model, in LaViDa's official layout."""

@@ -1,7 +1,7 @@
-"""The self-checks, one function each, with what was found and what would fix it: `shirg doctor` runs those about the machine
-and the files, the component test every part of a model, and `shirg run` lists data, disk and the saved adapter in its report.
+"""Self-checks, one function each; a check returns a `Finding` with its remedy.
 
-Nothing heavy is imported before Python and the packages are checked.
+`shirg doctor` checks the machine and the files, the component test checks every part of a model, and `shirg run` lists data, disk
+and the saved adapter in its report. Only the standard library is imported before Python and the packages are checked.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 SHOWN = ("torch", "transformers", "peft", "accelerate", "pillow")
 
 FREE_BYTES = 2 * 10**9
-"""Free space wanted for a run: adapters of an 8B model take megabytes, the optimizer's state and page images most of it."""
+"""Free disk space for a run, mostly for page images and the optimizer's state."""
 
 FULL = "full"
 """The extra with what our own models and the commands need."""
 
 COMPILED = ("torch", "safetensors", "pyarrow")
-"""Packages whose libraries can be broken though they are installed."""
+"""Packages with compiled libraries, whose import can fail although they are installed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a check found."""
+    """Result of a check."""
 
     name: str
     good: bool | None
     """None: not checked."""
     found: str
     remedy: str = ""
-    """What to do; empty where nothing need be done."""
+    """What to do; empty if nothing has to be done."""
 
 
-WORDS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]-[/]"}
+RESULTS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]-[/]"}
 
 
 def table(title: str, found: Sequence[Finding]) -> Table:
-    """Findings as a table that folds in a narrow window; a remedy is in the cell of what was found."""
+    """Findings as a table that wraps in a narrow window; a remedy is in the cell of its finding."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -63,33 +63,33 @@ def table(title: str, found: Sequence[Finding]) -> Table:
     for finding in found:
         text = escape(" ".join(finding.found.split()))
         remedy = f"\n[bold]-> {escape(finding.remedy)}[/]" if finding.remedy else ""
-        made.add_row(finding.name, WORDS[finding.good], text + remedy)
+        made.add_row(finding.name, RESULTS[finding.good], text + remedy)
     return made
 
 
 def python_and_packages() -> list[Finding]:
-    """This Python against what the release asks for, and every package that it needs."""
+    """Whether Python and every required package have the versions that the release requires."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    asked, texts = asked_for()
+    python, texts = requirements()
     version = platform.python_version()
-    good = SpecifierSet(asked).contains(version)
-    remedy = "" if good else f"make .venv anew with a Python {asked}: rm -rf .venv; PYTHON=python3.12 make demo"
-    asked_of = (
+    good = SpecifierSet(python).contains(version)
+    remedy = "" if good else f"recreate .venv with Python {python}: rm -rf .venv; PYTHON=python3.12 make demo"
+    required = (
         one for text in texts if (one := Requirement(text)).marker is None or one.marker.evaluate({"extra": FULL})
     )
-    needed = {one.name: str(one.specifier) for one in asked_of}  # what the extra asks of a package comes last
-    broken = [problem for name, asked in needed.items() if (problem := _package_problem(name, asked))]
+    needed = {one.name: str(one.specifier) for one in required}  # the extra's own requirement comes last
+    broken = [problem for name, wanted in needed.items() if (problem := _package_problem(name, wanted))]
     if broken:
-        return [Finding("Python", good, f"{version} ({asked})", remedy), *broken]
+        return [Finding("Python", good, f"{version} ({python})", remedy), *broken]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
-    found = f"all {len(needed)} that are needed: {versions} and others"
-    return [Finding("Python", good, f"{version} ({asked})", remedy), Finding("packages", True, found)]
+    found = f"all {len(needed)} required packages: {versions} and others"
+    return [Finding("Python", good, f"{version} ({python})", remedy), Finding("packages", True, found)]
 
 
-def asked_for() -> tuple[str, list[str]]:
-    """(versions of Python, requirements) of the code that runs: of the checkout, which need not be installed, or release."""
+def requirements() -> tuple[str, list[str]]:
+    """(Python versions, package requirements) of the checkout that is running, else of the installed release."""
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if project.is_file():
         table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
@@ -116,18 +116,18 @@ def _package_problem(name: str, specifier: str) -> Finding | None:
 
 
 def images() -> Finding:
-    """Whether this Pillow resizes to the pixels that the official recordings and published results were made with."""
+    """Whether this Pillow resizes images to the pixels of the recorded official outputs."""
     from shirg.images import RESIZED, resized_pattern
 
     version = metadata.version("pillow")
     if resized_pattern() == RESIZED:
-        return Finding("images", True, f"pillow {version} resizes pages to the pixels of the recordings")
-    found = f"pillow {version} resizes pages to other pixels than the recordings have; results move with them"
+        return Finding("images", True, f"pillow {version} resizes images to the pixels of the recordings")
+    found = f"pillow {version} resizes images to other pixels than in the recordings; results will differ"
     return Finding("images", False, found, 'pip install --force-reinstall "pillow>=12,<14"')
 
 
 def config(name: str, revision: str | None) -> LavidaConfig:
-    """Of a model that is on this machine, or of a shape that is known by name.
+    """Configuration of a model on this machine, or of a published shape.
 
     Raises:
         UserError: if it is neither, or its config.json is damaged.
@@ -143,16 +143,16 @@ def config(name: str, revision: str | None) -> LavidaConfig:
 
 
 def load(folder: Path) -> Lavida:
-    """The model in a folder, every tensor compared with its config, in the files' precision, so that nothing is copied.
+    """The model in a folder, in the precision of its files; every tensor is compared with the config.
 
     Raises:
-        UserError: for what is missing, damaged or does not fit.
+        UserError: if something is missing, damaged or does not fit.
     """
     from shirg.lavida import Lavida, checkpoint
     from shirg.lavida.config import read_config
     from shirg.lavida.loading import quiet_libraries
 
-    read_config(folder)  # a folder without it holds no model, whatever else is wrong
+    read_config(folder)  # first: a folder without it is no model
     files = checkpoint.weight_files(folder)
     name = next(iter(checkpoint.stored_shapes(files[:1])))
     with quiet_libraries():
@@ -160,7 +160,7 @@ def load(folder: Path) -> Lavida:
 
 
 def weights(model: Lavida, folder: Path) -> Finding:
-    """How much was loaded, and whether there is a tokenizer with it."""
+    """Size of the weights, and whether the folder has a tokenizer."""
     from shirg.cli.describe import size
     from shirg.lavida.checkpoint import weight_files
 
@@ -178,7 +178,7 @@ def checkpoint_folder(name: str, revision: str | None) -> Path:
     """The folder of a checkpoint that is on this machine; nothing is downloaded.
 
     Raises:
-        UserError: if it is not here; the message has how to get it.
+        UserError: if it is not on this machine; the message has the download command.
     """
     from shirg.lavida import checkpoint
 
@@ -191,11 +191,11 @@ def checkpoint_folder(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         at = f" --revision {revision}" if revision else ""
-        raise UserError(f"{name} is neither a folder here nor in the hub's cache; hf download {name}{at}") from None
+        raise UserError(f"{name} is neither a local folder nor in the hub's cache; hf download {name}{at}") from None
 
 
 def device_and_memory(config: LavidaConfig) -> list[Finding]:
-    """Where a run would compute, and whether one training step of the default budgets fits there."""
+    """The device of a run, and whether a training step with the default budgets fits into its memory."""
     import torch
 
     from shirg.lavida.loading import usual_dtype
@@ -207,26 +207,26 @@ def device_and_memory(config: LavidaConfig) -> list[Finding]:
     if on_gpu:
         free, total = torch.cuda.mem_get_info()
         gpus = torch.cuda.device_count()
-        here = (
+        device = (
             f"{gpus} x {torch.cuda.get_device_name()}, {total / 1e9:.0f} GB each, {free / 1e9:.0f} GB of the first free"
         )
-        return [Finding("GPU", True, here), memory(config, step, free)]
+        return [Finding("GPU", True, device), memory(config, step, free)]
     import psutil
 
     free = psutil.virtual_memory().available
     if not needs_gpu(config):
-        none = Finding("GPU", True, "none that torch sees; this model needs none")
+        none = Finding("GPU", True, "torch finds none; this model needs none")
         return [none, speed(config), memory(config, step, free)]
     needed = peak(config, dataclasses.replace(step, batch_size=1, checkpointing=True, dense_mask=False))
     remedy = (
-        f"train where there is a GPU with {needed / 1e9:.0f} GB or more, with a torch made for it; "
-        "answering works here, in minutes per page"
+        f"train on a GPU with {needed / 1e9:.0f} GB or more, with a torch build for it; "
+        "answering works on this machine, in minutes per page"
     )
-    return [Finding("GPU", False, "none that torch sees", remedy), memory(config, step, free)]
+    return [Finding("GPU", False, "torch finds none", remedy), memory(config, step, free)]
 
 
 def speed(config: LavidaConfig) -> Finding:
-    """Whether the nano's training takes about as long here as in docs/training.md, by the speed of one product."""
+    """Whether the nano trains about as fast here as docs/training.md states, from the speed of one matrix product."""
     import torch
 
     from shirg.precision import choose_precision
@@ -243,13 +243,13 @@ def speed(config: LavidaConfig) -> Finding:
         if times <= effort.MUCH_LONGER:
             return Finding("speed", True, found)
         remedy = effort.remedy(config, device, precision, threads.others)
-    if threads.others > effort.BUSY:  # not the machine's own speed
+    if threads.others > effort.BUSY:  # slow because of other programs
         return Finding("speed", None, found, remedy)
-    return Finding("speed", False, f"{found}, so that training takes {times:.0f} times as long as documented", remedy)
+    return Finding("speed", False, f"{found}, so training takes {times:.0f} times as long as documented", remedy)
 
 
 def memory(config: LavidaConfig, step: Step, free: int) -> Finding:
-    """The plainest flags of training whose step fits into `free` bytes."""
+    """The first training flags of a list whose step fits into `free` bytes."""
     choices = {
         "": step,
         "--gradient-checkpointing": dataclasses.replace(step, checkpointing=True),
@@ -262,11 +262,11 @@ def memory(config: LavidaConfig, step: Step, free: int) -> Finding:
             return Finding("memory", True, found)
     least = min(needed.values())
     found = f"{free / 1e9:.1f} GB free, the smallest training step needs about {least / 1e9:.1f} GB"
-    return Finding("memory", False, found, f"free some memory, or take a device with {least / 1e9:.0f} GB")
+    return Finding("memory", False, found, f"free some memory, or use a device with {least / 1e9:.0f} GB")
 
 
 def peak(config: LavidaConfig, step: Step) -> int:
-    """Free bytes that training with the default budgets and the pooled path needs, see `TrainingMemory.needed`."""
+    """Free memory in bytes for training with the default budgets and the pooled path, see `TrainingMemory.needed`."""
     from shirg.cli.flags import TrainingFlags
     from shirg.training.budgets import components_of
     from shirg.training.memory import training_memory
@@ -276,7 +276,7 @@ def peak(config: LavidaConfig, step: Step) -> int:
 
 
 def lora(model: Lavida) -> Finding:
-    """Whether peft puts a fresh adapter on this model's projector; it is taken off again."""
+    """Whether peft attaches a new adapter to this model's projector; it is removed again."""
     from shirg.lavida.adapter import attach_lora, lora_parameters
 
     attach_lora(model)
@@ -286,7 +286,7 @@ def lora(model: Lavida) -> Finding:
 
 
 def disk(folder: Path) -> Finding:
-    """Whether `folder`, or the place where it would be made, can be written and has room for a run."""
+    """Whether `folder`, or its nearest existing parent, can be written and has free space for a run."""
     place = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     remedy = "free some space or choose another --output-dir"
     try:
@@ -295,18 +295,18 @@ def disk(folder: Path) -> Finding:
     except OSError as error:
         return Finding("disk", False, f"{place} cannot be written ({error.strerror})", remedy)
     free = shutil.disk_usage(place).free
-    found = f"{free / 1e9:.1f} GB free at {place}, {FREE_BYTES / 1e9:.0f} GB wanted"
+    found = f"{free / 1e9:.1f} GB free at {place}, a run needs {FREE_BYTES / 1e9:.0f} GB"
     return Finding("disk", free >= FREE_BYTES, found, remedy if free < FREE_BYTES else "")
 
 
 def data(folder: Path | None) -> Finding:
-    """Whether a prepared folder has all its shards, of the right sizes, and its first image opens.
+    """Whether a prepared folder has all its shards in their recorded sizes, and its first image opens.
 
     Raises:
         UserError: if it has no manifest, or a shard or image is damaged.
     """
     if folder is None:
-        return Finding("data", None, "not asked for", "--prepared-dir DIR checks what shirg prepare made")
+        return Finding("data", None, "no --prepared-dir", "--prepared-dir DIR checks a folder of shirg prepare")
     from shirg.data.loader import RecordDataset
     from shirg.data.manifest import read_manifest
 
@@ -316,9 +316,9 @@ def data(folder: Path | None) -> Finding:
         name for name, size in sizes.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size
     ]
     if wrong:
-        found = f"{len(wrong)} of {len(sizes)} shards missing or cut short: {', '.join(wrong[:3])}"
+        found = f"{len(wrong)} of {len(sizes)} shards missing or truncated: {', '.join(wrong[:3])}"
         return Finding(
-            "data", False, found, f"shirg prepare --output-dir {folder} with its first flags makes them again"
+            "data", False, found, f"shirg prepare --output-dir {folder} with the same flags as before writes them again"
         )
     RecordDataset(folder, "train")[0].open_image()
     found = f"{manifest['total_samples']:,} records in {len(sizes)} shards, the first image opens"
@@ -328,11 +328,11 @@ def data(folder: Path | None) -> Finding:
 def adapter_reloads(
     trained: Lavida, load_base: Callable[[], Lavida], folder: Path, image: Image.Image, budgets: Iterable[Budget]
 ) -> Finding:
-    """Load the saved adapter onto a fresh base and compare what it makes of a page, number for number.
+    """Load the saved adapter into a newly loaded base model and compare the embeddings of a page exactly.
 
     Args:
         trained: the model whose adapter was saved to `folder`.
-        load_base: gives a fresh copy of the base model, for example `lambda: Lavida.from_pretrained("nano")`.
+        load_base: loads another copy of the base model, for example `lambda: Lavida.from_pretrained("nano")`.
         folder: the saved adapter.
         image: any page.
         budgets: token budgets to compare at.

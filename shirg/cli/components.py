@@ -1,4 +1,4 @@
-"""The component test: every part of SHIRG tried once, with a table of what passed."""
+"""The component test: runs every part of SHIRG once and prints which parts pass."""
 
 from __future__ import annotations
 
@@ -20,127 +20,127 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
 
 RECORDS = 8
-"""Rendered records that the training step is tried on."""
+"""Rendered records of the test training."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(ModelFlags):
-    """Try the gate, the tower, the projector, the adapter, one training step and one answer, in under a minute."""
+    """Test the gate, the tower, the projector, the adapter, one training step and one answer, in under a minute."""
 
     budget: Annotated[int, ranges.BUDGET] = 512
-    """Visual tokens to keep wherever a budget is needed."""
+    """Visual tokens to keep."""
 
 
 @dataclasses.dataclass
-class Bench:
-    """What the checks share: the model, a rendered page, and a folder that goes away afterwards."""
+class Inputs:
+    """Inputs of the checks: the model, a rendered page, and a temporary folder."""
 
     model: Lavida
     page: Page
     budget: int
     folder: Path
     load: Callable[[], Lavida]
-    """Gives a fresh copy of the model."""
+    """Loads another copy of the model."""
 
 
-def check_gate(bench: Bench) -> str:
-    """Exactly K tokens in reading order and one summary token, of random tokens as wide as LaViDa's."""
+def check_gate(given: Inputs) -> str:
+    """The gate keeps exactly K of 2304 random tokens in raster order, one or more of every cluster, and adds the summary."""
     import torch
 
     from shirg.gate import ShirgGate
 
     tokens = torch.randn(1, 2304, 1152, generator=torch.Generator().manual_seed(0))
     began = time.perf_counter()
-    kept = ShirgGate()(tokens, budget=bench.budget, grid=(48, 48))
+    kept = ShirgGate()(tokens, budget=given.budget, grid=(48, 48))
     milliseconds = 1e3 * (time.perf_counter() - began)
-    _require(kept.tokens.shape == (1, bench.budget + 1, 1152), f"tokens have shape {tuple(kept.tokens.shape)}")
+    _require(kept.tokens.shape == (1, given.budget + 1, 1152), f"tokens have shape {tuple(kept.tokens.shape)}")
     _require(bool((kept.indices.diff() > 0).all()), "indices do not ascend")
     _require(
         len(set(kept.clusters[0][kept.indices[0]].tolist())) == kept.clusters[0].unique().numel(),
         "a cluster has no kept token",
     )
-    return f"{bench.budget} of 2304 tokens kept, every cluster covered, first call {milliseconds:.0f} ms"
+    return f"{given.budget} of 2304 tokens kept, every cluster covered, first call {milliseconds:.0f} ms"
 
 
-def check_tower(bench: Bench) -> str:
-    """384 pixels give 27x27 tokens, the large view the grid of its resolution."""
-    counts = {mode: bench.model.image_features(bench.page.image, mode).num_tokens for mode in ("lowres", "highres")}
+def check_tower(given: Inputs) -> str:
+    """The tower returns 27x27 tokens for 384 pixels, and the grid of the resolution for the large view."""
+    counts = {mode: given.model.image_features(given.page.image, mode).num_tokens for mode in ("lowres", "highres")}
     wanted = {
-        "lowres": (bench.model.tower.image_size // 14) ** 2,
-        "highres": (bench.model.vision.resolution // 14) ** 2,
+        "lowres": (given.model.tower.image_size // 14) ** 2,
+        "highres": (given.model.vision.resolution // 14) ** 2,
     }
     _require(counts == wanted, f"tokens {counts}, expected {wanted}")
-    sides = bench.model.tower.image_size, bench.model.vision.resolution
+    sides = given.model.tower.image_size, given.model.vision.resolution
     return f"{counts['lowres']} tokens at {sides[0]} pixels, {counts['highres']} at {sides[1]}"
 
 
-def check_projector(bench: Bench) -> str:
-    """The selection arrives in the language model's width, finite."""
-    embeds = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
-    _require(embeds.shape == (bench.budget + 1, bench.model.config.hidden_size), f"shape {tuple(embeds.shape)}")
+def check_projector(given: Inputs) -> str:
+    """The projector maps the selection to finite embeddings of the language model's width."""
+    embeds = given.model.encode_images([given.page.image], mode="shirg", budget=given.budget)[0]
+    _require(embeds.shape == (given.budget + 1, given.model.config.hidden_size), f"shape {tuple(embeds.shape)}")
     _require(bool(embeds.isfinite().all()), "not finite")
     return f"{embeds.shape[0]} embeddings of width {embeds.shape[1]}"
 
 
-def check_adapter(bench: Bench) -> str:
-    """A fresh LoRA sits on the projector's two layers and changes nothing yet."""
+def check_adapter(given: Inputs) -> str:
+    """A new LoRA on both layers of the projector does not change the output."""
     from shirg.lavida.adapter import attach_lora, lora_parameters
 
-    before = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
-    attach_lora(bench.model)
+    before = given.model.encode_images([given.page.image], mode="shirg", budget=given.budget)[0]
+    attach_lora(given.model)
     try:
-        after = bench.model.encode_images([bench.page.image], mode="shirg", budget=bench.budget)[0]
-        parameters = lora_parameters(bench.model)
+        after = given.model.encode_images([given.page.image], mode="shirg", budget=given.budget)[0]
+        parameters = lora_parameters(given.model)
     finally:
-        bench.model.unload_adapter()
-    _require(bool((before == after).all()), "a fresh adapter changes the output")
+        given.model.unload_adapter()
+    _require(bool((before == after).all()), "a new adapter changes the output")
     return f"{sum(p.numel() for p in parameters.values()):,} trainable parameters on mm_projector.0 and .2"
 
 
-def check_training(bench: Bench) -> str:
-    """Prepare a few rendered records, train on them once, save the adapter."""
+def check_training(given: Inputs) -> str:
+    """Prepare a few rendered records, train one epoch on them, and save the adapter."""
     from shirg.data.loader import build_loaders
     from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
     from shirg.training.config import SHIRGLoRAConfig
     from shirg.training.trainer import SHIRGLoRATrainer
 
-    data = SHIRGDatasetConfig(RECORDS, 0, bench.folder / "data", validation_fraction=0.0, num_workers=0)
+    data = SHIRGDatasetConfig(RECORDS, 0, given.folder / "data", validation_fraction=0.0, num_workers=0)
     prepared = SHIRGDatasetProcessor(data).prepare_full_dataset()
     config = SHIRGLoRAConfig(
-        token_budgets=[bench.budget],
+        token_budgets=[given.budget],
         include_pooled=False,
         num_epochs=1,
-        output_dir=str(bench.folder),
+        output_dir=str(given.folder),
         mixed_precision="no",
     )
-    results = SHIRGLoRATrainer(config, bench.model).train(*build_loaders(prepared, batch_size=4))
+    results = SHIRGLoRATrainer(config, given.model).train(*build_loaders(prepared, batch_size=4))
     loss = results["train_loss_last"]
     _require(math.isfinite(loss), f"loss is {loss}")
     return f"{results['steps']} steps over {RECORDS} rendered records, last loss {loss:.2f}"
 
 
-def check_reload(bench: Bench) -> str:
-    """The saved adapter on a fresh base gives the same embeddings."""
-    folder = bench.folder / "checkpoints" / "best_model"
-    found = adapter_reloads(bench.model, bench.load, folder, bench.page.image, [bench.budget])
-    bench.model.unload_adapter()
+def check_reload(given: Inputs) -> str:
+    """The saved adapter gives the same embeddings with a newly loaded base model."""
+    folder = given.folder / "checkpoints" / "best_model"
+    found = adapter_reloads(given.model, given.load, folder, given.page.image, [given.budget])
+    given.model.unload_adapter()
     _require(found.good is True, found.found)
     return found.found
 
 
-def check_answer(bench: Bench) -> str:
-    """One answer, decoded; whether it is right is for the evaluation."""
-    asked = bench.page.questions[0]
-    text = bench.model.answer(bench.page.image, asked.question, budget=bench.budget)
+def check_answer(given: Inputs) -> str:
+    """The model returns an answer, which may be wrong."""
+    asked = given.page.questions[0]
+    text = given.model.answer(given.page.image, asked.question, budget=given.budget)
     return f"{asked.question} answered {text!r}, the page has {asked.answers[0]!r}"
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise AssertionError(otherwise)
+        raise AssertionError(message)
 
 
-CHECKS: dict[str, Callable[[Bench], str]] = {
+CHECKS: dict[str, Callable[[Inputs], str]] = {
     "gate": check_gate,
     "tower": check_tower,
     "projector": check_projector,
@@ -152,7 +152,7 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
 
 
 def command(flags: Flags) -> None:
-    """Run every check, print the table, and leave with 1 if one failed."""
+    """Run every check, print the table, and exit with 1 if one failed."""
     from rich.console import Console
 
     from shirg.cli.models import load_model
@@ -163,7 +163,7 @@ def command(flags: Flags) -> None:
     check_budget(flags.budget, (model.vision.resolution // model.tower.patch_size) ** 2)
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(
+        given = Inputs(
             model,
             render_page("receipt", 0, text_px=(18.0, 24.0)),
             flags.budget,
@@ -173,8 +173,8 @@ def command(flags: Flags) -> None:
         for name, check in CHECKS.items():
             began = time.perf_counter()
             try:
-                good, what = True, check(bench)
-            except Exception as error:  # whatever breaks is what this table is for
+                good, what = True, check(given)
+            except Exception as error:  # every failure is a row of the table
                 if flags.debug:
                     raise
                 good, what = False, f"{type(error).__name__}: {error}"

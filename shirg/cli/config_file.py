@@ -23,8 +23,8 @@ def of_command_line(flags_type: type, argv: Sequence[str]) -> tuple[list[str], d
     """The settings of the `--config` file that `argv` names, if it names one.
 
     Returns:
-        They as a command line, which the user's own words follow and override; and field -> file and key, for messages, without
-        those that the command line overrides.
+        Arguments to place before the user's own, which override them; and field -> file and key, for messages, without overridden
+        fields.
 
     Raises:
         UserError: for a file that cannot be read, or a setting that the command does not have.
@@ -41,7 +41,7 @@ def of_command_line(flags_type: type, argv: Sequence[str]) -> tuple[list[str], d
         origin, flag = f"--config {name}: {key}", str(key).replace("_", "-")
         if flag not in fields:
             near = get_close_matches(flag, fields, n=1)
-            hint = f"did you mean {near[0].replace('-', '_')}?" if near else "--help lists what there is"
+            hint = f"did you mean {near[0].replace('-', '_')}?" if near else "--help lists all"
             raise UserError(f"--config: {name}: {key!r} is no setting of this command; {hint}")
         if isinstance(value, Mapping):
             raise UserError(f"{origin}: got {value!r}, must be a value or a list")
@@ -75,9 +75,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config: {path}: {error.strerror}; configs/ has files to begin with") from error
+        raise UserError(f"--config: {path}: {error.strerror}; configs/ has examples") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is no readable YAML: {error}") from error
+        raise UserError(f"--config: {path} is not readable YAML: {error}") from error
     if not isinstance(settings, dict):
         raise UserError(f"--config: {path} must hold lines like `token_budgets: [512, 768]`")
     return settings

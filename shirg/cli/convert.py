@@ -1,4 +1,4 @@
-"""`shirg convert`: a pickled projector as a safetensors file."""
+"""`shirg convert`: writes a pickled projector as safetensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shirg.cli.runner import run_command
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
-    """Write the projector in a pickled mm_projector.bin, which LaViDa's first training stage makes, as safetensors.
+    """Write the projector of a pickled mm_projector.bin, the result of LaViDa's first training stage, as safetensors.
 
-    A pickle can run any code when it is opened. This one is opened by torch's restricted unpickler (weights_only=True):
-    it makes tensors and plain containers of them, and refuses a file that asks for anything else. Tensors whose names do
+    Opening a pickle can run any code. This one is opened by torch's restricted unpickler (weights_only=True), which
+    creates tensors and plain containers, and refuses files that need anything else. Tensors whose names do
     not contain mm_projector are left out.
     """
 

@@ -1,4 +1,4 @@
-"""`shirg demo`: the budget as a dial in the browser."""
+"""`shirg demo`: selection and answers in a browser."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(GateFlags, AdaptedModelFlags):
-    """Open a page in the browser: pick or drop an image, slide the budget and see at once which patches stay; ask, and watch
-    the answer fill in next to that at low resolution, with tokens, times and cache of both.
+    """Serve a web page: choose or upload an image, change the budget and see the kept patches; ask a question and compare
+    the answer with that of `lowres`, step by step, with tokens, times and KV cache of both.
 
     Needs gradio (pip install 'gradio>=6.31'). The page makes no requests to other machines. Images stay in memory, for
     an hour at most; files are in a temporary folder that Ctrl-C removes.
@@ -36,7 +36,7 @@ class Flags(GateFlags, AdaptedModelFlags):
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on. With any but this machine's own, others can use the page too: there is no password."""
+    """Address to listen on. Any other than this machine's own lets others use the page: there is no password."""
 
     port: Annotated[int, ranges.PORT] = 7860
     """Port to listen on; 0 takes any free one."""
@@ -50,7 +50,7 @@ class Flags(GateFlags, AdaptedModelFlags):
 
 
 def command(flags: Flags) -> None:
-    """Load the model and serve it. Ctrl-C is how this is meant to end, and needs no words."""
+    """Load the model and serve the page until Ctrl-C."""
     from shirg.demo.serving import scratch_folder
 
     with listen(flags.host, flags.port) as probe:

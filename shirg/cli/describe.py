@@ -1,4 +1,4 @@
-"""`shirg describe MODEL`: what a model of a given shape costs, computed from its config.json."""
+"""`shirg describe MODEL`: costs of a model, computed from its config.json."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from shirg.lavida.costs import Scenario
 
 Rows = list[list[str] | None]
-"""Cells of a table; None is a gap."""
+"""Cells of a table; None is a separator."""
 
 TARGET = 0.3
-"""Least share of the cache that SHIRG promises to save; 50% is the other end of its range."""
+"""Least share of the cache that SHIRG shall save; the target is 30 to 50%."""
 
 TRAINED_SHARE = 0.01
-"""Of all parameters, more than which SHIRG promises not to train."""
+"""Target for the largest share of parameters that are trained."""
 
 MAX_WIDTH = 120
-"""Columns that no table needs more of."""
+"""Width of the widest table, in columns."""
 
 SOURCE = {
-    True: "computed from the published model's sizes as generally known; a checkpoint is described by its own config.json",
+    True: "computed from the published sizes of this model; for a checkpoint from its own config.json",
     False: "computed from its config.json",
 }
 
@@ -46,8 +46,8 @@ BATCHES = (1, 4, 8)
 
 TRAINING_NOTES = """\
 Computed peak of a training step, GB (10^9 bytes) of one process: weights, adapter with AdamW's moments, what the backward \
-pass needs, logits of the answers; of head and working, which never exist at once, the larger counts. Keep 3 GB more free for \
-the feature cache (feature_cache_mb, 1 GiB) and the allocator's own. Fewer records and more accumulation steps give the same \
+pass needs, logits of the answers; head and working never exist at the same time, so the larger one counts. Keep 3 GB more free \
+for the feature cache (feature_cache_mb, 1 GiB) and the allocator. Fewer records and more accumulation steps give the same \
 optimizer step."""
 
 STAGES = ("tower", "gate", "projector", "prefill", "step_cached", "step_uncached", "total_cached", "total_uncached")
@@ -55,13 +55,13 @@ NOTES = """\
 Powers of ten: K, M, B, KB, MB, GB, GFLOP, TFLOP; KiB is 1024 bytes. A product of \\[m, k] and \\[k, n] is 2mkn FLOPs, \
 attention 4 x queries x keys x width. Counted: patch convolution, linear layers, attention; for the gate what its \
 relevance term needs (llm: every encoded token through the base projector) and, roughly, its own arithmetic. Not counted: \
-embeddings, biases, norms, activations, softmax, pooling, the LoRA's own products. Nothing here is measured, and FLOPs \
-are not time: a step with few rows waits for memory."""
+embeddings, biases, norms, activations, softmax, pooling, the products of LoRA. Nothing here is measured, and FLOPs \
+are not time: a step with few rows is limited by memory bandwidth."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
-    """What a model costs: parameters, cache and FLOPs of every vision path, computed from its config.json alone.
+    """Compute a model's parameters, KV cache and FLOPs for every vision path, from its config.json alone.
 
     No weights are read and nothing is run, so an 8B model can be described on a laptop.
     """
@@ -74,22 +74,22 @@ class Flags(CommonFlags):
     """Branch, tag or commit of a model on the hub."""
 
     image_size: Annotated[str, arg(metavar="WxH")] = "1000x1000"
-    """Width and height of the image in pixels. The tiles of `hd` and `multiview` follow its shape, the other paths square
-    it."""
+    """Width and height of the image in pixels. The tiles of `hd` and `multiview` follow its aspect ratio, the other paths
+    resize it to a square."""
 
     image_resolution: Annotated[
         int | None, ranges.RESOLUTION, arg(metavar="INT", help_behavior_hint="(default: the model's own)")
     ] = None
-    """Pixels per side at which SHIRG sees a page, a multiple of 14, as in the command whose costs are asked for."""
+    """Pixels per side of SHIRG's view, a multiple of 14."""
 
     token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (512, 768, 1024)
-    """Visual tokens kept by `shirg` and `multiview`, one or more numbers; one more token sums up what was dropped."""
+    """Visual tokens kept by `shirg` and `multiview`, one or more numbers; one more token is the mean of the others."""
 
     prompt_tokens: Annotated[int, ranges.PROMPT_TOKENS] = 64
-    """Text tokens around the image: system turn, question, marks of turns. An assumption; ask your tokenizer."""
+    """Text tokens of the prompt: system prompt, question, special tokens. An assumption; your tokenizer has the number."""
 
     answer_tokens: Annotated[int, ranges.TOKENS] = 32
-    """Length of the answer, all of it denoised together."""
+    """Length of the answer, denoised as one block."""
 
     steps: Annotated[int, ranges.TOKENS] = 16
     """Denoising steps, at most one per answer token."""
@@ -101,17 +101,17 @@ class Flags(CommonFlags):
     """Precision of weights and cache."""
 
     train: bool = False
-    """Also the peak memory of a training step, for every budget and several batch sizes."""
+    """Also print the peak memory of a training step, for every budget and several batch sizes."""
 
     objective: Literal["packed", "prefix", "bidirectional"] = "packed"
-    """With --train: how the answer's two noisy copies are laid out."""
+    """With --train: layout of the answer's two noisy copies."""
 
     json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """Also write every number, unrounded, to this file."""
 
 
 def command(flags: Flags) -> None:
-    """Compute, print, and write the numbers if asked to."""
+    """Compute and print the numbers, and write them with --json."""
     from rich.console import Console
 
     from shirg.files import write_json
@@ -157,7 +157,7 @@ def training_rows(
     config: LavidaConfig, budgets: Sequence[int], scenario: Scenario, objective: str
 ) -> list[dict[str, Any]]:
     """The computed peak of a training step for every component and `BATCHES`, plain and checkpointed (`shirg.training.memory`);
-    of a large model on a GPU, else on a CPU."""
+    of a large model on a GPU, of a small one on a CPU."""
     from shirg.training.budgets import components_of
     from shirg.training.effort import needs_gpu
     from shirg.training.memory import Step, training_memory
@@ -182,7 +182,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """ "1000x800" as (width, height).
 
     Raises:
-        UserError: for anything else, or no sensible size of an image.
+        UserError: for anything else, no pixels, or too many.
     """
     from shirg.images import MAX_PIXELS
 
@@ -198,7 +198,7 @@ def load_config(model: str, revision: str | None = None) -> LavidaConfig:
     """The configuration that `model` names; of a hub id only `config.json` is downloaded.
 
     Raises:
-        UserError: if there is no such model or revision; the message lists what there is.
+        UserError: if there is no such model or revision; the message lists known names.
     """
     from shirg.lavida import checkpoint
     from shirg.lavida.config import LavidaConfig, read_config
@@ -206,13 +206,13 @@ def load_config(model: str, revision: str | None = None) -> LavidaConfig:
 
     if model in PUBLISHED:
         if revision is not None:
-            raise UserError(f"--revision: got {revision}, but {model} is a shape known here, no model on the hub")
+            raise UserError(f"--revision: got {revision}, but {model} is a built-in shape and no model on the hub")
         return published_config(model)
     try:
         folder = checkpoint.config_file(model, revision).parent
     except UserError as error:
         near = difflib.get_close_matches(model.lower(), (*PUBLISHED, "nano"), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"shapes known by name: {', '.join(PUBLISHED)}"
+        hint = f"did you mean {near[0]}?" if near else f"built-in shapes: {', '.join(PUBLISHED)}"
         raise UserError(f"{error}; {hint}") from error
     return LavidaConfig.from_dict(read_config(folder), checkpoint.load_tokenizer(folder))
 
@@ -221,7 +221,7 @@ def load_config(model: str, revision: str | None = None) -> LavidaConfig:
 
 
 def show(found: dict[str, Any], text: Console, tables: Console) -> None:
-    """Print what `command` found: sentences on `text`, tables on `tables`, which never cuts a number."""
+    """Print what `command` found: sentences on `text`, tables on `tables`, which is wide enough for them."""
     from rich.markup import escape
 
     scenario = found["scenario"]
@@ -242,16 +242,16 @@ def show(found: dict[str, Any], text: Console, tables: Console) -> None:
     tables.print(work_table(found["paths"]))
     text.print(
         f"total = tower + gate + projector + prefill + {scenario['steps']} steps; without the cache there is no prefill, "
-        "and every step runs the prefix again\n",
+        "and every step encodes the prefix again\n",
         style="dim",
     )
     tables.print(saving_table(found["savings"], scenario["prompt_tokens"]))
     flat = any(entry["against"] == "hd flat" for entry in found["savings"])
     more = "; hd flat: the same tiles without un-padding and newlines" if flat else ""
     text.print(
-        f"of the visual tokens (of the whole prefix); negative where the selection is the larger one{more}", style="dim"
+        f"of the visual tokens (of the whole prefix); negative if the selection has more tokens{more}", style="dim"
     )
-    text.print("\n[bold]Promised[/]: 30 to 50% less KV cache, under 1% of the parameters trained")
+    text.print("\n[bold]Targets[/]: 30 to 50% less KV cache, under 1% of the parameters trained")
     for line in verdicts(found):
         text.print(f"  {line}")
     text.print(f"\n{NOTES}", style="dim")
@@ -274,7 +274,7 @@ def parameter_table(found: dict[str, Any]) -> Table:
 
 
 def token_table(paths: list[dict[str, Any]]) -> Table:
-    """Where each path's visual tokens come from, and what their cache takes."""
+    """Views, visual tokens and KV cache of each path."""
     rows = [
         [row["path"], f"{row['views']} x {row['grid'][0]}x{row['grid'][1]}", row["layout"]]
         + [f"{row['tokens']:,}", f"{row['prefix_tokens']:,}", quantity(row["kv_bytes"], "MB")]
@@ -325,20 +325,20 @@ def training_table(found: list[dict[str, Any]]) -> Table:
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
-    """Whether SHIRG's promises about sizes are kept at this shape, one line each."""
+    """Whether SHIRG's targets for sizes are met by this model, one line each."""
     lines = []
     for name in dict.fromkeys(entry["against"] for entry in found["savings"]):
         saved = {str(entry["budget"]): entry["visual"] for entry in found["savings"] if entry["against"] == name}
-        kept = ", ".join(budget for budget, share in saved.items() if share >= TARGET)
-        broken = ", ".join(budget for budget, share in saved.items() if share < TARGET)
-        words = [f"[green]kept[/] at K = {kept}"] * bool(kept) + [f"[red]not kept[/] at K = {broken}"] * bool(broken)
-        lines.append(f"30% less for the visual tokens than {name}: {', '.join(words)}")
-    word = "[green]kept[/]" if found["adapter"]["share"] < TRAINED_SHARE else "[red]not kept[/]"
-    return [*lines, f"under 1% trained: {word}, {found['adapter']['parameters']:,} in the adapter"]
+        met = ", ".join(budget for budget, share in saved.items() if share >= TARGET)
+        missed = ", ".join(budget for budget, share in saved.items() if share < TARGET)
+        verdict = [f"[green]met[/] at K = {met}"] * bool(met) + [f"[red]not met[/] at K = {missed}"] * bool(missed)
+        lines.append(f"30% less for the visual tokens than {name}: {', '.join(verdict)}")
+    trained = "[green]met[/]" if found["adapter"]["share"] < TRAINED_SHARE else "[red]not met[/]"
+    return [*lines, f"under 1% trained: {trained}, {found['adapter']['parameters']:,} in the adapter"]
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number in MB, GB, GFLOP or TFLOP (powers of ten) with three figures that matter; "-" for none."""
+    """A number in MB, GB, GFLOP or TFLOP (powers of ten) with three significant digits; "-" for none."""
     if not value:
         return "-"
     value /= {"M": 1e6, "G": 1e9, "T": 1e12}[unit[0]]
@@ -346,7 +346,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def scaled(count: int) -> str:
-    """A count with three figures that matter: "215 K", "8.43 B"."""
+    """A count with three significant digits: "215 K", "8.43 B"."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= size:
             return f"{figures(count / size)} {letter}"
@@ -365,7 +365,7 @@ def figures(value: float) -> str:
 
 
 def _sectioned(rows: list[list[str]], modes: list[str]) -> Rows:
-    """The rows of paths, with a gap wherever a path with budgets begins or ends."""
+    """The rows of paths, with a separator before and after every path with budgets."""
     found: Rows = []
     for place, row in enumerate(rows):
         if place and modes[place] != modes[place - 1] and {"shirg", "multiview"} & {modes[place], modes[place - 1]}:
@@ -375,7 +375,7 @@ def _sectioned(rows: list[list[str]], modes: list[str]) -> Rows:
 
 
 def _table(titles: list[str], rows: Rows, left: int = 1) -> Table:
-    """A table without a frame, with a gap for every None; the first `left` columns are text, the others numbers."""
+    """A table without a frame, with a separator for every None; the first `left` columns are text, the others numbers."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`shirg doctor`: what should hold before a training run, checked one by one, each with its remedy."""
+"""`shirg doctor`: checks what a training run needs, and prints a remedy for every failed check."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from shirg.cli.runner import run_command
 from shirg.errors import UserError
 
 OF_THE_MODEL = ("weights", "peft")
-"""Lines that need a loaded model."""
+"""Checks that need a loaded model."""
 
-OTHERWISE = {
-    "weights": "get the model's files again, or give another --model",
-    "data": "shirg prepare makes the folder again",
+DEFAULT_REMEDIES = {
+    "weights": "get the model's files again, or use another --model",
+    "data": "shirg prepare writes the folder again",
 }
-"""Remedies where an error names none."""
+"""Remedies for errors that name none."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
-    """Check Python, packages, device, weights, disk and data before a run; ends with 1 if something is in its way.
+    """Check Python, packages, device, weights, disk and data before a run; the exit code is 1 if a check fails.
 
     Nothing is downloaded and nothing is changed.
     """
 
     model: str = "nano"
-    """`nano`, a folder in LaViDa's official layout, or an id of which the hub's cache holds a copy. `llada-8b` and
-    `dream-7b`, of which there are no weights here, ask for the device and memory only."""
+    """`nano`, a folder in LaViDa's official layout, or a hub id whose files are in the hub's cache. For `llada-8b` and
+    `dream-7b`, published shapes without weights, only device and memory are checked."""
 
     revision: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the main branch)")] = None
     """Branch, tag or commit of a model on the hub."""
 
     prepared_dir: OptionalFolder = None
-    """Folder that `shirg prepare` made."""
+    """Folder of `shirg prepare` to check."""
 
     output_dir: Path = Path("./shirg_lora_output")
-    """Where checkpoints would go."""
+    """Output folder of the run; its free space is checked."""
 
 
 def findings(flags: Flags) -> Iterator[Finding]:
-    """Every line, in the order in which a run would meet them."""
+    """All checks, in the order in which a run depends on them."""
     packages = checkup.python_and_packages()
     yield from packages
     if not all(finding.good for finding in packages):
@@ -64,7 +64,7 @@ def findings(flags: Flags) -> Iterator[Finding]:
 
 
 def _device(flags: Flags) -> Iterator[Finding]:
-    """What follows from the configuration alone; a model that has none is reported with its weights."""
+    """Checks that need the configuration alone. If it is missing, the check of the weights reports that."""
     try:
         config = checkup.config(flags.model, flags.revision)
     except UserError:
@@ -86,9 +86,9 @@ def _model(flags: Flags) -> Iterator[Finding]:
 
 
 def _failed(name: str, error: UserError) -> Finding:
-    """A line from an error, whose message ends with what would work."""
+    """A failed check from an error; the remedy is the end of its message."""
     found, _, remedy = str(error).partition("; ")
-    return Finding(name, False, found, remedy or OTHERWISE[name])
+    return Finding(name, False, found, remedy or DEFAULT_REMEDIES[name])
 
 
 def _skipped(reason: str, *names: str) -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def _skipped(reason: str, *names: str) -> Iterator[Finding]:
 
 
 def command(flags: Flags) -> None:
-    """Check, print every line, and leave with 1 if one failed."""
+    """Run the checks, print them, and exit with 1 if one failed."""
     from rich.console import Console
 
     found = list(findings(flags))

@@ -19,22 +19,21 @@ from shirg.locks import folder_lock
 from shirg.settings import settings_of
 
 if TYPE_CHECKING:
-    from shirg.evaluation.evaluator import ShardResult, SHIRGEvaluator
+    from shirg.evaluation.evaluator import ShareResult, SHIRGEvaluator
     from shirg.evaluation.results import Results
     from shirg.lavida import Lavida
 
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(EvaluationFlags, GateFlags, EvaluationSettings):
-    """Answer the benchmarks' questions through every vision path and budget, without and with each adapter, and time it.
+    """Evaluate every vision path and budget on benchmarks, without and with each adapter: scores, times and KV cache.
 
-    Answers are written as they come: --resume continues after a crash or Ctrl-C. Under torchrun the pages are shared out to
-    the processes; array jobs share them with --num-shards and --shard-index, and a last call without --shard-index
-    joins what they left.
+    Every answer is written at once: --resume continues after a crash or Ctrl-C. torchrun's processes divide the pages;
+    array jobs divide them by --num-shards and --shard-index, and a last call without --shard-index joins the results.
 
     shirg evaluate --variants core --eval-samples 100          the core table: nine variants, 200 questions each
 
-    shirg evaluate --full --eval-samples 100                   every path and every other selector, in one table
+    shirg evaluate --full --eval-samples 100                   every path and every baseline, in one table
 
     shirg evaluate --variants shirg,uniform,divprune           one selector against others at the same budgets
 
@@ -42,8 +41,8 @@ class Flags(EvaluationFlags, GateFlags, EvaluationSettings):
     """
 
     adapter: Annotated[tuple[str, ...], arg(metavar="DIR|NAME=DIR [...]", help_behavior_hint="(default: none)")] = ()
-    """Adapters trained before, `best_model` or `checkpoint-N` folders: one by its folder, whose rows are called +adapter, or
-    one or more by names, whose rows are called +NAME."""
+    """Adapter folders, `best_model` or `checkpoint-N`: one by its folder, whose rows are called +adapter, or one or more
+    with names, whose rows are called +NAME."""
 
     full: bool = False
     """Compare everything: the same as `--variants all`."""
@@ -60,14 +59,14 @@ def evaluation_config(
     Raises:
         UserError: for a value that cannot be evaluated with.
     """
-    if flags.eval_data_dir is not None and not flags.eval_data_dir.is_dir():  # the embedded sets would never miss it
-        raise UserError(f"--eval-data-dir: {flags.eval_data_dir} is no folder; give the one that holds the benchmarks")
+    if flags.eval_data_dir is not None and not flags.eval_data_dir.is_dir():  # the embedded sets do not read it
+        raise UserError(f"--eval-data-dir: {flags.eval_data_dir} is no folder; give the folder of the benchmarks")
     where = {"data_dir": flags.eval_data_dir, "output_dir": folder, "command": command_line()}
     return SHIRGEvaluationConfig(**settings_of(section, flags) | where | changes)
 
 
 def check_benchmarks(config: SHIRGEvaluationConfig, model: Lavida) -> None:
-    """Open one record of every benchmark, so that a missing one is found before the long work.
+    """Open one record of every benchmark, so that a missing one is found before model and training are run.
 
     Raises:
         UserError: if one is neither local nor reachable, or a budget is larger than the grid.
@@ -87,11 +86,11 @@ def evaluator(config: SHIRGEvaluationConfig, model: Lavida) -> SHIRGEvaluator:
 
 
 def command(flags: Flags) -> None:
-    """Evaluate, print the table, and where the report is."""
+    """Evaluate, and print the table and the path of the report."""
     from rich.console import Console
 
     from shirg.cli.scoreboard import scoreboard
-    from shirg.evaluation.evaluator import ShardResult
+    from shirg.evaluation.evaluator import ShareResult
 
     processes = Processes.of_launcher()
     config = flags_config(flags, processes)
@@ -100,9 +99,9 @@ def command(flags: Flags) -> None:
     if results is None:
         return
     console = Console(soft_wrap=True)
-    if isinstance(results, ShardResult):
+    if isinstance(results, ShareResult):
         last = (
-            f"shard {results.shard_index} of {results.num_shards}: {results.answers} answers in {results.file}; when all are "
+            f"share {results.shard_index} of {results.num_shards}: {results.answers} answers in {results.file}; when all are "
             f"done, --num-shards {results.num_shards} without --shard-index joins them"
         )
     else:
@@ -112,8 +111,8 @@ def command(flags: Flags) -> None:
     console.print(last, highlight=False, markup=False)
 
 
-def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> Results | ShardResult | None:
-    """What there is to print, None for all but the first of several processes."""
+def _results(flags: Flags, config: SHIRGEvaluationConfig, processes: Processes) -> Results | ShareResult | None:
+    """The results to print; None in every process but the first."""
     from shirg.cli.models import load_model
 
     share = None if config.shard_index is None else (config.shard_index, config.num_shards)
@@ -134,7 +133,7 @@ def adapters(given: Sequence[str]) -> tuple[Path | None, dict[str, Path]]:
     """The adapter given by its folder alone, and those with names.
 
     Raises:
-        UserError: for two of either without a name of its own.
+        UserError: for two adapters without names, or two with the same name.
     """
     alone, named = [], {}
     for text in given:
@@ -142,7 +141,7 @@ def adapters(given: Sequence[str]) -> tuple[Path | None, dict[str, Path]]:
         if not equals or "/" in name or Path(text).exists():
             alone.append(Path(text))
         elif name in named:
-            raise UserError(f"--adapter: two are called {name!r}; give each a name of its own")
+            raise UserError(f"--adapter: two are called {name!r}; give each another name")
         else:
             named[name] = Path(folder)
     if len(alone) > 1:
@@ -154,12 +153,12 @@ def flags_config(flags: Flags, processes: Processes) -> SHIRGEvaluationConfig:
     """The whole configuration of this process.
 
     Raises:
-        UserError: for a value that cannot be evaluated with, or shards given by hand under torchrun.
+        UserError: for a value that cannot be evaluated with, or --num-shards or --shard-index under torchrun.
     """
     changes: dict[str, Any] = {"adapters": adapters(flags.adapter)[1]}
     if processes.number > 1:
         if flags.num_shards != 1 or flags.shard_index is not None:
-            raise UserError("--num-shards, --shard-index: torchrun shares the pages out itself; leave them out")
+            raise UserError("--num-shards, --shard-index: torchrun divides the pages itself; leave these flags out")
         changes |= {"num_shards": processes.number, "shard_index": processes.rank}
     if flags.full:
         if tuple(flags.modes) != Flags.modes:

@@ -1,6 +1,6 @@
-"""Flags that several commands share: one name, one meaning and one default wherever they appear.
+"""Flags that several commands share. A flag has the same name, meaning and default in all of them.
 
-What is a setting of the library, too, is inherited from its configuration. Some defaults are smaller here.
+Settings of the library are inherited from its configuration classes. Some defaults are smaller here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SELECTORS = (
     "tome", "pool", "downsample",
 )  # fmt: skip
 """The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""
-SELECTOR_HELP = f"The selector: {SELECTORS[0]}, or to compare {', '.join(SELECTORS[1:])}."
+SELECTOR_HELP = f"The selector: {SELECTORS[0]}, or a baseline: {', '.join(SELECTORS[1:])}."
 
 OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")]
 OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")]
@@ -48,15 +48,15 @@ def read_token(file: Path | None) -> str | None:
 
 @dataclasses.dataclass(kw_only=True)
 class CommonFlags:
-    """What every command takes."""
+    """Flags of every command."""
 
     debug: bool = False
-    """Show the whole traceback of an error instead of one line."""
+    """Print the whole traceback of an error instead of one line."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class ModelFlags(CommonFlags):
-    """Which model reads, and how it sees a page."""
+    """The model and its vision settings."""
 
     model: str = "nano"
     """`nano` (comes with the package), a folder in LaViDa's official layout, or an id on the Hugging Face hub."""
@@ -67,18 +67,18 @@ class ModelFlags(CommonFlags):
     image_resolution: Annotated[
         int | None, ranges.RESOLUTION, arg(metavar="INT", help_behavior_hint=MODELS_OWN_SIDE)
     ] = None
-    """Pixels per side at which SHIRG sees a page, a multiple of 14; 672 gives 48x48 = 2304 tokens to choose from."""
+    """Pixels per side of SHIRG's view, a multiple of 14; 672 gives 48x48 = 2304 tokens to select from."""
 
     fit: Annotated[Literal["stretch", "pad"] | None, arg(metavar="{stretch,pad}", help_behavior_hint=MODELS_OWN)] = None
-    """How a page that is not square becomes so: stretched, as LaViDa's base view is, or padded with grey."""
+    """How an image becomes square: stretched, as LaViDa's base view is, or padded with grey."""
 
     relevance: Annotated[
         Literal["llm", "siglip", "none"] | None, arg(metavar="{llm,siglip,none}", help_behavior_hint=MODELS_OWN)
     ] = None
-    """Where tokens are compared with the question: among the language model's words, in SigLIP's space, or nowhere."""
+    """Space in which tokens are compared with the question: the language model's word embeddings (llm), SigLIP's, or none."""
 
     relevance_sign: Annotated[Literal[1, -1] | None, arg(metavar="{1,-1}", help_behavior_hint=MODELS_OWN)] = None
-    """-1 prefers the tokens least similar to the question, for a space that is inverted; measure both."""
+    """-1 prefers the tokens least similar to the question, for an inverted space; measure both."""
 
     text_tower: Annotated[str | None, arg(metavar="DIR|ID", help_behavior_hint="(default: none)")] = None
     """SigLIP checkpoint that --relevance siglip compares with: google/siglip-so400m-patch14-384 for released LaViDa."""
@@ -86,7 +86,7 @@ class ModelFlags(CommonFlags):
 
 @dataclasses.dataclass(kw_only=True)
 class GateFlags(ModelFlags):
-    """The same for commands whose gate may be set."""
+    """Model flags of commands with a gate preset."""
 
     preset: Annotated[
         Literal["runs", "default", "shirg-v2", "ocr"] | None,
@@ -98,7 +98,7 @@ class GateFlags(ModelFlags):
 
 @dataclasses.dataclass(kw_only=True)
 class SelectorFlags(GateFlags):
-    """The same for commands that may use another selector."""
+    """Model flags of commands with a selector."""
 
     selector: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=MODELS_OWN, help=SELECTOR_HELP)] = None
     """A name in `shirg.gate.SELECTORS`."""
@@ -106,15 +106,15 @@ class SelectorFlags(GateFlags):
 
 @dataclasses.dataclass(kw_only=True)
 class AdaptedModelFlags(ModelFlags):
-    """The same for commands that use an adapter rather than train one."""
+    """Model flags of commands that load an adapter."""
 
     adapter: OptionalFolder = None
-    """An adapter trained before: a `best_model` or `checkpoint-N` folder."""
+    """Adapter folder: `best_model` or `checkpoint-N`."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class SeedFlags(Seeded, CommonFlags):
-    """What a repeatable run takes."""
+    """Flags of a reproducible run."""
 
     config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """YAML file with settings by their flags' names, as every run writes to `config.yaml` in its output folder (configs/ has
@@ -123,7 +123,7 @@ class SeedFlags(Seeded, CommonFlags):
 
 @dataclasses.dataclass(kw_only=True)
 class DataFlags(SeedFlags, DataSettings):
-    """What the training set is made of, smaller than the library's."""
+    """The training data, by default smaller than the library's."""
 
     base_dataset_size: BaseRecords = 1000
     ocr_enhancement_size: OcrRecords = 200
@@ -131,14 +131,14 @@ class DataFlags(SeedFlags, DataSettings):
 
 @dataclasses.dataclass(kw_only=True)
 class BudgetFlags(Budgeted, CommonFlags):
-    """Which costs are served, fewer than the library's."""
+    """Token budgets, by default fewer than the library's."""
 
     token_budgets: TokenBudgets = dataclasses.field(default_factory=lambda: [512, 768])
 
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingFlags(BudgetFlags, SeedFlags, TrainingSettings):
-    """How the adapter is trained; one pass."""
+    """Training of the adapter, by default one epoch."""
 
     num_epochs: Epochs = 1
 
@@ -149,12 +149,13 @@ class TrainingFlags(BudgetFlags, SeedFlags, TrainingSettings):
     """How many micro-batches, when --grad-accumulation is on."""
 
     enable_augmentation: bool = False
-    """Change training images slightly at every reading (colours, blur, JPEG, angle); validation images are left alone."""
+    """Augment training images (colour, blur, JPEG, rotation, perspective), differently in every epoch; validation images are
+    not augmented."""
 
     loader_workers: Annotated[
         int | None, ranges.PROCESSES, arg(metavar="INT", help_behavior_hint="(default: 2 with a GPU, else 0)")
     ] = None
-    """Processes that read and cut images ahead of the training; the result does not depend on it."""
+    """Processes that load images and cut views ahead of the training; the result does not depend on it."""
 
     tensorboard: bool = False
     """Also log every step for TensorBoard, to `logs/tensorboard` in the output folder; the package must be installed."""
@@ -168,7 +169,7 @@ class TrainingFlags(BudgetFlags, SeedFlags, TrainingSettings):
 
 @dataclasses.dataclass(kw_only=True)
 class EvaluationFlags(BudgetFlags, SeedFlags, BenchmarkSettings):
-    """What is evaluated, with fewer questions than the library's."""
+    """Benchmarks, by default with fewer questions than the library's."""
 
     sample_size: Questions = 60
 
@@ -177,7 +178,7 @@ class EvaluationFlags(BudgetFlags, SeedFlags, BenchmarkSettings):
 
 
 def flag_names(flags_type: type) -> dict[str, str]:
-    """Field -> its flag, without the dashes before it."""
+    """Field -> its flag, without the leading dashes."""
     hints = get_type_hints(flags_type, include_extras=True)
     found = {}
     for field in dataclasses.fields(flags_type):

@@ -70,7 +70,7 @@ def shown_steps(model: Lavida, *, every_step: bool) -> Iterator[OnStep | None]:
     if every_step:
         yield lambda number, tokens: console.print(view.line(number, tokens), soft_wrap=True)
     else:
-        # Transient: whatever ends the run, Ctrl-C included, the line goes and the cursor comes back.
+        # Transient: the line is removed and the cursor restored, after Ctrl-C too.
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda number, tokens: live.update(_one_line(view.line(number, tokens)), refresh=True)
         console.print(f"{view.passes} passes for {len(view.progress.ids)} tokens", style="dim")

@@ -1,4 +1,4 @@
-"""`shirg merge`: an adapter added to its model's projector, written as an ordinary checkpoint."""
+"""`shirg merge`: writes a checkpoint with an adapter merged into the projector."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from shirg.cli.runner import run_command
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(ModelFlags):
-    """Write a checkpoint in LaViDa's official layout whose projector has an adapter's update in it.
+    """Write a checkpoint in LaViDa's official layout with an adapter merged into its projector.
 
-    The official code reads it, without peft or SHIRG. The base model's files are left as they are.
+    The official code loads it, without peft or SHIRG. The base model's files do not change.
     """
 
     adapter: Positional[Path]

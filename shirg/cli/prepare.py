@@ -19,7 +19,7 @@ from shirg.settings import settings_of
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(DataFlags, SHIRGDatasetConfig):
-    """Make a training set: images, questions and answers in Parquet files with a manifest, the same for the same seed.
+    """Write a training set: images, questions and answers in Parquet files with a manifest, the same for equal seeds.
 
     `--dataset-size 558000 --ocr-samples 50000` is the full mixture of 608,000 records.
     """

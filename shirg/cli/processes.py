@@ -1,4 +1,4 @@
-"""The processes that torchrun started, of which this is one."""
+"""Processes started by torchrun."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from shirg.locks import folder_lock
 from shirg.process_group import shut_down_process_group
 
 PATIENCE = datetime.timedelta(days=7)
-"""How long a process that is done waits for the others, whose pages may be harder."""
+"""Longest time that a finished process waits for the others."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """How many there are, and which one this is; one and 0 where nothing launched several."""
+    """Number of processes and rank of this one; 1 and 0 without torchrun."""
 
     number: int = 1
     rank: int = 0
     local_rank: int = 0
-    """Index among its machine's processes, and of its GPU."""
+    """Rank on its machine, and index of its GPU."""
 
     @classmethod
     def of_launcher(cls) -> Processes:
@@ -33,7 +33,7 @@ class Processes:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
-        """The processes connected, each on a GPU of its own; nothing for one alone."""
+        """Initialise the process group, each process with its own GPU; nothing for a single process."""
         if self.number == 1:
             yield
             return
@@ -53,7 +53,7 @@ class Processes:
         return folder_lock(folder) if self.rank == 0 else contextlib.nullcontext()
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes call this."""
         from torch import distributed
 
         distributed.barrier()

@@ -1,4 +1,4 @@
-"""`shirg push`: an adapter and its card on the hub."""
+"""`shirg push`: uploads an adapter and its card to the hub."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Flags(CommonFlags):
     """The adapter: a `best_model` or `checkpoint-N` folder; optimizer states are left out."""
 
     repo: Positional[str]
-    """OWNER/NAME on the hub; made if it is not there."""
+    """OWNER/NAME on the hub; created if it does not exist."""
 
     base_model: str | None = None
-    """Hub id of the model that the adapter belongs to, where it was trained on a copy in a folder."""
+    """Hub id of the base model; needed if the adapter was trained on a copy in a folder."""
 
     private: bool = False
-    """Make the repository a private one."""
+    """Create the repository as private."""
 
 
 def command(flags: Flags) -> None:

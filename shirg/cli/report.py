@@ -1,4 +1,4 @@
-"""`shirg report`: the figures of an evaluation made again from its files."""
+"""`shirg report`: checks the numbers of an evaluation and writes its report again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shirg.locks import folder_lock
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(CommonFlags):
-    """Score the answers in an evaluation's folder again, check every number against them, and redraw charts and reports.
+    """Score the answers in an evaluation's folder again, check every number against them, and write charts and reports again.
 
     Needs neither model nor data. Ends with exit code 2 if a number does not follow from the answers; times and bytes are
     not checked.
@@ -28,7 +28,7 @@ class Flags(CommonFlags):
 
 
 def command(flags: Flags) -> None:
-    """Check, redraw, and show the tables."""
+    """Check, write, and print the tables."""
     from rich.console import Console
 
     from shirg.cli.scoreboard import scoreboard
@@ -40,7 +40,7 @@ def command(flags: Flags) -> None:
     for shown in scoreboard(results):
         Console(width=max(console.width, 160)).print(shown)
     scored = sum(dataset.questions for dataset in results.datasets) * len(results.variants)
-    done = f"{scored} answers scored again, every number is theirs; report: {flags.folder / 'evaluation_report.html'}"
+    done = f"{scored} answers scored again, all numbers agree; report: {flags.folder / 'evaluation_report.html'}"
     console.print(done, highlight=False, markup=False)
 
 

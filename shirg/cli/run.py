@@ -1,4 +1,4 @@
-"""`shirg run`: prepare, train, evaluate and report in one go."""
+"""`shirg run`: prepare, train, evaluate and report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Flags(EvaluationFlags, TrainingFlags, DataFlags, GateFlags, AdaptedModelFl
     """Only evaluate: the --adapter, else best_model in the output folder, else the model without an adapter."""
 
     efficiency_repeats: Repeats = 3
-    """Runs of which each stage's time is the median; 0 leaves timing out."""
+    """Repetitions, of which each stage's time is the median; 0 turns timing off."""
 
     skip_evaluation: bool = False
     """Stop after training."""
@@ -145,7 +145,7 @@ def _adapter(flags: Flags) -> Path | None:
     """The adapter to start from, to resume, or to evaluate; with --skip-training, by default the output folder's best_model.
 
     Raises:
-        OtherRunError: if --resume finds a training that another --adapter began.
+        OtherRunError: if --resume finds a training that started from another --adapter.
     """
     if not flags.skip_training:
         latest = train.resumed_from(flags.output_dir) if flags.resume else None
@@ -173,7 +173,7 @@ def _check_start(latest: Path, adapter: Path) -> None:
 
 @dataclasses.dataclass
 class Stages:
-    """How long each part of the run took."""
+    """Seconds of each part of the run."""
 
     began: float = dataclasses.field(default_factory=time.perf_counter)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -203,7 +203,7 @@ def _prepare_and_train(
     with stages.timed("pages"):
         folder = SHIRGDatasetProcessor(data).prepare_full_dataset()
     logger.info("data: %s", prepare.summary(folder))
-    named = {"Training data readable": checkup.data(folder), "Room for the output": checkup.disk(flags.output_dir)}
+    named = {"Training data readable": checkup.data(folder), "Free disk space": checkup.disk(flags.output_dir)}
     before = [judged(name, finding.good, finding.found) for name, finding in named.items()]
     with stages.timed("training"):
         results = train.train(flags, training, model, folder)
@@ -219,16 +219,16 @@ def _prepare_and_train(
 
 
 def _evaluate(flags: Flags, config: SHIRGEvaluationConfig, model: Lavida) -> Results:
-    """Evaluate; with --resume after the answers of a stopped run, unless its adapter was another one."""
+    """Evaluate; --resume continues the answers of a stopped run, unless its adapter was another one."""
     from shirg.evaluation.results import Results
     from shirg.identity import OtherRunError
 
     try:
         found = evaluate.evaluator(dataclasses.replace(config, resume=flags.resume), model).evaluate()
     except OtherRunError as error:
-        logger.info("the evaluation starts over, since its answers are of another run (%s)", error)
+        logger.info("the evaluation starts again, since its answers are of another run (%s)", error)
         found = evaluate.evaluator(config, model).evaluate()
-    assert isinstance(found, Results), "a run has no shards"
+    assert isinstance(found, Results), "a run has no shares"
     return found
 
 

@@ -1,4 +1,4 @@
-"""From a command line to an exit code: parse, run, and turn the user's mistakes into one line."""
+"""Runs a command: parses its flags, calls its function, prints a user's mistake as one line, and sets the exit code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FLAG_OF = {
 """Names in messages of the library -> the field of the flag that sets it, where the names differ."""
 
 UNRECOGNIZED = re.compile(r"Unrecognized options: ([^,\s]+)(?:.*?Perhaps you meant: (--[\w-]+))?")
-"""tyro's words about options that there are not, the first of them, and the nearest that there is."""
+"""tyro's message about unknown options: the first of them, and the most similar known one."""
 
 WRONG_VALUES = {
     r"Error parsing (?P<flag>--[\w-]+): invalid literal for int\(\) with base 10: '(?P<value>.*?)'": "a whole number",
@@ -47,7 +47,7 @@ WRONG_VALUES = {
     r"invalid choice '(?P<value>.*?)' for argument '(?P<flag>--[\w-]+)'. Expected one of \((?P<kinds>.*?),?\)": None,
     r"Error parsing (?P<flag>--[\w-]+): Could not find valid parse for arguments: \['(?P<value>.*?)'\]": "what --help shows",
 }
-"""tyro's words about a value of a wrong type -> what it must be; None where they contain it."""
+"""tyro's message about a value of a wrong type -> what it must be; None if the message contains that."""
 
 DIFFERS = re.compile(r"resume: (\w+)([.\w]*) is")
 """Beginning of a message about a setting that differs from the resumed run's."""
@@ -58,9 +58,9 @@ Flags = TypeVar("Flags", bound=CommonFlags)
 def run_command(
     command: Callable[[Flags], None], flags_type: type[Flags], argv: Sequence[str] | None, *, prog: str | None
 ) -> NoReturn:
-    """Parse `argv` (None: the process's own) into `flags_type`, run `command` with it and leave with its exit code.
+    """Parse `argv` (None: the process's own) into `flags_type`, run `command` with it, and exit with its exit code.
 
-    Exit codes: 0; 2 for what the user can fix, with one line on stderr; 130 for Ctrl-C. A bug of this package keeps
+    Exit codes: 0; 2 for an error that the user can fix, with one line on stderr; 130 for Ctrl-C. A bug of this package keeps
     its traceback and Python's exit code 1. `prog` is the command's name in its help; None takes the script's.
     """
     flags, names = parse(flags_type, sys.argv[1:] if argv is None else argv, prog)
@@ -73,16 +73,16 @@ def run_command(
 
 
 def command_line() -> str:
-    """How this process was called, as it would be typed again."""
+    """The command line of this process, quoted for a shell."""
     called = Path(sys.argv[0])
     return shlex.join([*(("python", sys.argv[0]) if called.suffix == ".py" else (called.name,)), *sys.argv[1:]])
 
 
 def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> tuple[Flags, dict[str, str]]:
-    """The settings of a `--config` file and of the command line; tyro's framed page about a mistake becomes one line.
+    """The settings of a `--config` file and of the command line; tyro's framed error page becomes one line.
 
     Returns:
-        The flags, and what messages call each field: its flag, or the file and its key.
+        The flags, and field -> its name in messages: the flag, or the file and its key.
     """
     names = {field: f"--{flag}" for field, flag in flag_names(flags_type).items()}
     by_flag: dict[str, str] = {}
@@ -97,32 +97,32 @@ def parse(flags_type: type[Flags], argv: Sequence[str], prog: str | None) -> tup
         sys.exit(USER_MISTAKE)
     except SystemExit as leaving:
         if leaving.code == USER_MISTAKE:
-            inside = stderr.getvalue().split("\n", 1)[-1]  # the frame's first row is its title
-            words = re.sub(r"[\u2500-\u257f]|-{4,}|^[|+]|[|+]$", " ", inside, flags=re.MULTILINE)
-            flag, colon, rest = _shortened(_one_line(words)).partition(": ")
+            inside = stderr.getvalue().split("\n", 1)[-1]  # the first row is the frame's title
+            message = re.sub(r"[\u2500-\u257f]|-{4,}|^[|+]|[|+]$", " ", inside, flags=re.MULTILINE)
+            flag, colon, rest = _shortened(_one_line(message)).partition(": ")
             print(f"shirg: error: {by_flag.get(flag, flag)}{colon}{rest}", file=sys.stderr)
         raise
 
 
-def _shortened(words: str) -> str:
-    """tyro's message without its help: the flag and what it must be; for unknown options, the first and the one most like it."""
+def _shortened(message: str) -> str:
+    """tyro's message without its help: the flag and what it must be; for unknown options, the first and the most similar one."""
     for pattern, kinds in WRONG_VALUES.items():
-        wrong = re.match(pattern, words)
+        wrong = re.match(pattern, message)
         if wrong:
             kinds = kinds or re.sub(r"[{}']", "", wrong["kinds"]).replace("INT", "a whole number").replace("|", " or ")
             value, one_of = wrong["value"].replace("', '", " "), "one of " if ", " in kinds else ""
             return f"{wrong['flag']}: got {value}, must be {one_of}{kinds}"
-    found = UNRECOGNIZED.match(words)
+    found = UNRECOGNIZED.match(message)
     if not found:
-        return re.sub(r" Argument helptext: .*", "; --help explains it", words)
+        return re.sub(r" Argument helptext: .*", "; --help explains it", message)
     hint = f"did you mean {found[2]}? " if found[2] else ""
-    return f"{found[1]}: no such option or argument; {hint}--help lists what there is"
+    return f"{found[1]}: no such option or argument; {hint}--help lists all"
 
 
 def guarded(action: Callable[[], None], *, debug: bool, names: Mapping[str, str] = MappingProxyType({})) -> int:
     """Run `action`; its exit code, after one line on stderr about an error.
 
-    A setting that a message begins with, or that `resume` finds changed, is called what `names` calls it.
+    A setting at the beginning of a message, or one that `resume` found changed, gets its name in `names`.
     """
     try:
         with _log_on_stderr():
@@ -147,7 +147,7 @@ def _as_flag(message: str, names: Mapping[str, str]) -> str:
     found = DIFFERS.match(message)
     if found and FLAG_OF.get(found[1], found[1]) in names:
         flag = names[FLAG_OF.get(found[1], found[1])]
-        return message.replace("resume: ", f"--resume: what {flag} decides differs: ", 1)
+        return message.replace("resume: ", f"--resume: {flag} differs: ", 1)
     setting, colon, rest = message.partition(":")
     field = FLAG_OF.get(setting, setting)
     return f"{names[field]}:{rest}" if colon and field in names else message
@@ -186,7 +186,7 @@ def _explain_os_error(error: OSError) -> str:
         errno.EROFS: "it is on a read-only file system",
         errno.ENOTDIR: "part of the path is a file, not a folder",
         errno.EISDIR: "it is a folder; a file was expected",
-        errno.EEXIST: "a file of that name is in the way",
+        errno.EEXIST: "a file of that name exists",
     }
     if error.filename is None or error.errno not in plain:
         return _one_line(str(error))

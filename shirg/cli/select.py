@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from shirg.lavida import Lavida
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-"""Names by which images of a folder are known; what they are is judged by their content."""
+"""Names of images in a folder; the format is detected from the content."""
 DRAWN = ".kept.png"
 
 
@@ -34,9 +34,9 @@ DRAWN = ".kept.png"
 class Flags(SelectorFlags, AdaptedModelFlags):
     """Draw a page with its kept patches bright, its dropped ones dimmed, and the borders of the clusters.
 
-    For PAGE.png there will be PAGE.kept.png, and PAGE.kept.json with index, row, column and score of every kept patch.
-    Of a folder every image is taken, sub-folders aside. Unreadable ones are named and passed over; the exit code is
-    then 2. What is interrupted leaves complete files only.
+    For PAGE.png it writes PAGE.kept.png, and PAGE.kept.json with index, row, column and score of every kept patch.
+    Of a folder it draws every image, without sub-folders. Unreadable images are listed and skipped; the exit code is
+    then 2. An interrupted run leaves complete files only.
 
     shirg select page.png --budget 512 --question "What is the total?"
 
@@ -47,13 +47,14 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     """A PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file, or a folder of them."""
 
     budget: Annotated[int | Literal["auto"], ranges.BUDGET, arg(metavar="INT|auto")] = 768
-    """Patches to keep, 1 to all, or auto: as many as the page's print needs, 64 to 1024. One token more sums up the others."""
+    """Patches to keep, 1 to all, or auto: as many as the page's print needs, 64 to 1024. One more token is the mean of the
+    others."""
 
     question: str = ""
-    """Choose with this question in mind; without it by the page alone."""
+    """Question for the relevance term; without it the page alone decides."""
 
-    output_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside each image)")] = None
-    """Where pictures and JSON files go."""
+    output_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the image's folder)")] = None
+    """Folder for pictures and JSON files."""
 
 
 def command(flags: Flags) -> None:
@@ -82,7 +83,7 @@ def command(flags: Flags) -> None:
                 draw_page(model, page, output_of(page, pages, flags.output_dir), question_ids, flags)
             except UserError as error:
                 broken.append(page.name)
-                advance(f"shirg: passed over: {error}")
+                advance(f"shirg: skipped: {error}")
             else:
                 advance(None)
     drawn, where = len(pages) - len(broken), flags.output_dir or flags.image
@@ -94,10 +95,10 @@ def command(flags: Flags) -> None:
 
 
 def find_pages(path: Path) -> list[Path]:
-    """The image at `path`, or the images of a folder by name: no hidden ones, and none that this command drew.
+    """The image at `path`, or the images of a folder, sorted by name, without hidden files and pictures of this command.
 
     Raises:
-        UserError: if there is nothing at `path`, or a folder without images.
+        UserError: if `path` does not exist, or is a folder without images.
     """
     from shirg.data.images import check_file
 
@@ -115,7 +116,7 @@ def find_pages(path: Path) -> list[Path]:
 
 
 def output_of(page: Path, pages: Sequence[Path], folder: Path | None) -> Path:
-    """Where a page's picture goes: scan.kept.png; where scan.png and scan.jpg meet, scan.png.kept.png."""
+    """Path of a page's picture: scan.kept.png, or scan.png.kept.png if the folder also has scan.jpg."""
     namesakes = Counter(other.stem.lower() for other in pages)  # some file systems ignore case
     name = page.name if namesakes[page.stem.lower()] > 1 else page.stem
     return (folder or page.parent) / f"{name}{DRAWN}"
@@ -134,8 +135,8 @@ def draw_page(model: Lavida, page: Path, output: Path, question_ids: Tensor | No
     image = load_image(page)
     features = model.image_features(image, "shirg")
     kept = model.select(features, flags.budget, question_ids)
-    unasked = kept if question_ids is None else model.select(features, flags.budget)
-    changed = changed_patches(kept, unasked)
+    by_page = kept if question_ids is None else model.select(features, flags.budget)
+    changed = changed_patches(kept, by_page)
     picture = draw_kept(image, kept, features.grid, fit=model.vision.fit, notes=_notes(model, changed, flags))
     save_picture(output, picture)
     value = describe(model, image, page, kept, features.grid, flags) | {"changed_by_question": changed}
@@ -146,7 +147,8 @@ def draw_page(model: Lavida, page: Path, output: Path, question_ids: Tensor | No
 def describe(
     model: Lavida, image: Image.Image, page: Path, kept: Kept, grid: tuple[int, int], flags: Flags
 ) -> dict[str, object]:
-    """What the JSON holds. Lists of patches are in reading order; `clusters` and `groups` number what they share.
+    """Content of the JSON file. Lists of patches are in raster order; `clusters` and `groups` have the
+    number of each patch's cluster and of its output token.
 
     Row r and column c of a stretched page cover its pixels from c * width / columns and r * height / rows on.
     """
@@ -183,7 +185,7 @@ def describe(
 
 
 def _one_line_per_key(value: dict[str, object]) -> str:
-    """JSON that people can read: thousands of numbers are one line, not thousands of lines."""
+    """JSON with one line per key, so that lists of thousands of numbers have one line."""
     lines = (f"  {json.dumps(key)}: {json.dumps(part, ensure_ascii=False)}" for key, part in value.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -202,7 +204,7 @@ def _notes(model: Lavida, changed: int, flags: Flags) -> list[str]:
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[str | None], None]]:
-    """A bar on standard error; yields what advances it, printing a line above it if one is given."""
+    """A progress bar on stderr; yields a function that advances it and prints a given line above it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`shirg sweep`: what each part of the gate is worth."""
+"""`shirg sweep`: ablation of the gate."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from shirg.cli.runner import command_line, run_command
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
-    """Change one part of the gate at a time, and count what is kept of pages whose words are known.
+    """Ablation: change one setting of the gate at a time, and measure the words and answers that are kept.
 
-    Compared with preset `runs`, the default, are: other edges, none at all (similarity only), or only the variance; nothing added
-    to neighbours or to the row; no coverage, other clusters; other weights; no summary; presets `ocr` and `shirg-v2`.
-    The pages are rendered and held out from training, so every word, question and answer has a known place.
+    Preset `runs`, the default, is compared with other edges, similarity only, variance only, no spread to neighbours or rows, no
+    coverage, other clusters, other weights, no summary, and the presets `ocr` and `shirg-v2`.
+    The pages are rendered from the held-out split, so the position of every word and answer is known.
 
     The default takes a few minutes on a CPU core. Ctrl-C keeps the pages that are done; --resume continues, also to more
     --pages. Everything but the date is the same for the same --seed.
 
-    shirg sweep --pages 14                                     a first look in a minute
+    shirg sweep --pages 14                                     a minute
 
-    shirg sweep --answers --pages 28 --token-budgets 256       what the summary token is worth to the reader
+    shirg sweep --answers --pages 28 --token-budgets 256       effect of the summary token on answers
     """
 
     pages: Annotated[int, ranges.COUNT] = 60
-    """Pages to measure, seven kinds in turn. Fewer are faster and leave more differences undecided."""
+    """Pages to measure, of seven kinds. Fewer are faster and leave more differences undecided."""
 
     questions: Annotated[int, ranges.COUNT] = 4
-    """Most questions per page; every setting selects again for each."""
+    """Largest number of questions per page; every setting selects again for each."""
 
     token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (256, 512)
     """Visual tokens kept per page, one or more numbers."""
 
     answers: bool = False
-    """Also let the model answer every question from every selection: exact match and ANLS. Many times slower."""
+    """Also answer every question with every selection (exact match, ANLS). Many times slower."""
 
     resume: bool = False
     """Keep the pages that the output folder already has."""
@@ -48,7 +48,7 @@ class Flags(BudgetFlags, SeedFlags, AdaptedModelFlags):
 
 
 def command(flags: Flags) -> None:
-    """Measure, write, and show the tables."""
+    """Measure, write, and print the tables."""
     from rich.console import Console
     from rich.markdown import Markdown
 

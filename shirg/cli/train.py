@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(TrainingFlags, GateFlags, BodySettings):
-    """Train one small adapter on the projector, with another token budget at every step, so that it serves them all."""
+    """Train one LoRA on the projector, with a token budget drawn at every optimizer step, so that it serves all budgets."""
 
     prepared_dir: Annotated[Path, arg(metavar="DIR")] = Path("./shirg_data")
-    """Folder that `shirg prepare` made."""
+    """Folder written by `shirg prepare`."""
 
     output_dir: Path = Path("./shirg_lora_output")
     """Gets `checkpoints/` with `best_model/`, and `logs/`."""
 
 
 def training_config(flags: TrainingFlags, model: str, folder: Path) -> SHIRGLoRAConfig:
-    """The flags as the library's configuration, for a base model of that name.
+    """The flags as the library's configuration, for the base model `model`.
 
     Raises:
         UserError: for a value that cannot be trained with.
@@ -58,8 +58,8 @@ def resumed_from(folder: Path) -> Path | None:
 
 
 def train(flags: TrainingFlags, config: SHIRGLoRAConfig, model: Lavida, prepared: Path) -> dict[str, Any]:
-    """Train `model` on a prepared folder; returns the trainer's results. Once the run is accepted, the output folder gets its
-    settings."""
+    """Train `model` on a prepared folder; returns the trainer's results. Its settings are written to the output folder
+    when the run starts."""
     import torch
 
     from shirg.data.loader import build_loaders

@@ -13,13 +13,13 @@ from shirg.errors import UserError
 from shirg.settings import Seeded
 
 Missing = Literal["refuse", "fewer", "render"]
-"""What happens where a part's sources hold fewer records than requested."""
+"""What happens if a part's sources have fewer records than requested."""
 
 _CONTENT = (
     "base_dataset_size", "ocr_enhancement_size", "image_resolution", "validation_fraction", "seed", "data_dir", "shard_size",
     "text_px", "base_json", "ocr_json", "exclude_datasets", "exclude_data_dir", "images", "max_image_side",
 )  # fmt: skip
-"""Fields that the shards depend on, in the order in which prepared folders have their checksum."""
+"""Fields that determine the shards, in the order of the checksum in prepared folders."""
 
 BaseRecords = Annotated[int, ranges.RECORDS, arg(name="dataset_size")]
 OcrRecords = Annotated[int, ranges.RECORDS, arg(name="ocr_samples")]
@@ -29,7 +29,7 @@ Files = Annotated[tuple[Path | str, ...], arg(metavar="FILE [FILE ...]", help_be
 
 @dataclass
 class DataSettings(Seeded):
-    """What the training set is made of, in every command that prepares one."""
+    """Content of the training set, in every command that prepares one."""
 
     base_dataset_size: BaseRecords = 558_000
     """Records of the general part: an image with one question or caption each, of LLaVA-Pretrain LCS-558K or rendered."""
@@ -37,11 +37,11 @@ class DataSettings(Seeded):
     """Records of the part that is about reading text, added to the general part."""
     _: KW_ONLY
     data_dir: Folder = None
-    """Your images: a folder with one folder per data set (docs/data.md). Without it everything is rendered."""
+    """Your data: a folder with one folder per data set (docs/data.md). Without it all pages are rendered."""
     allow_fewer: bool = False
-    """Take what there is where the folder holds fewer records than asked; else that is an error."""
+    """Accept fewer records than requested if the data folder has fewer; by default that is an error."""
     render_missing: bool = False
-    """Fill up with rendered pages where the folder holds fewer records than asked."""
+    """Add rendered pages if the data folder has fewer records than requested."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class SHIRGDatasetConfig(DataSettings):
     text_px: Annotated[tuple[float, float], ranges.TEXT_PX] = (6.0, 28.0)
     """Smallest and largest font size of rendered pages in pixels."""
     base_json: Files = ()
-    """Files in LLaVA's format (.json or .jsonl, any name; images beside them) to add to the base part."""
+    """Files in LLaVA's format (.json or .jsonl, any name; images in the same folder) to add to the base part."""
     ocr_json: Files = ()
     """The same for the OCR part."""
     from_hub: Annotated[tuple[str, ...], arg(metavar="NAME[=FOLDER] [...]", help_behavior_hint="(default: none)")] = ()
@@ -70,12 +70,12 @@ class SHIRGDatasetConfig(DataSettings):
     exclude_data_dir: Folder = None
     """Another folder to search for evaluation sets, besides the data folder."""
     images: Literal["embed", "link"] = "embed"
-    """Store image files in the shards, or their paths: small shards, but the images must stay in place. Converted images are
-    always stored."""
+    """Store image files in the shards, or only their paths: the shards are small, but the images must not move. Converted
+    images are always stored."""
     max_image_side: Annotated[int, ranges.IMAGE_SIDE] = 4096
     """Longer side in pixels; larger real images are shrunk to it."""
     shard_size: Annotated[int, ranges.COUNT] = 10_000
-    """Records per Parquet file."""
+    """Records per shard, a Parquet file."""
     validation_fraction: Annotated[float, ranges.SHARE] = 0.05
     """Share of the records for validation, whole images at a time."""
     num_workers: Annotated[
@@ -83,9 +83,9 @@ class SHIRGDatasetConfig(DataSettings):
     ] = None
     """Processes that open and render images; 0 uses this process. The result is the same."""
     shard_index: Annotated[int, ranges.PART] = 0
-    """Which share of the work this process does, from 0: the task number in a cluster's array job."""
+    """Share of the work of this process, from 0: the task number of a cluster's array job. No shard of --shard-size."""
     num_shards: Annotated[int, ranges.PARTS] = 1
-    """How many processes share the work on one folder; docs/data.md shows the commands."""
+    """Number of processes that share the work on one folder (docs/data.md). The Parquet files do not depend on it."""
 
     @property
     def total_samples(self) -> int:
@@ -99,7 +99,7 @@ class SHIRGDatasetConfig(DataSettings):
 
     @property
     def missing(self) -> Missing:
-        """What happens where a part's sources hold fewer records than requested."""
+        """What happens if a part's sources have fewer records than requested."""
         only_rendered = self.data_dir is None and not self.base_json and not self.ocr_json
         if only_rendered or self.render_missing:
             return "render"

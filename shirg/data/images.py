@@ -62,10 +62,10 @@ def as_png_or_jpeg(data: bytes, what: str = "image") -> tuple[bytes, int, int]:
     Raises:
         UserError: as `shirg.images.open_image`.
     """
-    return within(data, None, what)
+    return shrunk(data, None, what)
 
 
-def within(data: bytes, max_side: int | None, what: str = "image") -> tuple[bytes, int, int]:
+def shrunk(data: bytes, max_side: int | None, what: str = "image") -> tuple[bytes, int, int]:
     """As `as_png_or_jpeg`; an image whose longer side is above `max_side` is shrunk to it.
 
     A shrunk JPEG stays a JPEG (quality 95, no chroma subsampling), everything else becomes PNG.

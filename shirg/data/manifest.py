@@ -32,7 +32,7 @@ class ShardLog:
     """The finished shards of a folder, which let a stopped preparation resume.
 
     A shard counts as finished once its note is written. Several processes may add shards of one data set; only a process
-    that has the folder to itself removes anything.
+    that works alone in the folder removes anything.
 
     Attributes:
         shards: finished shards by file name.
@@ -40,7 +40,7 @@ class ShardLog:
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, alone: bool = True):
-        """Read what an earlier run left. Missing or damaged shards do not count as finished.
+        """Read the files of an earlier run. Missing or damaged shards do not count as finished.
 
         Args:
             folder: of the shards.

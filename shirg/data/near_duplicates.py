@@ -9,7 +9,7 @@ BITS = 256
 THRESHOLD = 16
 """Most bits in which the hashes of near-duplicates differ. Measured on receipts, forms, charts and tables: JPEG copies of
 quality 90 differ in up to 6 bits, copies of half the size and quality 40 in 5 to 22 (median), and two different pages of one
-series (tables of one layout, the nearest there are) in 20 or more."""
+series (tables of one layout, the most similar ones) in 20 or more."""
 
 BLANK_STD = 2.0
 """Standard deviation of grey levels below which an image counts as blank; blank images are compared by checksum only."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from shirg.data.catalogue import Catalogue
 from shirg.data.image_scan import CHUNK, sha256_of_row
-from shirg.data.images import read_bytes, within
+from shirg.data.images import read_bytes, shrunk
 from shirg.data.records import Record, image_id
 from shirg.data.sources.base import ImageGroup
 from shirg.data.sources.rendered import RECORDS_PER_SLOT, RenderedPages
@@ -80,7 +80,7 @@ class RecordBuilder:
             if hashlib.sha256(data).hexdigest() != task.sha256:
                 raise UserError(f"image {path}: changed since the scan; remove the output folder and start again")
             if convert:
-                data, *shape = within(data, self.max_side, str(path))
+                data, *shape = shrunk(data, self.max_side, str(path))
                 size = (shape[0], shape[1])
             records = task.group.records_from(data, image_id(data), size, task.split)
         return records[task.first : task.last]

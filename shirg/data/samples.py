@@ -1,4 +1,4 @@
-"""A record with the views that the tower looks at, each made once."""
+"""A record with the views for the tower, each made once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VIEWS = ("large", "tiles")
-"""What training looks at: the large view for every budget, base view and tiles for LaViDa's pooled path."""
+"""Views in training: the large view for every budget, base view and tiles for LaViDa's pooled path."""
 
 
 class Shapes(Protocol):
-    """What cuts images into a model's views: `shirg.lavida.views.ViewShapes` does."""
+    """Cuts images into a model's views; `shirg.lavida.views.ViewShapes` implements it."""
 
     def cut(self, image: Image.Image, views: str) -> Tensor:
         """The RGB image's `views`, [V, H, W, 3] uint8."""
@@ -25,15 +25,15 @@ class Shapes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample(Record):
-    """A record that can show its image as a model's tower takes it.
+    """A record with its image as input of a model's tower.
 
-    Views are bytes, [V, H, W, 3] uint8, and become numbers where the tower is: 1.35 MB for one of 672 pixels and 2.2 MB
-    for five of 384, where float32 would move four times as much from worker to trainer and to the GPU.
+    Views are bytes, [V, H, W, 3] uint8, and are normalised on the tower's device: 1.35 MB for one of 672 pixels and 2.2 MB
+    for five of 384. In float32 four times as much would be copied from worker to trainer and to the GPU.
 
     Attributes:
         shapes: of the model's views.
-        augmented: whether the image was changed for this one reading, and so will not come again.
-        made: views by name, as far as they were made.
+        augmented: whether the image is augmented, so that its features need not be cached.
+        made: the views made so far, by name.
     """
 
     shapes: Shapes = field(kw_only=True)
@@ -47,7 +47,7 @@ class Sample(Record):
         return cls(**known, shapes=shapes, augmented=augmented)
 
     def view(self, name: str) -> Tensor:
-        """One of `shirg.lavida.vision.Views`, [V, H, W, 3] uint8; made when it is first asked for.
+        """One of `shirg.lavida.vision.Views`, [V, H, W, 3] uint8; made on first use.
 
         Raises:
             UserError: if the image cannot be opened.

@@ -30,7 +30,7 @@ COLUMNS = {
     "id": "unique within its source",
     "image": "struct of `bytes` (a PNG or JPEG file) and `path` (of a linked one), which `datasets` shows as an image",
     "image_id": "sha256 of the image file; records about one image share it",
-    "question": "as it is put to the model, without the image placeholder",
+    "question": "as the model gets it, without the image placeholder",
     "answers": "accepted answers; training uses the first",
     "conversations": "the same in LLaVA's form: a list of {from, value}",
     "source": "data set the record comes from",

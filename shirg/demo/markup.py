@@ -63,12 +63,12 @@ def plain_figure(name: str, canvas: Image.Image, budget: int) -> str:
 
 def _legend(tally: Tally, *, groups: bool) -> list[tuple[str, str]]:
     if groups and tally.grouped and not tally.merged:
-        return [("one colour, one cluster; its best patch is always kept", "grouped")]
+        return [("one colour per cluster", "grouped")]
     entries = []
     if tally.alone:
-        entries.append(("a token of its own" if tally.merged else "bright: kept", "bright"))
+        entries.append(("bright: a token of its own" if tally.merged else "bright: kept", "bright"))
     if tally.merged and tally.alone < tally.outputs:
-        entries.append(("one colour, one token: merged", "grouped"))
+        entries.append(("one colour per merged token", "grouped"))
     if tally.dropped:
         entries.append((f"grey: {'in the summary token' if tally.summary else 'dropped'}", "dim"))
     return entries
@@ -77,7 +77,7 @@ def _legend(tally: Tally, *, groups: bool) -> list[tuple[str, str]]:
 def answer_card(path: str, step: Step | None, *, running: bool = False) -> str:
     """An answer: its tokens during denoising, with masks as boxes, then its text."""
     if step is None:
-        body = '<p class="quiet">reading the page</p>' if running else '<p class="quiet">Ask a question.</p>'
+        body = '<p class="quiet">encoding the page</p>' if running else '<p class="quiet">Ask a question.</p>'
         return _card(path, body, "")
     if step.text is None:
         return _card(path, f'<p class="tokens">{"".join(map(_tokens, step.spans))}</p>', f"step {step.number}")
@@ -125,7 +125,7 @@ COSTS = (
     "Gate",
     "Prefill: page and question",
     "Denoising, all steps",
-    "In all",
+    "Total",
     "KV cache",
 )
 """The rows of the table of costs, as `_cells` fills them."""

@@ -131,7 +131,7 @@ class Handlers:
             if page is None:
                 raise UserError(NO_PAGE)
             if not question.strip():
-                raise UserError("the question is empty: write one, or take one of those below it")
+                raise UserError("the question is empty: write one, or choose one below")
             choice = self.choice(question, budget, selector, preset, use_question)
             known = printed_answer(self._known(page, question))
             last: dict[str, Step | None] = {"shirg": None, "lowres": None}
@@ -181,7 +181,7 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise gr.Error(escaped(str(error)), duration=12, title="Not yet", print_exception=False) from error
+        raise gr.Error(escaped(str(error)), duration=12, title="Not possible", print_exception=False) from error
 
 
 def build(reader: Reader | RemoteReader, examples: Sequence[Example]) -> gr.Blocks:

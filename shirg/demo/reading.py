@@ -25,8 +25,8 @@ from shirg.lavida.vision import check_budget
 LONG_SIDE, SHORT_SIDE = 960, 480
 """Pixels of a page in the browser: 20 for each of 48 patches; more for a narrow receipt."""
 
-NEEDIEST_SELECTOR = max(SELECTORS, key=lambda name: len(SELECTORS[name].needs))
-"""The selector that needs most outputs of the tower; features for it serve every selector."""
+MOST_NEEDS = max(SELECTORS, key=lambda name: len(SELECTORS[name].needs))
+"""The selector that needs most outputs of the tower; its features are enough for every selector."""
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Reader:
             UserError: if it is empty or too large.
         """
         model, page = self.model, to_rgb(image)
-        settings = self._settings(Choice(selector=NEEDIEST_SELECTOR))
+        settings = self._settings(Choice(selector=MOST_NEEDS))
         large, lowres = (model.view_shapes().cut(page, views) for views in ("large", "base"))
         with self._lock, torch.no_grad():
             features, spent = timed(model.device, lambda: model.encode_views(large, page.size, "large", settings))
@@ -161,17 +161,19 @@ class Reader:
         """
         model = self.model
         check_budget(choice.budget, page.patches)
-        asked = model.question_ids(model.prompt_ids(choice.question)) if choice.question.strip() else None
+        question = model.question_ids(model.prompt_ids(choice.question)) if choice.question.strip() else None
         try:
             settings = self._settings(choice)
             with self._lock:
-                kept, spent = timed(model.device, lambda: model.select(page.features, choice.budget, asked, settings))
-                unasked = kept if asked is None else model.select(page.features, choice.budget, None, settings)
+                kept, spent = timed(
+                    model.device, lambda: model.select(page.features, choice.budget, question, settings)
+                )
+                by_page = kept if question is None else model.select(page.features, choice.budget, None, settings)
         except UserError:
             raise
         except ValueError as error:
             raise UserError(f"{choice.selector}: {error}") from error
-        return Selected(kept, spent, changed_patches(kept, unasked))
+        return Selected(kept, spent, changed_patches(kept, by_page))
 
     def draw(self, page: EncodedPage, kept: Kept, *, groups: bool = False) -> Image.Image:
         """The page with its kept patches bright, or with its groups tinted."""
@@ -199,7 +201,7 @@ class Reader:
             gate_ms, tower_ms = selected.gate_ms, page.tower_ms
             embeds = model.mm_projector(selected.kept.tokens[0])
         progress, length = AnswerProgress(model), model.config.answer_tokens
-        caches, times, passes = [], [], []
+        caches, times, steps = [], [], []
 
         def on_prefix(cache: PrefixCache) -> None:
             times.append(moment(model.device))
@@ -208,7 +210,7 @@ class Reader:
             emit(Step(path, 0, tuple(AnswerProgress(model).spans(blank))))
 
         def on_step(number: int, tokens: Tensor) -> None:
-            passes.append(number)
+            steps.append(number)
             emit(Step(path, number, tuple(progress.spans(tokens))))
 
         started = moment(model.device)
@@ -222,18 +224,18 @@ class Reader:
             on_step=on_step,
         )
         ended = moment(model.device)
-        (prefix_tokens, kv_bytes), full = caches[0], times[0]
+        (prefix_tokens, kv_bytes), prefilled = caches[0], times[0]
         costs = Costs(
             tokens=len(embeds),
             prefix_tokens=prefix_tokens,
             tower_ms=tower_ms,
             gate_ms=gate_ms,
-            prefill_ms=(full - started) * 1000,
-            denoise_ms=(ended - full) * 1000,
-            passes=len(passes),
+            prefill_ms=(prefilled - started) * 1000,
+            denoise_ms=(ended - prefilled) * 1000,
+            passes=len(steps),
             kv_bytes=kv_bytes,
         )
-        emit(Step(path, len(passes), tuple(progress.spans(tokens)), model.answer_text(tokens[0]), costs))
+        emit(Step(path, len(steps), tuple(progress.spans(tokens)), model.answer_text(tokens[0]), costs))
 
     def _settings(self, choice: Choice) -> VisionSettings:
         """The model's settings with the choice's preset and selector."""

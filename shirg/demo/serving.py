@@ -94,7 +94,7 @@ def serve(reader: Reader | RemoteReader, host: str, port: int, announce: Callabl
 
 
 def theme(gradio: Any) -> Any:
-    """gradio's theme with local fonts, so that none is downloaded, and darker side notes."""
+    """gradio's theme with local fonts, so that none is downloaded, and darker notes."""
     own = gradio.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
     notes = {"": "*neutral_600", "_dark": "*neutral_400"}
     return own.set(

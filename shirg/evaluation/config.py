@@ -71,12 +71,12 @@ class EvaluationSettings(BenchmarkSettings):
     """Continue after the answers in the output folder. Without it, an earlier run's files move into a folder `old-N` there."""
 
     num_shards: Annotated[int, ranges.PARTS, arg(help_behavior_hint="(default: torchrun's processes, else 1)")] = 1
-    """Number of shards that the pages are divided into; all have the same output folder."""
+    """Number of processes that share the pages; all have the same output folder."""
 
     shard_index: Annotated[
         int | None, ranges.PART, arg(metavar="INT", help_behavior_hint="(default: torchrun's, else none)")
     ] = None
-    """Answer this shard only, counted from 0. Without it, several shards' answers are joined."""
+    """Answer this process's share only, counted from 0. Without it, the answers of all shares are joined."""
 
 
 @dataclass(kw_only=True)

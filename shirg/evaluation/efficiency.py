@@ -88,7 +88,7 @@ class PageTiming:
     towers: dict[str, float] = field(default_factory=dict)
     """Views -> time of the tower, ms."""
     lengths: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Length of the prefix -> what depends on nothing else."""
+    """Length of the prefix -> times and bytes that depend on it alone."""
 
     @torch.no_grad()
     def row(self, variant: Variant) -> Cost:
@@ -199,8 +199,8 @@ def computed_costs(variants: Sequence[Variant], resolution: int) -> Computed:
     """Bytes and FLOPs of one answer by each path at the size of a published model; see `shirg.lavida.costs` for what is
     counted.
 
-    Left out are baselines, which cost what `shirg` does but for their own arithmetic, budgets above the tokens of the large
-    view, and the budget "auto", which differs between pages.
+    Left out are baselines, whose costs differ from those of `shirg` by their own arithmetic alone, budgets above the tokens of
+    the large view, and the budget "auto", which differs between pages.
 
     Args:
         resolution: side in pixels of the large view, the run's own.

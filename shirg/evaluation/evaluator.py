@@ -31,8 +31,8 @@ from shirg.evaluation.questions import (
     SamplePage,
     merged_rows,
     row_key,
-    shard_path,
-    shard_settings,
+    share_path,
+    share_settings,
 )
 from shirg.evaluation.results import (
     Answer,
@@ -72,8 +72,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ShardResult:
-    """Result of one shard: number of answers and their file."""
+class ShareResult:
+    """Result of one process of several: its number of answers and their file."""
 
     num_shards: int
     shard_index: int
@@ -122,27 +122,27 @@ class SHIRGEvaluator:
         self.folder = Path(config.output_dir)
 
     def run_evaluation(self) -> dict[str, Any]:
-        """`evaluate`, its result as JSON values: the content of `evaluation_results.json`; of a shard
+        """The result of `evaluate` as JSON values: the content of `evaluation_results.json`; of a share
         `num_shards`, `shard_index`, `answers` and `file`."""
         return to_json(self.evaluate())
 
-    def evaluate(self) -> Results | ShardResult:
+    def evaluate(self) -> Results | ShareResult:
         """Run everything and write it to `config.output_dir`.
 
         Writes `predictions.jsonl` line by line as answers come, so that a stopped run continues with `config.resume`, then
         `detailed_results.json`, `evaluation_results.json`, `evaluation_report.md` and `.html`, `run_card.md` and `figures/`.
-        With `config.shard_index` only one shard of the questions is asked, and written to `shards/`. A question that cannot be
+        With `config.shard_index` only one share of the questions is asked, and written to `shards/`. A question that cannot be
         asked through a variant (`ItemError`) counts as one with an empty answer, and is listed as `unanswered`.
 
         Raises:
             UserError: if a benchmark cannot be loaded, no page of any of them can be read, the folder cannot be written or is
-                being filled by another process, or what it holds was made with other settings.
+                being written by another process, or has answers of other settings.
         """
         index = self.config.shard_index
         with folder_lock(self.folder, None if index is None else (index, self.config.num_shards)):
             return self._run()
 
-    def _run(self) -> Results | ShardResult:
+    def _run(self) -> Results | ShareResult:
         started = time.perf_counter()
         question_set = QuestionSet.of(self.model, self._benchmarks(), self.settings.prompt_suffix)
         if not question_set.pages:
@@ -151,7 +151,7 @@ class SHIRGEvaluator:
             inference = Inference(self.models, self.variants, self.config.decoding(self.model))
             run = self._run_settings(question_set)
             if self.config.shard_index is not None:
-                return self._run_shard(question_set, inference, run, self.config.shard_index)
+                return self._run_share(question_set, inference, run, self.config.shard_index)
             journal = self._journal(question_set, inference, run)
             before = len(journal.entries)
             self._ask(question_set, inference, journal)
@@ -209,19 +209,19 @@ class SHIRGEvaluator:
             logger.info("%s: %s", name, count(len(found[name]), "question"))
         return found
 
-    def _run_shard(
+    def _run_share(
         self, question_set: QuestionSet, inference: Inference, run: dict[str, Any], index: int
-    ) -> ShardResult:
+    ) -> ShareResult:
         number = self.config.num_shards
-        path = shard_path(self.folder, index, number)
+        path = share_path(self.folder, index, number)
         if not self.config.resume:
             set_aside(self.folder, [path.relative_to(self.folder)])
-        journal = self._open(path, shard_settings(run, index, number), identity.fingerprint(run))
-        self._ask(question_set.shard(index, number), inference, journal)
-        return ShardResult(number, index, len(journal.entries), str(path))
+        journal = self._open(path, share_settings(run, index, number), identity.fingerprint(run))
+        self._ask(question_set.share(index, number), inference, journal)
+        return ShareResult(number, index, len(journal.entries), str(path))
 
     def _journal(self, question_set: QuestionSet, inference: Inference, run: dict[str, Any]) -> Journal[RowKey]:
-        """The journal, with the existing answers of this run or of all its shards."""
+        """The journal, with the existing answers of this run or of all its shares."""
         number = self.config.num_shards
         merged = merged_rows(self.folder, number, run, question_set, inference) if number > 1 else []
         if merged or not self.config.resume:
@@ -235,7 +235,7 @@ class SHIRGEvaluator:
         return Journal(path, settings, row_key, resume=self.config.resume, noun="answer", name=name)
 
     def _ask(self, question_set: QuestionSet, inference: Inference, journal: Journal[RowKey]) -> None:
-        """Answer what the journal lacks; pages that cannot be opened are listed as skipped."""
+        """Answer the questions that are missing in the journal; pages that cannot be opened are listed as skipped."""
         total = sum(len(page.prompts) for page in question_set.pages) * len(self.variants)
         pages = [page for page in question_set.pages if inference.missing(page, journal.entries)]
         with progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:

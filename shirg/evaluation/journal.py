@@ -38,17 +38,17 @@ class Journal(Generic[Key]):
         noun: str,
         name: str | None = None,
     ):
-        """Opens the file; with `resume`, reads what an earlier run left. A line that a crash cut short is dropped.
+        """Opens the file; with `resume`, reads the entries of an earlier run. A line that a crash truncated is dropped.
 
         Args:
             run: settings that all entries of one file share.
             key: of an entry; entries with one key are the same.
-            resume: continue after what is there; else the file starts over.
+            resume: keep the existing entries; else the file starts again.
             noun: what an entry is, for messages.
             name: the run's fingerprint, which every entry gets; None takes that of `run`. (Shares of a run have one name.)
 
         Raises:
-            OtherRunError: if the file is of a run with other settings, or of no such run.
+            OtherRunError: if the file is of a run with other settings, or of a run of another kind.
             UserError: if it cannot be written.
         """
         self.path, self.key = path, key

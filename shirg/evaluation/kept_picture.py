@@ -108,10 +108,10 @@ class Tally:
         return text[:1].upper() + text[1:]
 
 
-def changed_patches(kept: Kept, unasked: Kept) -> int:
-    """Number of patches that are kept with the question and not without it; of a merging selector, of those that are merged
-    differently. First image of the batch."""
-    ours, plain = kept.assignment[0], unasked.assignment[0]
+def changed_patches(kept: Kept, by_page: Kept) -> int:
+    """Number of patches that are kept with the question (`kept`) and not without it (`by_page`). Of a merging selector, number of
+    those that are merged differently. First image of the batch."""
+    ours, plain = kept.assignment[0], by_page.assignment[0]
     return int((ours != plain).sum() if kept.indices is None else ((ours >= 0) & (plain < 0)).sum())
 
 

@@ -26,7 +26,7 @@ from shirg.lavida import Lavida
 
 RowKey = tuple[str, str, str]
 SHARDS = "shards"
-"""Folder of the answers of shards."""
+"""Folder with the answers of every share (`--num-shards`)."""
 
 
 def row_key(row: dict[str, Any]) -> RowKey:
@@ -105,8 +105,8 @@ class QuestionSet:
         """List a question that cannot be asked."""
         self.skipped.append(Skipped(dataset=task.name, id=record.id, questions=1, reason=str(error)))
 
-    def shard(self, index: int, number: int) -> QuestionSet:
-        """The pages of one of `number` shards: every `number`-th, so that each shard has pages of each data set."""
+    def share(self, index: int, number: int) -> QuestionSet:
+        """The pages of one of `number` shares: every `number`-th, so that each share has pages of each data set."""
         return QuestionSet(self.benchmarks, self.pages[index::number])
 
     def in_order(self, rows: Mapping[RowKey, dict[str, Any]], variants: Sequence[Variant]) -> list[dict[str, Any]]:
@@ -198,34 +198,34 @@ def _by_page(records: Sequence[Record]) -> list[list[Record]]:
     return list(pages.values())
 
 
-# ------------------------------------------------------------------ shards
+# ------------------------------------------------------------------ shares
 
 
-def shard_path(folder: Path, index: int, number: int) -> Path:
-    """File of a shard's answers."""
+def share_path(folder: Path, index: int, number: int) -> Path:
+    """File of a share's answers."""
     return folder / SHARDS / f"predictions-{index}-of-{number}.jsonl"
 
 
-def shard_settings(run: dict[str, Any], index: int, number: int) -> dict[str, Any]:
-    """The settings of a run as stored in a shard's file."""
+def share_settings(run: dict[str, Any], index: int, number: int) -> dict[str, Any]:
+    """The settings of a run as stored in a share's file."""
     return run | {"num_shards": number, "shard_index": index}
 
 
 def merged_rows(
     folder: Path, number: int, run: dict[str, Any], question_set: QuestionSet, inference: Inference
 ) -> list[dict[str, Any]]:
-    """The rows of all shards, in the order of a run in one process.
+    """The rows of all shares, in the order of a run in one process.
 
     Raises:
-        UserError: if a shard is missing, unfinished, or of a run with other settings; the message names it.
+        UserError: if a share is missing, unfinished, or of a run with other settings; the message names it.
     """
     rows: dict[RowKey, dict[str, Any]] = {}
     for index in range(number):
-        path = shard_path(folder, index, number)
+        path = share_path(folder, index, number)
         lines = read_lines(path)
         if not lines:
             raise UserError(f"num_shards: {path} is missing; run --num-shards {number} --shard-index {index} first")
-        check_same_run(path, lines[0], shard_settings(run, index, number))
+        check_same_run(path, lines[0], share_settings(run, index, number))
         found = {row_key(row): row for row in entries_of(path, lines)}
         _check_finished(path, index, number, question_set, inference, found)
         rows |= found
@@ -236,7 +236,7 @@ def _check_finished(
     path: Path, index: int, number: int, question_set: QuestionSet, inference: Inference, found: Container[RowKey]
 ) -> None:
     lacking = 0
-    for page in question_set.shard(index, number).pages:
+    for page in question_set.share(index, number).pages:
         missing = sum(len(prompts) for _, prompts in inference.missing(page, found))
         if missing and _opens(page):
             lacking += missing

@@ -32,7 +32,7 @@ EXAMPLES = 10
 LOWRES, HIGHRES = Variant("lowres"), Variant("highres")
 CAUSES = {
     "nothing answered": "the answer is empty",
-    "lost by selecting": "`highres`, which sees every token of the same view, reads it",
+    "lost by selecting": "`highres`, which keeps every token of the same view, reads it",
     "lost by the view": "`lowres` or `hd` reads it, `highres` does not",
     "nearly right": "no path reads it, and the answer is at least half right by edit distance",
     "not read by any path": "no path reads it",

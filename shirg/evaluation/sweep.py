@@ -76,7 +76,7 @@ interval excludes zero and at least six pages differ; "=" where no page differs;
 question, `beta=0` leaves it nothing to rank by.
 
 * words: words of which every patch is kept that their box covers by a third or more
-* answer, asked and unasked: patches of the answer that are kept with and without the question given
+* answer, asked and unasked: patches of the answer that are kept with and without the question
 * tiles: 4 x 4 tiles of patches, blank ones too, of which at least one patch is kept
 * exact match, ANLS: of the model's answers from the tokens kept with the question given; the summary token shows only there"""
 

@@ -28,9 +28,9 @@ from .terms import (
     relevance_term,
     spread_edges,
     spread_relevance,
+    squashed_z,
     text_cosine,
     token_edges,
-    unusualness,
     variance_term,
 )
 
@@ -181,11 +181,11 @@ def _edges(request: Request, grid_tokens: Tensor) -> tuple[Tensor, Tensor | None
 def _saliency(request: Request, edges: Tensor, runs: Tensor | None, squares: Tensor | None, centre: Tensor) -> Tensor:
     """a * Var(v_i) + (1 - a) * max_j cos(v_i, t_j) + b * Edge(v_i), over the sum of the weights present: [B, N].
 
-    SHIRG-v2's saliency. Var and Edge are scaled by `unusualness`, the cosine by `relevance_term`. All tokens of a run get the
+    SHIRG-v2's saliency. Var and Edge are scaled by `squashed_z`, the cosine by `relevance_term`. All tokens of a run get the
     greatest relevance among them.
     """
     alpha, beta, tokens = request.config.alpha, request.config.beta, request.tokens
-    score = beta * unusualness(edges)
+    score = beta * squashed_z(edges)
     mean_square = None if squares is None else squares / tokens.shape[-1]
     if alpha and mean_square is not None:
         score = score + alpha * variance_term(tokens.mean(dim=-1), mean_square)

@@ -26,7 +26,7 @@ COSINE_FLOOR = 1e-3
 MOMENT_NOISE = 1e-6
 """Relative rounding error of a float32 mean square; a smaller variance counts as 0."""
 KNEE = 6.0
-"""Robust deviations at which `unusualness` is one half; `relevance_term` is 1 from here on."""
+"""Robust deviations at which `squashed_z` is one half; `relevance_term` is 1 from here on."""
 
 
 def robust_z(values: Tensor, floor: float = 0.0) -> Tensor:
@@ -46,7 +46,7 @@ def robust_z(values: Tensor, floor: float = 0.0) -> Tensor:
     return deviation / scale.clamp_min(max(floor, torch.finfo(torch.float32).tiny))
 
 
-def unusualness(values: Tensor) -> Tensor:
+def squashed_z(values: Tensor) -> Tensor:
     """z |z| / (KNEE^2 + z^2) of the robust z-scores, per image: [B, N] -> [B, N] in (-1, 1).
 
     Outliers do not determine the scale, as under min-max, and keep their order, which a quantile clip would lose.
@@ -62,7 +62,7 @@ def variance_term(mean: Tensor, mean_square: Tensor) -> Tensor:
     """
     variance = mean_square - mean.square()
     variance = torch.where(variance > MOMENT_NOISE * mean_square, variance, 0.0)
-    return unusualness(variance).clamp_min(0)
+    return squashed_z(variance).clamp_min(0)
 
 
 def text_cosine(tokens: Tensor, mean_square: Tensor, centre: Tensor, text: Tensor) -> Tensor:

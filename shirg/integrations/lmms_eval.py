@@ -226,7 +226,7 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
         return ids, embeds
 
     def _check_against_model(self) -> None:
-        """Refuse arguments that do not fit the model now, not at the first question."""
+        """Check arguments against the model, before the first question."""
         from shirg.lavida.diffusion.decoding import decoding_settings
         from shirg.lavida.vision import check_budget
 
@@ -262,7 +262,7 @@ class LavidaShirgChat(LavidaShirg):
     is_simple = False
 
     def _asked(self, arguments: tuple[Any, ...]) -> tuple[str, list[Image.Image]]:
-        """Text and images of the user; system turns are replaced by the one that LaViDa was trained with."""
+        """Text and images of the user's message; system messages are replaced by the one that LaViDa was trained with."""
         _, doc_to_messages, _, doc_id, task, split = arguments
         messages = doc_to_messages(self.task_dict[task][split][doc_id])
         turns = [message for message in messages if message["role"] != "system"]

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shirg.lavida.cache import PrefixCache
     from shirg.lavida.config import LavidaConfig
-    from shirg.lavida.language import LanguageModel, PrefixCache
+    from shirg.lavida.language import LanguageModel
     from shirg.lavida.model import Lavida
     from shirg.lavida.tower import SigLipVisionTower
     from shirg.lavida.vision import MODES, VisionFeatures
@@ -20,7 +21,7 @@ _HOMES = {
     "LanguageModel": "language",
     "Lavida": "model",
     "LavidaConfig": "config",
-    "PrefixCache": "language",
+    "PrefixCache": "cache",
     "SigLipVisionTower": "tower",
     "VisionFeatures": "vision",
 }

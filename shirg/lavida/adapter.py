@@ -62,7 +62,7 @@ def attach_lora(
     *,
     seed: int = 0,
 ) -> None:
-    """Put a fresh LoRA on exactly the layers named `targets` and freeze everything else.
+    """Attach a new LoRA to exactly the layers named `targets` and freeze everything else.
 
     Initially B = 0, so the model's outputs do not change. A is Kaiming-uniform (Hu et al. 2021, section 4.1, as in peft) from
     `seed`. Both are float32 for all base precisions, since AdamW's small steps are lost in bfloat16.
@@ -310,7 +310,7 @@ def adapter_card(peft_config: dict[str, Any], settings: dict[str, Any]) -> str:
     ]
     if settings.get("trained") is False:
         body += [
-            "**Not trained**: these are the weights of before the first step, which change nothing in the model.",
+            "**Not trained**: these are the weights from before the first step, which do not change the model's outputs.",
             "",
         ]
     body += [

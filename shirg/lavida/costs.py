@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shirg.errors import UserError
 from shirg.lavida import pooling, vision
+from shirg.lavida.cache import PrefixCache
 from shirg.lavida.config import BodyConfig, LavidaConfig
-from shirg.lavida.language import PrefixCache
 from shirg.lavida.model import Lavida
 from shirg.lavida.relevance import NULL_WORDS
 from shirg.lavida.settings import NO_FLOOR

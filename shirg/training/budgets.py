@@ -79,13 +79,13 @@ class BudgetSampler:
     """Draws one component per optimizer step, as a pure function of the seed and the step.
 
     * `uniform`: every component as often as any other.
-    * `weighted`: by `weights`; without them in inverse proportion to the tokens, since a small budget drops most and so
-      has most to learn, and costs least.
+    * `weighted`: by `weights`; without them in inverse proportion to the tokens, since the adapter has most to learn from small
+      budgets, which also cost least.
     * `curriculum`: begins with the pooled path and the largest budget, which change least, and adds one component after
       another; for the second half of the run all are equally likely.
     * `continuous`: as `uniform`, but in place of the fixed budgets it draws any from `budget_range`, log-uniformly. Of several
-      micro-batches of such a step, one after another gets the smallest budget, the largest and a random one (the sandwich rule
-      of slimmable networks, Yu and Huang 2019).
+      micro-batches of such a step, the first has the smallest budget, the next the largest, the next a random one, and so on (the
+      sandwich rule of slimmable networks, Yu and Huang 2019).
 
     Draws are stratified: every window of as many steps as there are components has one draw from each stratum of [0, 1), in
     random order. Every single draw has the stated probabilities, and with `uniform` every component is drawn in every window, so
@@ -162,7 +162,7 @@ class BudgetSampler:
         return found
 
     def _between(self, place: float) -> Component:
-        """The component at `place`, from 0 to 1, of the range, equal factors being equally far."""
+        """The component at `place`, from 0 to 1, of the range on a logarithmic scale."""
         low, high = self.range
         return Component("shirg", round(low * (high / low) ** place))
 
@@ -216,7 +216,7 @@ def check_budgets(budgets: Sequence[AnyBudget]) -> tuple[AnyBudget, ...]:
     """The budgets as a tuple.
 
     Raises:
-        UserError: if there is none, one is neither a positive whole number nor "auto", or one comes twice.
+        UserError: if there is none, one is neither a positive whole number nor "auto", or one is repeated.
     """
     if not budgets:
         raise UserError("token_budgets: the list is empty; give at least one, for example [512, 768, 1024]")
@@ -254,7 +254,7 @@ def check_grid(budgets: Sequence[Budget], model: Lavida, name: str = "token_budg
     for budget in budgets:
         if budget != "auto" and budget > most:
             raise UserError(
-                f"{name}: {budget} exceeds the {most} tokens of a {model.vision.resolution}-pixel image; take a smaller one, or "
+                f"{name}: {budget} exceeds the {most} tokens of a {model.vision.resolution}-pixel image; use a smaller one, or "
                 "a larger image resolution"
             )
     return most

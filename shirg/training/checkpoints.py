@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent: an adapter folder, the optimizer's moments, and the state of the run."""
+"""Checkpoints, written atomically: an adapter folder, the optimizer's moments, and the state of the run."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def load_state(checkpoint: Path, *, run: dict[str, Any]) -> RunState:
 
 
 def load_optimizer(checkpoint: Path, model: Lavida, optimizer: torch.optim.Optimizer) -> None:
-    """Put AdamW's moments from `checkpoint` into an optimizer over the adapter's tensors."""
+    """Load AdamW's moments from `checkpoint` into an optimizer over the adapter's tensors."""
     from safetensors.torch import load_file
 
     for key, value in load_file(checkpoint / OPTIMIZER_FILE).items():

@@ -47,7 +47,7 @@ def language_flops(
     """Forward and backward pass of body and head, in FLOPs.
 
     Args:
-        rows: how many of `length` positions, which all see each other.
+        rows: number of rows of `length` positions, with full attention.
         answers: positions that predict, of all rows.
         read: positions of a row whose hidden states the loss reads; None: all.
         checkpointing: blocks run forward once more.
@@ -68,18 +68,18 @@ def vision_flops(config: LavidaConfig, component: Component) -> int:
     return tower + relevance + 3 * costs.flops(config, "projector", shape.tokens)
 
 
-def micro_batch_flops(config: LavidaConfig, component: Component, step: Step, turns: float = 1.0) -> int:
+def micro_batch_flops(config: LavidaConfig, component: Component, step: Step, questions: float = 1.0) -> int:
     """Forward and backward pass of one micro-batch, in FLOPs.
 
     Args:
-        turns: records about one image that share its prefix, and the tower's pass over it.
+        questions: records about one image that share its prefix and its pass through the tower.
     """
     tokens = component.tokens(costs.path_tokens(config, "hd"))
     rows, length = step.rows(tokens)
     times, read = float(rows), step.read
-    if turns > 1 and step.objective == "packed":  # the other objectives give every answer rows of its own
-        read = round(turns * (2 * step.answer_tokens + step.question_tokens))
-        times, length = step.batch_size / turns, tokens + step.prompt_tokens - step.question_tokens + read
+    if questions > 1 and step.objective == "packed":  # the other objectives give every answer rows of its own
+        read = round(questions * (2 * step.answer_tokens + step.question_tokens))
+        times, length = step.batch_size / questions, tokens + step.prompt_tokens - step.question_tokens + read
     language = language_flops(
         config,
         times,
@@ -88,18 +88,20 @@ def micro_batch_flops(config: LavidaConfig, component: Component, step: Step, tu
         read=read if step.dense_mask else None,
         checkpointing=step.checkpointing,
     )
-    return round(language + step.batch_size / turns * vision_flops(config, component))
+    return round(language + step.batch_size / questions * vision_flops(config, component))
 
 
 def run_flops(
-    config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int, turns: float = 1.0
+    config: LavidaConfig, sampler: BudgetSampler, step: Step, steps: range, micro_batches: int, questions: float = 1.0
 ) -> float:
     """Expected FLOPs of one process in the optimizer steps `steps`, validation not counted."""
     chances: dict[Component, float] = {}
     for number in steps:
         for one, chance in sampler.probabilities(number).items():
             chances[one] = chances.get(one, 0.0) + chance
-    return micro_batches * sum(chance * micro_batch_flops(config, one, step, turns) for one, chance in chances.items())
+    return micro_batches * sum(
+        chance * micro_batch_flops(config, one, step, questions) for one, chance in chances.items()
+    )
 
 
 def times_as_documented(seconds: float, work: float, config: LavidaConfig) -> float:
@@ -119,7 +121,7 @@ def remedy(config: LavidaConfig, device: torch.device, precision: Precision, oth
         others: processors that other programs keep busy, which a run on the CPU lacks.
     """
     if device.type == "cpu" and needs_gpu(config):
-        return "train where there is a GPU"
+        return "train on a GPU"
     if device.type == "cpu" and precision.mixed == "bf16" and bfloat16_speedup() < 1:
         return "leave --mixed-precision at auto, which takes float32 here"
     if device.type == "cpu" and others > BUSY:

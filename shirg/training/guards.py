@@ -43,7 +43,7 @@ Entry = Mapping[str, Any]
 """An optimizer step: its line of `metrics.jsonl`."""
 
 Finding = tuple[bool | None, str]
-"""Whether something is as it should be, None if the run is too short to decide, and what was found."""
+"""Whether a check passed, None if the run is too short to decide, and what was found."""
 
 
 # ------------------------------------------------------------------ stop requests
@@ -51,7 +51,7 @@ Finding = tuple[bool | None, str]
 
 @dataclass
 class StopRequest:
-    """The signal that asked for an end since `deferred_interrupt` began, if one did."""
+    """The signal that requested a stop since `deferred_interrupt` began, or None."""
 
     signal: signal.Signals | None = None
 
@@ -101,11 +101,11 @@ def deferred_interrupt(notify: Callable[[str], None] | None = None) -> Iterator[
             signal.signal(number, handler)
 
 
-# ------------------------------------------------------------------ a step that cannot be taken
+# ------------------------------------------------------------------ failed steps
 
 
 def described(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """What is remembered of a batch until its gradients are known, JSON values."""
+    """Names and masked tokens of a batch's records, for messages about its loss or gradients; JSON values."""
     return [{"record": one.record_id, "image": one.image_id, "hidden": int(one.masked.sum())} for one in examples]
 
 
@@ -133,7 +133,7 @@ def check_finite(
     shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
     raise UserError(
         f"the {what} is not finite after {step} steps (budget {component}) for record(s) {shown}; inspect them (the batch is"
-        f" in {file}), or lower learning_rate. The checkpoints written before are good"
+        f" in {file}), or lower learning_rate. Earlier checkpoints are not affected"
     )
 
 
@@ -161,7 +161,7 @@ def memory_advice(*, step: int, component: Component, records: int, checkpointin
         if not (isinstance(error, MemoryError) or _is_out_of_memory(error)):
             raise
         smaller = f"batch_size (now {records}; more accumulation steps keep the optimizer step as it is) or "
-        tail = "" if checkpointing else ", or turn gradient_checkpointing on (the same losses, about half more work)"
+        tail = "" if checkpointing else ", or set gradient_checkpointing (the same losses, about 1.5 times the time)"
         raise UserError(
             f"out of memory after {step} steps: lower {smaller if records > 1 else ''}the largest token budget (this step's"
             f" was {component}){tail}; resume continues from the last checkpoint"
@@ -172,7 +172,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-# ------------------------------------------------------------------ what is watched
+# ------------------------------------------------------------------ checks over many steps
 
 
 def warn(steps: Sequence[Entry], before: int, warned: set[str]) -> None:

@@ -58,19 +58,19 @@ def progress_bar(*, shown: bool) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=not shown, speed_estimate_period=SPEED_PERIOD)
 
 
-def step_words(entry: Mapping[str, Any]) -> str:
+def step_text(entry: Mapping[str, Any]) -> str:
     """An optimizer step in 60 characters, from its line of `metrics.jsonl`."""
     loss = "-" if entry["loss"] is None else f"{entry['loss']:.4f}"
     speed = entry["tokens"] / max(entry["seconds"], 1e-9)
-    return f"loss {loss} budget {entry['budget']} lr {entry['lr']:.1e} {speed:,.0f} tok/s {size_words(entry['memory'])}"
+    return f"loss {loss} budget {entry['budget']} lr {entry['lr']:.1e} {speed:,.0f} tok/s {size_text(entry['memory'])}"
 
 
-def size_words(size: int) -> str:
+def size_text(size: int) -> str:
     """Bytes: 640 MB, 12.3 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def time_words(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """A duration: 45 s, 12 min, 3.6 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"

@@ -3,7 +3,7 @@
 This is the one number that `shirg describe --train`, the forecast of a run, docs and configs state; `TrainingMemory.needed` adds
 what is not computed. Measured are the memory in use after each step (`guards.memory_in_use`) and a GPU's peak in the results.
 
-The body is frozen, so a linear layer keeps nothing for the backward pass but its weights, which are there anyway. Kept per
+The body is frozen, so a linear layer keeps nothing for the backward pass but its weights, which are stored in any case. Kept per
 position and block, with H the hidden size, A the width of all keys (repeated to the queries' heads), I the MLP's width and
 `b` the bytes of a number:
 
@@ -42,7 +42,7 @@ RESERVE_BYTES = 3 * 10**9
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step is made of."""
+    """Parameters of a training step on which its memory depends."""
 
     batch_size: int = 4
     """Records per micro-batch and process."""
@@ -114,10 +114,10 @@ def training_memory(config: LavidaConfig, component: Component, step: Step) -> T
     positions, kept = rows * length, block_bytes(config, length, size, dense_mask=step.dense_mask)
     weights = stored * sum(costs.parameters(config).values())
     casts = size * block if step.weights_dtype not in (None, step.dtype) else 0
-    if step.body_bits < 16:  # a layer's matrix is brought back while it is used, one at a time
+    if step.body_bits < 16:  # a layer's matrix is dequantized while it is used, one at a time
         weights -= round(body.num_layers * block * (stored - STORED_BITS[step.body_bits] / 8))
         casts = size * body.hidden_size * body.intermediate_size
-    if step.body_shares > 1:  # the block in use and the next one are there as a whole
+    if step.body_shares > 1:  # the block in use and the next one are gathered
         weights -= round(max(body.num_layers * (1 - 1 / step.body_shares) - 2, 0) * stored * block)
     working = positions * (3 * size * body.intermediate_size + 2 * stream * body.hidden_size)
     if step.checkpointing:

@@ -17,11 +17,11 @@ Three objectives lay the copies A and B out in rows for the language model:
 Several questions about one image may share its prefix: [prefix | Q1 A1 B1 | Q2 A2 B2 | ...]. Then the shared prefix
 does not attend to any question; without sharing, the question is a part of the prefix. See docs/training.md.
 
-The attention mask follows from two numbers of every position, its turn (0: the shared prefix) and its copy (0: prefix or
-question): a position attends to those of turn 0 or its own turn that are of copy 0 or its own copy. Padding, on the right,
-is a turn of its own.
+The attention mask follows from two numbers of every position: its question (0: the shared prefix) and its copy (0: prefix or
+question text). A position attends to positions of question 0 or its own question whose copy is 0 or its own. Padding, on the
+right, has a question number of its own.
 
-Letters in shapes: R rows, L longest row, T turns (answers), N answer positions, H hidden size.
+Letters in shapes: R rows, L longest row, T answers (one per question), N answer positions, H hidden size.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from shirg.lavida.language import LanguageModel
 
 PADDING = -1
-"""The turn of padding."""
+"""The question number of padding."""
 
 
 def answer_losses(
@@ -80,8 +80,8 @@ def answer_losses(
         position_ids=layout.positions,
         read_from=read_from,
     )
-    # Only the copy that hides a target predicts it, so the head, the widest matrix of the model, gets N rows per turn
-    # instead of 2N.
+    # Only the copy that hides a target predicts it, so the head, the widest matrix of the model, gets N rows per
+    # answer instead of 2N.
     copy = (~masked).long()  # [T, N]: 0 where A predicts
     offset = torch.arange(targets.shape[1], device=targets.device) - int(shift)
     index = torch.where(offset < 0, layout.ends.gather(1, copy), layout.starts.gather(1, copy) + offset)
@@ -102,10 +102,10 @@ class Layout:
 
     embeds: Tensor
     """[R, L, H], zeros on the right of shorter rows."""
-    turns: Tensor
-    """[R, L] Long."""
+    questions: Tensor
+    """[R, L] Long: number of the question, from 1; 0 for the shared prefix."""
     copies: Tensor
-    """[R, L] Long."""
+    """[R, L] Long: 1 for copy A, 2 for copy B, 0 for prefix and question text."""
     positions: Tensor
     """[R, L] Long: every copy continues where its question ends, every question where the shared prefix ends."""
     rows: Tensor
@@ -118,16 +118,16 @@ class Layout:
 
 @dataclass
 class _Row:
-    """One row under construction: embeddings, and for every position its turn, copy and position id."""
+    """One row under construction: embeddings, and for every position its question, copy and position id."""
 
     parts: list[Tensor] = field(default_factory=list)
     marks: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def add(self, part: Tensor, turn: int, copy: int, position: int) -> int:
+    def add(self, part: Tensor, question: int, copy: int, position: int) -> int:
         """Append `part` [n, H] with position ids from `position` on; returns the index of its first row."""
         start = len(self.marks)
         self.parts.append(part)
-        self.marks += [(turn, copy, position + offset) for offset in range(len(part))]
+        self.marks += [(question, copy, position + offset) for offset in range(len(part))]
         return start
 
 
@@ -140,16 +140,16 @@ def lay_out(
         copies: [T, 2, N, H] from `noisy_copies`.
     """
     full_attention = objective == "bidirectional"
-    rows, found = [], []  # found: per turn and copy (row, start, end)
+    rows, found = [], []  # found: per question and copy (row, start, end)
     remaining = iter(copies)
     for prefix, asked in zip(prefixes, questions, strict=True):
-        for turn, question in enumerate(asked, start=1):
+        for index, question in enumerate(asked, start=1):
             places = []
             for number, answer in enumerate(next(remaining), start=1):
-                if objective != "packed" or (turn, number) == (1, 1):
+                if objective != "packed" or (index, number) == (1, 1):
                     rows.append(_Row())
                     rows[-1].add(prefix, 0, 0, 0)
-                row, mark = rows[-1], 0 if full_attention else turn
+                row, mark = rows[-1], 0 if full_attention else index
                 if objective != "packed" or number == 1:
                     end = row.add(question, mark, 0, len(prefix)) + len(question) - 1
                     end = end if len(question) else len(prefix) - 1
@@ -164,24 +164,25 @@ def lay_out(
     return Layout(embeds, *marks.unbind(-1), *torch.tensor(found, device=device).unbind(-1))
 
 
-def may_attend(turn: Tensor, copy: Tensor, other_turn: Tensor, other_copy: Tensor) -> Tensor:
-    """Whether positions of `turn` and `copy` attend to others of `other_turn` and `other_copy`, Boolean."""
-    return ((other_turn == 0) | (other_turn == turn)) & ((other_copy == 0) | (other_copy == copy))
+def may_attend(question: Tensor, copy: Tensor, other_question: Tensor, other_copy: Tensor) -> Tensor:
+    """Whether positions of `question` and `copy` attend to positions of `other_question` and `other_copy`, Boolean."""
+    return ((other_question == 0) | (other_question == question)) & ((other_copy == 0) | (other_copy == copy))
 
 
 def dense_mask(layout: Layout) -> Tensor:
     """Attention mask for `scaled_dot_product_attention`: [R, 1, L, L] Boolean, True where the query attends to the key."""
-    turns, copies = layout.turns, layout.copies
-    return may_attend(turns[:, :, None], copies[:, :, None], turns[:, None, :], copies[:, None, :])[:, None]
+    questions, copies = layout.questions, layout.copies
+    return may_attend(questions[:, :, None], copies[:, :, None], questions[:, None, :], copies[:, None, :])[:, None]
 
 
 def block_mask(layout: Layout) -> BlockMask:
     """The same as a `BlockMask` for flex attention, which skips blocks without any True."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    turns, copies = layout.turns, layout.copies
+    questions, copies = layout.questions, layout.copies
 
     def mask_mod(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return may_attend(turns[row, query], copies[row, query], turns[row, key], copies[row, key])
+        return may_attend(questions[row, query], copies[row, query], questions[row, key], copies[row, key])
 
-    return create_block_mask(mask_mod, len(turns), None, turns.shape[1], turns.shape[1], device=turns.device)
+    rows, length = questions.shape
+    return create_block_mask(mask_mod, rows, None, length, length, device=questions.device)

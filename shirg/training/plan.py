@@ -188,7 +188,7 @@ def make_plan(
 
     Args:
         config: not resolved yet: `share_prefix` is None unless the user set it.
-        started_from: fingerprint of the adapter that training began with; None for a fresh one.
+        started_from: fingerprint of the adapter that training began with; None for a new one.
         without: settings that a resumed run of an earlier version does not store.
 
     Raises:
@@ -255,7 +255,7 @@ def make_accelerator(
     Args:
         mixed_precision: one of `shirg.precision.MIXED_PRECISIONS`.
         device: where the model is now.
-        trained_in_bfloat16: whether its weights were; fp16 then has a warning.
+        trained_in_bfloat16: whether its weights were; fp16 then logs a warning.
         trackers: names of accelerate's trackers to log to.
         log_folder: for trackers that write files.
 

@@ -16,7 +16,7 @@ from shirg.precision import DTYPES
 from shirg.training import effort
 from shirg.training.checkpoints import BEST, RunState
 from shirg.training.guards import Entry
-from shirg.training.logs import size_words, step_words, time_words
+from shirg.training.logs import size_text, step_text, time_text
 from shirg.training.memory import Step, training_memory
 from shirg.training.plan import Plan
 
@@ -81,9 +81,9 @@ def forecast(plan: Plan, model: Lavida, step: int, others: float) -> list[str]:
     work = effort.run_flops(shape, sampler, parts, left, config.gradient_accumulation_steps, sharing)
     seconds = work / speed / effort.UTILISATION
     lines = [
-        f"expected: computed peak of a training step {size_words(peaks[worst])} per process (budget {worst}{bound}; up to"
+        f"expected: computed peak of a training step {size_text(peaks[worst])} per process (budget {worst}{bound}; up to"
         f" {config.feature_cache_mb} MiB of cached features and 2 GB of allocator and libraries come on top), time at least"
-        f" {time_words(seconds)} ({work / 1e12:,.3g} TFLOP per process at half of the {speed / 1e12:,.3g} TFLOP/s that a"
+        f" {time_text(seconds)} ({work / 1e12:,.3g} TFLOP per process at half of the {speed / 1e12:,.3g} TFLOP/s that a"
         f" matrix product reaches here; reading, validation and saving come on top)"
     ]
     times = effort.times_as_documented(seconds, work, model.config) if work else 0.0
@@ -103,11 +103,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def step_line(entry: Entry, total_steps: int, seconds: float) -> str:
     """A line of `training.log` for one optimizer step; `seconds` were spent in all steps so far."""
-    left = time_words(seconds / entry["step"] * (total_steps - entry["step"]))
-    return f"step {entry['step']}/{total_steps}: {step_words(entry)}, about {left} left"
+    left = time_text(seconds / entry["step"] * (total_steps - entry["step"]))
+    return f"step {entry['step']}/{total_steps}: {step_text(entry)}, about {left} left"
 
 
-def best_words(state: RunState) -> str:
+def best_text(state: RunState) -> str:
     """Which adapter is kept as the best, and whether training helped."""
     if state.best_loss is None:
         return "no validation, the last adapter is kept"
@@ -115,17 +115,17 @@ def best_words(state: RunState) -> str:
     return f"best validation loss {state.best_loss:.4f} at step {state.best_step}{untrained}"
 
 
-def validation_words(entry: Entry) -> str:
+def validation_text(entry: Entry) -> str:
     """The losses of a validation, from its line of `validation.jsonl`."""
     answers = ", ".join(f"{name} {loss:.4f}" for name, loss in entry["answers"].items())
     padding = ", ".join(f"{name} {loss:.4f}" for name, loss in entry["padding"].items() if loss is not None)
-    words = f"validation loss of answer tokens {answers}; of padding {padding or '-'}; {entry['records']} records"
+    text = f"validation loss of answer tokens {answers}; of padding {padding or '-'}; {entry['records']} records"
     if entry.get("low") is None:
-        return words
-    return f"{words}; answers at {entry['relative']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}] of step 0"
+        return text
+    return f"{text}; answers at {entry['relative']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}] of step 0"
 
 
-def skipped_words(skipped: Mapping[str, str]) -> str:
+def skipped_text(skipped: Mapping[str, str]) -> str:
     """How many records were not trained on, and why the first was not."""
     name, why = next(iter(skipped.items()))
     more = " (all are in training_results.json)" if len(skipped) > 1 else ""

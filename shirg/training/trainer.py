@@ -73,7 +73,7 @@ class SHIRGLoRATrainer:
         self.stored: dict[str, Any] = {} if latest is None else checkpoints.stored_run(latest)
         """The settings of the run that is resumed; empty for a new one."""
         self.lacking = lacking(self.stored) if latest else []
-        """Settings that the resumed run does not store, since its version did not have them; it keeps what it did."""
+        """Settings that the resumed run does not store because of its version; they keep that version's behaviour."""
         self.config = config = config.continuing(self.stored) if latest else config
         self.started_from: str | None = self.stored.get("started_from")
         """Fingerprint of the adapter that the run began with."""
@@ -111,8 +111,8 @@ class SHIRGLoRATrainer:
             on_start: called in the first process when the run is accepted, before its first step.
 
         Raises:
-            UserError: for loaders that cannot be used, an output folder that cannot be written or is being filled by another
-                process, a checkpoint of another run, a loss or gradient that is not finite (the message names the records), or
+            UserError: for loaders that cannot be used, an output folder that cannot be written or that another process is
+                writing to, a checkpoint of another run, a loss or gradient that is not finite (the message names the records), or
                 out of memory (the message suggests what to change).
             KeyboardInterrupt: on Ctrl-C, after the current step was finished and saved.
             SystemExit: on SIGTERM, also after saving, with exit code 75, on which schedulers can requeue.
@@ -300,7 +300,7 @@ class Session:
         if not self.plan.is_main:
             return
         append_line(self.plan.folder / METRICS, entry)
-        self.bar.update(self.task, completed=state.step, line=logs.step_words(entry))
+        self.bar.update(self.task, completed=state.step, line=logs.step_text(entry))
         self.accelerator.log(logs.step_values(entry), step=state.step)
         guards.warn(self.steps, self.steps_before, self.warned)
         if state.step % self.plan.config.logging_steps == 0:
@@ -360,7 +360,7 @@ class Session:
         if plan.is_main:
             append_line(plan.folder / VALIDATIONS, entry)
             self.accelerator.log(logs.validation_values(entry), step=state.step)
-            logger.info("step %d: %s", state.step, report.validation_words(entry))
+            logger.info("step %d: %s", state.step, report.validation_text(entry))
 
     def compared_with_start(self, found: Validation) -> dict[str, float | None]:
         """The loss of the answers' tokens relative to that before the first step, and its interval over the images."""
@@ -405,9 +405,9 @@ class Session:
         }
         if plan.is_main:
             write_json(plan.folder / "logs" / "training_results.json", results)
-        logger.info("finished: %d steps; %s", state.step, report.best_words(state))
+        logger.info("finished: %d steps; %s", state.step, report.best_text(state))
         if state.skipped:
-            logger.warning("%s", report.skipped_words(state.skipped))
+            logger.warning("%s", report.skipped_text(state.skipped))
         return results
 
 

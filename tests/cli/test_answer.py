@@ -152,7 +152,7 @@ def test_a_draft_is_filled(asked, capsys):
     ("arguments", "says"),
     [
         (["--draft", "[mask:x]"], "cannot read '[mask:x]'"),
-        (["--shift", "0.3"], "--shift: got 0.3, which only --schedule shift takes"),
+        (["--shift", "0.3"], "--shift: got 0.3, but only --schedule shift uses it"),
         (["--steps", "2", "--step-ratio", "0.5"], "give one of them"),
         (["--schedule", "cubic"], "schedule"),
         (["--selector", "pool"], "--selector: got 'pool', but --mode lowres selects nothing"),

@@ -79,7 +79,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "explains"),
-    [("assemble", ("--projector", "cannot see until", "shirg convert")), ("convert", ("weights_only=True", "--force"))],
+    [
+        ("assemble", ("--projector", "cannot use images until", "shirg convert")),
+        ("convert", ("weights_only=True", "--force")),
+    ],
 )
 def test_help_teaches(name, explains, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")

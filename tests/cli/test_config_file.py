@@ -40,7 +40,7 @@ def test_the_file_decides_and_the_command_line_overrides_it(tmp_path):
         ("resume: true", "'resume' is no setting"),
         ("- 1", "must hold lines like"),
         ("seed: {a: 1}", "run.yaml: seed: got {'a': 1}, must be a value or a list"),
-        ("a: [", "is no readable YAML"),
+        ("a: [", "is not readable YAML"),
         ("seed: many", "run.yaml: seed: got many, must be a whole number"),
         ("learning-rate: fast", "run.yaml: learning-rate: got fast, must be a number"),
         ("objective: fast", "run.yaml: objective: got fast, must be one of packed"),

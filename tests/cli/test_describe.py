@@ -68,8 +68,8 @@ def test_the_promised_numbers(capsys, monkeypatch):
     assert "LoRA, rank 16 215 K 215,040 860 KB 0.0025% of all" in lines
     assert "hd 5 x 27x27 14x14 + 28x(28+1) 1,008 1,072 562" in lines
     assert "shirg-768 23.7% (22.3%) 21.5% (20.2%) 66.6% (64.8%)" in lines
-    assert "30% less for the visual tokens than hd: kept at K = 512, not kept at K = 768, 1024" in lines
-    assert "30% less for the visual tokens than highres: kept at K = 512, 768, 1024" in lines
+    assert "30% less for the visual tokens than hd: met at K = 512, not met at K = 768, 1024" in lines
+    assert "30% less for the visual tokens than highres: met at K = 512, 768, 1024" in lines
     assert "64 prompt tokens (an assumption: --prompt-tokens)" in " ".join(lines)
     assert "The cache takes 512 KiB per token of the prefix." in " ".join(lines)
 
@@ -143,9 +143,9 @@ def test_a_hub_that_does_not_answer_is_one_line(capsys, monkeypatch):
     [
         (["llada8b"], "did you mean llada-8b?"),
         (["lavida"], 'or a hub id such as "owner/name"; did you mean llada-8b?'),
-        (["phi"], "; shapes known by name: llada-8b, dream-7b"),
+        (["phi"], "; built-in shapes: llada-8b, dream-7b"),
         (["./nowhere"], "no such folder"),
-        (["llada-8b", "--revision", "v1"], "--revision: got v1, but llada-8b is a shape"),
+        (["llada-8b", "--revision", "v1"], "--revision: got v1, but llada-8b is a built-in shape"),
         (["nano", "--revision", "v1"], "'nano' is not a hub id"),
         (["."], "contains no config.json"),
         (["nano", "--image-size", "1000"], "must be width x height, such as 1000x1000"),

@@ -59,7 +59,7 @@ def test_the_table_folds_in_a_narrow_window(model, tmp_path, capsys, monkeypatch
     ],
 )
 def test_packages(requirement, says, remedy, model, monkeypatch):
-    monkeypatch.setattr(checkup, "asked_for", lambda: (">=3.11", [requirement, "absent; python_version < '3'"]))
+    monkeypatch.setattr(checkup, "requirements", lambda: (">=3.11", [requirement, "absent; python_version < '3'"]))
     found = look(model)
     name = requirement.partition(">")[0]
     assert found[name].good is False and says in found[name].found and found[name].remedy == remedy
@@ -67,14 +67,14 @@ def test_packages(requirement, says, remedy, model, monkeypatch):
 
 
 def test_another_python(model, monkeypatch):
-    monkeypatch.setattr(checkup, "asked_for", lambda: ("<3", []))
+    monkeypatch.setattr(checkup, "requirements", lambda: ("<3", []))
     found = look(model)["Python"]
     assert found.good is False and "make demo" in found.remedy
 
 
-def test_what_is_asked_for_is_what_the_project_says():
-    python, requirements = checkup.asked_for()
-    assert python == ">=3.11,<3.14" and any(text.startswith("torch>=") for text in requirements)
+def test_requirements_are_those_of_the_project():
+    python, texts = checkup.requirements()
+    assert python == ">=3.11,<3.14" and any(text.startswith("torch>=") for text in texts)
 
 
 def test_a_pillow_with_other_pixels(model, monkeypatch):

@@ -113,7 +113,7 @@ def test_torchrun_shares_the_pages_out(monkeypatch):
     processes = Processes.of_launcher()
     config = config_of(processes=processes)
     assert (config.num_shards, config.shard_index) == (4, 2)
-    with pytest.raises(UserError, match="torchrun shares the pages out itself"):
+    with pytest.raises(UserError, match="torchrun divides the pages itself"):
         config_of("--num-shards", "4", processes=processes)
 
 
@@ -138,10 +138,10 @@ def test_resume_shards_and_an_earlier_run(checkpoint, done, tmp_path, capsys):
     assert "Seed 0 decides" in card and '"weights": "' in card
     capsys.readouterr()
     assert run(*asked, tmp_path / "whole", "--resume", "--seed", 1) == 2
-    assert "--resume: what --seed decides differs: seed is 1" in capsys.readouterr().err
+    assert "--resume: --seed differs: seed is 1" in capsys.readouterr().err
     for index in (0, 1):
         assert run(*asked, tmp_path / "parts", "--num-shards", 2, "--shard-index", index) == 0
-    assert "shard 1 of 2: " in capsys.readouterr().out
+    assert "share 1 of 2: " in capsys.readouterr().out
     assert run(*asked, tmp_path / "parts", "--num-shards", 2) == 0
     assert (tmp_path / "parts" / "predictions.jsonl").read_bytes() == whole
 
@@ -163,7 +163,7 @@ def test_the_whole_run_goes_on_with_its_answers_unless_they_are_of_another_run(c
     assert answers == len(first.splitlines()) - 1 and "are measured already" in said
     answers, said = whole("--resume", "--seed", 1)
     assert (
-        answers == 0 and "the evaluation starts over, since its answers are of another run (resume: seed is 1" in said
+        answers == 0 and "the evaluation starts again, since its answers are of another run (resume: seed is 1" in said
     )
     assert (tmp_path / "evaluation" / "old-1" / "predictions.jsonl").read_bytes() == first
 

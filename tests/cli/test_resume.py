@@ -82,16 +82,16 @@ def test_settings_that_are_not_repeated_are_the_runs(command, model, whole, half
     [
         (
             ("--image-resolution", 420),
-            "what --image-resolution decides differs: resolution is 420, but .* was made with 392",
+            "--image-resolution differs: resolution is 420, but .* was made with 392",
         ),
-        (("--fit", "stretch"), "what --fit decides differs: fit is 'stretch', but .* was made with 'pad'"),
-        (("--preset", "default"), "what --preset decides differs: gate.alpha is 0.0, but .* was made with 0.1"),
-        (("--relevance", "none"), "what --relevance decides differs: relevance is 'none', but .* was made with 'llm'"),
+        (("--fit", "stretch"), "--fit differs: fit is 'stretch', but .* was made with 'pad'"),
+        (("--preset", "default"), "--preset differs: gate.alpha is 0.0, but .* was made with 0.1"),
+        (("--relevance", "none"), "--relevance differs: relevance is 'none', but .* was made with 'llm'"),
         (
             ("--enable-augmentation",),
-            "what --enable-augmentation decides differs: augment is True, but .* was made with False",
+            "--enable-augmentation differs: augment is True, but .* was made with False",
         ),
-        (("--lora-rank", 8), "what --lora-rank decides differs: lora_rank is 8, but .* was made with 16"),
+        (("--lora-rank", 8), "--lora-rank differs: lora_rank is 8, but .* was made with 16"),
     ],
 )
 def test_settings_that_differ_are_refused_by_their_flags(given, says, model, half, capsys):
@@ -107,12 +107,12 @@ def test_settings_that_differ_are_refused_by_their_flags(given, says, model, hal
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (("--dataset-size", 7), "what --dataset-size decides differs: base_dataset_size is 7"),
+        (("--dataset-size", 7), "--dataset-size differs: base_dataset_size is 7"),
         (
             ("--image-resolution", 420),
-            "what --image-resolution decides differs: image_resolution is 420, but .* with 392",
+            "--image-resolution differs: image_resolution is 420, but .* with 392",
         ),
-        (("--adapter", "another"), "what --adapter decides differs: started_from is '.*', but .* was made with None"),
+        (("--adapter", "another"), "--adapter differs: started_from is '.*', but .* was made with None"),
     ],
 )
 def test_a_run_that_would_replace_its_data_or_its_start_is_refused(given, says, model, whole, half, capsys):

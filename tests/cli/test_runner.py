@@ -126,7 +126,7 @@ def test_success_is_0_and_the_log_is_said_once(capsys):
         (["--sizes", "1", "x"], "--sizes: got 1 x, must be what --help shows"),
         (
             ["--smaple-size", "3"],
-            "--smaple-size: no such option or argument; did you mean --sample-size? --help lists what",
+            "--smaple-size: no such option or argument; did you mean --sample-size? --help lists all",
         ),
     ],
 )

@@ -116,7 +116,7 @@ def test_a_folder_is_drawn_whole_and_what_cannot_be_read_is_named(model, tmp_pat
     assert sorted(file.name for file in output.iterdir()) == sorted(n + end for n in names for end in (".json", ".png"))
     assert code == 2 and said == f"drew 3 of 4 images: {output}\n"
     named, last = errors.splitlines()
-    assert named.startswith(f"shirg: passed over: image {tmp_path / 'bro[b]ken.png'}: cannot be read")
+    assert named.startswith(f"shirg: skipped: image {tmp_path / 'bro[b]ken.png'}: cannot be read")
     assert last == "shirg: error: 1 of 4 images cannot be read: bro[b]ken.png; the others are drawn"
 
 

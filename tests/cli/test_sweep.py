@@ -64,5 +64,5 @@ def test_help_explains_every_flag(capsys, monkeypatch):
     for field in dataclasses.fields(sweep.Flags):
         assert field.name.replace("_", "-") in text
     assert all(documented(sweep.Flags, field) for field in vars(sweep.Flags)["__annotations__"])
-    for word in ("no coverage", "similarity only", "held out from training", "(default: 256 512)"):
+    for word in ("no coverage", "similarity only", "held-out split", "(default: 256 512)"):
         assert word in text

@@ -42,9 +42,9 @@ def test_the_figure_counts_and_describes(reader):
 
 
 def test_legend_of_merged_and_missing_groups(reader):
-    assert "one colour, one token: merged" in shown(reader, Choice(100, "pool"))
+    assert "one colour per merged token" in shown(reader, Choice(100, "pool"))
     assert "this selector makes no groups" in shown(reader, Choice(40, "divprune"), groups=True)
-    assert "one colour, one cluster" in shown(reader, Choice(40), groups=True)
+    assert "one colour per cluster" in shown(reader, Choice(40), groups=True)
 
 
 def test_masks_are_boxes_and_text_is_text():
@@ -55,7 +55,7 @@ def test_masks_are_boxes_and_text_is_text():
     done = answer_card("lowres", Step("lowres", 5, spans, text="51.8%"))
     assert 'role="status">51.8%</p>' in done and "5 steps" in done
     assert "(nothing)" in answer_card("lowres", Step("lowres", 5, spans, text=""))
-    assert "Ask a question" in answer_card("shirg", None) and "reading" in answer_card("shirg", None, running=True)
+    assert "Ask a question" in answer_card("shirg", None) and "encoding" in answer_card("shirg", None, running=True)
 
 
 def test_nothing_that_a_user_writes_is_markup_or_template():

@@ -88,7 +88,7 @@ def test_a_finished_run_is_not_asked_again(whole, monkeypatch):
     [
         (
             {"seed": 3},
-            "resume: seed is 3, but .*predictions.jsonl was made with 0; give that again, leave --resume out",
+            "resume: seed is 3, but .*predictions.jsonl was made with 0; use that value, leave --resume out",
         ),
         ({"step_ratio": 1.0}, "resume: step_ratio is 1.0"),
         ({"modes": ["lowres"]}, "resume: modes is"),
@@ -188,5 +188,5 @@ def test_rows_of_another_run_are_left_out_and_those_of_earlier_versions_are_not(
     again = Journal(path, settings, lambda entry: entry["id"], resume=True, noun="thing")
     assert list(again.entries) == [1, 2] and "1 line of another run left out" in caplog.text
     assert [row.get("run") for row in read_lines(path)[1:]] == [fingerprint(settings)] * 2
-    with pytest.raises(OtherRunError, match="resume: gate.beta is 0.25, but .* was made with 0.5; give that again"):
+    with pytest.raises(OtherRunError, match="resume: gate.beta is 0.25, but .* was made with 0.5; use that value"):
         Journal(path, settings | {"gate": {"beta": 0.25}}, first.key, resume=True, noun="thing")

@@ -14,9 +14,9 @@ from shirg.gate.terms import (
     robust_z,
     spread_edges,
     spread_relevance,
+    squashed_z,
     text_cosine,
     token_edges,
-    unusualness,
     variance_term,
 )
 
@@ -47,7 +47,7 @@ def test_robust_z_of_equal_values_is_zero():
 
 def test_unusualness_is_monotone_and_bounded_under_huge_outliers():
     values = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 1e6]])
-    scaled = unusualness(values)[0]
+    scaled = squashed_z(values)[0]
     assert (scaled.diff() > 0).all() and scaled.abs().max() <= 1
 
 

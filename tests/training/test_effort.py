@@ -92,7 +92,7 @@ def test_the_trainer_forecasts_its_own_resolution(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "device", "chosen", "others", "way"),
     [
-        (LARGE, CPU, FLOAT32, 1.0, "train where there is a GPU"),
+        (LARGE, CPU, FLOAT32, 1.0, "train on a GPU"),
         (NANO, CPU, BF16, 1.0, "leave --mixed-precision at auto"),
         (NANO, CPU, FLOAT32, 1.0, "other programs keep 1.0 of"),
         (NANO, CPU, FLOAT32, 0.0, "train on fewer records"),

@@ -12,10 +12,10 @@ from shirg.training.logs import (
     log_file,
     log_folder,
     progress_bar,
-    size_words,
+    size_text,
+    step_text,
     step_values,
-    step_words,
-    time_words,
+    time_text,
     validation_values,
 )
 from tests.training.helpers import fake_records, loader, small_config, small_trainer, steps_of
@@ -45,7 +45,7 @@ def test_log_file_takes_what_the_package_says_and_only_then(tmp_path):
 
 
 def test_the_bar_shows_loss_budget_rate_speed_memory(capsys):
-    line = step_words({**ENTRY, "tokens": 24690, "budget": "pooled"})
+    line = step_text({**ENTRY, "tokens": 24690, "budget": "pooled"})
     assert line == "loss 1.5000 budget pooled lr 1.0e-04 12,345 tok/s 3.0 GB"
     with progress_bar(shown=True) as bar:
         bar.update(bar.add_task("training", total=10, line=""), completed=3, line=line)
@@ -54,8 +54,8 @@ def test_the_bar_shows_loss_budget_rate_speed_memory(capsys):
 
 
 def test_sizes_and_durations_are_readable():
-    assert [size_words(size) for size in (640e6, 12.34e9)] == ["640 MB", "12.3 GB"]
-    assert [time_words(seconds) for seconds in (45, 720, 13000)] == ["45 s", "12 min", "3.6 h"]
+    assert [size_text(size) for size in (640e6, 12.34e9)] == ["640 MB", "12.3 GB"]
+    assert [time_text(seconds) for seconds in (45, 720, 13000)] == ["45 s", "12 min", "3.6 h"]
 
 
 def test_what_trackers_get():

@@ -174,7 +174,7 @@ def test_positions_places_and_padding_written_out():
     copies = torch.full((2, 2, 2, 2), 5.0)
     made = lay_out([torch.ones(1, 2), torch.ones(3, 2)], [[torch.ones(0, 2)]] * 2, copies, "packed")
     assert made.embeds[0, :, 0].tolist() == [1, 5, 5, 5, 5, 0, 0]
-    assert made.turns.tolist() == [[0, 1, 1, 1, 1, -1, -1], [0, 0, 0, 1, 1, 1, 1]]
+    assert made.questions.tolist() == [[0, 1, 1, 1, 1, -1, -1], [0, 0, 0, 1, 1, 1, 1]]
     assert made.positions.tolist() == [[0, 1, 2, 1, 2, 0, 0], [0, 1, 2, 3, 4, 3, 4]]
     assert made.rows.tolist() == [[0, 0], [1, 1]]
     assert (made.starts.tolist(), made.ends.tolist()) == ([[1, 3], [3, 5]], [[0, 0], [2, 2]])
@@ -226,10 +226,10 @@ def test_turns_that_share_a_prefix_equal_the_sum_done_by_hand(model, family, obj
 def test_a_turn_is_the_same_with_and_without_its_neighbours(model, family):
     prefixes, questions, targets, masked = several_turns(model)
     together = losses(model, family, prefixes, targets, masked, "packed", questions=questions)
-    for turn in range(3):
-        row = slice(turn, turn + 1)
+    for index in range(3):
+        row = slice(index, index + 1)
         alone = losses(
-            model, family, prefixes[:1], targets[row], masked[row], "packed", questions=[[questions[0][turn]]]
+            model, family, prefixes[:1], targets[row], masked[row], "packed", questions=[[questions[0][index]]]
         )
         torch.testing.assert_close(together[row], alone, atol=1e-6, rtol=1e-6)
 

@@ -6,7 +6,7 @@ import pytest
 
 from shirg.training import effort
 from shirg.training.checkpoints import RunState
-from shirg.training.report import best_words, step_line
+from shirg.training.report import best_text, step_line
 from tests.training.helpers import fake_records, loader, small_trainer
 
 
@@ -19,7 +19,7 @@ from tests.training.helpers import fake_records, loader, small_trainer
     ],
 )
 def test_the_kept_adapter_is_named(loss, step, says):
-    assert best_words(RunState(best_loss=loss, best_step=step)) == says
+    assert best_text(RunState(best_loss=loss, best_step=step)) == says
 
 
 def test_the_log_says_how_long_is_left():

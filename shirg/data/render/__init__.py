@@ -1,7 +1,7 @@
 """Pages drawn with Pillow: documents, receipts, forms, tables and charts, with questions and their exact answers.
 
 A page is a function of its kind, split and seed. Every word's box and every character's edges are known, so a page can
-supervise a vision tower and test a reader.
+supervise a vision tower and test a model.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def render_page(
         text_px: smallest and largest font size on the page, in pixels of the page. Sizes above `size / 16` are not
             used; a page holds fewer fields the larger they are.
         split: one of `SPLITS`. Splits share label words and no value of four characters or more; "heldout" also has
-            faces of its own.
+            its own typefaces.
         strange: share of the fields' and columns' values that are random strings instead of their type, so that a
             model learns to read what is printed instead of what is likely.
 

@@ -1,4 +1,4 @@
-"""What bar, line and pie charts share: categories, values with their printed text, axes, legends, questions."""
+"""Common parts of bar, line and pie charts: categories, values with their printed text, axes, legends, questions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def chart_frame(sheet: Sheet) -> PixelBox:
 
 
 def draw_values(sheet: Sheet, count: int, colour: Colour, name: str = "", scale: str | None = None) -> Series:
-    """`count` different values of one scale ("units" below 100, ..., drawn if absent), in the texts the split owns."""
+    """`count` different values of one scale ("units" below 100, ..., drawn if absent), with texts of the split."""
     rng = sheet.rng
     scale = scale or rng.choice(_SCALES)
     texts: list[str] = []
@@ -99,7 +99,7 @@ def scale_for(highest: float, ticks: int) -> Scale:
 
 
 def tick_text(value: float) -> str:
-    """A tick's label, thousands as "2k": four digits would be a value, and values belong to splits."""
+    """A tick's label, thousands as "2k": four digits would be a value, and values differ between splits."""
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
@@ -120,7 +120,7 @@ def two_series(sheet: Sheet) -> list[tuple[str, Colour]]:
 
 
 def legend(sheet: Sheet, entries: list[tuple[str, Colour]], left: int, right: int, y: int) -> tuple[list[Printed], int]:
-    """One line of swatches and names; returns what the names became and the y below the line."""
+    """One line of swatches and names; returns the printed names and the y below the line."""
     look, gap = sheet.look, int(sheet.look.body.size)
     widths = [look.body.cap + gap // 2 + look.body.width(name) + gap for name, _ in entries]
     x = sheet.rng.choice((left, (left + right - sum(widths)) // 2, right - sum(widths)))
@@ -171,7 +171,7 @@ def ask_axis(
 
 
 def smooth_line(sheet: Sheet, points: list[tuple[float, float]], colour: Colour, width: int) -> None:
-    """A polyline with soft edges, drawn at twice the size and reduced."""
+    """An anti-aliased polyline, drawn at twice the size and reduced."""
     left, top = int(min(x for x, _ in points)) - 6, int(min(y for _, y in points)) - 6
     right, bottom = int(max(x for x, _ in points)) + 6, int(max(y for _, y in points)) + 6
     mask = Image.new("L", (2 * (right - left), 2 * (bottom - top)))

@@ -1,4 +1,4 @@
-"""How a page looks: paper, inks, faces, and the grain of the scan."""
+"""Style of a page: colours, typefaces, and the noise of a scan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TINTS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Look:
-    """The choices that all parts of one page share. Sizes are in pixels of the page."""
+    """The style of one page. Sizes are in pixels of the page."""
 
     paper: Colour
     ink: Colour
@@ -49,7 +49,7 @@ def mix(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def choose_look(rng: random.Random, size: int, text_px: tuple[float, float], split: str, monospace: float) -> Look:
-    """Draw a page's look; every face lies inside `text_px`, and the body leaves room for sixteen ems a line."""
+    """Draw a page's style; all font sizes are within `text_px`, and a line has room for sixteen ems of the body."""
     low, high = text_px
     top = max(low, min(high, size / 16))
 
@@ -77,7 +77,7 @@ def choose_look(rng: random.Random, size: int, text_px: tuple[float, float], spl
 
 @functools.lru_cache(maxsize=16)
 def _grain(side: int, style: int) -> Image.Image:
-    """A fixed texture around 128, as RGB: fine noise over soft shade. Styles differ in strength."""
+    """A fixed texture around 128, as RGB: fine noise over smooth shading. Styles differ in strength."""
     noise, shade = ((2, 3), (4, 4), (7, 4), (3, 9))[style]
     generator = np.random.default_rng(style)
     fine = generator.normal(0, noise, (side, side))
@@ -88,7 +88,7 @@ def _grain(side: int, style: int) -> Image.Image:
 
 
 def scan(image: Image.Image, rng: random.Random, smallest_px: float) -> Image.Image:
-    """The page as a scanner saw it: grain and shade on most pages, a slight blur on some with larger print."""
+    """The page as if scanned: noise and shading on most pages, a slight blur on some with larger print."""
     if smallest_px >= 12 and rng.random() < 0.1:
         image = image.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.5)))
     if rng.random() < 0.3:

@@ -71,13 +71,13 @@ class RenderedPages:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedSet:
-    """An evaluation set rendered on demand from the held-out split: the same pages everywhere and always.
+    """An evaluation set rendered on demand from the held-out split: the same pages on every machine.
 
-    Small print matters in it: by default text is 8 to 16 pixels high at 672.
+    By default text is 8 to 16 pixels high at 672.
 
     Attributes:
         name: `documents` or `charts`.
-        kinds: of pages; asked about equally often.
+        kinds: of pages, equally frequent.
         pages_per_kind: how many pages of each kind the whole set has.
         questions_per_page: at most so many questions of one page are asked, so that a sample sees many pages.
         text_px: smallest and largest font size, pixels of the page.
@@ -106,8 +106,8 @@ class EmbeddedSet:
             list(itertools.islice(self._records_of_kind(kind, None if limit is None else seed), share))
             for kind, share in zip(self.kinds, shares, strict=True)
         ]
-        turns = itertools.zip_longest(*by_kind)  # any beginning of the list is balanced too
-        return Records(record for turn in turns for record in turn if record is not None)
+        rounds = itertools.zip_longest(*by_kind)  # any beginning of the list is balanced too
+        return Records(record for one in rounds for record in one if record is not None)
 
     def _records_of_kind(self, kind: str, seed: int | None) -> Iterator[Record]:
         pages = list(range(self.pages_per_kind))

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from shirg import ranges
 from shirg.errors import UserError
+from shirg.lavida.cache import PrefixCache
 from shirg.lavida.diffusion.schedule import transfer_counts
-from shirg.lavida.language import LanguageModel, PrefixCache
+from shirg.lavida.language import LanguageModel
 from shirg.lavida.prefix import Prefix
 
 REMASKING = ("low_confidence", "random", "entropy", "margin")
