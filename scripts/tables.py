@@ -373,6 +373,49 @@ def serving_capacity(_run: dict) -> Rows:
             yield [f"{name}, {card} GB", *(str(int((card * 10**9 - fixed) // one)) for one in each)]
 
 
+def early_costs(run: dict) -> Rows:
+    """Paths by what tower and answer cost: milliseconds here, times `early` at 768, FLOPs at the published sizes."""
+    computed = {(row["model"], row["path"]): row for row in run["computed"]["rows"]}
+    for row in run["times"]["rows"]:
+        cost, dream = computed["LLaDA-8B", row["path"]], computed["Dream-7B", row["path"]]
+        flops = cost["tower"], cost["total_cached"], dream["total_cached"]
+        shown = [f"{row[f'{what}_ms']:.0f}" for what in ("tower", "answer")]
+        times = [f"{row[f'{what} to early-768']:.2f}" for what in ("tower", "answer")]
+        yield [row["path"], *shown, *times, *(f"{count / 1e12:.3g}" for count in flops)]
+
+
+def early_in_short(run: dict) -> Rows:
+    """The README's rows of `early_costs`, without the ratios."""
+    names = ("lowres", "hd", "highres", "shirg-768", "early-768", "early-512")
+    rows = {row[0]: row for row in early_costs(run)}
+    return ([*rows[name][:3], rows[name][6]] for name in names)
+
+
+def early_scores(run: dict) -> Rows:
+    """The nano by path: tokens, exact match, ANLS, and exact match of `early` less that of three others, in points."""
+
+    def cell(value: list | None, sign: str = "") -> str:
+        if value is None:
+            return "-"
+        mean, low, high = (f"{100 * end:{sign}.1f}" for end in value[:3])
+        return f"{mean} [{low}, {high}]"
+
+    for row in run["scores"]:
+        budget = row["path"].removeprefix("early-").partition(",")[0]
+        others = f"shirg-{budget}", f"pixels-{budget}", "highres"
+        differences = (row.get(f"exact match minus {other}") for other in others)
+        scores = cell(row["exact match"]), cell(row["ANLS"])
+        yield [row["path"], f"{row['tokens']:.0f}", *scores, *(cell(one, "+") for one in differences)]
+
+
+def early_cosines(run: dict) -> Rows:
+    """Cosine of kept tokens, by budget and layer; after the last layer the lowest and the highest kind of page."""
+    for row in run["cosines"]:
+        ends = (f"{kind} {value:.3f}" for value, kind in sorted((value, kind) for kind, value in row["kinds"].items()))
+        least, *_, most = ends
+        yield [str(row["budget"]), *(f"{value:.3f}" for value in row["layers"]), least, most]
+
+
 def full_size(run: dict) -> Rows:
     """Every vision path at full size: tokens, milliseconds by stage, cache and peak memory; last, what they were measured on.
 
@@ -472,6 +515,10 @@ TABLES = (
     Table("docs/results.md", "vision path", "nano_claim.json", claim_scores),
     Table("docs/results.md", "target (exact match)", "nano_claim.json", claim_targets),
     Table("docs/results.md", "on two cores", "nano_small_print.json", path_costs),
+    Table("README.md", "on two busy cores", "early.json", early_in_short),
+    Table("docs/results.md", "on two busy cores", "early.json", early_costs),
+    Table("docs/results.md", "early or not", "early.json", early_scores),
+    Table("docs/results.md", "cosine, K", "early.json", early_cosines),
     Table("docs/evaluation.md", "exact match", "nano_claim.json", claim_kinds),
     Table("docs/evaluation.md", "adapter", "nano_claim.json", claim_adapters),
     Table("docs/evaluation.md", "vision path", "nano_small_print.json", small_print),

@@ -107,6 +107,7 @@ def nano() -> Lavida:
         ("lowres", []),
         ("hd", ["lavida.pooling"]),
         ("shirg", ["lavida.relevance", "gate.gate"]),
+        ("early", ["gate.gate", "lavida.tower"]),  # which embeds before the selection, and encodes after it
     ],
 )
 def test_an_answer_goes_straight_down(nano: Lavida, mode: str, between: list[str]):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MODELS_LENGTH = "(default: 16 for the nano, 32 for official weights)"
 NO_PARALLEL = "(default: a number of steps)"
 ONE_PER_TOKEN = "(default: one per token)"
+SELECTING = ("shirg", "early", "multiview")
+"""The modes that take a budget."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,12 +38,12 @@ class Flags(SelectorFlags, AdaptedModelFlags):
     question: Positional[str]
     """The question, in quotes."""
 
-    mode: Literal["shirg", "lowres", "hd", "highres", "multiview"] = "shirg"
-    """Vision path: shirg keeps a budget of tokens, highres keeps all, lowres encodes 384 pixels, hd pools tiles, multiview
-    selects from tiles."""
+    mode: Literal["shirg", "early", "lowres", "hd", "highres", "multiview"] = "shirg"
+    """Vision path: shirg keeps a budget of tokens, early selects the patches before they are encoded, highres keeps all, lowres
+    encodes 384 pixels, hd pools tiles, multiview selects from tiles."""
 
     budget: Annotated[int | Literal["auto"], ranges.BUDGET, arg(metavar="INT|auto")] = 768
-    """Visual tokens to keep with shirg and multiview; auto keeps as many as the print of the page needs, 64 to 1024."""
+    """Visual tokens to keep with shirg, early and multiview; auto keeps as many as the page needs, 64 to 1024."""
 
     draft: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = None
     """Draft of the answer: a text with gaps of N tokens, "Total: [mask:6] USD", or its beginning, "The total is"."""
@@ -92,7 +94,7 @@ def command(flags: Flags) -> None:
     """Answer and print."""
     if flags.shift is not None and flags.schedule != "shift":
         raise UserError(f"--shift: got {flags.shift}, but only --schedule shift uses it; add that")
-    if flags.selector is not None and flags.mode not in ("shirg", "multiview"):
+    if flags.selector is not None and flags.mode not in SELECTING:
         raise UserError(f"--selector: got {flags.selector!r}, but --mode {flags.mode} selects nothing; leave one out")
     from shirg.cli.live import shown_steps
     from shirg.cli.models import load_image, load_model
@@ -119,7 +121,7 @@ def command(flags: Flags) -> None:
 
 def report_budget(model: Lavida, flags: Flags, cache: PrefixCache) -> None:
     """Print on stderr how many tokens the budget "auto" kept: the prefix without the question's and the summary token."""
-    if flags.budget == "auto" and flags.mode in ("shirg", "multiview"):
+    if flags.budget == "auto" and flags.mode in SELECTING:
         kept = cache.keys[0].shape[2] - (len(model.prompt_ids(flags.question)) - 1) - model.vision.gate.summary
         print(f"budget auto: {kept:,} tokens", file=sys.stderr)
 

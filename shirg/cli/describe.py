@@ -54,9 +54,9 @@ STAGES = ("tower", "gate", "projector", "prefill", "step_cached", "step_uncached
 NOTES = """\
 Powers of ten: K, M, B, KB, MB, GB, GFLOP, TFLOP; KiB is 1024 bytes. A product of \\[m, k] and \\[k, n] is 2mkn FLOPs, \
 attention 4 x queries x keys x width. Counted: patch convolution, linear layers, attention; for the gate what its \
-relevance term needs (llm: every encoded token through the base projector) and, roughly, its own arithmetic. Not counted: \
-embeddings, biases, norms, activations, softmax, pooling, the products of LoRA. Nothing here is measured, and FLOPs \
-are not time: a step with few rows is limited by memory bandwidth."""
+relevance term needs (llm: every encoded token through the base projector; nothing for early, which does not use the question) \
+and, roughly, its own arithmetic. Not counted: embeddings, biases, norms, activations, softmax, pooling, the products of LoRA. \
+Nothing here is measured, and FLOPs are not time: a step with few rows is limited by memory bandwidth."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -83,7 +83,7 @@ class Flags(CommonFlags):
     """Pixels per side of SHIRG's view, a multiple of 14."""
 
     token_budgets: Annotated[tuple[int, ...], ranges.BUDGET] = (512, 768, 1024)
-    """Visual tokens kept by `shirg` and `multiview`, one or more numbers; one more token is the mean of the others."""
+    """Visual tokens kept by `shirg`, `early` and `multiview`, one or more numbers; one more token is the mean of the others."""
 
     prompt_tokens: Annotated[int, ranges.PROMPT_TOKENS] = 64
     """Text tokens of the prompt: system prompt, question, special tokens. An assumption; your tokenizer has the number."""
@@ -276,12 +276,22 @@ def parameter_table(found: dict[str, Any]) -> Table:
 def token_table(paths: list[dict[str, Any]]) -> Table:
     """Views, visual tokens and KV cache of each path."""
     rows = [
-        [row["path"], f"{row['views']} x {row['grid'][0]}x{row['grid'][1]}", row["layout"]]
+        [row["path"], _encoded(row), row["layout"]]
         + [f"{row['tokens']:,}", f"{row['prefix_tokens']:,}", quantity(row["kv_bytes"], "MB")]
         for row in paths
     ]
     titles = ["vision path", "encoded", "kept", "visual\ntokens", "prefix\ntokens", "KV cache\nMB"]
     return _table(titles, _sectioned(rows, [row["mode"] for row in paths]), left=3)
+
+
+def _encoded(row: dict[str, Any]) -> str:
+    """What the tower encodes on a path: "5 x 27x27", or "769 of 48x48" if it is given the kept patches alone."""
+    from shirg.lavida.vision import PATHS
+
+    rows, columns = row["grid"]
+    return (
+        f"{row['tokens']:,} of {rows}x{columns}" if PATHS[row["mode"]].early else f"{row['views']} x {rows}x{columns}"
+    )
 
 
 def work_table(paths: list[dict[str, Any]]) -> Table:
@@ -366,9 +376,11 @@ def figures(value: float) -> str:
 
 def _sectioned(rows: list[list[str]], modes: list[str]) -> Rows:
     """The rows of paths, with a separator before and after every path with budgets."""
+    from shirg.lavida.vision import SELECTING
+
     found: Rows = []
     for place, row in enumerate(rows):
-        if place and modes[place] != modes[place - 1] and {"shirg", "multiview"} & {modes[place], modes[place - 1]}:
+        if place and modes[place] != modes[place - 1] and {*SELECTING} & {modes[place], modes[place - 1]}:
             found.append(None)
         found.append(row)
     return found

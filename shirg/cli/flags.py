@@ -23,7 +23,7 @@ MODELS_OWN_SIDE = "(default: the adapter's or the model's own, mostly 672)"
 
 SELECTORS = (
     "shirg", "random", "uniform", "divprune", "cdpruner", "vispruner", "holov", "dart", "tops", "visionzip", "prumerge",
-    "tome", "pool", "downsample",
+    "tome", "pool", "downsample", "distinct",
 )  # fmt: skip
 """The names in `shirg.gate.SELECTORS`, repeated here so that --help need not wait for torch."""
 SELECTOR_HELP = f"The selector: {SELECTORS[0]}, or a baseline: {', '.join(SELECTORS[1:])}."

@@ -47,7 +47,7 @@ class Flags(SelectorFlags):
     port: Annotated[int, ranges.PORT] = 8000
     """Port to listen on; 0 takes any free one."""
 
-    mode: Literal["shirg", "lowres", "hd", "highres", "multiview"] = "shirg"
+    mode: Literal["shirg", "early", "lowres", "hd", "highres", "multiview"] = "shirg"
     """Vision path of requests that name none."""
 
     budget: Annotated[int | Literal["auto"], ranges.BUDGET, arg(metavar="INT|auto")] = 768

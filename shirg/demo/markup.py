@@ -121,7 +121,7 @@ def costs_table(shirg: Costs | None, lowres: Costs | None) -> str:
 
 COSTS = (
     "Visual tokens",
-    "Tower, once per page",
+    "Tower",
     "Gate",
     "Prefill: page and question",
     "Denoising, all steps",

@@ -46,6 +46,7 @@ NAMES = {
     "tops": "TOPS, stage I",
     "visionzip": "VisionZip",
     "prumerge": "PruMerge",
+    "distinct": "patches that are no copies",
 }
 """Selector -> its label; others have their own name as label."""
 
@@ -104,12 +105,13 @@ class Handlers:
         preset: str,
         use_question: bool,
         view: str,
+        early: bool,
     ) -> str:
         """The picture of the tokens that the controls select."""
         with errors_shown():
             if page is None:
                 raise UserError(NO_PAGE)
-            choice = self.choice(question, budget, selector, preset, use_question)
+            choice = self.choice(question, budget, selector, preset, use_question, early)
             if isinstance(self.reader, RemoteReader):
                 return plain_figure(page.name, page.canvas, choice.budget)
             selected, groups = self.reader.select(page, choice), view != WHOLE
@@ -125,6 +127,7 @@ class Handlers:
         preset: str,
         use_question: bool,
         _view: str,
+        early: bool,
     ) -> Iterator[tuple[str, str, str]]:
         """Both answers, one after the other, step by step, with their costs."""
         with errors_shown():
@@ -132,7 +135,7 @@ class Handlers:
                 raise UserError(NO_PAGE)
             if not question.strip():
                 raise UserError("the question is empty: write one, or choose one below")
-            choice = self.choice(question, budget, selector, preset, use_question)
+            choice = self.choice(question, budget, selector, preset, use_question, early)
             known = printed_answer(self._known(page, question))
             last: dict[str, Step | None] = {"shirg": None, "lowres": None}
             yield *self._cards(last), known
@@ -156,10 +159,10 @@ class Handlers:
                 return self.examples[place].answers.get(question.strip())
         return None
 
-    def choice(self, question: str, budget: int, selector: str, preset: str, use_question: bool) -> Choice:
+    def choice(self, question: str, budget: int, selector: str, preset: str, use_question: bool, early: bool) -> Choice:
         """The settings of the controls."""
-        asked = question.strip() if use_question and self.reader.uses_question else ""
-        return Choice(int(budget), selector, None if preset == OWN else preset, asked)
+        asked = question.strip() if use_question and self.reader.uses_question and not early else ""
+        return Choice(int(budget), selector, None if preset == OWN else preset, asked, early)
 
 
 def _costs(last: dict[str, Step | None]) -> str:
@@ -194,11 +197,11 @@ def build(reader: Reader | RemoteReader, examples: Sequence[Example]) -> gr.Bloc
         current = gr.State(None, time_to_live=FORGET_AFTER_S)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
-                shelf, drop, notice, (budget, selector, preset, view) = _controls(reader, examples)
+                shelf, drop, notice, (budget, selector, preset, view, early) = _controls(reader, examples)
             with gr.Column(scale=6, min_width=300):
                 picture = gr.HTML()
         question, use_question, ask, asked, answers = _questions(reader)
-        dials = [budget, selector, preset, use_question, view]
+        dials = [budget, selector, preset, use_question, view, early]
         inputs, outputs = [current, question, *dials], [current, picture, notice, question, asked, *answers]
         page.load(partial(handlers.pick, 0), dials, outputs, **latest)
         shelf.select(handlers.picked, dials, outputs, **latest)
@@ -234,7 +237,10 @@ def _controls(reader: Reader | RemoteReader, examples: Sequence[Example]) -> tup
         label="Budget", info=f"patches to keep, of {most:,}; one more token is the mean of the others",
     )  # fmt: skip
     view = gr.Radio(VIEWS, value=WHOLE, label="Show", info="groups: clusters, or patches merged into one token")
-    return shelf, drop, notice, [budget, selector, preset, view]
+    early = gr.Checkbox(
+        False, label="Choose before encoding", info="only kept patches are encoded; the question is not used", container=False,
+    )  # fmt: skip
+    return shelf, drop, notice, [budget, selector, preset, view, early]
 
 
 def _questions(reader: Reader | RemoteReader) -> tuple[Any, Any, Any, Any, list[Any]]:

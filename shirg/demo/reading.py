@@ -46,6 +46,10 @@ class EncodedPage:
     """The view of `lowres` [1, H, W, 3], uint8; encoded on the first question."""
     lowres_features: VisionFeatures | None = None
     lowres_tower_ms: float = 0.0
+    early_features: VisionFeatures | None = None
+    """Embedded patches of the large view, for selections before the tower."""
+    embedding_ms: float = 0.0
+    """Time of their embedding."""
 
     @property
     def patches(self) -> int:
@@ -63,6 +67,8 @@ class Choice:
     """A name in the gate's `PRESETS`; None is the gate of the model."""
     question: str = ""
     """Question for the relevance term; empty selects by the page alone."""
+    early: bool = False
+    """Whether the selection is made before the tower, by the page alone."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Costs:
     prefix_tokens: int
     """Visual tokens and the prompt's."""
     tower_ms: float
-    """Once per page, for all questions."""
+    """Once per page, for all questions; of an early selection once per selection."""
     gate_ms: float | None
     """None without a selection."""
     prefill_ms: float
@@ -163,12 +169,10 @@ class Reader:
         check_budget(choice.budget, page.patches)
         question = model.question_ids(model.prompt_ids(choice.question)) if choice.question.strip() else None
         try:
-            settings = self._settings(choice)
+            settings, features = self._settings(choice), self._features(page, choice)
             with self._lock:
-                kept, spent = timed(
-                    model.device, lambda: model.select(page.features, choice.budget, question, settings)
-                )
-                by_page = kept if question is None else model.select(page.features, choice.budget, None, settings)
+                kept, spent = timed(model.device, lambda: model.select(features, choice.budget, question, settings))
+                by_page = kept if question is None else model.select(features, choice.budget, None, settings)
         except UserError:
             raise
         except ValueError as error:
@@ -197,9 +201,10 @@ class Reader:
             embeds = model.image_embeds(self._encode_lowres(page), "lowres")
             tower_ms = page.lowres_tower_ms
         else:
-            selected = self.select(page, choice)
-            gate_ms, tower_ms = selected.gate_ms, page.tower_ms
-            embeds = model.mm_projector(selected.kept.tokens[0])
+            selected, features = self.select(page, choice), self._features(page, choice)
+            encoded, spent = timed(model.device, lambda: model.encode_kept(selected.kept, features))
+            gate_ms, tower_ms = selected.gate_ms, page.embedding_ms + spent if choice.early else page.tower_ms
+            embeds = model.mm_projector(encoded)
         progress, length = AnswerProgress(model), model.config.answer_tokens
         caches, times, steps = [], [], []
 
@@ -242,6 +247,18 @@ class Reader:
         own = self.model.vision
         gate = own.gate if choice.preset is None else GateConfig.preset(choice.preset)
         return replace(own, gate=replace(gate, selector=choice.selector))
+
+    def _features(self, page: EncodedPage, choice: Choice) -> VisionFeatures:
+        """What the choice selects from."""
+        if not choice.early:
+            return page.features
+        if page.early_features is None:
+            with self._lock, torch.no_grad():
+                patches, page.embedding_ms = timed(
+                    self.model.device, lambda: self.model.tower.embed(page.features.pixels)
+                )
+            page.early_features = replace(page.features, tokens=patches, last_input=None, early=True)
+        return page.early_features
 
     def _encode_lowres(self, page: EncodedPage) -> VisionFeatures:
         if page.lowres_features is not None:

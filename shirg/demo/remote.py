@@ -71,9 +71,10 @@ class RemoteReader:
         Raises:
             UserError: with the server's message.
         """
-        path, ours = "lowres", {"path": "lowres"} if choice is None else {"path": "shirg", "budget": choice.budget}
+        path: str = "lowres"
+        ours: dict[str, str | int] = {"path": "lowres"}
         if choice is not None:
-            path = "shirg"
+            path, ours = "shirg", {"path": "early" if choice.early else "shirg", "budget": choice.budget}
             ours |= {"selector": choice.selector} if choice.selector != self.selector else {}
         image = {"type": "image_url", "image_url": {"url": page.uri}}
         messages = [{"role": "user", "content": [image, {"type": "text", "text": question}]}]

@@ -17,6 +17,7 @@ from shirg.lavida import Lavida, VisionFeatures
 from shirg.lavida.adapter import has_adapter
 from shirg.lavida.diffusion.generation import OnStep
 from shirg.lavida.loading import with_own_projector
+from shirg.lavida.views import Views
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,16 +54,16 @@ class Page:
     model: Lavida
     image: Image.Image
     variants: Sequence[Variant] = ()
-    _features: dict[str, VisionFeatures] = field(default_factory=dict)
+    _features: dict[tuple[Views, bool], VisionFeatures] = field(default_factory=dict)
 
     def features(self, variant: Variant) -> VisionFeatures:
-        """The tower's tokens of the variant's views, shared by all variants of these views."""
-        if variant.views not in self._features:
-            sharing = [one for one in (variant, *self.variants) if one.views == variant.views]
+        """The tower's features of the variant's views, shared by all variants of the same encoding."""
+        if variant.encoding not in self._features:
+            sharing = [one for one in (variant, *self.variants) if one.encoding == variant.encoding]
             neediest = max(sharing, key=lambda one: len(one.needs))
             settings = neediest.settings(self.model.vision)
-            self._features[variant.views] = self.model.image_features(self.image, variant.vision_path, settings)
-        return self._features[variant.views]
+            self._features[variant.encoding] = self.model.image_features(self.image, variant.vision_path, settings)
+        return self._features[variant.encoding]
 
     @torch.no_grad()
     def answers(

@@ -51,8 +51,8 @@ class EvaluationSettings(BenchmarkSettings):
     """What `shirg evaluate` decides."""
 
     modes: Variants = ("lowres", "hd", "highres", "shirg")
-    """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg multiview
-    and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
+    """What to compare: `core`, `all`, or some of lowres hd hd-flat highres multiview-all, and, once per budget, shirg early
+    multiview and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
 
     efficiency_repeats: Repeats = 5
     """Runs of which each stage's time is the median, after two untimed; 0 leaves timing out."""

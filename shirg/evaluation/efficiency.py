@@ -20,6 +20,7 @@ from shirg.evaluation.variants import BASELINES, BUDGETED_MODES, Variant
 from shirg.lavida import Lavida, PrefixCache, VisionFeatures
 from shirg.lavida.costs import Scenario, path_cost, path_tokens, vision_shape
 from shirg.lavida.shapes import published_config
+from shirg.lavida.views import Views
 from shirg.threads import LEAST_SECONDS, spare_threads
 
 WARM_UP = 1
@@ -85,8 +86,8 @@ class PageTiming:
     """[L] with one image placeholder."""
     decoding: Decoding
     repeats: int
-    towers: dict[str, float] = field(default_factory=dict)
-    """Views -> time of the tower, ms."""
+    towers: dict[Views, float] = field(default_factory=dict)
+    """Views -> time of the tower on all patches, ms."""
     lengths: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Length of the prefix -> times and bytes that depend on it alone."""
 
@@ -108,7 +109,7 @@ class PageTiming:
             selection_ms=None
             if budget is None
             else self._median_ms(lambda: model.select(features, budget, question_ids, settings)),
-            embedding_ms=self._median_ms(lambda: image_embeds(model, features, variant, question_ids)),
+            embedding_ms=self._median_ms(lambda: self._project(variant, features)),
             **of_length,
             steps=denoising_steps(model, self.prompt_ids, embeds, self.decoding),
             total_ms=self._median_ms(lambda: self._answer(variant)),
@@ -129,9 +130,21 @@ class PageTiming:
         return generated_ids(self.model, [self.prompt_ids], [self._embedded(variant)[1]], self.decoding)
 
     def _tower_ms(self, variant: Variant, features: VisionFeatures) -> float:
-        if variant.views not in self.towers:
-            self.towers[variant.views] = self._median_ms(lambda: self.model.tower(features.pixels))
-        return self.towers[variant.views]
+        """Time of the tower: on all patches, or of an early path on the kept ones."""
+        model, budget = self.model, variant.budget
+        if features.early and budget is not None:
+            kept = model.select(features, budget)
+            return self._median_ms(lambda: (model.tower.embed(features.pixels), model.encode_kept(kept, features)))
+        if features.views not in self.towers:
+            self.towers[features.views] = self._median_ms(lambda: model.tower(features.pixels))
+        return self.towers[features.views]
+
+    def _project(self, variant: Variant, features: VisionFeatures) -> Tensor:
+        """From features to embeddings, without the tower: of an early path the kept patches are projected as they are."""
+        model, question_ids = self.model, self.model.question_ids(self.prompt_ids)
+        if features.early and variant.budget is not None:
+            return model.mm_projector(model.select(features, variant.budget).tokens[0])
+        return image_embeds(model, features, variant, question_ids)
 
     def _of_length(self, prefix: Tensor) -> dict[str, Any]:
         """What depends on the length of the prefix [1, P, H] alone, timed once for each length.

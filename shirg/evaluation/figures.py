@@ -25,6 +25,7 @@ STYLES = {
     "hd": ("#D55E00", "s"),
     "highres": ("#CC79A7", "D"),
     "shirg": ("#0072B2", "o"),
+    "early": ("#332288", "*"),
     "multiview": ("#009E73", "^"),
     "hd-flat": ("#56B4E9", "P"),
     "multiview-all": ("#000000", "X"),
@@ -78,7 +79,7 @@ def loss_figure(path: Path, steps: Sequence[dict[str, Any]], validations: Sequen
             s=22,
             alpha=0.75,
             linewidths=0,
-            label="pooled (hd)" if name == "pooled" else f"K = {name}",
+            label={"pooled": "pooled (hd)"}.get(name, name if name.startswith("early") else f"K = {name}"),
         )
     losses = np.array([step["loss"] for step in steps])
     window = max(1, min(len(losses) // 5, 50))

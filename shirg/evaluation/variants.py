@@ -10,6 +10,7 @@ from typing import Any
 from shirg.errors import UserError
 from shirg.gate.selectors import SELECTORS
 from shirg.lavida.settings import VisionSettings
+from shirg.lavida.views import Views
 from shirg.lavida.vision import PATHS
 from shirg.ranges import Budget
 
@@ -19,7 +20,7 @@ ADAPTER = "adapter"
 WHOLE_MODES = ("lowres", "hd", "hd-flat", "highres", "multiview-all")
 """Vision paths without a selection: LaViDa's own, then every token of the large view and of the unpooled tiles."""
 
-BUDGETED_MODES = ("shirg", "multiview")
+BUDGETED_MODES = ("shirg", "early", "multiview")
 """SHIRG's vision paths, which take a token budget."""
 
 BASELINES = tuple(sorted(name for name in SELECTORS if name != "shirg"))
@@ -37,7 +38,7 @@ NAMED_SETS = {"all": ALL_MODES, "core": CORE_MODES}
 """Names of groups of modes."""
 
 QUESTION_BLIND = (
-    "downsample", "pool", "random", "uniform", "dart", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
+    "downsample", "pool", "random", "uniform", "dart", "distinct", "divprune", "holov", "prumerge", "tome", "tops", "visionzip",
     "vispruner",
 )  # fmt: skip
 """Selectors that do not use the question."""
@@ -56,6 +57,7 @@ PATH_DESCRIPTIONS = {
     "highres": "the whole page at the large resolution, every token",
     "multiview-all": "the page and its tiles without pooling, every token",
     "shirg": "the same large page, the selected tokens and one summary token",
+    "early": "of the same large page only the selected patches, chosen before the tower, and one summary token",
     "multiview": "the page and its tiles without pooling, the selected tokens and one summary token",
 }
 """Mode -> what the model is shown, for reports. Baselines select from the same view as `shirg`."""
@@ -85,9 +87,10 @@ class Variant:
         return "shirg" if self.mode in BASELINES else self.mode
 
     @property
-    def views(self) -> str:
-        """Views that the tower encodes; variants with equal views share one pass of the tower."""
-        return PATHS[self.vision_path].views
+    def encoding(self) -> tuple[Views, bool]:
+        """The views that are encoded, and whether after the selection; variants with equal ones share their features."""
+        path = PATHS[self.vision_path]
+        return path.views, path.early
 
     @property
     def selector(self) -> str | None:
@@ -106,7 +109,7 @@ class Variant:
     @property
     def uses_question(self) -> bool:
         """Whether the selection may depend on the question."""
-        return self.budget is not None and self.mode not in QUESTION_BLIND
+        return self.budget is not None and self.mode not in QUESTION_BLIND and not PATHS[self.vision_path].early
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values. `adapter` is True for `ADAPTER`, the name of another one, or False for none."""
@@ -164,7 +167,8 @@ def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
     A selection is compared with `REFERENCE_MODES` and the path of every token it selects from, without an adapter. If it has an
     adapter, it is also compared with itself without it, with these paths with the same adapter (part of a gain may come from
     training alone), and with itself with the first adapter. `shirg` is also compared with every baseline at the same budget and
-    adapter. A path without selection is compared with `lowres`, or if it has an adapter, with itself without it.
+    adapter, and `early` with `shirg`. A path without selection is compared with `lowres`, or if it has an adapter, with itself
+    without it.
     """
     run = list(dict.fromkeys(among))
     if variant.mode not in SELECTING_MODES:
@@ -178,4 +182,6 @@ def references(variant: Variant, among: Iterable[Variant]) -> list[Variant]:
         wanted += [replace(variant, adapter=first)] if first != variant.adapter else []
     if variant.mode == "shirg":
         wanted += [replace(variant, mode=other) for other in BASELINES]
+    if variant.mode == "early":
+        wanted += [replace(variant, mode="shirg")]
     return [reference for reference in wanted if reference in run]

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .distinct import distinct_patches
 from .runs import runs_of
 
 ROOM = 1.75
@@ -22,11 +23,16 @@ STEP, LEAST, MOST = 32, 64, 1024
 
 @torch.no_grad()
 def page_budget(
-    pixels: Tensor, grid: tuple[int, int, int], room: float = ROOM, least: int = LEAST, most: int = MOST
+    pixels: Tensor,
+    grid: tuple[int, int, int],
+    room: float = ROOM,
+    least: int = LEAST,
+    most: int = MOST,
+    selector: str = "shirg",
 ) -> int:
     """`room` times the number of an image's tokens that are in runs of print, rounded up to a multiple of `STEP`.
 
-    Synchronises with the device once.
+    For selector "distinct" it is the number of patches that are no copies. Synchronises with the device once.
 
     Args:
         pixels: [1, V, 3, H, W] of one image, as given to the tower.
@@ -34,6 +40,7 @@ def page_budget(
         room: above 0.
         least: smallest budget.
         most: largest budget; the number of tokens is a limit too.
+        selector: name of the selector that gets the budget.
 
     Raises:
         ValueError: for pixels of several images, or a room, least or most outside its range.
@@ -44,5 +51,8 @@ def page_budget(
         raise ValueError(f"room must be a number above 0, got {room}")
     if not 1 <= least <= most:
         raise ValueError(f"least and most must be whole numbers with 1 <= least <= most, got {least} and {most}")
-    printed = int((runs_of(pixels.float(), grid)[1] > 0).sum())
-    return min(max(STEP * math.ceil(room * printed / STEP), least), most, math.prod(grid))
+    if selector == "distinct":
+        needed = float(distinct_patches(pixels.float(), grid).sum())
+    else:
+        needed = room * float((runs_of(pixels.float(), grid)[1] > 0).sum())
+    return min(max(STEP * math.ceil(needed / STEP), least), most, math.prod(grid))

@@ -74,6 +74,7 @@ class _Settings:
 
     gate: ShirgGate
     budget: int | Literal["auto"]
+    early: bool
     tokenizer: PreTrainedTokenizerBase | None
     """None if questions are not used."""
     question_end_ids: frozenset[int]
@@ -90,6 +91,7 @@ def enable_shirg(
     relevance_sign: int = 1,
     relevance_floor: float = NO_FLOOR,
     preset: str | None = None,
+    early: bool = False,
 ) -> nn.Module:
     """Make this model encode images with SHIRG; returns the model. For `images` see the module.
 
@@ -103,6 +105,8 @@ def enable_shirg(
         relevance_sign: -1 for an inverted space, in which the least similar tokens are the relevant ones.
         relevance_floor: lower limit of the cosine, times the sign, see `VisionSettings`.
         preset: a name of `shirg.gate.config.PRESETS`, instead of `gate_config`.
+        early: select before the tower, which then encodes the selected patches alone, as mode "early" of `Lavida`; for images
+            of one view. Questions are not used.
 
     Raises:
         UserError: if the model lacks an attribute of the official code base or is a wrapper, the budget is below 1, the sign is
@@ -122,7 +126,7 @@ def enable_shirg(
             "available here; take one that needs neither, or shirg.Lavida"
         )
     end_ids = frozenset() if tokenizer is None else question_end_ids(tokenizer)
-    setattr(model, _SETTINGS, _Settings(gate, budget, tokenizer, end_ids, relevance_sign, relevance_floor))
+    setattr(model, _SETTINGS, _Settings(gate, budget, early, tokenizer, end_ids, relevance_sign, relevance_floor))
     for name, function in _WRAPPERS.items():
         if hasattr(type(model), name):  # bound, so that copy.deepcopy binds it to the copy
             setattr(model, name, MethodType(function, model))
@@ -283,10 +287,15 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
     projector = inner.mm_projector
     siglip = _siglip(inner.get_vision_tower())
     pixels = views.to(siglip.embeddings.patch_embedding.weight.device)
-    tokens, grid = _tokens(siglip, pixels)
-    tokens = tokens.flatten(0, 1).to(next(projector.parameters()).dtype)  # [V * N, D]
+    if settings.early and len(views) > 1:
+        raise UserError(f"images: got {len(views)} views of an image, early=True takes one (pixels_for_shirg)")
+    tokens, grid = _patches(siglip, pixels)
+    precision = next(projector.parameters()).dtype
+    if not settings.early:
+        tokens = siglip.encoder(inputs_embeds=tokens)[0].to(precision)
+    tokens = tokens.flatten(0, 1)  # [V * N, D]
     relevance = None
-    if question is not None and len(question):
+    if question is not None and len(question) and not settings.early:
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             words, ids = model.get_input_embeddings(), question.to(tokens.device)
             found = calibrated_relevance(
@@ -294,13 +303,17 @@ def _embed(model: Official, views: Tensor, question: Tensor | None) -> Tensor:
             )
             relevance = None if found is None else found[None]
     shape = (len(views), *grid)
-    budget = page_budget(pixels[None], shape) if settings.budget == "auto" else settings.budget
-    kept = settings.gate(tokens[None], budget=budget, grid=shape, pixels=pixels[None], relevance=relevance)
-    return projector(kept.tokens[0])
+    budget, selector = settings.budget, settings.gate.config.selector
+    if budget == "auto":
+        budget = page_budget(pixels[None], shape, selector=selector)
+    kept = settings.gate(tokens[None], budget=budget, grid=shape, pixels=pixels[None], relevance=relevance).tokens
+    if settings.early:
+        kept = siglip.encoder(inputs_embeds=kept[:, : len(tokens)])[0].to(precision)
+    return projector(kept[0])
 
 
-def _tokens(siglip: Official, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Raw tokens [V, N, D] of the last encoder layer and their grid."""
+def _patches(siglip: Official, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """The input of the first encoder layer [V, N, D], and the grid."""
     side = math.isqrt(len(siglip.embeddings.position_embedding.weight))
     patch = siglip.embeddings.patch_embedding.kernel_size[0]
     height, width = images.shape[-2:]
@@ -313,4 +326,4 @@ def _tokens(siglip: Official, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         )
     if not trained and (height % patch or width % patch):
         raise UserError(f"images: got {height}x{width} pixels, both must be multiples of the patch size {patch}")
-    return siglip.encoder(inputs_embeds=embed_patches(siglip.embeddings, images))[0], (rows, cols)
+    return embed_patches(siglip.embeddings, images), (rows, cols)

@@ -58,8 +58,8 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
     Args:
         pretrained: "nano", a folder in LaViDa's official layout, or a hub id.
         adapter: folder of a SHIRG adapter.
-        mode: vision path: lowres, hd, highres, shirg or multiview.
-        budget: visual tokens kept by shirg and multiview; "auto" keeps as many as the print of each image needs.
+        mode: vision path: lowres, hd, highres, shirg, early or multiview.
+        budget: visual tokens kept by shirg, early and multiview; "auto" keeps as many as the print of each image needs.
         selector: a name in `shirg.gate.SELECTORS`.
         preset: the gate's settings, a name in `shirg.gate.config.PRESETS`; by default the adapter's or the model's own.
         max_new_tokens: length of the answer; by default the task's, else the model's own.
@@ -228,17 +228,17 @@ class LavidaShirg(lmms):  # type: ignore[misc]  # lmms-eval has no types, so its
     def _check_against_model(self) -> None:
         """Check arguments against the model, before the first question."""
         from shirg.lavida.diffusion.decoding import decoding_settings
-        from shirg.lavida.vision import check_budget
+        from shirg.lavida.vision import SELECTING, check_budget, path_of
 
         model = self.model
         tile, side = model.tower.image_size, model.vision.resolution
         most_views = 1 + max(width * height for width, height in model.config.pinpoints) // tile**2
         available = {
-            "shirg": math.prod(model.tower.grid(side, side)),
-            "multiview": most_views * math.prod(model.tower.grid(tile, tile)),
+            "large": math.prod(model.tower.grid(side, side)),
+            "tiles": most_views * math.prod(model.tower.grid(tile, tile)),
         }
-        if self.mode in available and self.budget != "auto":
-            check_budget(self.budget, available[self.mode])
+        if self.mode in SELECTING and self.budget != "auto":
+            check_budget(self.budget, available[path_of(self.mode).views])
         length = self.max_new_tokens or model.config.answer_tokens
         keywords = {"max_new_tokens": length, "block_length": self.block_length or length, **self.keywords}
         decoding_settings(model.config.family, model.config.mask_token_id, **keywords)

@@ -36,7 +36,7 @@ DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 SQUARE = (1000, 1000)
 """(width, height) of a square image large enough to be cut into LaViDa's 2 x 2 tiles."""
 
-PATH_ORDER = ("lowres", "hd", "shirg", "highres", "multiview")
+PATH_ORDER = ("lowres", "hd", "shirg", "early", "highres", "multiview")
 """Order of rows: LaViDa's own paths, then SHIRG's."""
 
 LORA_RANK = 16
@@ -81,8 +81,13 @@ class VisionShape:
 
     @property
     def encoded(self) -> int:
-        """Tokens that leave the tower, of all views."""
+        """Patches of all views, which the tower encodes or, on an early path, embeds."""
         return self.views * self.grid[0] * self.grid[1]
+
+    @property
+    def early(self) -> bool:
+        """Whether the tower encodes `tokens` of them alone."""
+        return vision.PATHS[self.mode].early
 
     @property
     def name(self) -> str:
@@ -147,7 +152,8 @@ def flops(config: LavidaConfig, part: str, *sizes: int) -> int:
     Args:
         part: with `sizes`, what it runs on.
             "tower": views, and pixels per side of each.
-            "layer", one of the tower's: views, and tokens of each.
+            "patches", the tower's patch embeddings alone: the same.
+            "layers", all of the tower's, and "layer", one of them: views, and tokens of each.
             "projector": tokens.
             "head", which gives the logits: positions.
             "body", the language model's blocks: positions, the positions at the end whose hidden states are used (of the others
@@ -168,6 +174,8 @@ def _flops(model: Lavida, part: str, sizes: tuple[int, ...]) -> dict[Any, int]:
     short = modules(model.config, DEPTH)
     calls: dict[str, Callable[..., object]] = {
         "tower": lambda views, side: short.tower(meta(views, tower.num_channels, side, side)),
+        "patches": lambda views, side: short.tower.embed(meta(views, tower.num_channels, side, side)),
+        "layers": lambda views, tokens: short.tower.encode(meta(views, tokens, tower.hidden_size)),
         "layer": lambda views, tokens: short.tower.vision_model.encoder.layers[0](
             meta(views, tokens, tower.hidden_size), None
         ),
@@ -181,7 +189,8 @@ def _flops(model: Lavida, part: str, sizes: tuple[int, ...]) -> dict[Any, int]:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         calls[part](*sizes)
     found = counter.get_flop_counts()
-    more = {"tower": tower.num_hidden_layers - DEPTH, "body": body.num_layers - DEPTH}.get(part, 0)
+    layers = tower.num_hidden_layers - DEPTH
+    more = {"tower": layers, "layers": layers, "body": body.num_layers - DEPTH}.get(part, 0)
     layer: dict[Any, int] = next((counts for name, counts in found.items() if name.endswith("layers.0")), {})
     return {operation: count + more * layer.get(operation, 0) for operation, count in found["Global"].items()}
 
@@ -240,7 +249,7 @@ def vision_shape(
     """Views, grid and visual tokens of an image of `image_size` (width, height) in vision path `mode`.
 
     Args:
-        budget: tokens to keep in modes "shirg" and "multiview" (768 by default), ignored by the others.
+        budget: tokens to keep in modes that select (768 by default), ignored by the others.
 
     Raises:
         UserError: for an unknown mode, sizes that no model can have, a side that the patch size does not divide, or a budget
@@ -254,6 +263,8 @@ def vision_shape(
     if path.reduce == "select":
         budget = vision.DEFAULT_BUDGET if budget is None else budget
         vision.check_budget(budget, tokens)
+        if path.early and budget == tokens:  # nothing is dropped
+            return VisionShape(mode, budget, views, grid, side, budget, str(budget))
         return VisionShape(mode, budget, views, grid, side, budget + 1, f"{budget} + 1")
     if path.reduce != "all":
         merge_type = config.patch_merge_type if path.reduce == "pool" else "flat"
@@ -282,6 +293,13 @@ def _pooled_layout(
     page = torch.zeros(tiles[0] * side, tiles[1] * side)
     height, width = (page if newline is None else pooling.unpad(page, image_size)).shape
     return tokens, f"{side}x{side} + {height}x{width if newline is None else f'({width}+1)'}"
+
+
+def tower_flops(config: LavidaConfig, shape: VisionShape) -> int:
+    """Encoding an image on the path of `shape`: all patches, or on an early path the visual tokens alone."""
+    if shape.early:
+        return flops(config, "patches", shape.views, shape.side) + flops(config, "layers", 1, shape.tokens)
+    return flops(config, "tower", shape.views, shape.side)
 
 
 def relevance_flops(config: LavidaConfig, views: int, tokens: int) -> int:
@@ -316,12 +334,13 @@ def path_cost(config: LavidaConfig, shape: VisionShape, scenario: Scenario) -> P
     """Cost of one answer by the path of `shape`. The whole prompt is taken for the question that the gate compares
     with, which is a little more than it is."""
     prefix, answer = shape.tokens + scenario.prompt_tokens, scenario.answer_tokens
-    tower = flops(config, "tower", shape.views, shape.side)
+    tower = tower_flops(config, shape)
     relevance = rest = 0
     if shape.mode in vision.SELECTING:
         pixels = shape.views * shape.side**2
-        relevance = relevance_flops(config, shape.views, shape.grid[0] * shape.grid[1])
-        rest = gate_arithmetic_flops(config, shape.encoded, pixels, scenario.prompt_tokens)
+        asked = replace(config, vision=replace(config.vision, relevance="none")) if shape.early else config
+        relevance = relevance_flops(asked, shape.views, shape.grid[0] * shape.grid[1])
+        rest = gate_arithmetic_flops(asked, shape.encoded, pixels, scenario.prompt_tokens)
     # Tokens that are pooled enter the projector as they left the tower.
     projector = flops(config, "projector", shape.encoded if shape.budget is None else shape.tokens)
     prefill, head = flops(config, "body", prefix, 1, 0), flops(config, "head", answer)

@@ -28,7 +28,7 @@ from shirg.lavida.text_tower import TextTower, load_text_tower
 from shirg.lavida.tower import SigLipVisionTower
 from shirg.lavida.views import Views, ViewShapes, normalised
 from shirg.lavida.vision import DEFAULT_BUDGET, VisionFeatures, check_budget, path_of
-from shirg.ranges import Budget
+from shirg.ranges import BUDGET, Budget
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -191,27 +191,38 @@ class Lavida(nn.Module):
 
     @torch.no_grad()
     def image_features(self, image: Image.Image, mode: str, vision: VisionSettings | None = None) -> VisionFeatures:
-        """The tower's tokens of an image for `mode`. Modes with the same views have the same tokens.
+        """The tower's tokens of an image for `mode`. Modes with the same views have the same tokens, except "early".
 
         Raises:
             UserError: for an unknown mode, or an input that is not a PIL image or is too large.
         """
-        views, image = path_of(mode).views, to_rgb(image)
-        return self.encode_views(self.view_shapes(vision).cut(image, views), image.size, views, vision)
+        path, image = path_of(mode), to_rgb(image)
+        pixels = self.view_shapes(vision).cut(image, path.views)
+        return self.encode_views(pixels, image.size, path.views, vision, early=path.early)
 
     def encode_views(
-        self, pixels: Tensor, image_size: tuple[int, int], views: Views, vision: VisionSettings | None = None
+        self,
+        pixels: Tensor,
+        image_size: tuple[int, int],
+        views: Views,
+        vision: VisionSettings | None = None,
+        *,
+        early: bool = False,
     ) -> VisionFeatures:
         """The tower's tokens of views; differentiable in the tower.
 
         Args:
             pixels: [V, H, W, 3] uint8, from `view_shapes().cut`.
             image_size: (width, height) of the upright image before it was cut into views.
+            early: only embed the patches; `select` encodes those that it keeps.
         """
         normal = normalised(pixels.to(self.device))
+        grid = self.tower.grid(*normal.shape[-2:])
+        if early:
+            return VisionFeatures(views, self.tower.embed(normal), normal, grid, image_size, early=True)
         needed = SELECTORS[(vision or self.vision).gate.selector].needs
         tokens, last_input = self.tower.forward_with_input(normal) if needed else (self.tower(normal), None)
-        return VisionFeatures(views, tokens, normal, self.tower.grid(*normal.shape[-2:]), image_size, last_input)
+        return VisionFeatures(views, tokens, normal, grid, image_size, last_input)
 
     def load_text_tower(self, name: str | Path) -> None:
         """Load SigLIP's text tower, for relevance "siglip".
@@ -235,27 +246,52 @@ class Lavida(nn.Module):
     ) -> Kept:
         """The gate's selection of `budget` tokens among those of all views (batch of one).
 
+        Early features are patch embeddings, and so are the kept tokens, see `encode_kept`. The question is then left out, and a
+        budget above the number of tokens keeps all of them.
+
         Args:
-            budget: tokens to keep; "auto" is estimated from the print of the image, see `page_budget`.
+            budget: tokens to keep; "auto" is estimated from the pixels of the image, see `page_budget`.
             question_ids: ids [L] of the question, for `VisionSettings.relevance`.
 
         Raises:
-            UserError: for a budget below 1 or above the number of tokens, or a text tower that is needed and missing.
+            UserError: for a budget below 1 or above the number of tokens, a text tower that is needed and missing, or early
+                features and a selector that needs the tower's attention or keys.
         """
         settings = vision or self.vision
         grid, pixels = (len(features.tokens), *features.grid), features.pixels[None]
         needs, last_input, inputs = SELECTORS[settings.gate.selector].needs, features.last_input, {}
+        if needs and features.early:
+            raise UserError(
+                f"selector: got {settings.gate.selector!r}, which needs the tower's {' and '.join(needs)}; mode 'early' selects "
+                "before the tower, so take another selector, or mode 'shirg'"
+            )
         if needs:
             if last_input is None:  # features made for another selector
                 last_input = self.tower.forward_with_input(features.pixels)[1]
             computed = self.tower.attention_and_keys(last_input, needs)
             inputs = {name: value.flatten(0, 1)[None] for name, value in computed.items()}
-        if budget == "auto":
-            budget = page_budget(pixels, grid)
-        check_budget(budget, features.num_tokens, tiles=features.views == "tiles")
-        relevance = self.relevance(features, question_ids, settings)
+        count = page_budget(pixels, grid, selector=settings.gate.selector) if budget == "auto" else budget
+        if features.early:
+            BUDGET.check("budget", count)
+            count = min(count, features.num_tokens)
+        check_budget(count, features.num_tokens, tiles=features.views == "tiles")
+        relevance = None if features.early else self.relevance(features, question_ids, settings)
         tokens = features.tokens.flatten(0, 1)[None]  # [1, V * N, D]
-        return ShirgGate(settings.gate)(tokens, budget, grid, pixels=pixels, relevance=relevance, **inputs)
+        return ShirgGate(settings.gate)(tokens, count, grid, pixels=pixels, relevance=relevance, **inputs)
+
+    @torch.no_grad()
+    def encode_kept(self, kept: Kept, features: VisionFeatures) -> Tensor:
+        """The projector's input, [K + 1, D], of what `select` kept of `features`.
+
+        Of early features the tower encodes the kept patches and the mean of the dropped ones together. If none was dropped there
+        is no mean, and the result equals that of path "highres".
+        """
+        if not features.early:
+            return kept.tokens[0]
+        with torch.autocast(
+            kept.tokens.device.type, enabled=False
+        ):  # like features, which training makes outside of it
+            return self.tower.encode(kept.tokens[:, : features.num_tokens])[0]
 
     def relevance(
         self, features: VisionFeatures, question_ids: Tensor | None, vision: VisionSettings | None = None
@@ -282,19 +318,20 @@ class Lavida(nn.Module):
         """The image's embeddings in the prompt, [n, hidden]; differentiable in the projector and its adapter.
 
         Args:
-            budget: tokens to keep in modes "shirg" and "multiview" (768 by default), without the summary token.
+            budget: tokens to keep in modes that select (768 by default), without the summary token.
 
         Raises:
             UserError: if the features are of other views than `mode` needs, or the budget is above their tokens.
         """
         path = path_of(mode)
-        if features.views != path.views:
+        if (features.views, features.early) != (path.views, path.early):
             raise UserError(
-                f"features of views {features.views!r} do not fit mode={mode!r}, which needs {path.views!r}"
+                f"features of views {features.views!r} with early={features.early} do not fit mode={mode!r}, which needs "
+                f"{path.views!r} with early={path.early}"
             )
         if path.reduce == "select":
             kept = self.select(features, DEFAULT_BUDGET if budget is None else budget, question_ids, vision)
-            return self.mm_projector(kept.tokens[0])
+            return self.mm_projector(self.encode_kept(kept, features))
         projected = self.mm_projector(features.tokens)
         if path.reduce == "pool":
             return pooling.pool_and_merge(projected, features, self.config, self.tower.image_size, self.image_newline)
@@ -380,7 +417,7 @@ class Lavida(nn.Module):
         override that.
 
         Args:
-            budget: visual tokens to keep in modes "shirg" and "multiview", or "auto".
+            budget: visual tokens to keep in modes "shirg", "early" and "multiview", or "auto".
             max_new_tokens: length of the answer block, a draft included; None is `config.answer_tokens`, or as many whole
                 blocks as a draft with gaps needs.
             draft: the beginning of the answer ("The total is"), or its text with gaps, "[mask]" for one token and "[mask:6]"

@@ -115,12 +115,16 @@ class SigLipVisionTower(nn.Module):
         Raises:
             UserError: for another number of dimensions or channels, or sides that are not multiples of the patch size.
         """
-        return self.vision_model.encoder(inputs_embeds=self._embed(images)).last_hidden_state
+        return self.encode(self.embed(images))
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """Raw tokens [V, n, D] of n inputs of the first layer, which may be a part of the patches of `embed`."""
+        return self.vision_model.encoder(inputs_embeds=embeddings).last_hidden_state
 
     def forward_with_input(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, and the input of the last layer, for `attention_and_keys`: two [V, N, D]. No additional work."""
         *layers, last = self.vision_model.encoder.layers
-        hidden = self._embed(images)
+        hidden = self.embed(images)
         for layer in layers:
             hidden = layer(hidden, None)
         return last(hidden, None), hidden
@@ -149,8 +153,8 @@ class SigLipVisionTower(nn.Module):
             values["attention"] = _attention_received(queries, values["keys"], attention.num_heads)
         return {name: values[name] for name in needs}
 
-    def _embed(self, images: Tensor) -> Tensor:
-        """Check pixels and compute the input of the first layer, [V, N, D]."""
+    def embed(self, images: Tensor) -> Tensor:
+        """The input of the first layer, [V, N, D], of pixels as of `forward`: patch and position embeddings."""
         if images.ndim != 4 or images.shape[1] != self.config.num_channels:
             raise UserError(
                 f"images must be [views, {self.config.num_channels}, height, width]; got shape {list(images.shape)}"

@@ -19,6 +19,8 @@ class VisionPath:
     reduce: Literal["all", "pool", "pool-flat", "select"]
     """"all": every token. "pool": each view pooled to half its grid, tiles merged by the checkpoint's `mm_patch_merge_type`.
     "pool-flat": pooled, view after view. "select": a budget of tokens and a summary token."""
+    early: bool = False
+    """Whether the selection is made before the tower, which then encodes the selected patches alone."""
 
 
 PATHS = {
@@ -26,11 +28,12 @@ PATHS = {
     "hd": VisionPath("tiles", "pool"),
     "highres": VisionPath("large", "all"),
     "shirg": VisionPath("large", "select"),
+    "early": VisionPath("large", "select", early=True),
     "multiview": VisionPath("tiles", "select"),
     "hd-flat": VisionPath("tiles", "pool-flat"),
     "multiview-all": VisionPath("tiles", "all"),
 }
-"""Name -> path. "shirg" and "multiview" take a budget."""
+"""Name -> path. Those that select take a budget."""
 MODES = tuple(PATHS)
 SELECTING = tuple(name for name, path in PATHS.items() if path.reduce == "select")
 DEFAULT_BUDGET = 768
@@ -38,11 +41,11 @@ DEFAULT_BUDGET = 768
 
 @dataclass
 class VisionFeatures:
-    """The tower's raw tokens of one image, with the data that later steps need."""
+    """The tower's raw tokens of one image, with the data that later steps need; of an early path its patch embeddings."""
 
     views: Views
     tokens: Tensor
-    """[V, N, D], N in raster order."""
+    """[V, N, D], N in raster order: outputs of the tower's last layer or, if `early`, inputs of its first."""
     pixels: Tensor
     """[V, 3, H, W] as given to the tower."""
     grid: tuple[int, int]
@@ -51,6 +54,8 @@ class VisionFeatures:
     """(width, height) of the upright image before it was cut into views."""
     last_input: Tensor | None = None
     """[V, N, D], input of the tower's last layer, for selectors that need attention or keys; None for others."""
+    early: bool = False
+    """Whether the tower encodes the selected patches alone, after the selection (`Lavida.encode_kept`)."""
 
     @property
     def num_tokens(self) -> int:

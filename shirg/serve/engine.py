@@ -303,7 +303,8 @@ class Engine:
         self.metrics.looked_up("tower", found is not None)
         if found is None:
             assert page.pixels is not None, "views are cut unless the features are known"
-            found = job.model.encode_views(page.pixels, page.size, path_of(job.path).views, job.vision)
+            path = path_of(job.path)
+            found = job.model.encode_views(page.pixels, page.size, path.views, job.vision, early=path.early)
             self.features.put(key, found)
         return found
 
@@ -409,8 +410,8 @@ def final_ids(row: Sequence[int], mask: int, stops: frozenset[int], infill_lengt
 
 
 def features_key(digest: str, path: str, vision: VisionSettings) -> Hashable:
-    """Key of an image's tower features: those of a view serve all paths and selectors that use it."""
-    return digest, PATHS[path].views, vision.resolution, vision.fit
+    """Key of an image's tower features: those of a view serve all paths and selectors that use it, and all early ones."""
+    return digest, PATHS[path].views, PATHS[path].early, vision.resolution, vision.fit
 
 
 def embeds_key(job: Job, digest: str) -> Hashable:

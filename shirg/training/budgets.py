@@ -39,17 +39,24 @@ class Component:
     """A part of the mixture that an adapter is trained on: a vision path and, where it selects, a budget."""
 
     path: str
-    """Of `Lavida.image_features`: "shirg", or "hd" for LaViDa's own pooled path."""
+    """Of `Lavida.image_features`: "shirg", "early", or "hd" for LaViDa's own pooled path."""
     budget: Budget | None = None
     """Tokens kept of an image; "auto" is each image's own number, from `shirg.gate.page_budget`."""
 
     @property
     def name(self) -> int | str:
-        """As settings, journals and reports have it: the budget, "auto" or "pooled"."""
-        return "pooled" if self.budget is None else self.budget
+        """As settings, journals and reports have it: the budget, "auto", "early-512" or "pooled"."""
+        if self.budget is None:
+            return "pooled"
+        return self.budget if self.path == "shirg" else f"{self.path}-{self.budget}"
 
     def __str__(self) -> str:
         return str(self.name)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is one of the budgets of "shirg" that "continuous" draws others in place of."""
+        return self.path == "shirg" and isinstance(self.budget, int)
 
     @property
     def most(self) -> int | None:
@@ -65,13 +72,16 @@ POOLED: Final = Component("hd")
 """LaViDa's own tiles-and-pool path, a component so that the adapter keeps it usable."""
 
 
-def components_of(budgets: Sequence[Budget], *, include_pooled: bool = True) -> tuple[Component, ...]:
-    """The mixture of `token_budgets`, the pooled path last.
+def components_of(
+    budgets: Sequence[Budget], *, include_pooled: bool = True, include_early: bool = False
+) -> tuple[Component, ...]:
+    """The mixture of `token_budgets` on path "shirg", then on path "early", the pooled path last.
 
     Raises:
         UserError: as `check_budgets`.
     """
-    selecting = tuple(Component("shirg", budget) for budget in check_budgets(budgets))
+    paths = ("shirg", "early") if include_early else ("shirg",)
+    selecting = tuple(Component(path, budget) for path in paths for budget in check_budgets(budgets))
     return selecting + ((POOLED,) if include_pooled else ())
 
 
@@ -97,6 +107,7 @@ class BudgetSampler:
         budgets: Sequence[Budget],
         *,
         include_pooled: bool = True,
+        include_early: bool = False,
         sampling: str = "uniform",
         weights: Sequence[float] | None = None,
         total_steps: int = 1,
@@ -108,6 +119,7 @@ class BudgetSampler:
         Args:
             budgets: kept tokens per image, summary token not counted; "auto" is each image's own number.
             include_pooled: add `POOLED` as the last component.
+            include_early: add path "early" at every budget.
             sampling: one of `SAMPLINGS`.
             weights: for "weighted": one positive number per entry of `components`, in that order.
             total_steps: optimizer steps of the run; only "curriculum" uses it.
@@ -118,7 +130,7 @@ class BudgetSampler:
         Raises:
             UserError: for an empty, repeated or non-positive budget, an unknown sampling, or weights that do not fit.
         """
-        self.components = components_of(budgets, include_pooled=include_pooled)
+        self.components = components_of(budgets, include_pooled=include_pooled, include_early=include_early)
         if sampling not in SAMPLINGS:
             raise UserError(f"ratio_sampling: {sampling!r} is unknown; choose from {', '.join(SAMPLINGS)}")
         if weights is not None:
@@ -129,8 +141,8 @@ class BudgetSampler:
         self.seed = seed
         self.pooled_tokens = pooled_tokens
         self.range = check_range(budget_range)
-        self.fixed = [one for one in self.components if isinstance(one.budget, int)]
-        """The components with a fixed budget."""
+        self.fixed = [one for one in self.components if one.is_fixed]
+        """The components in whose place "continuous" draws."""
         if sampling == "continuous" and not self.fixed:
             raise UserError("token_budgets: continuous draws in place of fixed budgets, so give at least one number")
 
@@ -146,13 +158,13 @@ class BudgetSampler:
 
     def group(self, component: Component) -> str:
         """The name by which draws of a component are counted: "128-1024" for all of "continuous", else its own."""
-        drawn = self.sampling == "continuous" and isinstance(component.budget, int)
+        drawn = self.sampling == "continuous" and component.is_fixed
         return "-".join(map(str, self.range)) if drawn else str(component)
 
     def micro_batches(self, step: int, count: int) -> list[Component]:
         """The components of the `count` micro-batches of optimizer step `step`."""
         first = self(step)
-        if self.sampling != "continuous" or not isinstance(first.budget, int) or count == 1:
+        if self.sampling != "continuous" or not first.is_fixed or count == 1:
             return [first] * count
         found = []
         for number in range(count):
@@ -266,7 +278,7 @@ def check_weights(weights: Sequence[float], count: int, sampling: str) -> None:
         raise UserError(f"budget_weights: only ratio_sampling='weighted' uses them, not {sampling!r}")
     if len(weights) != count:
         raise UserError(
-            f"budget_weights: {len(weights)} given for {count} components (the budgets, then the pooled path)"
+            f"budget_weights: {len(weights)} given for {count} components (the budgets, those of early, the pooled path)"
         )
     if not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError(f"budget_weights: {list(weights)} must all be positive numbers")

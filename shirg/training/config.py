@@ -30,6 +30,7 @@ EARLIER: dict[str, Any] = {
     "validation_records": None,
     "budget_range": (128, 1024),
     "noise_times": "uniform",
+    "include_early": False,
 }
 """Settings that runs of earlier versions did not store -> what these runs did."""
 
@@ -54,6 +55,9 @@ class TrainingSettings(Budgeted, Seeded):
 
     include_pooled: bool = True
     """Train LaViDa's own pooled path (980 tokens, 1008 with newlines) beside the budgets."""
+
+    include_early: bool = False
+    """Train the path early, too, at every budget: patches chosen before the tower."""
 
     ratio_sampling: Literal["uniform", "weighted", "curriculum", "continuous"] = "uniform"
     """How the budget of an optimizer step is drawn. continuous draws any in --budget-range in place of the fixed ones, with which
@@ -214,6 +218,7 @@ class SHIRGLoRAConfig(BodySettings, TrainingSettings):
         return BudgetSampler(
             self.token_budgets,
             include_pooled=self.include_pooled,
+            include_early=self.include_early,
             sampling=self.ratio_sampling,
             weights=self.budget_weights,
             total_steps=total_steps,

@@ -61,10 +61,10 @@ def vision_flops(config: LavidaConfig, component: Component) -> int:
     """The tower's pass over one image that is new, and the projector's three, in FLOPs."""
     budget = None if component.most is None else min(component.most, costs.path_tokens(config, "highres"))
     shape = costs.vision_shape(config, component.path, budget=budget)
-    tower = costs.flops(config, "tower", shape.views, shape.side)
+    tower = costs.tower_flops(config, shape)
     if budget is None:  # tokens are pooled after the projector
         return tower + 3 * costs.flops(config, "projector", shape.encoded)
-    relevance = costs.relevance_flops(config, shape.views, shape.encoded // shape.views)
+    relevance = 0 if shape.early else costs.relevance_flops(config, shape.views, shape.encoded // shape.views)
     return tower + relevance + 3 * costs.flops(config, "projector", shape.tokens)
 
 

@@ -133,7 +133,7 @@ class FeatureCache:
         self._known: OrderedDict[tuple[str, str], VisionFeatures] = OrderedDict()
 
     def get(self, record: TrainingRecord, path: str) -> VisionFeatures:
-        """The tower's features of a record's image on `path` ("hd" or "shirg").
+        """The tower's features of a record's image on `path` ("hd", "shirg" or "early").
 
         Raises:
             ItemError: if the image cannot be opened.
@@ -152,8 +152,8 @@ class FeatureCache:
 
     def _encode(self, record: TrainingRecord, path: str) -> VisionFeatures:
         if isinstance(record, Sample) and record.shapes == self.shapes:
-            views, size = path_of(path).views, (record.width, record.height)
-            return self.model.encode_views(_opened(lambda: record.view(views)), size, views)
+            row, size = path_of(path), (record.width, record.height)
+            return self.model.encode_views(_opened(lambda: record.view(row.views)), size, row.views, early=row.early)
         return self.model.image_features(_opened(record.open_image), path)
 
     def _keep(self, key: tuple[str, str], features: VisionFeatures) -> None:

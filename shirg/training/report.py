@@ -145,6 +145,7 @@ def adapter_settings(plan: Plan, step: int, validation: Entry | None = None) -> 
         "base_model": config.base_model,
         "token_budgets": list(config.token_budgets),
         "include_pooled": config.include_pooled,
+        "include_early": config.include_early,
         "training": {
             **{name: value for name, value in plan.run.items() if name not in FIELDS},
             "run": plan.run_name,

@@ -134,6 +134,18 @@ def test_steps_of_an_answer_and_costs_of_its_cache(family):
     assert costs.seconds * 1000 == pytest.approx(costs.tower_ms + costs.gate_ms + costs.prefill_ms + costs.denoise_ms)
 
 
+def test_an_early_choice_is_the_models_early_path(reader, page, tower_calls):
+    model, choice = reader.model, Choice(40, early=True)
+    expected = model.select(model.image_features(tiny_page(), "early"), 40)
+    assert torch.equal(reader.select(page, choice).kept.indices, expected.indices)
+    *_, last = reader.answer(page, QUESTION, choice)
+    assert last.text == model.answer(tiny_page(), QUESTION, "early", 40)
+    assert last.costs.tokens == 41 and min(last.costs.tower_ms, last.costs.gate_ms) > 0
+    assert len(tower_calls) == 3  # the patches once, `Lavida` twice
+    with pytest.raises(UserError, match="visionzip.*needs the tower's attention"):
+        reader.select(page, Choice(40, "visionzip", early=True))
+
+
 def test_lowres_is_encoded_once_and_on_request(reader, tower_calls):
     page = reader.encode(tiny_page(), "page.png")
     assert tower_calls == [(1, 3, 280, 280)]

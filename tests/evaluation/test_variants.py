@@ -93,6 +93,28 @@ def test_a_rule_by_name_is_that_gate(rule):
     assert len(found) <= BUDGET + 1
 
 
+def test_early_is_encoded_apart_compared_with_shirg_and_the_same_for_every_question():
+    model, variants = small_model(), [Variant("early", BUDGET), Variant("early", 30), Variant("shirg", BUDGET)]
+    page, (early, other, shirg) = Page(model, tiny_page(), variants), variants
+    assert page.features(early) is page.features(other) is not page.features(shirg)
+    assert early.uses_question is False and shirg.uses_question
+    for variant in variants:
+        answers = list(page.answers(model, variant, ["What?", "Who?"], DECODING))
+        assert [tokens for _, tokens in answers] == [variant.budget + 1] * 2
+    costs = measure_efficiency(
+        model, tiny_page(), model.prompt_ids("What?"), variants, DECODING, repeats=1, advance=lambda *_: None
+    )
+    assert [row.tokens for row in costs.rows] == [BUDGET + 1, 31, BUDGET + 1]
+    assert all(min(row.tower_ms, row.selection_ms, row.embedding_ms, row.total_ms) > 0 for row in costs.rows)
+    computed = {row.variant: row for row in costs.computed.rows}
+    assert computed[early.name].tower < computed[shirg.name].tower and computed[early.name].gate_projection == 0
+    run = [Variant("hd"), Variant("highres"), *variants, Variant("shirg", 30)]
+    assert references(early, run) == [Variant("hd"), Variant("highres"), shirg]
+    assert references(shirg, run) == [Variant("hd"), Variant("highres")]
+    names = [variant.name for variant in list_variants(named_modes(["core", "early"], flat=True), [512, 768])]
+    assert names[-2:] == ["early-512", "early-768"] and len(names) == 11
+
+
 def test_paths_that_lavida_has_not():
     model = small_model(mm_patch_merge_type="spatial_unpad")
     flat = small_model()

@@ -44,7 +44,8 @@ def write_case(folder: Path) -> None:
     model.save_pretrained(folder / "model")
     page, asked = tiny_page(), model.prompt_ids("How much is the total?")
     page.save(folder / "page.png")
-    expected = {"asked": asked, "without": _embeds(model, page, asked)}
+    early = model.image_embeds(model.image_features(page, "early"), "early", BUDGET).contiguous()
+    expected = {"asked": asked, "without": _embeds(model, page, asked), "early": early}
     adapted = copy.deepcopy(model)
     attach_lora(adapted)
     for parameter in lora_parameters(adapted).values():

@@ -197,6 +197,24 @@ def test_at_full_budget_every_token_of_the_tower_is_there(model, pixels):
     assert torch.allclose(enable_shirg(model, budget=2304).encode_images(pixels)[:, :-1], expected, atol=1e-5)
 
 
+@torch.no_grad()
+def test_early_encodes_the_kept_patches_alone_as_lavida_does(model, pixels):
+    tower = model.get_model().get_vision_tower().vision_tower
+    embedded = tower.embeddings(pixels[:1], interpolate_pos_encoding=True)
+    for budget in (40, "auto"):
+        number = page_budget(pixels[:1, None], (1, 48, 48)) if budget == "auto" else budget
+        kept = ShirgGate()(embedded, number, (48, 48), pixels=pixels[:1])
+        expected = model.get_model().mm_projector(tower.encoder(inputs_embeds=kept.tokens).last_hidden_state)
+        found = enable_shirg(model, budget=budget, early=True).encode_images(pixels[:1])
+        torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-5)
+    whole = enable_shirg(model, budget=2304, early=True).encode_images(pixels)
+    every = enable_shirg(model, budget=2304).encode_images(pixels)
+    assert torch.equal(whole, every[:, :2304])  # nothing is dropped, so there is no summary
+    views = torch.zeros(1, 5, 3, 384, 384)
+    with pytest.raises(UserError, match="images: got 5 views of an image, early=True takes one"):
+        enable_shirg(model, early=True).encode_images(views)
+
+
 def test_enabling_again_changes_the_budget(model, pixels):
     with torch.no_grad():
         assert enable_shirg(enable_shirg(model, budget=64), budget=10).encode_images(pixels).shape[1] == 11

@@ -140,6 +140,7 @@ def test_the_preset_sets_the_gate_and_leaves_the_selector(checkpoint):
         ({"budget": "many"}, "budget: got 'many'"),
         ({"budget": 577}, "budget: got 577, must be .*, here 576"),
         ({"budget": 3646, "mode": "multiview"}, "budget: got 3646, must be .*, here 3,645"),
+        ({"budget": 577, "mode": "early"}, "budget: got 577, must be .*, here 576"),
         ({"mode": "fast"}, "mode='fast' is unknown"),
         ({"steps": 0}, "steps: got 0"),
         ({"steps": 4, "step_ratio": 0.5}, "steps=4 and step_ratio=0.5 .*give one"),

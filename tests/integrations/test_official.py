@@ -309,7 +309,7 @@ def test_checkpoint_and_adapter_have_the_same_effect_as_in_lavida(tower):
     pixels = pixels_for_shirg([Image.open(Path(CASE, "page.png"))], settings["resolution"], settings["fit"])
     asked, place = expected["asked"][None], expected["asked"].tolist().index(IMAGE)
 
-    def embeds():
+    def embeds(early=False):
         enable_shirg(
             model,
             40,
@@ -317,10 +317,12 @@ def test_checkpoint_and_adapter_have_the_same_effect_as_in_lavida(tower):
             ByteWords(),
             relevance_sign=settings["relevance_sign"],
             relevance_floor=raw["shirg"]["relevance_floor"],
+            early=early,
         )
         return seen(model, asked, pixels)[0, place : place + 41]
 
     torch.testing.assert_close(embeds(), expected["without"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(embeds(early=True), expected["early"], atol=1e-4, rtol=1e-4)
     holder = nn.ModuleDict({"mm_projector": model.get_model().mm_projector})
     PeftModel.from_pretrained(holder, str(Path(CASE, "adapter")))
     torch.testing.assert_close(embeds(), expected["with"], atol=1e-4, rtol=1e-4)

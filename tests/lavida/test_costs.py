@@ -135,9 +135,10 @@ def test_pooled_tokens_are_the_official_ones(reference):
 def test_a_square_image_by_path():
     config = tiny_config(mm_patch_merge_type="spatial_unpad")
     counts = {mode: costs.path_tokens(config, mode) for mode in costs.PATH_ORDER}
-    assert counts == {"lowres": 729, "hd": 1008, "shirg": 769, "highres": 2304, "multiview": 769}
+    assert counts == {"lowres": 729, "hd": 1008, "shirg": 769, "early": 769, "highres": 2304, "multiview": 769}
     assert costs.path_tokens(tiny_config(), "hd") == 980
     assert costs.path_tokens(config, "shirg", budget=2304) == 2305
+    assert costs.path_tokens(config, "early", budget=2304) == 2304  # nothing is dropped, so there is no summary
     assert costs.vision_shape(config, "multiview").encoded == 3645
     assert costs.vision_shape(config, "multiview", image_size=(100, 900)).encoded == 4 * 729
 
@@ -225,7 +226,15 @@ def test_flops_are_those_of_all_layers(config):
 
 @pytest.mark.parametrize("prefix_lm", [True, False])
 @pytest.mark.parametrize(
-    ("family", "mode"), [("llada", "hd"), ("dream", "lowres"), ("llada", "shirg"), ("dream", "shirg")]
+    ("family", "mode"),
+    [
+        ("llada", "hd"),
+        ("dream", "lowres"),
+        ("llada", "shirg"),
+        ("dream", "shirg"),
+        ("llada", "early"),
+        ("dream", "early"),
+    ],
 )
 def test_a_whole_answer_as_torch_counts_it(family, mode, prefix_lm):
     """From page to tokens on a CPU. Of the gate torch counts the products with the question only, so it lies between the
@@ -251,8 +260,20 @@ def test_a_whole_answer_as_torch_counts_it(family, mode, prefix_lm):
     extra = costs.flops(model.config, "head", 1) if family == "dream" and prefix_lm else 0
     total = (cost.total_cached if prefix_lm else cost.total_uncached) + extra
     assert total - cost.gate_arithmetic <= found <= total
-    if mode != "shirg":
-        assert cost.gate_arithmetic == cost.gate_projection == 0
+    assert bool(cost.gate_arithmetic) == (mode in ("shirg", "early")) and bool(cost.gate_projection) == (
+        mode == "shirg"
+    )
+
+
+def test_an_early_tower_by_hand(config):
+    """The convolution of all patches, then every layer on the visual tokens alone."""
+    shape, tower = costs.vision_shape(config, "early", budget=512), config.vision_config
+    width, inner, layers = tower["hidden_size"], tower["intermediate_size"], tower["num_hidden_layers"] - 1
+    embedded = 2 * 2304 * 3 * 14 * 14 * width
+    layer = 2 * 513 * (4 * width**2 + 2 * width * inner) + 4 * 513**2 * width
+    assert costs.tower_flops(config, shape) == embedded + layers * layer
+    whole = costs.vision_shape(config, "early", budget=2304)
+    assert costs.tower_flops(config, whole) == costs.tower_flops(config, costs.vision_shape(config, "highres"))
 
 
 def test_relevance_decides_what_the_gate_costs():
@@ -311,7 +332,17 @@ def test_largest_budget_is_the_last_that_saves_enough(reference, percent, prompt
 def test_description_is_json_and_sums_up():
     found = json.loads(json.dumps(costs.describe(published_config("llada-8b"), [512, 768], costs.Scenario())))
     assert [row["path"] for row in found["paths"]] == [
-        *("lowres", "hd", "shirg-512", "shirg-768", "highres", "multiview-512", "multiview-768"),
+        *(
+            "lowres",
+            "hd",
+            "shirg-512",
+            "shirg-768",
+            "early-512",
+            "early-768",
+            "highres",
+            "multiview-512",
+            "multiview-768",
+        ),
     ]
     for row in found["paths"]:
         vision = row["tower"] + row["gate_projection"] + row["gate_arithmetic"] + row["projector"]

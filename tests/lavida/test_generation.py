@@ -251,7 +251,7 @@ def test_answer_is_generate_cut_and_decoded(monkeypatch):
     assert model.answer(tiny_page(), "Total?") == "12.50"
 
 
-@pytest.mark.parametrize("mode", ["lowres", "hd", "highres", "shirg", "multiview"])
+@pytest.mark.parametrize("mode", ["lowres", "hd", "highres", "shirg", "early", "multiview"])
 def test_answers_come_from_every_path(mode):
     model = tiny_model()
     ids = model.prompt_ids("Total?")[None]

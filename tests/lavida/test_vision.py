@@ -175,7 +175,8 @@ class TestSelectionOnOfficialCheckpoints:
 
 @pytest.mark.parametrize(
     ("mode", "budget", "count"),
-    [("lowres", None, 729), ("hd", None, 980), ("highres", None, 2304), ("shirg", 50, 51), ("multiview", 60, 61)],
+    [("lowres", None, 729), ("hd", None, 980), ("highres", None, 2304), ("shirg", 50, 51), ("early", 50, 51)]
+    + [("multiview", 60, 61)],
 )
 @torch.no_grad()
 def test_number_of_embeddings_per_mode(mode, budget, count):

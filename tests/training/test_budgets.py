@@ -92,6 +92,21 @@ def test_a_component_is_a_path_and_a_budget():
     assert components_of([8], include_pooled=False) == (Component("shirg", 8),)
 
 
+def test_early_is_a_component_at_every_budget_that_continuous_leaves_alone():
+    mixture = components_of([8, "auto"], include_early=True)
+    assert [(one.path, one.name) for one in mixture] == [
+        *(("shirg", 8), ("shirg", "auto"), ("early", "early-8"), ("early", "early-auto"), ("hd", "pooled")),
+    ]
+    assert [one.tokens(980) for one in mixture] == [9, 1025, 9, 1025, 980]
+    sampler = BudgetSampler([512], include_early=True, sampling="continuous", budget_range=(8, 64), seed=1)
+    drawn = [sampler(step) for step in range(300)]
+    assert Counter(map(sampler.group, drawn)) == {"8-64": 100, "early-512": 100, "pooled": 100}
+    assert (
+        sampler.micro_batches(next(i for i, one in enumerate(drawn) if one.path == "early"), 2)
+        == [Component("early", 512)] * 2
+    )
+
+
 def test_auto_is_weighted_and_opened_by_its_upper_bound():
     weighted = by_name(BudgetSampler(["auto", 512], sampling="weighted"))
     assert weighted["auto"] / weighted[512] == pytest.approx(513 / 1025)

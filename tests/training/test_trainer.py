@@ -94,6 +94,19 @@ def test_the_same_run_twice_gives_the_same_losses(finished, tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_early_is_trained_beside_shirg(tmp_path, family):
+    trainer = small_trainer(tmp_path, family=family, token_budgets=[8], include_early=True, num_epochs=2)
+    results = trainer.train(loader(fake_records(4)), loader(fake_records(2), shuffle=False))
+    assert results["steps_per_ratio"] == {"8": 2, "early-8": 2}
+    assert {entry["component"] for entry in steps_of(trainer)} == {"8", "early-8"}
+    start, end = (entry["answers"] for entry in (results["validation_before"], results["validation_after"]))
+    assert start.keys() == end.keys() == {"8", "early-8"} and start["8"] != start["early-8"]
+    assert end["early-8"] < start["early-8"]
+    settings = json.loads((trainer.checkpoints / "best_model" / "shirg_settings.json").read_text())
+    assert settings["include_early"] is True
+
+
 def test_ctrl_c_saves_and_resume_gives_the_losses_of_the_whole_run(finished, tmp_path):
     trainer, results = finished
     validation = loader(fake_records(3), shuffle=False)
