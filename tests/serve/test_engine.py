@@ -112,6 +112,16 @@ def test_a_second_question_about_a_page_does_not_encode_it_again(llada):
     assert len(calls) == 1 and (hits, misses) == (1, 2)  # the question takes part in the selection
 
 
+def test_early_is_served_and_shares_no_features_with_shirg(llada):
+    with started(llada) as service:
+        for path in ("shirg", "early"):
+            job, waiter = job_of(service, path=path)
+            service.engine.submit(job)
+            assert waiter.last.ended and waiter.last.error is None
+    keys = {engine.features_key("digest", path, llada.vision) for path in ("shirg", "highres", "early")}
+    assert len(keys) == 2
+
+
 def test_what_fails_fails_alone(llada, monkeypatch):
     generate = llada.generate
 
