@@ -87,7 +87,7 @@ def test_what_losses_depend_on_is_refused_by_name_where_it_differs(name, half):
         change(trainer.model)
     before = (half / "logs" / "metrics.jsonl").read_bytes()
     with pytest.raises(
-        OtherRunError, match=f"resume: {name} is .*, but .*checkpoint-2 was made with .*; give that again"
+        OtherRunError, match=f"resume: {name} is .*, but .*checkpoint-2 was made with .*; use that value"
     ):
         trainer.train(loader(fake_records(4)), loader(fake_records(2), shuffle=False))
     assert (half / "logs" / "metrics.jsonl").read_bytes() == before
