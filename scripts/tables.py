@@ -166,6 +166,28 @@ def _points(difference: list) -> str:
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * end for end in difference[:3]))
 
 
+def unseen_grid(run: dict) -> Rows:
+    """By budget: scores at 896 px without and with an adapter, and what it adds with its interval over pages and trainings."""
+    (found,) = (grid for grid in run["grids"] if grid["side"] == 896)
+    cells = {(one["budget"], one["measure"]): one for one in found["answers"]}
+    for budget in run["settings"]["budgets"]:
+        row = [str(budget)]
+        for measure in ("exact match", "ANLS"):
+            one = cells[budget, measure]
+            row += [f"{100 * one[name][0]:.1f}" for name in ("without", "with")] + [_points(one["added"])]
+        yield row
+
+
+def unseen_grid_loss(run: dict) -> Rows:
+    """By training: steps, and the loss of answer tokens at the smallest and the largest budget before and after."""
+    (found,) = (grid for grid in run["grids"] if grid["side"] == 896)
+    ends = [str(run["settings"]["budgets"][place]) for place in (0, -1)]
+    for seed, one in zip(run["settings"]["seeds"], found["trainings"], strict=True):
+        ratio, low, high = (100 * value for value in one["answer loss relative to step 0"])
+        losses = (f"{one['answer loss']['before'][name]:.3f} to {one['answer loss']['after'][name]:.3f}" for name in ends)
+        yield [str(seed), str(one["steps"]), f"{ratio:.1f}% [{low:.1f}, {high:.1f}]", *losses]
+
+
 def page_budgets(run: dict) -> Rows:
     """Tokens and word recall of the budget "auto", with several factors, and of fixed ones."""
     for one in run["results"]["all"]:
@@ -514,6 +536,8 @@ TABLES = (
     Table("README.md", "path", "nano_claim.json", claim_in_short),
     Table("docs/results.md", "vision path", "nano_claim.json", claim_scores),
     Table("docs/results.md", "target (exact match)", "nano_claim.json", claim_targets),
+    Table("docs/results.md", "896 px, K", "unseen_grid.json", unseen_grid),
+    Table("docs/results.md", "training", "unseen_grid.json", unseen_grid_loss),
     Table("docs/results.md", "on two cores", "nano_small_print.json", path_costs),
     Table("README.md", "on two busy cores", "early.json", early_in_short),
     Table("docs/results.md", "on two busy cores", "early.json", early_costs),
