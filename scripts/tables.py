@@ -184,7 +184,9 @@ def unseen_grid_loss(run: dict) -> Rows:
     ends = [str(run["settings"]["budgets"][place]) for place in (0, -1)]
     for seed, one in zip(run["settings"]["seeds"], found["trainings"], strict=True):
         ratio, low, high = (100 * value for value in one["answer loss relative to step 0"])
-        losses = (f"{one['answer loss']['before'][name]:.3f} to {one['answer loss']['after'][name]:.3f}" for name in ends)
+        losses = (
+            f"{one['answer loss']['before'][name]:.3f} to {one['answer loss']['after'][name]:.3f}" for name in ends
+        )
         yield [str(seed), str(one["steps"]), f"{ratio:.1f}% [{low:.1f}, {high:.1f}]", *losses]
 
 
