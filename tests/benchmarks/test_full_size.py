@@ -70,7 +70,7 @@ def test_training_rows_follow_from_their_times(run):
 
 def test_every_selector_is_measured(run):
     rows = {row["key"]: row for row in read(run[0])["gate"]}
-    assert len(rows) == 15 * 3  # selectors and a preset, at three grids
+    assert len(rows) == 16 * 3  # selectors and a preset, at three grids
     for row in rows.values():
         assert row["outcome"] == "measured" and row["eager_ms"] > 0 and row["captured_ms"] is None
 

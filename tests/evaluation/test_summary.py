@@ -59,7 +59,7 @@ def test_variants_and_their_names():
     ]
     assert [Variant.from_json(variant.to_json()) for variant in found] == found
     assert found[5].to_json() == {"variant": "shirg-512+adapter", "mode": "shirg", "budget": 512, "adapter": True}
-    assert SHIRG.views == Variant("highres").views != LOWRES.views
+    assert SHIRG.encoding == Variant("highres").encoding != LOWRES.encoding
 
 
 def test_a_selection_is_compared_with_what_was_run_of_its_references():
