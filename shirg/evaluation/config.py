@@ -55,7 +55,7 @@ class EvaluationSettings(BenchmarkSettings):
     multiview and other selectors (uniform random pool divprune cdpruner ...); separated by blanks or commas."""
 
     efficiency_repeats: Repeats = 5
-    """Runs of which each stage's time is the median, after two untimed; 0 leaves timing out."""
+    """Runs of which each stage's time is the median, after one untimed; 0 leaves timing out."""
 
     batch_size: Annotated[
         int | None, ranges.BATCH, arg(metavar="INT", help_behavior_hint="(default: 8 for the nano, else 1)")

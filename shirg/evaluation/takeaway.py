@@ -19,9 +19,9 @@ RULE = (
 )
 OWN_PATHS = ("hd", "lowres")
 """LaViDa's own vision paths, its default first."""
-DISTURBED = 1.5
-"""If an answer takes this many times as long as the sum of its stages, other programs disturbed the timing (idle machine: 1.0 to
-1.1)."""
+UNDISTURBED = 0.9, 1.5
+"""Time of an answer over the sum of its stages, which are timed separately. On an idle machine it is 1.0 to 1.1; outside of these
+limits other programs disturbed one of the two."""
 
 
 def takeaway(results: Results | None, training: Mapping[str, Any] | None = None) -> list[str]:
@@ -61,7 +61,7 @@ def _trained(training: Mapping[str, Any]) -> str:
     if "relative" in entry:
         ends = "" if entry["low"] is None else f" [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
         return (
-            f"{kept} lowered the loss of answer tokens on {count(entry['records'], 'validation question')} to "
+            f"{kept} has a loss of answer tokens on {count(entry['records'], 'validation question')} of "
             f"{100 * entry['relative']:.1f}%{ends} of that at the start."
         )
     loss = f"{kept} has a validation loss of {training['best_validation_loss']:.4f}"
@@ -189,5 +189,7 @@ def _cost_line(results: Results) -> str:
 
 
 def _disturbed(row: Cost) -> bool:
-    """Whether an answer took far longer than the sum of its stages, which were timed separately."""
-    return row.total_ms > DISTURBED * (row.tower_ms + row.embedding_ms + row.prefill_ms + row.steps * row.step_ms)
+    """Whether the time of an answer does not fit the sum of its stages."""
+    low, high = UNDISTURBED
+    stages = row.tower_ms + row.embedding_ms + row.prefill_ms + row.steps * row.step_ms
+    return not low <= row.total_ms / stages <= high

@@ -111,11 +111,12 @@ def test_the_whole_of_a_run():
         "with shirg-768 and 7.61 MB with hd.",
         RULE,
     ]
-    rows[-1] = replace(rows[-1], total_ms=421.0)  # the parts make 280
-    assert takeaway(with_costs(found, rows), TRAINED)[2] == (
-        "Times of an answer are not compared, because other programs disturbed them; on the page that was timed its KV cache "
-        "took 5.99 MB with shirg-768 and 7.61 MB with hd."
-    )
+    for total in (421.0, 251.0):  # the parts make 280
+        rows[-1] = replace(rows[-1], total_ms=total)
+        assert takeaway(with_costs(found, rows), TRAINED)[2] == (
+            "Times of an answer are not compared, because other programs disturbed them; on the page that was timed its KV cache "
+            "took 5.99 MB with shirg-768 and 7.61 MB with hd."
+        )
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,8 @@ def test_an_adapter_that_no_step_improved_is_the_first_line():
 def test_the_loss_of_answers_is_compared_with_the_start():
     entry = {"step": 200, "records": 500, "relative": 0.93115, "low": 0.902, "high": 0.9604}
     assert takeaway(None, TRAINED | {"best_validation": entry})[0] == (
-        "The adapter was trained for 285 steps. The adapter that was kept, of step 200, lowered the loss of answer tokens on 500 "
-        "validation questions to 93.1% [90.2, 96.0] of that at the start."
+        "The adapter was trained for 285 steps. The adapter that was kept, of step 200, has a loss of answer tokens on 500 "
+        "validation questions of 93.1% [90.2, 96.0] of that at the start."
     )
 
 
