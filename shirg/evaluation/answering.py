@@ -1,4 +1,4 @@
-"""Answers about one page in many variants; the tower runs once per view of the page."""
+"""Answers about pages in many variants; the tower runs once per view of a page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Decoding:
     threshold: float | None = None
     """Commit confident predictions instead of a number of steps; see `GenerationSettings`."""
     batch_size: int = 1
-    """Questions of one page that are denoised together."""
+    """Questions that are denoised together."""
 
 
 @dataclass
@@ -55,6 +55,8 @@ class Page:
     image: Image.Image
     variants: Sequence[Variant] = ()
     _features: dict[tuple[Views, bool], VisionFeatures] = field(default_factory=dict)
+    _shared: tuple[Variant, Tensor] | None = None
+    """The latest variant whose embeddings do not depend on the question, with these."""
 
     def features(self, variant: Variant) -> VisionFeatures:
         """The tower's features of the variant's views, shared by all variants of the same encoding."""
@@ -65,44 +67,55 @@ class Page:
             self._features[variant.encoding] = self.model.image_features(self.image, variant.vision_path, settings)
         return self._features[variant.encoding]
 
-    @torch.no_grad()
-    def answers(
-        self, model: Lavida, variant: Variant, prompts: Iterable[str], decoding: Decoding
-    ) -> Iterator[Generated | ItemError]:
-        """The answer to each prompt, or the error if it cannot be asked about this page.
-
-        Embeddings that do not depend on the question are computed once. The prefix is encoded for every question, since page and
-        question attend to each other in it. `decoding.batch_size` questions are denoised together.
+    def embeds(self, model: Lavida, variant: Variant, prompt_ids: Tensor) -> Tensor:
+        """The page's embeddings [n, hidden] for a prompt [L]; computed once if they do not depend on the question.
 
         Args:
             model: with the variant's adapter.
-        """
-        for some in batched(prompts, decoding.batch_size):
-            ids = [model.prompt_ids(prompt) for prompt in some]
-            found = self._spliced(model, variant, ids, decoding.max_new_tokens)
-            asked = [one for one in found if not isinstance(one, ItemError)]
-            read, embeds = [pair[0] for pair in asked], [pair[1] for pair in asked]
-            texts = iter(generated_texts(model, read, embeds, decoding) if asked else ())
-            for one in found:
-                yield one if isinstance(one, ItemError) else (next(texts), one[1].shape[0])
 
-    def _spliced(
-        self, model: Lavida, variant: Variant, prompts: Sequence[Tensor], max_new_tokens: int
-    ) -> list[tuple[Tensor, Tensor] | ItemError]:
-        """Each prompt [L] with the page's embeddings [n, hidden], or the error if it cannot be asked."""
-        features, alone = self.features(variant), None
-        found: list[tuple[Tensor, Tensor] | ItemError] = []
-        for ids in prompts:
-            try:
-                if variant.uses_question and model.vision.relevance != "none":
-                    embeds = image_embeds(model, features, variant, model.question_ids(ids))
-                else:
-                    embeds = alone = image_embeds(model, features, variant) if alone is None else alone
-                model.config.check_length(len(ids) - 1 + len(embeds), max_new_tokens)
-                found.append((ids, embeds))
-            except ItemError as error:
-                found.append(error)
-        return found
+        Raises:
+            ItemError: if the variant cannot show this page.
+        """
+        features = self.features(variant)
+        if variant.uses_question and model.vision.relevance != "none":
+            return image_embeds(model, features, variant, model.question_ids(prompt_ids))
+        if self._shared is None or self._shared[0] != variant:
+            self._shared = variant, image_embeds(model, features, variant)
+        return self._shared[1]
+
+
+@torch.no_grad()
+def answers(
+    model: Lavida, variant: Variant, questions: Iterable[tuple[Page, str]], decoding: Decoding
+) -> Iterator[Generated | ItemError]:
+    """The answer to each prompt about its page, or the error if it cannot be asked about that page.
+
+    `decoding.batch_size` questions are denoised together, of one page or of several. The prefix is encoded for every question,
+    since page and question attend to each other in it.
+
+    Args:
+        model: with the variant's adapter.
+    """
+    for some in batched(questions, decoding.batch_size):
+        found = [_asked(model, variant, page, prompt, decoding.max_new_tokens) for page, prompt in some]
+        asked = [one for one in found if not isinstance(one, ItemError)]
+        prompts, embeds = [ids for ids, _ in asked], [shown for _, shown in asked]
+        texts = iter(generated_texts(model, prompts, embeds, decoding) if asked else ())
+        for one in found:
+            yield one if isinstance(one, ItemError) else (next(texts), len(one[1]))
+
+
+def _asked(
+    model: Lavida, variant: Variant, page: Page, prompt: str, max_new_tokens: int
+) -> tuple[Tensor, Tensor] | ItemError:
+    """The prompt [L] and the page's embeddings [n, hidden], or the error if it cannot be asked."""
+    try:
+        ids = model.prompt_ids(prompt)
+        embeds = page.embeds(model, variant, ids)
+        model.config.check_length(len(ids) - 1 + len(embeds), max_new_tokens)
+    except ItemError as error:
+        return error
+    return ids, embeds
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

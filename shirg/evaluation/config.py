@@ -60,7 +60,7 @@ class EvaluationSettings(BenchmarkSettings):
     batch_size: Annotated[
         int | None, ranges.BATCH, arg(metavar="INT", help_behavior_hint="(default: 8 for the nano, else 1)")
     ] = None
-    """Questions of one page that are denoised together; in float32 no answer depends on it but for exact ties."""
+    """Questions that are denoised together, of one page or of several; in float32 no answer depends on it but for exact ties."""
 
     threshold: Annotated[
         float | None, ranges.THRESHOLD, arg(metavar="FLOAT", help_behavior_hint="(default: half a step per token)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +29,7 @@ from shirg.evaluation.questions import (
     QuestionSet,
     RowKey,
     SamplePage,
+    Unopened,
     merged_rows,
     row_key,
     share_path,
@@ -237,30 +238,29 @@ class SHIRGEvaluator:
     def _ask(self, question_set: QuestionSet, inference: Inference, journal: Journal[RowKey]) -> None:
         """Answer the questions that are missing in the journal; pages that cannot be opened are listed as skipped."""
         total = sum(len(page.prompts) for page in question_set.pages) * len(self.variants)
-        pages = [page for page in question_set.pages if inference.missing(page, journal.entries)]
         with progress_bar(total, len(journal.entries), shown=not self.config.shard_index) as advance:
-            for page, rows in zip(pages, self._answered(pages, inference, journal), strict=True):
-                if isinstance(rows, UserError):
-                    for record, _ in page.prompts:
-                        question_set.skip(page.task, record, rows)
-                    continue
-                for row in rows:
+            for row in self._answered(question_set.pages, inference, journal):
+                if isinstance(row, Unopened):
+                    for record, _ in row.page.prompts:
+                        question_set.skip(row.page.task, record, row.error)
+                else:
                     journal.add(row)
-                    advance(f"evaluating {page.task.name}", 1)
+                    advance(f"evaluating {row['dataset']}", 1)
 
     def _answered(
         self, pages: Sequence[PageQuestions], inference: Inference, journal: Journal[RowKey]
-    ) -> Iterator[Iterable[dict[str, Any]] | UserError]:
-        """The rows of each page, or the error if it cannot be opened; lazily without worker processes."""
-        workers = self.config.workers_for(self.model)
-        if workers < 2 or len(pages) < 2:
-            yield from (inference.page_rows(page, journal.entries) for page in pages)
+    ) -> Iterator[dict[str, Any] | Unopened]:
+        """The rows that are missing, and pages that cannot be opened; lazily without worker processes."""
+        answered, workers = set(journal.entries), self.config.workers_for(self.model)
+        groups = list(inference.groups(pages, answered))
+        if workers < 2 or len(groups) < 2:
+            for group in groups:
+                yield from inference.rows(group, answered)
             return
-        answer = partial(_finished_rows, inference, set(journal.entries))
-        for found in ordered_map(answer, pages, min(workers, len(pages))):
+        for found in ordered_map(partial(_finished_rows, inference, answered), groups, min(workers, len(groups))):
             if isinstance(found, str):
                 raise UserError(found)
-            yield found
+            yield from found
 
     def _sample(self, question_set: QuestionSet, journal: Journal[RowKey]) -> SamplePage:
         """The first page with answers, if possible of every variant."""
@@ -287,13 +287,12 @@ class SHIRGEvaluator:
 
 
 def _finished_rows(
-    inference: Inference, answered: Container[RowKey], page: PageQuestions
-) -> list[dict[str, Any]] | UserError | str:
-    """In a worker process: the rows of a page, the error if it cannot be opened, or the message of another `UserError`. (A
-    raised one would get its traceback into its message.)"""
+    inference: Inference, answered: Container[RowKey], pages: Sequence[PageQuestions]
+) -> list[dict[str, Any] | Unopened] | str:
+    """In a worker process: all of `Inference.rows`, or the message of a `UserError`. (A raised one would get its traceback into
+    its message.)"""
     try:
-        rows = inference.page_rows(page, answered)
-        return rows if isinstance(rows, UserError) else list(rows)
+        return list(inference.rows(pages, answered))
     except UserError as error:
         return str(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image
 from shirg.data import Record
 from shirg.data.sources import Records
 from shirg.errors import ItemError, UserError
-from shirg.evaluation.answering import Decoding, Generated, Models, Page
+from shirg.evaluation.answering import Decoding, Generated, Models, Page, answers
 from shirg.evaluation.journal import entries_of
 from shirg.evaluation.markdown import count
 from shirg.evaluation.results import Answer, Skipped, to_json
@@ -124,6 +124,14 @@ class QuestionSet:
 
 
 @dataclass(frozen=True)
+class Unopened:
+    """A page that cannot be opened, and why."""
+
+    page: PageQuestions
+    error: UserError
+
+
+@dataclass(frozen=True)
 class Inference:
     """Answers every question in every variant."""
 
@@ -143,22 +151,37 @@ class Inference:
                 todo.append((variant, prompts))
         return todo
 
-    def page_rows(self, page: PageQuestions, answered: Container[RowKey]) -> Iterator[dict[str, Any]] | UserError:
-        """`rows` of a page, or the error if it cannot be opened."""
-        try:
-            image = page.open_image()
-        except UserError as error:
-            return error
-        return self.rows(page, image, answered)
+    def groups(self, pages: Iterable[PageQuestions], answered: Container[RowKey]) -> Iterator[list[PageQuestions]]:
+        """The pages with questions that are not answered yet, in lists whose questions fill a batch, or one page alone."""
+        group: list[PageQuestions] = []
+        for page in pages:
+            if not self.missing(page, answered):
+                continue
+            if group and sum(len(one.prompts) for one in (*group, page)) > self.decoding.batch_size:
+                yield group
+                group = []
+            group.append(page)
+        if group:
+            yield group
 
-    def rows(self, page: PageQuestions, image: Image.Image, answered: Container[RowKey]) -> Iterator[dict[str, Any]]:
-        """One row for each variant and question that is not answered yet; `unanswered` has the reason if it cannot be asked."""
-        todo = self.missing(page, answered)
-        shown = Page(self.models[None], image, [variant for variant, _ in todo])
-        for variant, prompts in todo:
+    def rows(self, pages: Iterable[PageQuestions], answered: Container[RowKey]) -> Iterator[dict[str, Any] | Unopened]:
+        """One row for each variant and question that is not answered yet; `unanswered` has the reason if it cannot be asked.
+        Questions about all of `pages` are denoised together."""
+        asked: dict[Variant, list[tuple[PageQuestions, Page, Record, str]]] = {}
+        for page in pages:
+            try:
+                image = page.open_image()
+            except UserError as error:
+                yield Unopened(page, error)
+                continue
+            todo = self.missing(page, answered)
+            shown = Page(self.models[None], image, [variant for variant, _ in todo])
+            for variant, prompts in todo:
+                asked.setdefault(variant, []).extend((page, shown, record, text) for record, text in prompts)
+        for variant, questions in asked.items():
             model = self.models[variant.adapter]
-            answers = shown.answers(model, variant, [text for _, text in prompts], self.decoding)
-            for (record, _), answer in zip(prompts, answers, strict=True):
+            found = answers(model, variant, [(shown, text) for _, shown, _, text in questions], self.decoding)
+            for (page, _, record, _), answer in zip(questions, found, strict=True):
                 yield to_json(_row(page.task, record, variant, answer, model.vision.resolution))
 
 

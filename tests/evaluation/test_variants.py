@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shirg.errors import UserError
-from shirg.evaluation.answering import Decoding, Page, image_embeds
+from shirg.evaluation.answering import Decoding, Page, answers, image_embeds
 from shirg.evaluation.efficiency import computed_costs, measure_efficiency
 from shirg.evaluation.evaluator import SHIRGEvaluator
 from shirg.evaluation.variants import (
@@ -99,8 +99,8 @@ def test_early_is_encoded_apart_compared_with_shirg_and_the_same_for_every_quest
     assert page.features(early) is page.features(other) is not page.features(shirg)
     assert early.uses_question is False and shirg.uses_question
     for variant in variants:
-        answers = list(page.answers(model, variant, ["What?", "Who?"], DECODING))
-        assert [tokens for _, tokens in answers] == [variant.budget + 1] * 2
+        found = list(answers(model, variant, [(page, "What?"), (page, "Who?")], DECODING))
+        assert [tokens for _, tokens in found] == [variant.budget + 1] * 2
     costs = measure_efficiency(
         model, tiny_page(), model.prompt_ids("What?"), variants, DECODING, repeats=1, advance=lambda *_: None
     )
@@ -137,7 +137,7 @@ def test_rules_that_look_at_attention_share_the_towers_one_pass(monkeypatch):
     assert any(variant.needs for variant in variants)
     page = Page(model, tiny_page(), variants)
     for variant in variants:
-        ((text, tokens),) = page.answers(model, variant, ["What?"], DECODING)
+        ((text, tokens),) = answers(model, variant, [(page, "What?")], DECODING)
         assert tokens <= 144
     assert len(passes) == 1
 

@@ -33,13 +33,6 @@ def small_model(**overrides: object) -> Lavida:
     return model.to(torch.float64)
 
 
-def printable(model: Lavida) -> Lavida:
-    """The model with an output of printable ASCII only, so that different answers have different texts."""
-    with torch.no_grad():
-        model.language.lm_head.weight[94:] = 0
-    return model
-
-
 def settings(**limits: Any) -> ServerSettings:
     """A server's settings with these limits."""
     return ServerSettings(Limits(**limits))

@@ -20,8 +20,8 @@ from shirg import Lavida
 from shirg.data.render import render_page
 from shirg.lavida.loading import with_own_projector
 from shirg.serve.settings import Access, ServerSettings
-from tests.serve.running import data_uri, printable, question, running, settings, small_model
-from tests.tiny import tiny_page
+from tests.serve.running import data_uri, question, running, settings, small_model
+from tests.tiny import printable, tiny_page
 
 ASKED = "What is the Growth of Cookies?"
 

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from shirg.errors import UserError
 from shirg.serve.app import parsed
 from shirg.serve.protocol import ChatBody, explained
-from tests.serve.running import data_uri, printable, question, running, small_model
+from tests.serve.running import data_uri, question, running, small_model
 from tests.serve.running import settings as limits_of
-from tests.tiny import tiny_page
+from tests.tiny import printable, tiny_page
 
 CLIENTS = 16
 GARBAGE = (
