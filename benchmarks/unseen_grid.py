@@ -1,13 +1,16 @@
 """What SHIRG's adapter is worth on a grid that the model has never seen.   python benchmarks/unseen_grid.py [--json FILE]
 
-LaViDa-nano was trained on 672 px pages, so a LoRA has nothing to repair there. It has never seen another large grid. Here the
-small-print pages of `nano_claim.py` (8-13 px) lie in the corner of a larger white canvas: print of the same size, 64 x 64
-patches at 896 px, 56 x 56 at 784. The distribution shift is the one that SHIRG asks of LaViDa: enlarged position embeddings and
-rows of another length.
+The shipped LaViDa-nano was trained on 672 px pages, so a LoRA has nothing to repair there. It has never seen another large grid.
+(For a model that has not seen that one either, --sides 672 asks the question itself.) Here the small-print pages of
+`nano_claim.py` (8-13 px) lie in the corner of a larger white canvas: print of the same size, 64 x 64 patches at 896 px, 56 x 56
+at 784. The distribution shift is the one that SHIRG asks of LaViDa: enlarged position embeddings and rows of another length.
 
 1. For every canvas and seed one LoRA is trained by `SHIRGLoRATrainer` with mixed budgets, on pages of the training split.
    Validation gives its answer loss before and after.
 2. Without an adapter and with each of them, four questions a page are asked about held-out pages at each budget.
+
+--trained projector and language are bounds of what a larger adapter could do: one of full rank, which is the whole projector,
+and one of projector and language model.
 
 Intervals are 95 %. They resample pages, and for the adapter's effect pages and seeds of the training. --output-dir keeps adapters
 with their checkpoints, and answers as they come; the same command resumes and may ask for more pages. --workers processes share
@@ -67,6 +70,9 @@ BATCH = 16
 """Answers that are denoised together."""
 NONE = "none"
 """The row without an adapter."""
+LORA = "lora"
+RATES = {LORA: LEARNING_RATE, "projector": 1e-3, "language": 1e-3}
+"""What is trained -> its learning rate."""
 
 
 def on_canvas(image: Image.Image, side: int) -> Image.Image:
@@ -118,20 +124,22 @@ def _records(split: str, number: int, side: int) -> list[Record]:
 
 def train(arguments: argparse.Namespace, side: int, seed: int) -> None:
     """One mixed adapter, from its latest checkpoint if it has one."""
-    folder = adapter_folder(arguments.output_dir, side, seed)
+    folder = adapter_folder(arguments, side, seed)
     if (folder / "logs" / "training_results.json").exists():
         return
     torch.set_num_threads(1)
-    model = nano(side)
+    model = at_side(arguments.model, side)
     config = SHIRGLoRAConfig(
         token_budgets=list(arguments.budgets),
         include_pooled=False,
         num_epochs=EPOCHS,
-        learning_rate=arguments.learning_rate,
+        learning_rate=arguments.learning_rate or RATES[arguments.trained],
+        padding_weight=arguments.padding_weight,
+        **trained_layers(model, arguments.trained),
         save_steps=SAVE_STEPS,
         validation_interval=1 / VALIDATIONS,
         feature_cache_mb=4096,
-        base_model="nano",
+        base_model=arguments.model,
         seed=seed,
         output_dir=str(folder),
         resume=True,
@@ -141,16 +149,28 @@ def train(arguments: argparse.Namespace, side: int, seed: int) -> None:
     SHIRGLoRATrainer(config, model).train(*loaders)
 
 
-def nano(side: int) -> Lavida:
-    """The shipped model with a large view of `side` px."""
-    model = Lavida.from_pretrained("nano")
+def at_side(name: str, side: int) -> Lavida:
+    """A model with a large view of `side` px."""
+    model = Lavida.from_pretrained(name)
     model.vision = replace(model.vision, resolution=side)
     return model
 
 
-def adapter_folder(output_dir: Path, side: int, seed: int) -> Path:
+def trained_layers(model: Lavida, trained: str) -> dict:
+    """Settings of the adapter: SHIRG's own, one of the projector's full rank, or one of projector and language model."""
+    if trained == LORA:
+        return {}
+    if trained == "projector":
+        width = model.config.hidden_size
+        return {"lora_rank": width, "lora_alpha": width}
+    linear = [name for name, layer in model.language.named_modules() if isinstance(layer, torch.nn.Linear)]
+    inner = [f"language.{name}" for name in linear if name.startswith("layers.")]
+    return {"target_modules": ["mm_projector.0", "mm_projector.2", *inner]}
+
+
+def adapter_folder(arguments: argparse.Namespace, side: int, seed: int) -> Path:
     """Where an adapter is trained."""
-    return output_dir / f"{side}px-seed{seed}"
+    return arguments.output_dir / f"{side}px-seed{seed}"
 
 
 # ---------------------------------------------------------------- answers
@@ -159,12 +179,12 @@ def adapter_folder(output_dir: Path, side: int, seed: int) -> Path:
 class Answering:
     """The nano at one resolution, alone and with each of its adapters."""
 
-    def __init__(self, output_dir: Path, side: int, seeds: Sequence[int], budgets: Sequence[int]) -> None:
-        self.side, self.budgets = side, tuple(budgets)
-        self.models = {NONE: nano(side)}
-        for seed in seeds:
-            model = nano(side)
-            model.load_adapter(adapter_folder(output_dir, side, seed) / "checkpoints" / "best_model")
+    def __init__(self, arguments: argparse.Namespace, side: int) -> None:
+        self.side, self.budgets = side, tuple(arguments.budgets)
+        self.models = {NONE: at_side(arguments.model, side)}
+        for seed in arguments.seeds:
+            model = at_side(arguments.model, side)
+            model.load_adapter(adapter_folder(arguments, side, seed) / "checkpoints" / "best_model")
             self.models[f"seed {seed}"] = model
 
     def settings(self) -> dict:
@@ -208,7 +228,7 @@ def row(adapter: str, budget: int) -> str:
 
 def answered(arguments: argparse.Namespace, side: int) -> list[dict]:
     """The entries of all pages; missing ones are measured and added to the journal."""
-    answering = Answering(arguments.output_dir, side, arguments.seeds, arguments.budgets)
+    answering = Answering(arguments, side)
     path = arguments.output_dir / f"answers-{side}px.jsonl"
     journal = Journal(path, answering.settings(), lambda one: int(one["page"]), resume=True, noun="page")
     missing = [number for number in range(arguments.pages) if number not in journal.entries]
@@ -305,7 +325,7 @@ def grid(arguments: argparse.Namespace, side: int) -> dict:
     with multiprocessing.get_context("spawn").Pool(arguments.workers, maxtasksperchild=1) as pool:
         pool.starmap(train, [(arguments, side, seed) for seed in arguments.seeds], chunksize=1)
     entries = answered(arguments, side)
-    folders = [adapter_folder(arguments.output_dir, side, seed) for seed in arguments.seeds]
+    folders = [adapter_folder(arguments, side, seed) for seed in arguments.seeds]
     return {
         "side": side,
         "pages": len(entries),
@@ -317,22 +337,26 @@ def grid(arguments: argparse.Namespace, side: int) -> dict:
 def main() -> None:
     """Train, ask, print, and write the record if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano", help="checkpoint folder (default: the one in the package)")
+    parser.add_argument("--trained", choices=RATES, default=LORA, help="what is trained (default: %(default)s)")
     parser.add_argument("--pages", type=int, default=750, help="four questions each (default: %(default)s)")
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="canvases, px (default: %(default)s)")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the trainings (default: %(default)s)")
     parser.add_argument("--training-pages", type=int, default=TRAINING_PAGES, help="default: %(default)s")
     parser.add_argument("--validation-pages", type=int, default=VALIDATION_PAGES, help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, help=f"default: {RATES}, by what is trained")
+    parser.add_argument("--padding-weight", type=float, default=0.1, help="of end-of-text (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per processor)")
     parser.add_argument("--output-dir", type=Path, default=Path("nano_work/unseen_grid"), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     grids = [grid(arguments, side) for side in arguments.sides]
-    model = Lavida.from_pretrained("nano")
-    names = ("budgets", "seeds", "training_pages", "validation_pages", "learning_rate")
+    model = Lavida.from_pretrained(arguments.model)
+    names = ("budgets", "seeds", "training_pages", "validation_pages", "trained", "padding_weight")
     settings = {name: getattr(arguments, name) for name in names}
+    settings["learning_rate"] = arguments.learning_rate or RATES[arguments.trained]
     record = {
         **run_facts(model),
         "settings": settings | {"weights": weights_digest(model), "decoding": asdict(DECODING), "epochs": EPOCHS},

@@ -94,6 +94,19 @@ def test_round_trip_and_unload(trained, tmp_path):
     adapter.attach_lora(fresh)
 
 
+def test_an_adapter_of_twenty_layers_is_found_again(tmp_path):
+    """peft shortens so many names in the configuration it is given."""
+    model = tiny_model(n_layers=4)
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and ".layers." in name]
+    targets = [name for name in linear if name.startswith("language.")]
+    assert len(targets) >= 20
+    adapter.attach_lora(model, rank=2, targets=targets)
+    model.save_adapter(tmp_path / "adapter", settings={})
+    other = tiny_model(n_layers=4)
+    other.load_adapter(tmp_path / "adapter")
+    assert adapter.lora_parameters(other).keys() == adapter.lora_parameters(model).keys()
+
+
 def test_peft_itself_loads_the_folder(trained, tmp_path):
     from peft import PeftModel
 
