@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -43,3 +45,17 @@ def time_call(call: Callable[[], object], warm_up: int, runs: int, device: torch
 def run_facts(model: Lavida) -> dict[str, object]:
     """When, on what and with what a record is made."""
     return {"date": now(), "processor": processor(), "environment": describe_environment(model)}
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Bytes by which a call raises this process's resident memory at its peak (Linux)."""
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the current resident memory
+    call()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024

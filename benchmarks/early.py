@@ -9,7 +9,9 @@
 2. Cosine of the kept tokens of `early-K` to those of `pixels-K`, after every layer, and by kind of page.
 3. Times on this machine. The paths take turns in every round; ratios are medians over rounds of times within one round, so that
    other programs disturb them less.
-4. FLOPs of an answer at the size of LLaDA-8B and Dream-7B.
+4. A training step of four questions about four pages, tower included: questions per second by path and budget.
+5. Memory: what one answer in a process of its own needs above the loaded model (Linux: VmHWM, reset by /proc/self/clear_refs).
+6. FLOPs of an answer at the size of LLaDA-8B and Dream-7B.
 
 Intervals are 95 %, by resampling pages; differences are paired. Pages are written to --output-dir as they come; the same command
 resumes, also with more pages.
@@ -18,6 +20,7 @@ resumes, also with more pages.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -25,21 +28,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine, run_facts
+from common import machine, peak_memory, run_facts
 from nano_claim import SMALL_PRINT, weights_digest
 from nano_selectors import measured
 from torch import Tensor
+from training_step import examples_of, step
 
 from shirg.bootstrap import compare, mean_interval
 from shirg.data.render import KINDS
 from shirg.evaluation.answering import generated_texts
-from shirg.evaluation.efficiency import timed
+from shirg.evaluation.efficiency import moment, timed
 from shirg.evaluation.markdown import table
 from shirg.evaluation.metrics import METRICS
 from shirg.files import write_json
 from shirg.gate import GateConfig
 from shirg.lavida import Lavida, VisionFeatures
+from shirg.lavida.adapter import attach_lora
 from shirg.lavida.costs import Scenario, path_cost, vision_shape
+from shirg.lavida.loading import with_own_projector
 from shirg.lavida.shapes import published_config
 from shirg.nano.recipe.score import DECODING, MEASURES
 
@@ -47,6 +53,7 @@ BUDGETS, MIDDLE = (256, 512, 768), 512
 DISTINCT = GateConfig(selector="distinct")
 REFERENCES = ("shirg-{}", "pixels-{}", "highres")
 """What `early-K` is compared with."""
+TRAINING_PAGES = 4
 TIMED = ("lowres", "hd", "highres", *(f"{mode}-{budget}" for mode in ("shirg", "early") for budget in BUDGETS))
 SHAPES = {"LLaDA-8B": "llada-8b", "Dream-7B": "dream-7b"}
 
@@ -199,6 +206,37 @@ def tower(model: Lavida, features: VisionFeatures, budget: int) -> Callable[[], 
     return lambda: model.encode_kept(kept, replace(features, tokens=model.tower.embed(features.pixels)))
 
 
+def training(model: Lavida, rounds: int) -> list[dict]:
+    """Questions per second of a training step by budget on `shirg` and `early`, and how many times faster `early` is."""
+    trained = with_own_projector(model)
+    attach_lora(trained)
+    images = [SMALL_PRINT.page(number).image for number in range(TRAINING_PAGES)]
+
+    def seconds(path: str, budget: int) -> float:
+        began = moment(trained.device)
+        examples = examples_of(trained, images, len(images), trained.config.answer_tokens, path)
+        encoding = moment(trained.device) - began
+        return encoding + step(trained, examples, "packed", budget, path=path)
+
+    found = []
+    for budget in BUDGETS:
+        spent = [[seconds(path, budget) for path in ("shirg", "early")] for _ in range(1 + rounds)][1:]
+        shirg, early = (len(images) / statistics.median(one) for one in zip(*spent, strict=True))
+        ratio = statistics.median(slow / fast for slow, fast in spent)
+        rates = {"shirg, questions/s": round(shirg, 2), "early, questions/s": round(early, 2)}
+        found.append({"K": budget, **rates, "times faster": round(ratio, 2)})
+    return found
+
+
+def memory(name: str) -> dict:
+    """MB that an answer by a path needs above the loaded model, in this process, which must be a new one."""
+    mode, _, budget = name.partition("-")
+    model, page = Lavida.from_pretrained("nano"), SMALL_PRINT.page(0)
+    question = SMALL_PRINT.questions(page, 0)[0].question
+    needed = peak_memory(lambda: model.answer(page.image, question, mode, int(budget or 1)))
+    return {"path": name, "MB": round(needed / 2**20)}
+
+
 def computed() -> list[dict]:
     """FLOPs of one answer at the published sizes, by path."""
     rows = []
@@ -230,9 +268,11 @@ def print_tables(record: dict) -> None:
     layers = range(1, 1 + len(record["cosines"][0]["layers"]))
     rows = [[str(one["budget"]), *map(str, one["layers"])] for one in record["cosines"]]
     print(f"{table(['cosine, K', *(f'layer {layer}' for layer in layers)], rows)}\n")
-    if "times" in record:
-        titles = list(record["times"]["rows"][0])
-        print(table(titles, [[str(row[title]) for title in titles] for row in record["times"]["rows"]]))
+    for part in ("times", "training", "memory"):
+        if part in record:
+            titles = list(record[part]["rows"][0])
+            cells = [[str(row[title]) for title in titles] for row in record[part]["rows"]]
+            print(f"{part}\n\n{table(titles, cells)}\n")
 
 
 def cell(value: Sequence | None) -> str:
@@ -265,7 +305,10 @@ def main() -> None:
         "computed": {"scenario": asdict(Scenario()), "rows": computed()},
     }
     if arguments.rounds:
-        record["times"] = {**machine(), "rounds": arguments.rounds, "rows": times(asking.model, arguments.rounds)}
+        for part, measure in {"times": times, "training": training}.items():
+            record[part] = {**machine(), "rounds": arguments.rounds, "rows": measure(asking.model, arguments.rounds)}
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            record["memory"] = {**machine(), "rows": pool.map(memory, TIMED, chunksize=1)}
     print_tables(record)
     if arguments.json:
         write_json(arguments.json, record)

@@ -14,8 +14,6 @@ The processes allocate large blocks outside the heap (MALLOC_MMAP_THRESHOLD_), s
 from __future__ import annotations
 
 import argparse
-import datetime
-import gc
 import os
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from common import now, peak_memory
 
 from shirg.data.render import render_page
 from shirg.evaluation.environment import processor
@@ -109,16 +108,7 @@ def measure(arguments: argparse.Namespace) -> int:
         losses.mean().backward()
 
     step(1, arguments.budget // 10)
-    gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the current resident memory
-    step(len(examples), arguments.budget)
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
+    return peak_memory(lambda: step(len(examples), arguments.budget))
 
 
 def step_of(arguments: argparse.Namespace) -> Step:
@@ -199,7 +189,7 @@ def main() -> int:
         sizes = f"measured {row['measured_bytes'] / 1e6:8,.1f} MB  computed {row['computed_bytes'] / 1e6:8,.1f} MB"
         print(f"{row['precision']:9} {how:13} {sizes}  ratio {row['computed_over_measured']:.3f}")
     found = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "processor": processor(),
         "torch": torch.__version__,
         "arguments": {name: getattr(arguments, name) for name in (*SIZES, "objective")},

@@ -38,10 +38,10 @@ from shirg.training.objective import answer_losses
 QUESTION = "What is the total on this page?"
 
 
-def examples_of(model: Lavida, images: list, count: int, answer: int) -> list[Example]:
-    """`count` examples about `images` in turn, with answers of random tokens."""
+def examples_of(model: Lavida, images: list, count: int, answer: int, path: str = "shirg") -> list[Example]:
+    """`count` examples about `images` in turn, encoded for a path, with answers of random tokens."""
     draws = torch.Generator().manual_seed(0)
-    features = [model.image_features(image, "shirg") for image in images]
+    features = [model.image_features(image, path) for image in images]
     prompt = model.prompt_ids(QUESTION)
     return [
         Example(
@@ -75,11 +75,13 @@ def language_step(model: Lavida, prefixes: list[Tensor], examples: list[Example]
     return moment(model.device) - began
 
 
-def step(model: Lavida, examples: list[Example], objective: str, budget: int, *, share: bool = False) -> float:
+def step(
+    model: Lavida, examples: list[Example], objective: str, budget: int, *, share: bool = False, path: str = "shirg"
+) -> float:
     """Seconds of one forward and backward pass from given features."""
     loss_model = LossModel(model, objective, share)
     began = moment(model.device)
-    losses, _ = loss_model(examples, Component("shirg", budget))
+    losses, _ = loss_model(examples, Component(path, budget))
     losses.mean().backward()
     return moment(model.device) - began
 

@@ -136,3 +136,17 @@ def test_features_of_another_path_are_refused(model):
 def test_wrong_budgets_are_refused(model, budget):
     with pytest.raises(UserError, match="budget: got"):
         model.answer(tiny_page(), QUESTION, "early", budget)
+
+
+@torch.no_grad()
+def test_it_compiles_into_one_graph():
+    """Selection, tower and projector, from the patch embeddings on; the same to the last bit with the graph's own operations."""
+    model = tiny_model(shirg={"resolution": 168})
+    features = model.image_features(tiny_page(), "early")
+
+    def embeds(tokens: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        return model.image_embeds(replace(features, tokens=tokens, pixels=pixels), "early", 48)
+
+    torch.compiler.reset()
+    compiled = torch.compile(embeds, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(features.tokens, features.pixels), model.image_embeds(features, "early", 48))
