@@ -205,6 +205,8 @@ def _prepare_and_train(
     logger.info("data: %s", prepare.summary(folder))
     named = {"Training data readable": checkup.data(folder), "Free disk space": checkup.disk(flags.output_dir)}
     before = [judged(name, finding.good, finding.found) for name, finding in named.items()]
+    if not flags.resume:
+        keep_report(flags.output_dir)
     with stages.timed("training"):
         results = train.train(flags, training, model, folder)
 
@@ -240,8 +242,8 @@ def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:
     from shirg.files import write_json
 
     path = flags.output_dir / REPORT_FILE
-    if flags.skip_training and path.exists():  # keep the report of an earlier training
-        path.rename(free_name(path))
+    if flags.skip_training:
+        keep_report(flags.output_dir)
     with stages.timed("report"):
         write_training_report(flags.output_dir, seconds=stages.total, **report)
     write_json(flags.output_dir / STAGES_FILE, stages.seconds)
@@ -253,10 +255,15 @@ def _write_report(flags: Flags, report: dict[str, Any], stages: Stages) -> None:
     console.print(f"report: {path}", markup=False)
 
 
-def free_name(path: Path) -> Path:
-    """The first of `NAME.old-1.md`, `NAME.old-2.md`, ... that is not taken."""
-    numbered = (path.with_name(f"{path.stem}.old-{number}{path.suffix}") for number in itertools.count(1))
-    return next(name for name in numbered if not name.exists())
+def keep_report(folder: Path) -> None:
+    """Rename the report of an earlier training to the first free of `NAME.old-1.md`, `NAME.old-2.md`, ..., so that none stands
+    beside another adapter than its own."""
+    from shirg.evaluation.training_report import REPORT_FILE
+
+    path = folder / REPORT_FILE
+    if path.exists():
+        numbered = (path.with_name(f"{path.stem}.old-{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in numbered if not name.exists()))
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:

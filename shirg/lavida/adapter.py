@@ -347,7 +347,9 @@ def _inject(model: nn.Module, config: LoraConfig) -> None:
             raise UserError(f"target_modules: {name} is a {type(module).__name__}; only linear layers take a LoRA")
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         inject_adapter_in_model(config, model, adapter_name=NAME)
-    config.target_modules = sorted(targets)  # of twenty names or more peft has made short ones, which fit other layers too
+    config.target_modules = sorted(
+        targets
+    )  # of twenty names or more peft has made short ones, which fit other layers too
     for parameter in lora_parameters(model).values():
         parameter.data = parameter.data.float()
     layers = _lora_layers(model)

@@ -217,8 +217,9 @@ def test_exit_codes(arguments, code, says, capsys, tmp_path, monkeypatch):
 
 
 def test_an_older_report_is_kept(tmp_path):
-    report = tmp_path / "REPORT.md"
-    for expected in ("REPORT.old-1.md", "REPORT.old-2.md"):
-        report.write_text("x")
-        assert run.free_name(report).name == expected
-        report.rename(run.free_name(report))
+    run.keep_report(tmp_path)  # there is none
+    for text in ("first", "second"):
+        (tmp_path / "SHIRG_TRAINING_REPORT.md").write_text(text)
+        run.keep_report(tmp_path)
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"SHIRG_TRAINING_REPORT.old-1.md": "first", "SHIRG_TRAINING_REPORT.old-2.md": "second"}
