@@ -462,7 +462,7 @@ def _method(results: Results) -> str:
     lines = [
         f"- Answers: {config.max_new_tokens} positions in blocks of {config.block_length}, {steps}, no sampling. {suffix}",
         f"- Intervals: {results.intervals.resamples:,} resamples of whole pages, since answers about one page depend on one "
-        "another.",
+        "another. Where no page differs, the interval is the difference that so many pages cannot exclude.",
     ]
     if any(variant.mode in SELECTING_MODES for variant in results.variants):
         by_question = f"the question takes part by relevance {model.relevance}, sign {model.relevance_sign:+d}."
