@@ -7,7 +7,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from shirg.lavida import Lavida
+    from shirg.training.budgets import Component
 
 logger = logging.getLogger(__name__)
 
@@ -224,52 +225,18 @@ class Session:
     def optimizer_step(self, micro_batches: list[list[TrainingRecord]]) -> None:
         """One update of the adapter: one component (with "continuous" one per micro-batch), and the weighted mean loss over
         every target of every process."""
-        plan, state, accelerator, config = self.plan, self.state, self.accelerator, self.plan.config
+        plan, state = self.plan, self.state
         began, rate = time.perf_counter(), plan.rate(state.step)
         components = plan.sampler.micro_batches(state.step, len(micro_batches))
         names, label = list(dict.fromkeys(one.name for one in components)), plan.sampler.group(components[0])
         context: dict[str, Any] = {"step": state.step, "component": max(components, key=lambda one: one.most or 0)}
-        size, checkpointing = max(map(len, micro_batches)), config.gradient_checkpointing
-        length = self.examples.step_length(micro_batches, accelerator, state.step)
+        length = self.examples.step_length(micro_batches, self.accelerator, state.step)
         nominal = plan.records_per_step * length  # keeps fp16 in range until the weight of all targets is known
-        sums = torch.zeros(4, dtype=torch.float64)  # weighted loss, weights, tokens, requests to stop
-        batch: list[dict[str, Any]] = []
+        size, checkpointing = max(map(len, micro_batches)), plan.config.gradient_checkpointing
         with guards.memory_advice(**context, records=size, checkpointing=checkpointing):
-            for number, (records, component) in enumerate(zip(micro_batches, components, strict=True)):
-                ordinal, last = plan.ordinal(number, plan.order), number == len(micro_batches) - 1
-                with accelerator.autocast():
-                    examples = self.examples(records, component, ordinal, length, "noise", state.step)
-                described = guards.described(examples)
-                batch += described
-                self.loss_model.set_training(True, checkpointing=checkpointing)
-                with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                    with scoped_seed(plan.device, config.seed, "dropout", state.step, ordinal):
-                        losses, tokens = self.wrapped(examples, component)
-                    own = {**context, "component": component}
-                    guards.check_finite(losses, described, file=plan.not_finite_file, what="loss", **own)
-                    weights = target_weights(examples, config.padding_weight, losses)
-                    # Wrappers average gradients over the processes; their sum is needed.
-                    accelerator.backward((losses * weights).sum() * plan.processes / nominal)
-                weighted, weights = (losses.detach() * weights).double().sum().item(), weights.double()
-                sums += sums.new_tensor([weighted, weights.sum().item(), tokens, 0])
-            sums[3] = self.stop.requested
-            loss, weight, tokens, stops = sum_over_processes(accelerator, sums).tolist()
-        norm = torch.zeros(())
-        if weight:
-            parameters = adapter.lora_parameters(self.model)
-            for parameter in parameters.values():
-                if parameter.grad is not None:  # `check_gradients` names those without one
-                    parameter.grad.mul_(nominal / weight)
-            if state.updates == 1:
-                guards.check_gradients(parameters)
-            norm = accelerator.clip_grad_norm_(parameters.values(), config.max_grad_norm)
-            if accelerator.scaler is None:  # fp16's own scaler skips such steps and lowers its scale
-                guards.check_finite(norm, batch, file=plan.not_finite_file, what="gradient", **context)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-            state.updates += not self.optimizer.step_was_skipped
-            self.optimizer.zero_grad()
+            sums, batch = self.accumulate(micro_batches, components, length, nominal, context)
+            loss, weight, tokens, stops = sum_over_processes(self.accelerator, sums).tolist()
+        norm = self.update(rate, nominal / weight, batch, context) if weight else torch.zeros(())
         state.step += 1
         self.record_step(
             {
@@ -288,6 +255,60 @@ class Session:
         )
         if stops:
             raise guards.StopRequested
+
+    def accumulate(
+        self,
+        micro_batches: list[list[TrainingRecord]],
+        components: Sequence[Component],
+        length: int,
+        nominal: int,
+        context: dict[str, Any],
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Add up the gradients of this process's weighted losses, divided by `nominal`.
+
+        Returns:
+            Float64 sums [4] over this process (weighted loss, weights, tokens, requests to stop), and the records for messages.
+        """
+        plan, state, accelerator, config = self.plan, self.state, self.accelerator, self.plan.config
+        sums = torch.zeros(4, dtype=torch.float64)
+        batch: list[dict[str, Any]] = []
+        for number, (records, component) in enumerate(zip(micro_batches, components, strict=True)):
+            ordinal, last = plan.ordinal(number, plan.order), number == len(micro_batches) - 1
+            with accelerator.autocast():
+                examples = self.examples(records, component, ordinal, length, "noise", state.step)
+            described = guards.described(examples)
+            batch += described
+            self.loss_model.set_training(True, checkpointing=config.gradient_checkpointing)
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
+                with scoped_seed(plan.device, config.seed, "dropout", state.step, ordinal):
+                    losses, tokens = self.wrapped(examples, component)
+                own = {**context, "component": component}
+                guards.check_finite(losses, described, file=plan.not_finite_file, what="loss", **own)
+                weights = target_weights(examples, config.padding_weight, losses)
+                # Wrappers average gradients over the processes; their sum is needed.
+                accelerator.backward((losses * weights).sum() * plan.processes / nominal)
+            weighted = (losses.detach() * weights).double().sum().item()
+            sums += sums.new_tensor([weighted, weights.double().sum().item(), tokens, 0])
+        sums[3] = self.stop.requested
+        return sums, batch
+
+    def update(self, rate: float, scale: float, batch: list[dict[str, Any]], context: dict[str, Any]) -> Tensor:
+        """Step with the accumulated gradients times `scale`; returns their norm before clipping."""
+        config, accelerator, parameters = self.plan.config, self.accelerator, adapter.lora_parameters(self.model)
+        for parameter in parameters.values():
+            if parameter.grad is not None:  # `check_gradients` names those without one
+                parameter.grad.mul_(scale)
+        if self.state.updates == 1:
+            guards.check_gradients(parameters)
+        norm: Tensor = accelerator.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+        if accelerator.scaler is None:  # fp16's own scaler skips such steps and lowers its scale
+            guards.check_finite(norm, batch, file=self.plan.not_finite_file, what="gradient", **context)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.state.updates += not self.optimizer.step_was_skipped
+        self.optimizer.zero_grad()
+        return norm
 
     def record_step(self, entry: dict[str, Any]) -> None:
         """Count a step, and write it to the journal, the progress bar, the trackers and the log."""
