@@ -1,16 +1,19 @@
-"""What benchmarks share: timing of a call, and the machine of a record."""
+"""What benchmarks share: time and memory of a call, the machine of a record, and how a program ends."""
 
 from __future__ import annotations
 
 import datetime
 import gc
+import logging
 import os
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from shirg.errors import UserError
 from shirg.evaluation.efficiency import timed
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.lavida import Lavida
@@ -59,3 +62,23 @@ def peak_memory(call: Callable[[], object]) -> int:
 def resident(field: str) -> int:
     """A line of /proc/self/status, in bytes."""
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
+
+
+def exit_code(name: str, work: Callable[[], None]) -> int:
+    """Run `work`, which logs: 0, 2 for a mistake of the user, 130 for Ctrl-C; these two with one line on standard error.
+
+    Args:
+        name: of the program.
+        work: may be called again to resume.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("shirg").setLevel(logging.INFO)
+    try:
+        work()
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: stopped by Ctrl-C; what was finished before is kept", file=sys.stderr)
+        return 130
+    return 0

@@ -25,7 +25,7 @@ from shirg.files import write_json
 from shirg.lavida import Lavida
 
 SIDE, MARGIN = 672, 24
-BANDS = ((8, 13), (14, 18), (19, 25), (26, 33), (34, 40))
+BANDS = ((8, 13), (14, 17), (18, 25), (26, 33), (34, 40))
 """Sizes of the font (its em) in pixels, both ends included."""
 PATHS, BUDGET = ("lowres", "hd", "highres", "shirg"), 768
 FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono")
@@ -79,6 +79,12 @@ def asked(page: PlainPage, seed: int) -> list[tuple[str, str]]:
     return [(f"What is the {key}?", value) for key, value in chosen]
 
 
+def page_of_band(low: int, high: int, number: int) -> tuple[PlainPage, list[tuple[str, str]]]:
+    """Page `number` of a band, and what is asked about it; the band's sizes take turns."""
+    page = draw_page(1000 * low + number, low + number % (high - low + 1))
+    return page, asked(page, number)
+
+
 def measured(model: Lavida, pages: int) -> dict[str, dict[str, Any]]:
     """Questions, and mean, low and high of exact match on every path, by band ("8-13"), from `pages` pages a band."""
     found: dict[str, dict[str, Any]] = {}
@@ -86,8 +92,7 @@ def measured(model: Lavida, pages: int) -> dict[str, dict[str, Any]]:
         marks: dict[str, list[float]] = {path: [] for path in PATHS}
         places: list[str] = []
         for number in range(pages):
-            page = draw_page(1000 * low + number, low + number % (high - low + 1))
-            questions = asked(page, number)
+            page, questions = page_of_band(low, high, number)
             places += [str(number)] * len(questions)
             prompts = [model.prompt_ids(question) for question, _ in questions]
             for path in PATHS:

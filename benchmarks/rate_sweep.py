@@ -13,14 +13,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+from common import exit_code
+
 from shirg.data import build_loaders
 from shirg.data.preparation import SHIRGDatasetConfig, SHIRGDatasetProcessor
-from shirg.errors import UserError
 from shirg.evaluation.environment import describe_environment, processor
 from shirg.evaluation.markdown import table
 from shirg.files import check_writable, write_json
@@ -125,19 +125,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C; these two with one line on standard error."""
+    """The exit code, see `exit_code`."""
     arguments = parse(argv)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("shirg").setLevel(logging.INFO)
-    try:
-        work(arguments)
-    except UserError as error:
-        print(f"rate_sweep: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("rate_sweep: stopped by Ctrl-C; what was finished before is kept", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code("rate_sweep", lambda: work(arguments))
 
 
 if __name__ == "__main__":

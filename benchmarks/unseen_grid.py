@@ -38,6 +38,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from shirg import identity
+from shirg.bootstrap import resample
 from shirg.data.images import encode_png
 from shirg.data.records import Record
 from shirg.data.render import KINDS, render_page
@@ -65,7 +66,6 @@ EPOCHS = 3
 VALIDATIONS = 3
 """In a run, beside the one before it."""
 SAVE_STEPS = 20
-RESAMPLES = 20_000
 BATCH = 16
 """Answers that are denoised together."""
 NONE = "none"
@@ -244,37 +244,32 @@ def answered(arguments: argparse.Namespace, side: int) -> list[dict]:
 def summarise(entries: Sequence[dict], seeds: Sequence[int], budgets: Sequence[int]) -> list[dict]:
     """For every budget: scores without and with the adapters, and what they add, for each seed and over all of them."""
     results = []
+    pages = [entry["page"] for entry in entries for _ in entry[next(iter(MEASURES))][row(NONE, budgets[0])]]
     for budget, measure in itertools.product(budgets, MEASURES):
-        per_page = [entry[measure] for entry in entries]
-        counts = np.array([len(page[row(NONE, budget)]) for page in per_page], float)
-        none = np.array([sum(page[row(NONE, budget)]) for page in per_page])
-        trained = np.array([[sum(page[row(f"seed {seed}", budget)]) for page in per_page] for seed in seeds])
+
+        def values(*names: str, budget: int = budget, measure: str = measure) -> np.ndarray:
+            """[names, questions]."""
+            return np.array([[one for entry in entries for one in entry[measure][row(name, budget)]] for name in names])
+
+        none, trained = values(NONE), values(*(f"seed {seed}" for seed in seeds))
         results.append(
             {
                 "budget": budget,
                 "measure": measure,
-                "questions": int(counts.sum()),
-                "without": _interval(none[None], counts),
-                "with": _interval(trained, counts),
-                "added": _interval(trained - none, counts),
-                "added by seed": [_interval((one - none)[None], counts) for one in trained],
+                "questions": len(pages),
+                "without": _interval(none, pages),
+                "with": _interval(trained, pages),
+                "added": _interval(trained - none, pages, least=-1.0),
+                "added by seed": [_interval(one - none, pages, least=-1.0) for one in trained],
             }
         )
     return results
 
 
-def _interval(sums: np.ndarray, counts: np.ndarray) -> list[float]:
-    """Mean over questions, and its 95 % interval: pages and seeds of the training are drawn, each with replacement.
-
-    Args:
-        sums: [seeds, pages], the sum over each page's questions.
-        counts: [pages], how many these are.
-    """
-    rng = np.random.default_rng(0)
-    seeds, pages = (rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in sums.shape)
-    means = ((seeds / len(sums) @ sums) * pages).sum(1) / (pages @ counts)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return [round(float(value), 5) for value in (sums.mean(0).sum() / counts.sum(), low, high)]
+def _interval(values: np.ndarray, pages: Sequence[int], least: float = 0.0) -> list[float | None]:
+    """Mean over questions, and its 95 % interval over pages and trainings, of values [trainings, questions]."""
+    found = resample(values, pages, least=least).interval
+    return [None if end is None else round(end, 5) for end in (found.mean, found.low, found.high)]
 
 
 def print_tables(record: dict) -> None:

@@ -46,7 +46,7 @@ def _costs(cost: dict) -> list[str]:
 
 def claim_scores(run: dict) -> Rows:
     """The nano on small print by every path and adapter, as `nano_claim.py` prints it."""
-    from benchmarks.nano_claim_targets import SMALL, scores_table
+    from benchmarks.nano_claim_tables import SMALL, scores_table
 
     return _rows(scores_table(SMALL, run["sets"][SMALL]["rows"]))
 
@@ -60,21 +60,21 @@ def claim_in_short(run: dict) -> Rows:
 
 def claim_kinds(run: dict) -> Rows:
     """The same by kind of page."""
-    from benchmarks.nano_claim_targets import SMALL, kinds_table
+    from benchmarks.nano_claim_tables import SMALL, kinds_table
 
     return _rows(kinds_table(SMALL, run["sets"][SMALL]["rows"]))
 
 
 def claim_targets(run: dict) -> Rows:
     """What was to be reached, and what was."""
-    from benchmarks.nano_claim_targets import targets_table
+    from benchmarks.nano_claim_tables import targets_table
 
     return _rows(targets_table(run["bars"]))
 
 
 def claim_adapters(run: dict) -> Rows:
     """The adapters' trainings."""
-    from benchmarks.nano_claim_targets import trainings_table
+    from benchmarks.nano_claim_tables import trainings_table
 
     return _rows(trainings_table(run["trainings"]))
 

@@ -1,4 +1,4 @@
-"""Intervals and verdicts for mean scores and ratios of losses, by resampling pages.
+"""Intervals, p-values and verdicts for mean scores and ratios of losses, by resampling pages.
 
 Answers about one page depend on one another, so whole pages are drawn, not questions (Cameron et al. 2008 call it
 the cluster bootstrap). Intervals are percentile intervals (Efron and Tibshirani 1993, chapter 13).
@@ -6,7 +6,8 @@ the cluster bootstrap). Intervals are percentile intervals (Efron and Tibshirani
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,7 +37,7 @@ class Interval:
 
 def mean_interval(
     values: Sequence[float] | np.ndarray,
-    pages: Sequence[str],
+    pages: Sequence[Hashable],
     *,
     seed: int,
     least: float = 0.0,
@@ -73,6 +74,78 @@ def mean_interval(
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(scores.mean()), float(low), float(high), scores.size, sums.size)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A mean over questions and trainings, and its values in resamples of both.
+
+    Attributes:
+        interval: the mean with its 95% interval.
+        draws: [resamples], the mean in each.
+        differing_pages: pages with a value other than zero.
+    """
+
+    interval: Interval
+    draws: np.ndarray
+    differing_pages: int
+
+    def p_above(self, least: float) -> float:
+        """One-sided p-value of the hypothesis that the mean is at most `least`, raised by two Monte-Carlo standard errors.
+
+        Raised, it is below 0.025 only if the interval's lower end lies above `least` by more than these two errors.
+        """
+        return _raised(self.draws <= least)
+
+    def p_below(self, most: float) -> float:
+        """The same of the hypothesis that the mean is at least `most`."""
+        return _raised(self.draws >= most)
+
+
+def resample(
+    values: np.ndarray, pages: Sequence[Hashable], *, seed: int = 0, least: float = 0.0, resamples: int = 20_000
+) -> Resampled:
+    """Resample trainings and pages, each with replacement and independently of each other.
+
+    The interval of values that are all equal is that of `mean_interval`. Few trainings understate their variance: three by
+    a third.
+
+    Args:
+        values: [trainings, questions], scores or paired differences, at most 1.
+        pages: which page each question is about.
+        seed: of the resampling.
+        least: smallest possible value.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        ValueError: if there are no values, or not one page for each question.
+    """
+    if not values.size or len(pages) != values.shape[1]:
+        raise ValueError(f"values must have one column for each question, got {values.shape} and {len(pages)} pages")
+    per_page = [_per_page(one, pages) for one in values]
+    sums, counts = np.stack([one for one, _ in per_page]), per_page[0][1]
+    trainings, drawn = (_draw_counts(size, seed + place, resamples) for place, size in enumerate(sums.shape))
+    means = (drawn @ sums.T * trainings).sum(axis=1) / len(sums) / (drawn @ counts)
+    if np.ptp(values) == 0 or counts.size < 2:
+        interval = mean_interval(values.mean(axis=0), pages, seed=seed, least=least)
+    else:
+        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        interval = Interval(float(values.mean()), float(low), float(high), len(pages), counts.size)
+    return Resampled(interval, means, int((sums != 0).any(axis=0).sum()))
+
+
+@lru_cache(maxsize=4)
+def _draw_counts(size: int, seed: int, resamples: int) -> np.ndarray:
+    """How often each of `size` things is drawn, [resamples, size]; cached, since many effects are of the same pages."""
+    counts = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), resamples).astype(float)
+    counts.setflags(write=False)  # callers share it
+    return counts
+
+
+def _raised(hits: np.ndarray) -> float:
+    """The share of true values, never 0, and two standard errors of it as an estimate from independent draws."""
+    share = (1 + int(hits.sum())) / (1 + hits.size)
+    return min(1.0, share + 2 * math.sqrt(share * (1 - share) / hits.size))
 
 
 @dataclass(frozen=True)
@@ -143,7 +216,7 @@ def _draws(pages: int, seed: int, resamples: int) -> np.ndarray:
     return draws
 
 
-def _per_page(scores: np.ndarray, pages: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _per_page(scores: np.ndarray, pages: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     _, page_of = np.unique(np.asarray(pages), return_inverse=True)
     return np.bincount(page_of, weights=scores), np.bincount(page_of)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES, compare, mean_interval, ratio_interval
+from shirg.bootstrap import MINIMUM_DIFFERING_PAGES, RESAMPLES, compare, mean_interval, ratio_interval, resample
 
 
 def pages(count: int) -> list[str]:
@@ -69,7 +69,42 @@ def test_a_few_wins_are_no_verdict():
     assert one_page.verdict == "undecided"
 
 
+def shares(found: np.ndarray) -> dict[float, float]:
+    values, counts = np.unique(found.round(9), return_counts=True)
+    return dict(zip(values.tolist(), (counts / found.size).tolist(), strict=True))
+
+
+def test_trainings_and_pages_are_drawn_independently():
+    # Two of each, and one question of the second page is right with the second training alone. The second of two is drawn
+    # never, once or twice with 1/4, 1/2, 1/4; the mean is half the one number times half the other.
+    found = resample(np.array([[0.0, 0.0], [0.0, 1.0]]), pages(2))
+    wanted = {0.0: 7 / 16, 0.25: 1 / 4, 0.5: 1 / 4, 1.0: 1 / 16}
+    assert shares(found.draws) == pytest.approx(wanted, abs=0.012)
+    assert (found.interval.mean, found.interval.low, found.interval.high) == (0.25, 0.0, 1.0)
+    assert found.differing_pages == 1
+
+
+def test_one_training_is_a_bootstrap_over_pages():
+    values, owners = [0.0, 1.0, 1.0] * 40, [number // 2 for number in range(120)]
+    ours, theirs = resample(np.array([values]), owners).interval, mean_interval(values, owners, seed=0)
+    assert (ours.mean, ours.questions, ours.pages) == (theirs.mean, 120, 60)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+    assert resample(np.zeros((3, 20)), pages(20)).interval == mean_interval([0.0] * 20, pages(20), seed=0)
+
+
+def test_p_values_are_shares_of_the_resamples_and_two_errors_more():
+    # One draw of the two trainings in four has the first alone, so a quarter of the means is at most 0, and three quarters
+    # are at least 0.5; the error is sqrt(1/4 * 3/4 / 20,000) = 0.0031.
+    found = resample(np.array([[0.0] * 8, [1.0] * 8]), pages(8))
+    assert found.p_above(0.0) == pytest.approx((found.draws <= 0).mean() + 0.0061, abs=2e-4)
+    assert found.p_below(0.5) == pytest.approx((found.draws >= 0.5).mean() + 0.0061, abs=2e-4)
+    assert found.p_above(0.0) == pytest.approx(0.256, abs=0.01) and found.p_below(0.5) == pytest.approx(0.756, abs=0.01)
+    assert 0 < found.p_above(-0.1) < 0.001
+
+
 def test_lengths_must_agree():
+    with pytest.raises(ValueError, match="one column"):
+        resample(np.zeros((2, 3)), pages(2))
     with pytest.raises(ValueError, match="2 and 1"):
         mean_interval([0.0, 1.0], ["a"], seed=0)
     with pytest.raises(ValueError, match="above zero"):
