@@ -17,7 +17,7 @@ test-old-cpu:  ## the tests and a small demo without instructions newer than AVX
 	$(OLD_CPU) .venv/bin/python shirg/run_shirg_lora_training.py --dataset-size 80 --ocr-samples 16 --eval-samples 8 --output-dir shirg_lora_output_old_cpu
 	$(OLD_CPU) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-nano:  ## train LaViDa-nano from random weights in ./nano_work (HOURS=2 on two cores; the shipped one had nine; resumes where it was stopped)
+nano:  ## train LaViDa-nano from random weights in ./nano_work (HOURS=2, too few to read; the shipped one had nine on two cores; resumes where it was stopped)
 	sh scripts/setup.sh base
 	OMP_NUM_THREADS=1 .venv/bin/python -m torch.distributed.run --nproc_per_node 2 -m shirg.nano.recipe --work nano_work --hours $${HOURS:-2}
 
