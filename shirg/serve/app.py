@@ -22,7 +22,7 @@ from shirg.errors import UserError
 from shirg.gate import ShirgGate
 from shirg.lavida import Lavida
 from shirg.lavida.drafts import answer_block
-from shirg.lavida.vision import path_of
+from shirg.lavida.vision import MODES, path_of
 from shirg.serve import protocol
 from shirg.serve.api_error import ApiError, internal
 from shirg.serve.chat import check_turns, prompt_of
@@ -87,6 +87,8 @@ class Service:
             except ValueError as error:
                 raise UserError(f"selector: {error}") from error
         path = body.path or defaults.path
+        if path not in MODES:
+            raise UserError(f"path: got {path!r}, must be one of {', '.join(MODES)}")
         if path_of(path).reduce != "select" and (body.budget is not None or body.selector is not None):
             raise UserError(f"path: {path!r} selects nothing; leave budget and selector out")
         prompt = await asyncio.to_thread(prompt_of, model, body.messages, limits.prompt_tokens)

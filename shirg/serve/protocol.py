@@ -183,6 +183,8 @@ def explained(errors: list[Any]) -> str:
         return f"{place}.{message}" if place else message
     if first["type"] == "json_invalid":
         return f"the body is no JSON ({first['ctx']['error']})"
+    if first["type"] == "missing":
+        return f"{place}: missing"
     return f"{place or 'body'}: got {first['input']!r:.80}; {message}"
 
 

@@ -211,7 +211,7 @@ def test_a_conversation(client, model):
         ({"extra_body": {"bugdet": 5}}, 400, "bugdet: no such field; did you mean budget?"),
         ({"extra_body": {"budget": 401}}, 400, "budget: got 401, must be a whole number from 1 to"),
         ({"extra_body": {"budget": "much"}}, 400, "budget: got 'much'"),
-        ({"extra_body": {"path": "side"}}, 400, "mode='side' is unknown"),
+        ({"extra_body": {"path": "side"}}, 400, "path: got 'side', must be one of "),
         ({"extra_body": {"path": "hd"}}, 400, "path: 'hd' selects nothing; leave budget and selector out"),
         ({"extra_body": {"selector": "best"}}, 400, "selector: "),
         ({"extra_body": {"draft": "[mask"}}, 400, "draft: cannot read '[mask'"),

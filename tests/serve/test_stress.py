@@ -134,7 +134,7 @@ def test_any_bytes(data):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"messages": []}, "model: got"),
+        ({"messages": []}, "model: missing"),
         (
             {"model": "a", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
             "messages[0].content[0].text: ",
