@@ -152,7 +152,7 @@ class Inference:
         return todo
 
     def groups(self, pages: Iterable[PageQuestions], answered: Container[RowKey]) -> Iterator[list[PageQuestions]]:
-        """The pages with questions that are not answered yet, in lists whose questions fill a batch, or one page alone."""
+        """The pages with questions that are not answered yet, in lists of at most one batch of questions, or of one page."""
         group: list[PageQuestions] = []
         for page in pages:
             if not self.missing(page, answered):
